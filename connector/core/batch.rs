@@ -1,0 +1,226 @@
+//! What moves between the stages: batches of changes out of a source, batches of records into a sink.
+//!
+//! Both are flat vectors over one byte buffer, cleared and used again: a warm batch allocates nothing per
+//! row. Offsets instead of references, so that a batch owns its bytes without lifetimes.
+
+use std::sync::Arc;
+
+use crate::position::{Mark, Position};
+use crate::relation::Relation;
+
+/// Offsets are 32 bits wide, so a batch's bytes end below this.
+pub const BATCH_BYTES_LIMIT: usize = u32::MAX as usize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Tag {
+    Null,
+    /// An unchanged TOAST value that the source did not send: not a null.
+    Unchanged,
+    /// UTF-8, checked when it was decoded.
+    Text,
+}
+
+/// One value: a tag and a place in the batch's bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell {
+    pub start: u32,
+    pub len: u32,
+    pub tag: Tag,
+}
+
+/// A value as encoders see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    Null,
+    Unchanged,
+    /// UTF-8.
+    Text(&'a [u8]),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+}
+
+/// Which columns of an old row were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// No old row.
+    None,
+    /// Only the columns of the replica identity; the others hold `Null` without being null.
+    Key,
+    Full,
+}
+
+/// A range of `ChangeBatch::cells`: one cell a column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    pub start: u32,
+    pub len: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    pub op: Op,
+    pub has_before: Before,
+    /// Index into `ChangeBatch::relations`.
+    pub relation: u32,
+    /// Index into `ChangeBatch::transactions`.
+    pub transaction: u32,
+    pub mark: Mark,
+    pub before: Row,
+    /// Empty for deletes and truncates.
+    pub after: Row,
+}
+
+/// Once per source transaction and batch, not per row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    pub id: i64,
+    pub commit_ts_us: i64,
+    /// Where the commit before this one ended, for the `sequence` of the source block.
+    pub previous_commit: Option<u64>,
+}
+
+/// Changes on their way from a source to the encoder.
+#[derive(Debug, Default)]
+pub struct ChangeBatch {
+    pub bytes: Vec<u8>,
+    pub cells: Vec<Cell>,
+    pub changes: Vec<Change>,
+    pub transactions: Vec<Transaction>,
+    pub relations: Vec<Arc<Relation>>,
+    /// Where the source stands after this batch. `None` only in an empty batch at rest.
+    pub end: Option<Position>,
+    /// The batch ends where a transaction ends (or between transactions).
+    pub whole: bool,
+    /// The source has nothing more to read now: commit at once.
+    pub drained: bool,
+    /// Rises by one a batch; checked by the encoder and the sink. Set by the feed.
+    pub seq: u64,
+}
+
+impl ChangeBatch {
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.cells.clear();
+        self.changes.clear();
+        self.transactions.clear();
+        self.relations.clear();
+        self.end = None;
+        self.whole = false;
+        self.drained = false;
+    }
+
+    pub fn cells_of(&self, row: Row) -> &[Cell] {
+        let start = row.start as usize;
+        self.cells.get(start..start + row.len as usize).unwrap_or_default()
+    }
+
+    pub fn value(&self, cell: Cell) -> Value<'_> {
+        match cell.tag {
+            Tag::Null => Value::Null,
+            Tag::Unchanged => Value::Unchanged,
+            Tag::Text => {
+                let start = cell.start as usize;
+                Value::Text(self.bytes.get(start..start + cell.len as usize).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// A range of `EncodedBatch::bytes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    pub start: u32,
+    pub len: u32,
+}
+
+/// One record for the sink.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// The `Topic::index` that `Targets::topic` gave.
+    pub topic: u32,
+    pub partition: u32,
+    pub key: Option<Span>,
+    /// `None` is a tombstone.
+    pub value: Option<Span>,
+    /// Headers one after another: name length u16, name, value length u32, value, all little endian.
+    pub headers: Span,
+    /// Where the change lies, for messages about this record.
+    pub mark: Mark,
+}
+
+/// Records on their way from the encoder to a sink.
+#[derive(Debug, Default)]
+pub struct EncodedBatch {
+    pub bytes: Vec<u8>,
+    pub records: Vec<Record>,
+    pub end: Option<Position>,
+    pub whole: bool,
+    pub drained: bool,
+    pub seq: u64,
+    /// Commit time of the newest transaction in the batch, microseconds since 1970; 0 in an empty one.
+    pub commit_ts_us: i64,
+}
+
+impl EncodedBatch {
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.records.clear();
+        self.end = None;
+        self.whole = false;
+        self.drained = false;
+        self.commit_ts_us = 0;
+    }
+
+    pub fn slice(&self, span: Span) -> &[u8] {
+        let start = span.start as usize;
+        self.bytes.get(start..start + span.len as usize).unwrap_or_default()
+    }
+
+    /// The headers of a record, name and value.
+    pub fn headers(&self, record: &Record) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut rest = self.slice(record.headers);
+        std::iter::from_fn(move || {
+            let (len, tail) = rest.split_first_chunk::<2>()?;
+            let (name, tail) = tail.split_at_checked(u16::from_le_bytes(*len) as usize)?;
+            let (len, tail) = tail.split_first_chunk::<4>()?;
+            let (value, tail) = tail.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+            rest = tail;
+            Some((std::str::from_utf8(name).ok()?, value))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_twelve_bytes() {
+        assert_eq!(size_of::<Cell>(), 12);
+    }
+
+    #[test]
+    fn a_cleared_batch_keeps_its_memory() {
+        let mut batch = ChangeBatch { bytes: vec![1; 100], ..ChangeBatch::default() };
+        batch.clear();
+        assert!(batch.bytes.is_empty() && batch.bytes.capacity() >= 100);
+    }
+
+    #[test]
+    fn headers_come_back_as_they_were_written() {
+        let mut batch = EncodedBatch::default();
+        batch.bytes.extend_from_slice(&[1, 0, b'a', 2, 0, 0, 0, b'x', b'y', 1, 0, b'b', 0, 0, 0, 0]);
+        let headers = Span { start: 0, len: 16 };
+        let record =
+            Record { topic: 0, partition: 0, key: None, value: None, headers, mark: Mark::default() };
+        let seen: Vec<_> = batch.headers(&record).collect();
+        assert_eq!(seen, [("a", &b"xy"[..]), ("b", &b""[..])]);
+    }
+}

@@ -1,0 +1,1 @@
+//! Joins one source to one sink.

@@ -1,0 +1,42 @@
+//! A place in a source's log, as text that only its source reads.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A JSON object, written and read by the source alone; every other part stores it and hands it on.
+/// One allocation per batch, none per row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position(Arc<str>);
+
+impl Position {
+    /// `json` must be the text of one JSON object: sinks store it as it is, beside fields of their own.
+    pub fn new(json: impl Into<Arc<str>>) -> Self {
+        let json = json.into();
+        debug_assert!(json.starts_with('{') && json.ends_with('}'), "a position is a JSON object: {json}");
+        Self(json)
+    }
+
+    /// The JSON object, on one line.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a change lies in its source's log: equal on every replay, and rising in commit order.
+///
+/// For Postgres: LSN of the commit, LSN of the change, index among the changes that share it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// Where the transaction ends in the log.
+    pub commit: u64,
+    /// Where the change lies in the log.
+    pub change: u64,
+    /// Its index among the changes of that place.
+    pub n: u32,
+}

@@ -1,0 +1,264 @@
+//! What a connector shows of itself: its state and its figures. Written by the pipeline, the source and
+//! the sink of one connector; read by REST and by the metrics page. Counted per batch, never per row.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::batch::Op;
+use crate::position::Position;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Starting,
+    Running,
+    /// A peer is away; waits and tries again.
+    Degraded,
+    /// Changes wait, and none has been delivered for a while.
+    Stalled,
+    /// The source no longer has what comes after our position.
+    PositionLost,
+    /// The source's log ends before our position: it was restored.
+    PositionAhead,
+    /// Another instance is active; this one waits.
+    Standby,
+    Paused,
+    /// Another instance took over.
+    Fenced,
+    Failed,
+    Stopped,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "STARTING",
+            State::Running => "RUNNING",
+            State::Degraded => "DEGRADED",
+            State::Stalled => "STALLED",
+            State::PositionLost => "POSITION_LOST",
+            State::PositionAhead => "POSITION_AHEAD",
+            State::Standby => "STANDBY",
+            State::Paused => "PAUSED",
+            State::Fenced => "FENCED",
+            State::Failed => "FAILED",
+            State::Stopped => "STOPPED",
+        }
+    }
+}
+
+/// A state with the words that explain it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub state: State,
+    pub reason: Option<String>,
+    pub hint: Option<String>,
+    pub since_ms: i64,
+}
+
+/// Upper bounds of the latency buckets, in seconds.
+pub const LATENCY_BUCKETS: [f64; 14] =
+    [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// A histogram of durations with fixed buckets.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [AtomicU64; LATENCY_BUCKETS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Latency {
+    pub fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = LATENCY_BUCKETS.partition_point(|bound| *bound < seconds);
+        if let Some(count) = self.buckets.get(bucket) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Counts by bucket, the last one above every bound, and the sum in seconds.
+    pub fn read(&self) -> (Vec<u64>, f64) {
+        let counts = self.buckets.iter().map(|c| c.load(Ordering::Relaxed)).collect();
+        (counts, self.sum_us.load(Ordering::Relaxed) as f64 / 1e6)
+    }
+}
+
+/// Events by operation: create, update, delete, truncate.
+pub type OpCounts = [u64; 4];
+
+pub fn op_index(op: Op) -> usize {
+    match op {
+        Op::Insert => 0,
+        Op::Update => 1,
+        Op::Delete => 2,
+        Op::Truncate => 3,
+    }
+}
+
+/// Figures of one connector. A *place* is a point in the source's log as a number (an LSN).
+#[derive(Debug)]
+pub struct Progress {
+    shown: Mutex<Shown>,
+    /// Newest place read from the source. Written by the source.
+    pub received: AtomicU64,
+    /// Newest place whose data and position are durable. Written by the source, from the watermark.
+    pub delivered: AtomicU64,
+    /// Newest place told to the source. Written by the source.
+    pub confirmed: AtomicU64,
+    /// Where the source's log ends now. Written by the source.
+    pub source_end: AtomicU64,
+    /// Bytes that the source keeps for us. Written by the source, sampled.
+    pub retained_bytes: AtomicU64,
+    pub received_changes: AtomicU64,
+    pub received_bytes: AtomicU64,
+    pub transactions: AtomicU64,
+    pub delivered_records: AtomicU64,
+    /// Records that could not be encoded or accepted.
+    pub failed_events: AtomicU64,
+    /// Source transactions above the cut size, in several Kafka transactions.
+    pub cut_transactions: AtomicU64,
+    pub commits: AtomicU64,
+    pub aborts: AtomicU64,
+    /// Times that the producers were opened anew after an abort or a doubtful commit.
+    pub recycles: AtomicU64,
+    pub doubtful_commits: AtomicU64,
+    pub restarts: AtomicU64,
+    pub commit_latency: Latency,
+    /// From the source's commit to the sink's.
+    pub end_to_end: Latency,
+    /// Commit time of the oldest change that is not delivered, microseconds since 1970; 0 when drained.
+    pub pending_since_us: AtomicI64,
+    pub drained: AtomicBool,
+    events: Mutex<BTreeMap<String, OpCounts>>,
+    topics: Mutex<Vec<String>>,
+    position: Mutex<Option<Position>>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let shown = Shown { state: State::Starting, reason: None, hint: None, since_ms: now_us() / 1000 };
+        Self {
+            shown: Mutex::new(shown),
+            received: AtomicU64::default(),
+            delivered: AtomicU64::default(),
+            confirmed: AtomicU64::default(),
+            source_end: AtomicU64::default(),
+            retained_bytes: AtomicU64::default(),
+            received_changes: AtomicU64::default(),
+            received_bytes: AtomicU64::default(),
+            transactions: AtomicU64::default(),
+            delivered_records: AtomicU64::default(),
+            failed_events: AtomicU64::default(),
+            cut_transactions: AtomicU64::default(),
+            commits: AtomicU64::default(),
+            aborts: AtomicU64::default(),
+            recycles: AtomicU64::default(),
+            doubtful_commits: AtomicU64::default(),
+            restarts: AtomicU64::default(),
+            commit_latency: Latency::default(),
+            end_to_end: Latency::default(),
+            pending_since_us: AtomicI64::default(),
+            drained: AtomicBool::default(),
+            events: Mutex::default(),
+            topics: Mutex::default(),
+            position: Mutex::default(),
+        }
+    }
+}
+
+impl Progress {
+    /// Changes the state shown; logs nothing, so that the one who knows the cause logs it once.
+    pub fn show(&self, state: State, reason: Option<String>, hint: Option<String>) {
+        let mut shown = lock(&self.shown);
+        let since_ms = if shown.state == state { shown.since_ms } else { now_us() / 1000 };
+        *shown = Shown { state, reason, hint, since_ms };
+    }
+
+    pub fn shown(&self) -> Shown {
+        lock(&self.shown).clone()
+    }
+
+    /// Adds a batch's events of one table.
+    pub fn count_events(&self, table: &str, counts: &OpCounts) {
+        let mut events = lock(&self.events);
+        if !events.contains_key(table) {
+            events.insert(table.to_owned(), OpCounts::default());
+        }
+        if let Some(sum) = events.get_mut(table) {
+            for (sum, count) in sum.iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+    }
+
+    pub fn events(&self) -> BTreeMap<String, OpCounts> {
+        lock(&self.events).clone()
+    }
+
+    /// Notes a topic that records went to.
+    pub fn use_topic(&self, topic: &str) {
+        let mut topics = lock(&self.topics);
+        if !topics.iter().any(|t| t == topic) {
+            topics.push(topic.to_owned());
+        }
+    }
+
+    pub fn topics(&self) -> Vec<String> {
+        lock(&self.topics).clone()
+    }
+
+    pub fn set_position(&self, position: Position) {
+        *lock(&self.position) = Some(position);
+    }
+
+    /// The newest position that is durable in the sink.
+    pub fn position(&self) -> Option<Position> {
+        lock(&self.position).clone()
+    }
+
+    /// Age of the oldest change that is not delivered; zero when drained.
+    pub fn lag(&self) -> Duration {
+        let since = self.pending_since_us.load(Ordering::Relaxed);
+        if since == 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_micros(u64::try_from(now_us() - since).unwrap_or(0))
+    }
+}
+
+/// Wall clock, microseconds since 1970.
+pub fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A poisoned figure is still a figure: the panic itself stops the connector elsewhere.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_counted_in_the_first_bucket_that_holds_it() {
+        let latency = Latency::default();
+        latency.observe(Duration::from_millis(1));
+        latency.observe(Duration::from_secs(60));
+        let (counts, sum) = latency.read();
+        assert_eq!((counts[0], counts[LATENCY_BUCKETS.len()]), (1, 1));
+        assert!((sum - 60.001).abs() < 1e-6);
+    }
+
+    #[test]
+    fn lag_is_zero_when_nothing_is_pending() {
+        let progress = Progress::default();
+        assert_eq!(progress.lag(), Duration::ZERO);
+        progress.pending_since_us.store(now_us() - 2_000_000, Ordering::Relaxed);
+        assert!(progress.lag() >= Duration::from_secs(2));
+    }
+}

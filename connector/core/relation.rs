@@ -1,0 +1,130 @@
+//! A table or collection as its rows are to be read: columns, key, and the constant part of its source
+//! block. Built by a source once per relation version, shared by every batch that holds its rows.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a column's text means. Values stay lexical in a batch: the text that the database prints (ISO
+/// dates, `t`/`f`, `\x` hexadecimal bytes, `{...}` arrays). An encoder parses only what its format needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `t` or `f`
+    Bool,
+    Int16,
+    Int32,
+    Int64,
+    Float32,
+    Float64,
+    /// Declared precision and scale; may still print `NaN` or `Infinity`.
+    Decimal {
+        precision: u32,
+        scale: u32,
+    },
+    /// A numeric without a declared scale.
+    VariableDecimal,
+    Text,
+    Json,
+    Uuid,
+    /// `\x` and hexadecimal digits.
+    Bytes,
+    /// Labels in sort order.
+    Enum {
+        labels: Vec<String>,
+    },
+    Date,
+    /// Fraction digits, 0 to 6.
+    Time {
+        precision: u8,
+    },
+    TimeTz {
+        precision: u8,
+    },
+    Timestamp {
+        precision: u8,
+    },
+    TimestampTz {
+        precision: u8,
+    },
+    /// As printed with `IntervalStyle = postgres`.
+    Interval,
+    /// Elements as in the database's array text, with NULLs and dimensions.
+    Array(Box<Kind>),
+    /// A type without a mapping of its own: kept as text, never dropped.
+    Other {
+        type_name: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub kind: Kind,
+    pub nullable: bool,
+    /// The default in the same lexical form as a value, where the schema is to show one.
+    pub default: Option<String>,
+}
+
+/// One field of the envelope's `source` record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceField {
+    pub name: &'static str,
+    pub value: SourceValue,
+}
+
+/// Where a field of the source block comes from, and with it its type in the schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceValue {
+    /// Required string, the same for every row of the relation.
+    Text(String),
+    /// Required long: commit time in milliseconds.
+    CommitMs,
+    /// Optional long: commit time in microseconds.
+    CommitUs,
+    /// Optional long: commit time in nanoseconds.
+    CommitNs,
+    /// Debezium's enumeration of snapshot marks; `false` while streaming.
+    Snapshot,
+    /// Optional string: `["<place of the last commit before>","<place of the change>"]`.
+    Sequence,
+    /// Optional long.
+    TransactionId,
+    /// Optional long: the place of the change, `Mark::change`.
+    Place,
+    /// Optional long that is never set.
+    NoLong,
+    /// Optional string that is never set.
+    NoText,
+}
+
+/// The block that every event of a relation carries about its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceBlock {
+    /// Full name of the record in the schema, `io.debezium.connector.postgresql.Source`.
+    pub schema_name: &'static str,
+    pub fields: Vec<SourceField>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Unique in this process: a new version of a table is a new one.
+    pub version: u64,
+    /// Schema of a table, database of a collection.
+    pub namespace: String,
+    pub name: String,
+    pub columns: Vec<Column>,
+    /// Indexes into `columns`, in the key's own order; empty where there is no key.
+    pub key: Vec<u16>,
+    pub source: SourceBlock,
+}
+
+impl Relation {
+    /// A number that no relation of this process has had before.
+    pub fn next_version() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// `namespace.name`, as events, filters and metrics name it.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.namespace, self.name)
+    }
+}

@@ -1,0 +1,53 @@
+//! What a sink must do.
+
+use std::future::Future;
+
+use crate::batch::EncodedBatch;
+use crate::error::Result;
+use crate::position::Position;
+use crate::report::Report;
+
+pub trait Sink: Send {
+    type Targets: Targets;
+
+    /// Proves every precondition without changing anything.
+    fn check(&self) -> impl Future<Output = Result<Report>> + Send;
+
+    /// Shuts out any predecessor, then says how far this connector got. Every recovery begins here.
+    fn open(&mut self) -> impl Future<Output = Result<Option<Position>>> + Send;
+
+    /// What the encoder asks before it encodes a relation's first row. Usable while this sink is busy.
+    fn targets(&self) -> Self::Targets;
+
+    /// Enqueues the batch; when it returns the buffer is free and nothing is promised yet. An empty batch
+    /// with an `end` moves the position alone. `drained` batches are committed at once.
+    fn send(&mut self, batch: &EncodedBatch) -> impl Future<Output = Result<()>> + Send;
+
+    /// Waits for the newest durable position to move; never returns while nothing is under way. Cancel-safe.
+    fn settled(&mut self) -> impl Future<Output = Result<Position>> + Send;
+
+    /// Nothing more is coming now: commit what is open, if it ends at a transaction's end.
+    fn idle(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Commits what is whole, waits for it and gives the newest durable position, if any. The last call.
+    fn close(&mut self) -> impl Future<Output = Result<Option<Position>>> + Send;
+}
+
+/// A place that records can go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// What a `Record` names it by.
+    pub index: u32,
+    pub partitions: u32,
+    /// Largest record, key, value and headers together, that it takes.
+    pub record_bytes_max: u32,
+}
+
+/// Topics and schemas, made and looked up before a batch is encoded and never while encoding.
+pub trait Targets: Clone + Send + Sync + 'static {
+    /// Makes sure that the topic is there.
+    fn topic(&self, name: &str) -> impl Future<Output = Result<Topic>> + Send;
+
+    /// Registers an Avro schema under a subject and gives its id. Waits, visibly, while the registry is away.
+    fn schema(&self, subject: &str, schema: &str) -> impl Future<Output = Result<u32>> + Send;
+}

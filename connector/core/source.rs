@@ -1,0 +1,86 @@
+//! What a source must do, and all that it sees of us: the feed.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::batch::ChangeBatch;
+use crate::error::Result;
+use crate::position::Position;
+use crate::progress::Progress;
+use crate::report::Report;
+
+pub trait Source: Send {
+    /// Proves every precondition without changing anything.
+    fn check(&self) -> impl Future<Output = Result<Report>> + Send;
+
+    /// Fills batches in log order from `from` until told to stop. Confirms to the database only what
+    /// `Feed::delivered` reports. Returns `Ok` only because the feed is stopping.
+    fn run(&mut self, from: Option<Position>, feed: Feed) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The pipeline is going down; the source ends its run with `Ok`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopping;
+
+/// The source's end of the shuttle. There are as many places in each direction as batches, so sending
+/// never waits, and an empty batch coming back is the only back-pressure. Callable from a plain thread.
+#[derive(Debug)]
+pub struct Feed {
+    pub(crate) empties: mpsc::Receiver<ChangeBatch>,
+    pub(crate) full: tokio::sync::mpsc::Sender<ChangeBatch>,
+    pub(crate) delivered: watch::Receiver<Option<Position>>,
+    pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) seq: u64,
+    pub progress: Arc<Progress>,
+}
+
+impl Feed {
+    /// Waits for a reusable batch, cleared; `Ok(None)` at the deadline. Blocks its thread.
+    pub fn empty_until(&mut self, deadline: Instant) -> Result<Option<ChangeBatch>, Stopping> {
+        match self.empties.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(mut batch) => {
+                batch.clear();
+                Ok(Some(batch))
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(Stopping),
+        }
+    }
+
+    /// Hands a full batch over. Never waits.
+    pub fn send(&mut self, mut batch: ChangeBatch) -> Result<(), Stopping> {
+        debug_assert!(batch.end.is_some(), "every batch carries a position");
+        self.seq += 1;
+        batch.seq = self.seq;
+        self.full.try_send(batch).map_err(|_| Stopping)
+    }
+
+    /// The newest position that is durable in the sink, if any was settled in this run.
+    pub fn delivered(&self) -> Option<Position> {
+        self.delivered.borrow().clone()
+    }
+
+    /// True once after each move of `delivered`.
+    pub fn delivered_moved(&mut self) -> bool {
+        if !self.delivered.has_changed().unwrap_or(false) {
+            return false;
+        }
+        self.delivered.mark_unchanged();
+        true
+    }
+
+    /// Waits, on the async side, for `delivered` to move.
+    pub async fn delivered_next(&mut self) -> Result<Option<Position>, Stopping> {
+        self.delivered.changed().await.map_err(|_| Stopping)?;
+        Ok(self.delivered.borrow_and_update().clone())
+    }
+
+    /// The daemon asks for an orderly end: send what is whole, then return.
+    pub fn stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+}

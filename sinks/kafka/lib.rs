@@ -1,0 +1,1 @@
+//! Kafka as a sink: data and position in one Kafka transaction.

@@ -1,0 +1,1 @@
+//! Postgres logical replication as a source of changes.

@@ -1,0 +1,1 @@
+//! The harness: starts the real daemon against real servers.
