@@ -1,0 +1,11 @@
+//! Proves exactly-once: writers, an independent reader of Kafka, and the checker.
+//!
+//! Nothing here shares code with the daemon. What the writers commit stands in a journal table of
+//! the same transaction; [`reader`] and [`avro`] bring back what a consumer sees; [`checker`]
+//! compares the two. [`kills::run_kills`] is the whole run, and the place to start reading.
+
+pub mod reader;
+
+/// An error of a tool: whoever reads it is a person at a terminal.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+pub type Result<T> = std::result::Result<T, Error>;
