@@ -1,0 +1,301 @@
+//! `[source.postgres]`: `Raw` mirrors the file, `Settings` is what the source works with. Start at
+//! `Settings::resolve`, which lists every problem at once.
+
+mod url;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_core::error::Error;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::tables::TablePattern;
+pub use url::Host;
+
+/// 1 MiB: some thousand rows, enough to spread what a batch costs, and small enough to stay in the cache.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Cells and changes are memory too: narrow rows close a batch by their number.
+const BATCH_ROWS_MAX: usize = 10_000;
+/// Keeps an idle database's slot moving, at the price of one tiny log record.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// As pg_recvlogical; the stream shortens it to a third of the server's `wal_sender_timeout`.
+const STATUS: Duration = Duration::from_secs(10);
+/// The server sends a keepalive after half its `wal_sender_timeout`, 30 s by default: twice that is dead.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than a slow name server, shorter than an operator's patience.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Postgres cuts longer names short (NAMEDATALEN - 1), and two cut names can be one.
+const NAME_BYTES_MAX: usize = 63;
+
+/// The table of the file, as it is written there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// `postgres://user@host:port/database`. May hold the password, hence a secret.
+    pub url: SecretString,
+    pub password: Option<SecretString>,
+    pub tables: Vec<String>,
+    pub publication: Option<String>,
+    pub slot: Option<String>,
+    pub create_publication: Option<bool>,
+    pub create_slot: Option<bool>,
+    pub snapshot: Option<Snapshot>,
+    pub sslmode: Option<SslMode>,
+    pub sslrootcert: Option<PathBuf>,
+    pub sslcert: Option<PathBuf>,
+    pub sslkey: Option<PathBuf>,
+    pub heartbeat_interval_s: Option<u64>,
+    pub status_interval_s: Option<u64>,
+    pub receive_timeout_s: Option<u64>,
+    pub connect_timeout_s: Option<u64>,
+    pub slot_made_beforehand: Option<bool>,
+    pub batch_bytes_max: Option<usize>,
+    pub batch_rows_max: Option<usize>,
+}
+
+/// What is copied before the changes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Snapshot {
+    /// Nothing: changes from the slot's consistent point on.
+    #[default]
+    NoData,
+}
+
+/// As in libpq.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    Disable,
+    /// TLS where the server offers it.
+    #[default]
+    Prefer,
+    /// TLS, with any certificate.
+    Require,
+    /// TLS, with a certificate that chains to a trusted root.
+    VerifyCa,
+    /// The same, and made out to the host.
+    VerifyFull,
+}
+
+/// What both connections need to set up TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    pub mode: SslMode,
+    /// PEM; without it Mozilla's roots are trusted.
+    pub root_cert: Option<PathBuf>,
+    /// PEM files of the certificate and the key to show to the server.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The connector's name; part of `application_name`.
+    pub connector: String,
+    pub host: Host,
+    pub port: u16,
+    pub user: String,
+    pub database: String,
+    pub password: Option<SecretString>,
+    pub tls: Tls,
+    pub tables: Vec<TablePattern>,
+    pub publication: String,
+    pub slot: String,
+    pub create_publication: bool,
+    pub create_slot: bool,
+    pub snapshot: Snapshot,
+    /// `None`: off.
+    pub heartbeat_interval: Option<Duration>,
+    pub status_interval: Duration,
+    pub receive_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// The slot was made by somebody else, so its `confirmed_flush_lsn` is the start.
+    pub slot_made_beforehand: bool,
+    pub batch_bytes_max: usize,
+    pub batch_rows_max: usize,
+}
+
+impl Settings {
+    /// Applies defaults and checks everything that can be checked without a server.
+    pub fn resolve(raw: Raw, connector: &str) -> Result<Self, Vec<Error>> {
+        let mut problems = Problems(Vec::new());
+        let url = url::parse(&raw.url).unwrap_or_else(|found| {
+            problems.0.extend(found);
+            url::Url::default()
+        });
+        let own = format!("millrace_{}", connector.to_lowercase().replace(|c| !is_slot_char(c), "_"));
+        let heartbeat = problems.seconds("heartbeat_interval_s", raw.heartbeat_interval_s, HEARTBEAT, 0);
+        let settings = Self {
+            connector: connector.to_owned(),
+            tls: tls(&raw, &url, &mut problems),
+            password: problems.only_one(raw.password, url.password, "password"),
+            host: url.host,
+            port: url.port,
+            user: url.user,
+            database: url.database,
+            tables: tables(&raw.tables, &mut problems),
+            publication: problems.name("publication", raw.publication, &own),
+            slot: problems.slot(raw.slot, &own),
+            create_publication: raw.create_publication.unwrap_or(true),
+            create_slot: raw.create_slot.unwrap_or(true),
+            snapshot: raw.snapshot.unwrap_or_default(),
+            heartbeat_interval: Some(heartbeat).filter(|interval| !interval.is_zero()),
+            status_interval: problems.seconds("status_interval_s", raw.status_interval_s, STATUS, 1),
+            receive_timeout: problems.seconds("receive_timeout_s", raw.receive_timeout_s, RECEIVE_TIMEOUT, 1),
+            connect_timeout: problems.seconds(
+                "connect_timeout_s",
+                raw.connect_timeout_s.or(url.connect_timeout_s),
+                CONNECT_TIMEOUT,
+                1,
+            ),
+            slot_made_beforehand: raw.slot_made_beforehand.unwrap_or(false),
+            batch_bytes_max: problems.within(
+                "batch_bytes_max",
+                raw.batch_bytes_max,
+                BATCH_BYTES_MAX,
+                4096..=1 << 30,
+            ),
+            batch_rows_max: problems.within(
+                "batch_rows_max",
+                raw.batch_rows_max,
+                BATCH_ROWS_MAX,
+                1..=1_000_000,
+            ),
+        };
+        if problems.0.is_empty() { Ok(settings) } else { Err(problems.0) }
+    }
+
+    /// `user@host:port/database`, for messages: everything but the password.
+    pub fn place(&self) -> String {
+        format!("{}@{}:{}/{}", self.user, self.host, self.port, self.database)
+    }
+
+    /// What the server shows of both our connections.
+    pub fn application_name(&self) -> String {
+        format!("millrace-{}", self.connector)
+    }
+
+    /// Whether the file asks for this table.
+    pub fn wants(&self, schema: &str, table: &str) -> bool {
+        self.tables.iter().any(|pattern| pattern.matches(schema, table))
+    }
+}
+
+fn is_slot_char(c: char) -> bool {
+    matches!(c, 'a'..='z' | '0'..='9' | '_')
+}
+
+fn tls(raw: &Raw, url: &url::Url, problems: &mut Problems) -> Tls {
+    let file = |own: &Option<PathBuf>, of_url: &Option<PathBuf>| own.clone().or_else(|| of_url.clone());
+    let root_cert = file(&raw.sslrootcert, &url.sslrootcert);
+    let client = match (file(&raw.sslcert, &url.sslcert), file(&raw.sslkey, &url.sslkey)) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => {
+            problems.add("sslcert and sslkey belong together", "give both or neither");
+            None
+        }
+    };
+    let mode = match (raw.sslmode.or(url.sslmode).unwrap_or_default(), &root_cert) {
+        // As libpq: who names a root wants it looked at.
+        (SslMode::Require, Some(_)) => SslMode::VerifyCa,
+        (mode, _) => mode,
+    };
+    if mode == SslMode::Disable && (root_cert.is_some() || client.is_some()) {
+        problems.add("certificates are given, but sslmode is disable", "set sslmode = \"verify-full\"");
+    }
+    Tls { mode, root_cert, client }
+}
+
+fn tables(entries: &[String], problems: &mut Problems) -> Vec<TablePattern> {
+    if entries.is_empty() {
+        problems
+            .add("tables is empty", "list what to capture: tables = [\"public.orders\"] or [\"public.*\"]");
+    }
+    let mut patterns = Vec::new();
+    for entry in entries {
+        match TablePattern::parse(entry) {
+            Ok(pattern) if patterns.contains(&pattern) => {
+                problems.add(format!("table {entry:?} is listed twice"), "remove one of the two");
+            }
+            Ok(pattern) => patterns.push(pattern),
+            Err(what) => problems.add(format!("table {entry:?} {what}"), "write schema.table or schema.*"),
+        }
+    }
+    patterns
+}
+
+/// Collects what is wrong instead of stopping at the first of it.
+struct Problems(Vec<Error>);
+
+impl Problems {
+    fn add(&mut self, message: impl Into<String>, hint: &str) {
+        self.0.push(Error::config(format!("[source.postgres] {}", message.into())).hint(hint));
+    }
+
+    fn only_one<T>(&mut self, own: Option<T>, of_url: Option<T>, key: &str) -> Option<T> {
+        if own.is_some() && of_url.is_some() {
+            self.add(format!("{key} is given twice, in its own key and in url"), "remove it from url");
+        }
+        own.or(of_url)
+    }
+
+    fn name(&mut self, key: &str, given: Option<String>, own: &str) -> String {
+        let name = given.unwrap_or_else(|| own.to_owned());
+        // pgoutput takes a list of publications, split at commas, and cuts blanks off.
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains([',', '\0', ' ']) {
+            self.add(
+                format!("{key} {name:?} is not usable as a name"),
+                "use 1 to 63 letters, digits and underscores",
+            );
+        }
+        name
+    }
+
+    fn slot(&mut self, given: Option<String>, own: &str) -> String {
+        let slot = given.unwrap_or_else(|| own.to_owned());
+        if slot.is_empty() || slot.len() > NAME_BYTES_MAX || !slot.chars().all(is_slot_char) {
+            self.add(
+                format!("slot {slot:?} is not usable as the name of a replication slot"),
+                "use 1 to 63 of the characters a-z, 0-9 and _",
+            );
+        }
+        slot
+    }
+
+    fn seconds(&mut self, key: &str, given: Option<u64>, default: Duration, least: u64) -> Duration {
+        match given {
+            None => default,
+            // A day: longer than any useful interval, short enough to add to a clock without care.
+            Some(seconds) if (least..=86_400).contains(&seconds) => Duration::from_secs(seconds),
+            Some(seconds) => {
+                self.add(
+                    format!("{key} = {seconds} is out of range"),
+                    &format!("use {least} to 86400 seconds"),
+                );
+                default
+            }
+        }
+    }
+
+    fn within(
+        &mut self,
+        key: &str,
+        given: Option<usize>,
+        default: usize,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> usize {
+        match given {
+            Some(value) if !range.contains(&value) => {
+                let hint = format!("use {} to {}", range.start(), range.end());
+                self.add(format!("{key} = {value} is out of range"), &hint);
+                default
+            }
+            _ => given.unwrap_or(default),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

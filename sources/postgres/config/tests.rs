@@ -1,0 +1,107 @@
+//! What the table of the file becomes, and what is refused.
+
+use super::*;
+use secrecy::ExposeSecret;
+
+fn raw(toml: &str) -> Raw {
+    toml::from_str(toml).unwrap()
+}
+
+fn resolved(toml: &str) -> Settings {
+    Settings::resolve(raw(toml), "orders-eu").unwrap()
+}
+
+fn problems(toml: &str) -> Vec<String> {
+    let problems = Settings::resolve(raw(toml), "orders-eu").unwrap_err();
+    problems.iter().map(|error| format!("{error} / {}", error.hint_text().unwrap_or_default())).collect()
+}
+
+const SHORTEST: &str = "url = 'postgres://bob@db/shop'\ntables = ['public.orders']\n";
+
+#[test]
+fn the_shortest_file_gets_every_default() {
+    let settings = resolved(SHORTEST);
+    assert_eq!(settings.place(), "bob@db:5432/shop");
+    assert_eq!(
+        (settings.slot.as_str(), settings.publication.as_str()),
+        ("millrace_orders_eu", "millrace_orders_eu")
+    );
+    assert_eq!(settings.heartbeat_interval, Some(HEARTBEAT));
+    assert_eq!(settings.tls, Tls::default());
+    assert!(settings.create_slot && settings.create_publication && !settings.slot_made_beforehand);
+    assert!(settings.wants("public", "orders") && !settings.wants("public", "items"));
+}
+
+#[test]
+fn every_part_of_the_url_is_read() {
+    let url = "postgresql://b%40b:s%3Acret@[::1]:6543/my%2Fdb?sslmode=verify-full&sslrootcert=/ca.pem&connect_timeout=3";
+    let settings = resolved(&format!("url = '{url}'\ntables = ['a.b']"));
+    assert_eq!(settings.place(), "b@b@::1:6543/my/db");
+    assert_eq!(settings.password.unwrap().expose_secret(), "s:cret");
+    assert_eq!(settings.tls.mode, SslMode::VerifyFull);
+    assert_eq!(settings.tls.root_cert, Some("/ca.pem".into()));
+    assert_eq!(settings.connect_timeout, Duration::from_secs(3));
+}
+
+#[test]
+fn a_host_that_is_a_path_is_a_socket_directory() {
+    let settings = resolved("url = 'postgres://bob@%2Frun%2Fpg:5433/shop'\ntables = ['a.b']");
+    assert_eq!((settings.host, settings.port), (Host::Unix("/run/pg".into()), 5433));
+}
+
+#[test]
+fn all_problems_are_listed_at_once() {
+    let found = problems(
+        "url = 'postgres://db:0?sslmode=allow&foo=1'\ntables = ['orders', 'a.b', 'a.b']\nslot = 'Bad-Slot'\n\
+         status_interval_s = 0\nbatch_bytes_max = 1\nsslcert = '/c.pem'",
+    );
+    for part in [
+        "names no user",
+        "names no database",
+        "the port is not",
+        "sslmode is none of",
+        "a parameter is none of",
+        "has no schema",
+        "listed twice",
+        "Bad-Slot",
+        "status_interval_s = 0",
+        "batch_bytes_max = 1",
+        "sslcert and sslkey",
+    ] {
+        assert!(found.iter().any(|problem| problem.contains(part)), "{part} is missing in {found:#?}");
+    }
+    assert_eq!(found.len(), 11);
+}
+
+#[test]
+fn no_password_is_ever_printed() {
+    let raw = raw("url = 'postgres://bob:hunter2@db:x/shop'\npassword = 'hunter3'\ntables = []");
+    assert!(!format!("{raw:?}").contains("hunter"));
+    let problems = Settings::resolve(raw, "orders").unwrap_err();
+    assert!(!format!("{problems:?}").contains("hunter"), "{problems:?}");
+    let settings = resolved(&format!("password = 'hunter4'\n{SHORTEST}"));
+    assert!(!format!("{settings:?}").contains("hunter"));
+}
+
+#[test]
+fn heartbeat_zero_is_off() {
+    assert_eq!(resolved(&format!("{SHORTEST}heartbeat_interval_s = 0")).heartbeat_interval, None);
+}
+
+#[test]
+fn require_with_a_root_is_verify_ca() {
+    let settings = resolved(&format!("{SHORTEST}sslmode = 'require'\nsslrootcert = '/ca.pem'"));
+    assert_eq!(settings.tls.mode, SslMode::VerifyCa);
+}
+
+#[test]
+fn an_unknown_key_is_refused() {
+    let error = toml::from_str::<Raw>(&format!("{SHORTEST}tabels = []")).unwrap_err();
+    assert!(error.to_string().contains("tabels"), "{error}");
+}
+
+#[test]
+fn a_name_too_long_for_postgres_is_refused_and_not_cut() {
+    let error = Settings::resolve(raw(SHORTEST), &"x".repeat(60)).unwrap_err();
+    assert!(error.iter().all(|e| e.message().contains("xxx")) && error.len() == 2, "{error:?}");
+}

@@ -1,0 +1,399 @@
+//! Streams changes from one slot, on a thread of its own: start at `Stream::run`.
+//!
+//! Reads frames, lets the session decode them into the batch, sends batches, and confirms to the server
+//! what was delivered. It answers the server on a timer whatever the rest of the pipeline is doing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use millrace_core::batch::ChangeBatch;
+use millrace_core::error::{Error, Result};
+use millrace_core::progress::{State, now_us};
+use millrace_core::source::{Feed, Stopping};
+
+use crate::lsn::Lsn;
+use crate::pgoutput::RelationMessage;
+use crate::position::Stored;
+use crate::session::{Session, Step};
+use crate::wire::{Filled, Frame, Wire};
+
+/// Idle progress reaches Kafka at most this often: each one costs a transaction there, and a slot that
+/// lags a few seconds behind keeps nothing worth mentioning.
+const ADVANCE_EVERY: Duration = Duration::from_secs(3);
+
+/// What was delivered is confirmed this soon: the server frees WAL by checkpoints, minutes apart.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+
+/// An idle reader looks up this often for a stop, a delivery or a timer.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Wait for a reusable batch before looking at the timers again.
+const BATCH_WAIT: Duration = Duration::from_millis(20);
+
+/// A stop waits this long for the open transaction's end and for the last delivery; the daemon as a whole
+/// has 10 s.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Bytes of a status update.
+const STATUS_BYTES: usize = 34;
+
+/// Microseconds from 1970 to 2000, where Postgres counts from.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// Bytes of the header of an XLogData message: its kind and three numbers.
+const XLOG_DATA_HEADER: usize = 25;
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// A batch closes at the next end of a transaction above this.
+    pub batch_bytes_max: usize,
+    pub batch_rows_max: usize,
+    pub frame_bytes_max: usize,
+    /// At most a third of the server's `wal_sender_timeout`.
+    pub status_interval: Duration,
+    /// Silence after which the connection counts as dead.
+    pub receive_timeout: Duration,
+}
+
+/// Looks a described table up in the catalog: the relation, and whether it is captured.
+pub type Describe = Box<dyn FnMut(RelationMessage) -> Result<(u32, millrace_core::relation::Relation, bool)> + Send>;
+
+pub struct Stream {
+    wire: Wire,
+    session: Session,
+    feed: Feed,
+    describe: Describe,
+    limits: Limits,
+    /// Set when the control connection is gone: the server may be shutting down and waits for us.
+    abandoned: Arc<AtomicBool>,
+    batch: Option<ChangeBatch>,
+    /// End of the newest position sent down.
+    sent: Lsn,
+    delivered: Lsn,
+    confirmed: Lsn,
+    next_status: Instant,
+    next_advance: Instant,
+    /// The server asked for a reply that only a delivery can give: it is shutting down.
+    reply_owed: bool,
+}
+
+impl Stream {
+    pub fn new(
+        wire: Wire,
+        session: Session,
+        feed: Feed,
+        describe: Describe,
+        limits: Limits,
+        abandoned: Arc<AtomicBool>,
+    ) -> Self {
+        let at = session.end_lsn();
+        let now = Instant::now();
+        Self {
+            wire,
+            session,
+            feed,
+            describe,
+            limits,
+            abandoned,
+            batch: None,
+            sent: at,
+            delivered: at,
+            confirmed: at,
+            next_status: now,
+            next_advance: now + ADVANCE_EVERY,
+            reply_owed: false,
+        }
+    }
+
+    /// Ends with `Ok` only because the feed is stopping or broken.
+    pub fn run(mut self) -> Result<()> {
+        self.feed.progress.received.store(self.sent.0, Ordering::Relaxed);
+        self.feed.progress.show(State::Running, None, None);
+        match self.read() {
+            Ok(()) => self.finish(),
+            Err(Ended::Stopping) => Ok(()),
+            Err(Ended::Failed(error)) => Err(error),
+        }
+    }
+
+    /// One turn a read: timers, a batch to fill, the frames that are here, then the socket.
+    fn read(&mut self) -> Result<(), Ended> {
+        loop {
+            self.tick()?;
+            if self.feed.stopping() && self.session.is_whole() {
+                return Ok(());
+            }
+            if self.batch.is_none() {
+                let Some(batch) = self.feed.empty_until(Instant::now() + BATCH_WAIT)? else { continue };
+                self.session.begin_batch();
+                self.batch = Some(batch);
+            }
+            if self.decode()? {
+                continue;
+            }
+            if self.wire.fill()? == Filled::Some {
+                continue;
+            }
+            self.drained()?;
+            if self.batch.is_some() {
+                let until = (Instant::now() + TICK).min(self.next_status);
+                self.wire.wait(until)?;
+            }
+        }
+    }
+
+    /// Decodes the frames that are already here. True when it closed the batch and there may be more.
+    fn decode(&mut self) -> Result<bool, Ended> {
+        let Some(batch) = &mut self.batch else { return Ok(false) };
+        let session = &mut self.session;
+        let mut reply = false;
+        let mut full = false;
+        while let Some(frame) = self.wire.frame(self.limits.frame_bytes_max)? {
+            let data = match frame {
+                Frame::Data(data) => data,
+                Frame::Done => {
+                    return Err(Error::transient("postgres ended the replication stream").into());
+                }
+            };
+            match read_copy_data(data)? {
+                CopyData::Keepalive { end, reply_requested } => {
+                    session.advance(end)?;
+                    reply |= reply_requested;
+                }
+                CopyData::XLog { lsn, data } => match session.apply(data, lsn, batch)? {
+                    Step::Quiet | Step::Ended => {}
+                    Step::Relation(message) => {
+                        let (oid, relation, captured) = (self.describe)(message)?;
+                        session.define(oid, relation, captured);
+                    }
+                },
+            }
+            full = batch_is_full(batch, session.is_whole(), &self.limits);
+            if full || reply {
+                break;
+            }
+        }
+        if full {
+            self.send(false)?;
+        }
+        if reply {
+            self.reply_now()?;
+        }
+        Ok(full || reply)
+    }
+
+    /// Nothing more is here now: what is whole goes out and is committed at once.
+    fn drained(&mut self) -> Result<(), Ended> {
+        if self.wire.silence() > self.limits.receive_timeout {
+            let silent = self.limits.receive_timeout.as_secs();
+            return Err(Error::transient(format!("postgres has said nothing for {silent} s")).into());
+        }
+        if !self.session.is_whole() {
+            return Ok(());
+        }
+        let filled = self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty());
+        let advanced = self.session.end_lsn() > self.sent;
+        if filled || (advanced && (self.reply_owed || Instant::now() >= self.next_advance)) {
+            self.send(true)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, drained: bool) -> Result<(), Ended> {
+        let Some(mut batch) = self.batch.take() else { return Ok(()) };
+        let position = self.session.position();
+        // Invariant 3.
+        assert!(position.end_lsn >= self.sent, "positions only rise");
+        self.sent = position.end_lsn;
+        self.next_advance = Instant::now() + ADVANCE_EVERY;
+        batch.end = Some(position.to_position());
+        batch.whole = self.session.is_whole();
+        batch.drained = drained;
+        let progress = &self.feed.progress;
+        progress.received.fetch_max(self.sent.0, Ordering::Relaxed);
+        progress.source_end.fetch_max(self.sent.0, Ordering::Relaxed);
+        progress.transactions.fetch_add(batch.transactions.len() as u64, Ordering::Relaxed);
+        self.feed.send(batch)?;
+        Ok(())
+    }
+
+    /// The server wants to hear from us. When it is shutting down it asks until our confirmation reaches
+    /// what it sent, so idle progress is delivered without waiting for its turn.
+    fn reply_now(&mut self) -> Result<(), Ended> {
+        self.reply_owed = self.session.is_whole() && self.session.end_lsn() > self.confirmed;
+        self.status()?;
+        Ok(())
+    }
+
+    /// Deliveries and timers; called at least every `TICK` and every `BATCH_WAIT`.
+    fn tick(&mut self) -> Result<(), Ended> {
+        if self.feed.broken() {
+            return Err(Ended::Stopping);
+        }
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Err(Error::transient("the control connection to postgres was lost")
+                .hint("if the server is shutting down or restarting, this passes by itself")
+                .into());
+        }
+        self.note_delivered()?;
+        let now = Instant::now();
+        if now >= self.next_status || (self.reply_owed && self.delivered > self.confirmed) {
+            self.status()?;
+        }
+        Ok(())
+    }
+
+    fn note_delivered(&mut self) -> Result<()> {
+        if !self.feed.delivered_moved() {
+            return Ok(());
+        }
+        let Some(position) = self.feed.delivered() else { return Ok(()) };
+        let Stored::Streamed(streamed) = Stored::parse(&position)? else { return Ok(()) };
+        self.delivered = self.delivered.max(streamed.end_lsn);
+        self.feed.progress.delivered.store(self.delivered.0, Ordering::Relaxed);
+        let soon = Instant::now() + CONFIRM_EVERY;
+        self.next_status = self.next_status.min(soon);
+        Ok(())
+    }
+
+    /// Tells the server how far everything is delivered.
+    fn status(&mut self) -> Result<()> {
+        // Invariant 1: only what is delivered is confirmed, and it was received before.
+        assert!(self.delivered <= self.sent, "delivered {} after sent {}", self.delivered, self.sent);
+        assert!(self.confirmed <= self.delivered, "confirmed {} runs ahead", self.confirmed);
+        self.confirmed = self.delivered;
+        if self.confirmed >= self.session.end_lsn() {
+            self.reply_owed = false;
+        }
+        // A silent server is asked for a sign of life well before the watchdog.
+        let ask = self.wire.silence() > self.limits.receive_timeout / 3;
+        let update = status_update(self.confirmed, now_us(), ask);
+        self.wire.send(&update, self.limits.receive_timeout)?;
+        self.feed.progress.confirmed.store(self.confirmed.0, Ordering::Relaxed);
+        self.next_status = Instant::now() + self.limits.status_interval;
+        Ok(())
+    }
+
+    /// An orderly end: the last whole batch is delivered and confirmed before the connection goes.
+    fn finish(mut self) -> Result<()> {
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let unsent = self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty());
+        if (unsent || self.session.end_lsn() > self.sent) && self.send(true).is_err() {
+            return Ok(());
+        }
+        while self.delivered < self.sent && !self.feed.broken() && Instant::now() < deadline {
+            self.note_delivered()?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.status()?;
+        self.wire.finish(Duration::from_secs(1))
+    }
+}
+
+/// Why the reading ended.
+enum Ended {
+    Stopping,
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Stopping> for Ended {
+    fn from(_: Stopping) -> Self {
+        Self::Stopping
+    }
+}
+
+enum CopyData<'a> {
+    XLog { lsn: Lsn, data: &'a [u8] },
+    Keepalive { end: Lsn, reply_requested: bool },
+}
+
+/// The replication message inside a CopyData frame. Of the two places in an XLogData header only the first
+/// is used, and never as a position: it is the place of a change, which proves nothing about others.
+fn read_copy_data(data: &[u8]) -> Result<CopyData<'_>> {
+    let malformed = |what: &str| Error::fatal(format!("postgres sent a malformed replication frame: {what}"));
+    match data.split_first() {
+        Some((b'w', rest)) => {
+            let lsn = rest.first_chunk::<8>().ok_or_else(|| malformed("XLogData is cut short"))?;
+            let data = data.get(XLOG_DATA_HEADER..).ok_or_else(|| malformed("XLogData is cut short"))?;
+            Ok(CopyData::XLog { lsn: Lsn(u64::from_be_bytes(*lsn)), data })
+        }
+        Some((b'k', rest)) => {
+            let end = rest.first_chunk::<8>().ok_or_else(|| malformed("a keepalive is cut short"))?;
+            let reply = rest.get(16).ok_or_else(|| malformed("a keepalive is cut short"))?;
+            Ok(CopyData::Keepalive { end: Lsn(u64::from_be_bytes(*end)), reply_requested: *reply != 0 })
+        }
+        Some((kind, _)) => Err(malformed(&format!("unknown kind '{}'", char::from(*kind)))),
+        None => Err(malformed("it is empty")),
+    }
+}
+
+/// Whether to close the batch: above the limit at a transaction's end, or anywhere a quarter above it, so
+/// that small transactions stay whole and large ones do not grow the batch without bound.
+fn batch_is_full(batch: &ChangeBatch, whole: bool, limits: &Limits) -> bool {
+    let (bytes, rows) = (batch.bytes.len(), batch.changes.len());
+    if whole {
+        return bytes >= limits.batch_bytes_max || rows >= limits.batch_rows_max;
+    }
+    bytes >= limits.batch_bytes_max + limits.batch_bytes_max / 4
+        || rows >= limits.batch_rows_max + limits.batch_rows_max / 4
+}
+
+/// A standby status update: written, flushed and applied up to the same place.
+fn status_update(confirmed: Lsn, now_us: i64, reply_requested: bool) -> [u8; STATUS_BYTES] {
+    let mut update = [0; STATUS_BYTES];
+    let place = confirmed.0.to_be_bytes();
+    let time = (now_us - POSTGRES_EPOCH_US).to_be_bytes();
+    let parts = [b"r", &place[..], &place, &place, &time, &[u8::from(reply_requested)]].concat();
+    for (to, from) in update.iter_mut().zip(parts) {
+        *to = from;
+    }
+    update
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            batch_bytes_max: 1000,
+            batch_rows_max: 100,
+            frame_bytes_max: 1 << 20,
+            status_interval: Duration::from_secs(10),
+            receive_timeout: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn a_batch_closes_at_a_transaction_s_end_or_a_quarter_above_its_limit() {
+        for (bytes, whole, full) in
+            [(999, true, false), (1000, true, true), (1000, false, false), (1250, false, true)]
+        {
+            let batch = ChangeBatch { bytes: vec![0; bytes], ..ChangeBatch::default() };
+            assert_eq!(batch_is_full(&batch, whole, &limits()), full, "{bytes} bytes, whole {whole}");
+        }
+    }
+
+    #[test]
+    fn a_status_update_names_one_place_three_times() {
+        let update = status_update(Lsn(0x0102), POSTGRES_EPOCH_US + 5, true);
+        assert_eq!(update[0], b'r');
+        assert_eq!(update[1..9], update[9..17]);
+        assert_eq!(update[9..17], update[17..25]);
+        assert_eq!((update[24], update[32], update[33]), (2, 5, 1));
+    }
+
+    #[test]
+    fn a_truncated_or_unknown_replication_frame_is_an_error() {
+        for frame in [&b""[..], b"w123", b"k12345678", b"x", b"w123456789012345678901234"] {
+            assert!(read_copy_data(frame).is_err() || frame.len() == XLOG_DATA_HEADER, "{frame:?}");
+        }
+    }
+}
