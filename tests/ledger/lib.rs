@@ -2,9 +2,17 @@
 //!
 //! Nothing here shares code with the daemon. What the writers commit stands in a journal table of
 //! the same transaction; [`reader`] and [`avro`] bring back what a consumer sees; [`checker`]
-//! compares the two. [`kills::run_kills`] is the whole run, and the place to start reading.
+//! compares the two.
 
+pub mod avro;
+mod calendar;
+pub mod checker;
+pub mod events;
+pub mod journal;
+pub mod plant;
+pub mod random;
 pub mod reader;
+pub mod tables;
 
 /// An error of a tool: whoever reads it is a person at a terminal.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,79 @@
+//! The journal as the events that a consumer must see, per key and in order.
+
+use std::collections::HashMap;
+
+use crate::journal::{Did, Entry};
+
+/// One expected record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Index into the journal.
+    pub entry: usize,
+    pub part: Part,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Create,
+    Update,
+    Delete,
+    Tombstone,
+}
+
+pub type Key<'a> = (usize, &'a str);
+
+pub struct Expectation<'a> {
+    pub journal: &'a [Entry],
+    pub keys: HashMap<Key<'a>, Vec<Expected>>,
+    /// For each journal entry the one that last wrote the same row before it.
+    pub previous: Vec<Option<usize>>,
+    /// The number of expected events of each source transaction.
+    pub events_due: HashMap<u64, u64>,
+}
+
+impl<'a> Expectation<'a> {
+    pub fn of(journal: &'a [Entry]) -> Expectation<'a> {
+        let mut keys: HashMap<Key<'a>, Vec<Expected>> = HashMap::new();
+        let mut rows: HashMap<Key<'a>, usize> = HashMap::new();
+        let mut previous = Vec::with_capacity(journal.len());
+        let mut events_due: HashMap<u64, u64> = HashMap::new();
+        for (index, entry) in journal.iter().enumerate() {
+            let key = (entry.table, &*entry.key);
+            previous.push(rows.remove(&key));
+            *events_due.entry(entry.xid).or_default() += entry.did.events();
+            let mut expect = |key: Key<'a>, parts: &[Part]| {
+                let parts = parts.iter().map(|part| Expected { entry: index, part: *part });
+                keys.entry(key).or_default().extend(parts);
+            };
+            match entry.did {
+                Did::Insert => expect(key, &[Part::Create]),
+                Did::Update => expect(key, &[Part::Update]),
+                Did::Delete => expect(key, &[Part::Delete, Part::Tombstone]),
+                Did::Rekey => {
+                    expect(key, &[Part::Delete, Part::Tombstone]);
+                    expect((entry.table, entry.now_at()), &[Part::Create]);
+                }
+            }
+            if entry.did != Did::Delete {
+                rows.insert((entry.table, entry.now_at()), index);
+            }
+        }
+        Expectation { journal, keys, previous, events_due }
+    }
+
+    pub fn entry(&self, expected: Expected) -> &'a Entry {
+        &self.journal[expected.entry]
+    }
+
+    /// The row as it was before the entry's change.
+    pub fn row_before(&self, entry: usize) -> Option<&'a Entry> {
+        self.previous.get(entry).copied().flatten().and_then(|index| self.journal.get(index))
+    }
+}
+
+impl Entry {
+    /// The key under which the row stands after the change.
+    fn now_at(&self) -> &str {
+        self.new_key.as_deref().unwrap_or(&self.key)
+    }
+}
