@@ -1,0 +1,514 @@
+//! The `[sink.kafka]` table: `Raw` mirrors the file, `Settings` is what the sink runs on.
+//!
+//! `Settings::resolve` applies defaults, checks everything and lists every problem at once. Start there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_core::error::Error;
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+/// librdkafka's jitter is a fifth, so a commit that took longer than four fifths of this may hide a retry.
+pub const RETRY_BACKOFF: Duration = Duration::from_millis(500);
+
+/// The table as it stands in the file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    #[serde(default)]
+    pub bootstrap: Vec<String>,
+    #[serde(default)]
+    pub client: ClientKeys,
+    #[serde(default)]
+    pub topic_defaults: RawTopics,
+    pub position_topic: Option<String>,
+    pub transactional_id_prefix: Option<String>,
+    #[serde(default)]
+    pub transaction: RawTransaction,
+    /// What both producers' queues may hold together.
+    pub memory_bytes: Option<u64>,
+    pub security: Option<Security>,
+    pub sasl: Option<RawSasl>,
+    pub tls: Option<RawTls>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTopics {
+    pub partitions: Option<u32>,
+    pub replication: Option<u32>,
+    #[serde(default)]
+    pub config: BTreeMap<String, Scalar>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTransaction {
+    pub records_max: Option<u64>,
+    pub bytes_max: Option<u64>,
+    pub age_max_ms: Option<u64>,
+    pub cut_bytes: Option<u64>,
+    pub timeout_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    Plaintext,
+    Ssl,
+    SaslPlaintext,
+    SaslSsl,
+}
+
+impl Security {
+    fn name(self) -> &'static str {
+        match self {
+            Security::Plaintext => "plaintext",
+            Security::Ssl => "ssl",
+            Security::SaslPlaintext => "sasl_plaintext",
+            Security::SaslSsl => "sasl_ssl",
+        }
+    }
+
+    fn has_sasl(self) -> bool {
+        matches!(self, Security::SaslPlaintext | Security::SaslSsl)
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawSasl {
+    /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`.
+    pub mechanism: String,
+    pub username: String,
+    pub password: SecretString,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTls {
+    pub ca_file: Option<PathBuf>,
+    pub certificate_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub key_password: Option<SecretString>,
+}
+
+/// A value that librdkafka or a topic takes as text; in the file it may be a number or a boolean too.
+#[derive(Clone, Deserialize, PartialEq, Eq)]
+#[serde(untagged)]
+pub enum Scalar {
+    Text(String),
+    Whole(i64),
+    Flag(bool),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Text(text) => f.write_str(text),
+            Scalar::Whole(number) => write!(f, "{number}"),
+            Scalar::Flag(flag) => write!(f, "{flag}"),
+        }
+    }
+}
+
+impl fmt::Debug for Scalar {
+    /// A client key may hold a password, so no value prints.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `[sink.kafka.client]`: handed to librdkafka as it is.
+pub type ClientKeys = BTreeMap<String, Scalar>;
+
+/// What a new data topic is created with; `None` leaves it to the broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicDefaults {
+    pub partitions: Option<u32>,
+    pub replication: Option<u32>,
+    pub config: BTreeMap<String, String>,
+}
+
+/// When a Kafka transaction is committed. See `transaction::close_reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub records_max: u64,
+    pub bytes_max: u64,
+    pub age_max: Duration,
+    /// A source transaction above this many bytes is cut over several Kafka transactions.
+    pub cut_bytes: u64,
+    /// After this long the broker aborts a transaction that nobody ended.
+    pub timeout: Duration,
+}
+
+#[derive(Clone)]
+pub struct Settings {
+    pub connector: String,
+    pub bootstrap: Vec<String>,
+    pub topic_defaults: TopicDefaults,
+    pub position_topic: String,
+    /// Without the `-0` or `-1` of the two producers.
+    pub transactional_id: String,
+    pub limits: Limits,
+    pub memory_bytes: u64,
+    client: Vec<(String, SecretString)>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("bootstrap", &self.bootstrap)
+            .field("topic_defaults", &self.topic_defaults)
+            .field("position_topic", &self.position_topic)
+            .field("transactional_id", &self.transactional_id)
+            .field("limits", &self.limits)
+            .field("client", &self.client.iter().map(|(key, _)| key).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keys that Millrace owns, and why. A trailing `*` stands for any ending.
+const OWNED: [(&str, &str); 34] = [
+    ("bootstrap.servers", "it is `bootstrap` in [sink.kafka]"),
+    ("metadata.broker.list", "it is `bootstrap` in [sink.kafka]"),
+    (
+        "transactional.id",
+        "it is made of `transactional_id_prefix` and the connector's name, so that a restart shuts out the instance before it",
+    ),
+    ("transaction.timeout.ms", "it is `timeout_ms` in [sink.kafka.transaction]"),
+    ("enable.idempotence", "exactly-once needs it on"),
+    ("enable.gapless.guarantee", "a transaction is kept whole by its commit"),
+    ("acks", "exactly-once needs `all`"),
+    ("request.required.acks", "exactly-once needs `all`"),
+    ("max.in.flight", "exactly-once bounds it"),
+    ("max.in.flight.requests.per.connection", "exactly-once bounds it"),
+    ("retries", "a transaction retries until its timeout"),
+    ("message.send.max.retries", "a transaction retries until its timeout"),
+    ("retry.backoff.ms", "a commit's doubt is measured against it"),
+    ("retry.backoff.max.ms", "a commit's doubt is measured against it"),
+    ("message.timeout.ms", "it follows the transaction timeout"),
+    ("delivery.timeout.ms", "it follows the transaction timeout"),
+    ("message.max.bytes", "it follows `max.message.bytes` of the topics"),
+    ("queue.buffering.max.kbytes", "it is `memory_bytes` in [sink.kafka]"),
+    ("queue.buffering.max.messages", "it is `memory_bytes` in [sink.kafka]"),
+    ("isolation.level", "the position is always read committed"),
+    ("enable.partition.eof", "the reading of the position owns it"),
+    ("enable.auto.*", "the position is stored in the transaction, not in a consumer group"),
+    ("auto.*", "the position is stored in the transaction, not in a consumer group"),
+    ("group.*", "the position is stored in the transaction, not in a consumer group"),
+    ("fetch.*", "the reading of the position owns it"),
+    ("allow.auto.create.topics", "topics are created explicitly, see [sink.kafka.topic_defaults]"),
+    ("delivery.report.only.error", "deliveries are counted"),
+    ("partitioner", "records carry their partition"),
+    ("log.queue", "logs go through Millrace"),
+    ("statistics.interval.ms", "statistics cost more than they tell; see /metrics"),
+    ("enabled_events", "events go through Millrace"),
+    ("plugin.library.paths", "it loads code"),
+    ("ssl.engine.location", "it loads code"),
+    ("test.*", "it is for librdkafka's own tests"),
+];
+
+/// Room for two transactions' worth of records in flight while the process stays small.
+const MEMORY_BYTES: u64 = 16 * 1024 * 1024;
+const MEMORY_BYTES_MIN: u64 = 1024 * 1024;
+
+impl Settings {
+    /// Everything that is wrong, not only the first problem.
+    pub fn resolve(raw: Raw, connector: &str) -> Result<Self, Vec<Error>> {
+        let mut wrong = Vec::new();
+        if raw.bootstrap.is_empty() || raw.bootstrap.iter().any(|server| server.trim().is_empty()) {
+            wrong.push(
+                Error::config("sink.kafka.bootstrap names no broker")
+                    .hint("bootstrap = [\"broker-1:9092\"] in [sink.kafka]"),
+            );
+        }
+        let limits = limits(&raw.transaction, &mut wrong);
+        let memory_bytes = raw.memory_bytes.unwrap_or(MEMORY_BYTES);
+        if memory_bytes < MEMORY_BYTES_MIN {
+            wrong.push(
+                Error::config(format!(
+                    "sink.kafka.memory_bytes is {memory_bytes}, too small for two producers"
+                ))
+                .hint(format!("memory_bytes = {MEMORY_BYTES} or leave it out")),
+            );
+        }
+        let position_topic =
+            raw.position_topic.clone().unwrap_or_else(|| format!("millrace-{connector}-position"));
+        check_topic_name(&position_topic, &mut wrong);
+        let prefix = raw.transactional_id_prefix.as_deref().unwrap_or("millrace");
+        let topic_defaults = topic_defaults(&raw.topic_defaults, &mut wrong);
+        let client = client_keys(&raw, &mut wrong);
+        let settings = Self {
+            connector: connector.to_owned(),
+            bootstrap: raw.bootstrap,
+            topic_defaults,
+            position_topic,
+            transactional_id: format!("{prefix}-{connector}"),
+            limits,
+            memory_bytes,
+            client,
+        };
+        settings.try_client_keys(&mut wrong);
+        if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
+    }
+
+    /// What every client of this sink begins with.
+    pub(crate) fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("client.id", format!("millrace-{}", self.connector));
+        config.set("log.connection.close", "false");
+        // A topic that is missing is made with the declared partitions, never by asking about it.
+        config.set("allow.auto.create.topics", "false");
+        for (key, value) in &self.client {
+            config.set(key.as_str(), value.expose_secret());
+        }
+        config.set("bootstrap.servers", self.bootstrap.join(","));
+        config
+    }
+
+    /// What the user says about a key of librdkafka that Millrace does not own.
+    pub(crate) fn client_value(&self, key: &str) -> Option<&str> {
+        self.client.iter().find(|(name, _)| name == key).map(|(_, value)| value.expose_secret())
+    }
+
+    /// `kafka-1:9092,kafka-2:9092`, for messages.
+    pub fn brokers(&self) -> String {
+        self.bootstrap.join(",")
+    }
+
+    /// Lets librdkafka parse each key, alone, so that every bad one is named.
+    fn try_client_keys(&self, wrong: &mut Vec<Error>) {
+        for (key, value) in &self.client {
+            let mut config = ClientConfig::new();
+            config.set(key.as_str(), value.expose_secret());
+            if let Err(KafkaError::ClientConfig(_, _, key, _)) = config.create_native_config() {
+                // librdkafka's own words quote the value, and the value may be a password.
+                wrong.push(
+                    Error::config(format!(
+                        "sink.kafka.client: librdkafka does not take \"{key}\" as it stands"
+                    ))
+                    .hint("check its name and its value against librdkafka's CONFIGURATION.md"),
+                );
+            }
+        }
+    }
+}
+
+fn limits(raw: &RawTransaction, wrong: &mut Vec<Error>) -> Limits {
+    let limits = Limits {
+        records_max: raw.records_max.unwrap_or(20_000),
+        bytes_max: raw.bytes_max.unwrap_or(8 * 1024 * 1024),
+        // Well below the age of a transaction that anybody notices, well above a commit.
+        age_max: Duration::from_millis(raw.age_max_ms.unwrap_or(50)),
+        cut_bytes: raw.cut_bytes.unwrap_or(64 * 1024 * 1024),
+        // Also how long committed readers wait when we die and nobody takes over.
+        timeout: Duration::from_millis(raw.timeout_ms.unwrap_or(30_000)),
+    };
+    let positive = [
+        ("records_max", limits.records_max),
+        ("bytes_max", limits.bytes_max),
+        ("cut_bytes", limits.cut_bytes),
+    ];
+    for (name, value) in positive {
+        if value == 0 {
+            wrong.push(
+                Error::config(format!("sink.kafka.transaction.{name} is 0"))
+                    .hint("give a positive number or leave it out"),
+            );
+        }
+    }
+    if !(Duration::from_secs(5)..=Duration::from_secs(900)).contains(&limits.timeout) {
+        wrong.push(
+            Error::config(format!(
+                "sink.kafka.transaction.timeout_ms is {}, outside 5000 to 900000",
+                limits.timeout.as_millis()
+            ))
+            .hint("timeout_ms = 30000 in [sink.kafka.transaction]; brokers refuse more than their transaction.max.timeout.ms"),
+        );
+    } else if limits.age_max > limits.timeout / 3 {
+        wrong.push(
+            Error::config(format!(
+                "sink.kafka.transaction.age_max_ms is {}, above a third of timeout_ms",
+                limits.age_max.as_millis()
+            ))
+            .hint("age_max_ms = 50 in [sink.kafka.transaction]"),
+        );
+    }
+    limits
+}
+
+fn topic_defaults(raw: &RawTopics, wrong: &mut Vec<Error>) -> TopicDefaults {
+    for (name, value) in [("partitions", raw.partitions), ("replication", raw.replication)] {
+        if value == Some(0) {
+            wrong.push(
+                Error::config(format!("sink.kafka.topic_defaults.{name} is 0"))
+                    .hint("give a positive number, or leave it out for the broker's default"),
+            );
+        }
+    }
+    TopicDefaults {
+        partitions: raw.partitions,
+        replication: raw.replication,
+        config: raw.config.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
+    }
+}
+
+fn check_topic_name(name: &str, wrong: &mut Vec<Error>) {
+    let fits = (1..=249).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if !fits {
+        wrong.push(
+            Error::config(format!("\"{name}\" cannot be the name of a Kafka topic"))
+                .hint("position_topic = \"...\" in [sink.kafka], of letters, digits, '.', '_' and '-'"),
+        );
+    }
+}
+
+/// The free keys, checked against the owned ones, and those that the explicit tables stand for.
+fn client_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(String, SecretString)> {
+    let mut keys = Vec::new();
+    for (key, value) in &raw.client {
+        match owned(key) {
+            Some(reason) => wrong.push(
+                Error::config(format!("sink.kafka.client must not hold \"{key}\": {reason}"))
+                    .hint(format!("remove \"{key}\" from [sink.kafka.client]")),
+            ),
+            None => keys.push((key.clone(), SecretString::from(value.to_string()))),
+        }
+    }
+    for (key, value) in explicit_keys(raw, wrong) {
+        if raw.client.contains_key(key) {
+            wrong.push(
+                Error::config(format!("\"{key}\" is given twice, in sink.kafka.client and by its own key"))
+                    .hint(format!("remove \"{key}\" from [sink.kafka.client]")),
+            );
+        }
+        keys.push((key.to_owned(), value));
+    }
+    keys
+}
+
+fn owned(key: &str) -> Option<&'static str> {
+    let is = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(start) => key.starts_with(start),
+        None => key == pattern,
+    };
+    OWNED.iter().find(|(pattern, _)| is(pattern)).map(|(_, reason)| *reason)
+}
+
+fn explicit_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(&'static str, SecretString)> {
+    let mut keys = Vec::new();
+    if let Some(security) = raw.security {
+        keys.push(("security.protocol", SecretString::from(security.name())));
+    }
+    let sasl_on = raw.security.is_some_and(Security::has_sasl);
+    if let Some(sasl) = &raw.sasl {
+        if !sasl_on {
+            wrong.push(
+                Error::config("sink.kafka.sasl is given, but sink.kafka.security does not use it")
+                    .hint("security = \"sasl_ssl\" in [sink.kafka]"),
+            );
+        }
+        keys.push(("sasl.mechanisms", SecretString::from(sasl.mechanism.as_str())));
+        keys.push(("sasl.username", SecretString::from(sasl.username.as_str())));
+        keys.push(("sasl.password", sasl.password.clone()));
+    } else if sasl_on && !raw.client.keys().any(|key| key.starts_with("sasl.")) {
+        wrong.push(
+            Error::config("sink.kafka.security asks for SASL, but there is no user")
+                .hint("add [sink.kafka.sasl] with mechanism, username and password"),
+        );
+    }
+    if let Some(tls) = &raw.tls {
+        let files = [
+            ("ssl.ca.location", &tls.ca_file),
+            ("ssl.certificate.location", &tls.certificate_file),
+            ("ssl.key.location", &tls.key_file),
+        ];
+        for (key, file) in files {
+            let Some(file) = file else { continue };
+            if !file.is_file() {
+                wrong.push(
+                    Error::config(format!("sink.kafka.tls: {} is not a file", file.display()))
+                        .hint("give the path of a PEM file that this user may read"),
+                );
+            }
+            keys.push((key, SecretString::from(file.display().to_string())));
+        }
+        if let Some(password) = &tls.key_password {
+            keys.push(("ssl.key.password", password.clone()));
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: serde_json::Value) -> Raw {
+        serde_json::from_value(json).expect("the table parses")
+    }
+
+    fn problems(json: serde_json::Value) -> Vec<String> {
+        Settings::resolve(raw(json), "orders")
+            .err()
+            .unwrap_or_default()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_list_of_brokers_is_enough() {
+        let settings = Settings::resolve(raw(serde_json::json!({"bootstrap": ["a:1"]})), "orders").unwrap();
+        assert_eq!(settings.position_topic, "millrace-orders-position");
+        assert_eq!(settings.transactional_id, "millrace-orders");
+    }
+
+    #[test]
+    fn every_problem_is_listed_at_once() {
+        let found = problems(serde_json::json!({
+            "transaction": {"records_max": 0, "timeout_ms": 10},
+            "client": {"acks": 1, "no.such.key": true},
+            "topic_defaults": {"partitions": 0},
+        }));
+        assert_eq!(found.len(), 6, "{found:#?}");
+    }
+
+    #[test]
+    fn an_owned_key_is_refused_with_its_reason() {
+        let found = problems(serde_json::json!({
+            "bootstrap": ["a:1"], "client": {"queue.buffering.max.kbytes": 5},
+        }));
+        assert_eq!(
+            found,
+            [
+                "sink.kafka.client must not hold \"queue.buffering.max.kbytes\": it is `memory_bytes` in [sink.kafka]"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_secret_prints_nowhere() {
+        let raw = raw(serde_json::json!({
+            "bootstrap": ["a:1"], "security": "sasl_ssl", "client": {"ssl.key.password": "hush"},
+            "sasl": {"mechanism": "PLAIN", "username": "u", "password": "hush"},
+        }));
+        assert!(!format!("{raw:?}").contains("hush"));
+        let settings = Settings::resolve(raw, "orders").unwrap();
+        assert!(!format!("{settings:?}").contains("hush"));
+        assert_eq!(settings.client_value("sasl.password"), Some("hush"));
+    }
+
+    #[test]
+    fn a_bad_value_is_named_without_being_quoted() {
+        let found = problems(serde_json::json!({"bootstrap": ["a:1"], "client": {"linger.ms": "hush"}}));
+        assert_eq!(found, ["sink.kafka.client: librdkafka does not take \"linger.ms\" as it stands"]);
+    }
+}

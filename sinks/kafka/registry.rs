@@ -1,0 +1,389 @@
+//! A thin client of a Confluent-compatible schema registry: a schema under a subject becomes an id.
+//!
+//! Start at `Registry::register`. It waits, visibly, while the registry is away; every other answer is an
+//! error that names the subject and what to type.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use millrace_core::error::{Error, Result};
+use millrace_core::progress::Progress;
+use reqwest::{StatusCode, Url};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::waiting::Waiting;
+
+const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
+/// A registry that answers at all answers within this; longer, and another one is asked.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// As much of a registry's answer as an error message quotes.
+const QUOTE_CHARS: usize = 400;
+
+#[derive(Clone, Debug, Default)]
+pub enum Auth {
+    #[default]
+    None,
+    Basic {
+        user: String,
+        password: SecretString,
+    },
+    Bearer(SecretString),
+}
+
+/// Where the registry is and who we are to it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    urls: Vec<Url>,
+    auth: Auth,
+    ca_file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// `urls` are of one registry: the first that answers is kept. A user and a password in a URL count as
+    /// basic authentication.
+    pub fn new<U: AsRef<str>>(urls: &[U]) -> Result<Self, Vec<Error>> {
+        let mut wrong = Vec::new();
+        let mut settings = Self { urls: Vec::new(), auth: Auth::None, ca_file: None };
+        if urls.is_empty() {
+            wrong.push(Error::config("the registry has no url").hint("registry = \"http://host:8081\""));
+        }
+        for (nth, url) in urls.iter().enumerate() {
+            // The text itself is not quoted: it may hold a password.
+            match Url::parse(url.as_ref()) {
+                Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => settings.add(url),
+                Ok(_) | Err(_) => wrong.push(
+                    Error::config(format!("registry url number {} is not an http or https url", nth + 1))
+                        .hint("registry = \"http://host:8081\""),
+                ),
+            }
+        }
+        if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
+    }
+
+    pub fn auth(mut self, auth: Auth) -> Self {
+        self.auth = auth;
+        self
+    }
+
+    /// PEM certificates to trust instead of the system's.
+    pub fn ca_file(mut self, file: PathBuf) -> Self {
+        self.ca_file = Some(file);
+        self
+    }
+
+    fn add(&mut self, mut url: Url) {
+        if let Some(password) = url.password() {
+            let password = SecretString::from(password);
+            self.auth = Auth::Basic { user: url.username().to_owned(), password };
+        }
+        // Neither can fail for a url that has a host.
+        let _ = url.set_password(None);
+        let _ = url.set_username("");
+        self.urls.push(url);
+    }
+}
+
+/// Shared by every clone of the sink's targets.
+pub struct Registry {
+    settings: Settings,
+    http: reqwest::Client,
+    /// Index of the url that answered last.
+    current: AtomicUsize,
+    ids: Mutex<HashMap<u128, u32>>,
+    progress: Arc<Progress>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("urls", &self.settings.urls).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    pub fn new(settings: Settings, progress: Arc<Progress>) -> Result<Self> {
+        let mut http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).user_agent("millrace");
+        if let Some(file) = &settings.ca_file {
+            let pem = std::fs::read(file).map_err(|error| ca_error(file).source(error))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| ca_error(file).source(error.without_url()))?;
+            http = http.tls_certs_only(certificates);
+        }
+        let http = http.build().map_err(|error| {
+            Error::config("cannot set up the connection to the registry").source(error.without_url())
+        })?;
+        let ids = Mutex::default();
+        Ok(Self { settings, http, current: AtomicUsize::new(0), ids, progress })
+    }
+
+    /// The id of a schema under a subject; asked of the registry once.
+    pub async fn register(&self, subject: &str, schema: &str) -> Result<u32> {
+        let key = fingerprint(subject, schema);
+        if let Some(id) = self.ids().get(&key) {
+            return Ok(*id);
+        }
+        let body = serde_json::json!({ "schema": schema }).to_string();
+        let mut waiting = Waiting::new(&self.progress);
+        loop {
+            match self.try_all(subject, &body).await {
+                Ok(id) => {
+                    self.ids().insert(key, id);
+                    return Ok(id);
+                }
+                Err(Refusal::Stop(error)) => return Err(error),
+                Err(Refusal::Again(error)) => waiting.after(&error).await,
+            }
+        }
+    }
+
+    /// Asks whether the registry answers and lets us in; gives the url that did.
+    pub async fn probe(&self) -> Result<String> {
+        let mut last = None;
+        for url in &self.settings.urls {
+            let request = self.authorised(self.http.get(join(url, &["subjects"])));
+            match self.answer(request, url, "subjects").await {
+                Ok(_) => return Ok(url.to_string()),
+                Err(Refusal::Stop(error)) => return Err(error),
+                Err(Refusal::Again(error)) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::config("the registry has no url")))
+    }
+
+    /// Every url once, beginning with the one that answered last.
+    async fn try_all(&self, subject: &str, body: &str) -> Result<u32, Refusal> {
+        let urls = &self.settings.urls;
+        let first = self.current.load(Ordering::Relaxed);
+        let mut last = None;
+        for nth in (0..urls.len()).map(|n| (first + n) % urls.len()) {
+            let Some(url) = urls.get(nth) else { continue };
+            match self.try_one(url, subject, body).await {
+                Err(Refusal::Again(error)) => last = Some(error),
+                answered => {
+                    self.current.store(nth, Ordering::Relaxed);
+                    return answered;
+                }
+            }
+        }
+        Err(Refusal::Again(last.unwrap_or_else(|| Error::config("the registry has no url"))))
+    }
+
+    async fn try_one(&self, url: &Url, subject: &str, body: &str) -> Result<u32, Refusal> {
+        let request = self
+            .authorised(self.http.post(join(url, &["subjects", subject, "versions"])))
+            .header("content-type", CONTENT_TYPE)
+            .body(body.to_owned());
+        let text = self.answer(request, url, subject).await?;
+        let id = serde_json::from_str::<serde_json::Value>(&text)
+            .ok()
+            .and_then(|answer| answer.get("id")?.as_u64())
+            .and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| {
+            Refusal::Stop(
+                Error::fatal(format!(
+                    "the registry at {url} accepted subject {subject} without an id: {}",
+                    quote(&text)
+                ))
+                .hint("is this the Confluent-compatible API? for Apicurio the url ends in /apis/ccompat/v7"),
+            )
+        })
+    }
+
+    fn authorised(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let request = request.header("accept", CONTENT_TYPE);
+        match &self.settings.auth {
+            Auth::None => request,
+            Auth::Basic { user, password } => request.basic_auth(user, Some(password.expose_secret())),
+            Auth::Bearer(token) => request.bearer_auth(token.expose_secret()),
+        }
+    }
+
+    /// The body of a good answer, or what a bad one means.
+    async fn answer(
+        &self,
+        request: reqwest::RequestBuilder,
+        url: &Url,
+        subject: &str,
+    ) -> Result<String, Refusal> {
+        let away = |error: reqwest::Error| {
+            let error = Error::transient(format!("cannot reach the registry at {url}"))
+                .source(error.without_url())
+                .hint("start the registry, or correct its url");
+            Refusal::Again(error)
+        };
+        let response = request.send().await.map_err(away)?;
+        let status = response.status();
+        let text = response.text().await.map_err(away)?;
+        if status.is_success() { Ok(text) } else { Err(refusal(status, url, subject, &text)) }
+    }
+
+    fn ids(&self) -> std::sync::MutexGuard<'_, HashMap<u128, u32>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+enum Refusal {
+    /// May pass: another url, or later.
+    Again(Error),
+    Stop(Error),
+}
+
+fn refusal(status: StatusCode, url: &Url, subject: &str, text: &str) -> Refusal {
+    let said = quote(text);
+    match status.as_u16() {
+        401 | 403 => Refusal::Stop(
+            Error::config(format!(
+                "the registry at {url} does not let us in for {subject} ({status}): {said}"
+            ))
+            .hint("correct the registry's user and password, or its token, and its access rights"),
+        ),
+        409 => Refusal::Stop(
+            Error::config(format!(
+                "the registry refuses the schema of subject {subject} as incompatible: {said}"
+            ))
+            .hint(format!(
+                "curl -X PUT -H 'content-type: {CONTENT_TYPE}' -d '{{\"compatibility\":\"NONE\"}}' \
+                     {url}/config/{subject}, or send the table to a new topic, which has a new subject",
+                url = url.as_str().trim_end_matches('/'),
+            )),
+        ),
+        422 => Refusal::Stop(
+            Error::config(format!("the registry refuses the schema of subject {subject} as invalid: {said}"))
+                .hint("a name in the table may have no place in Avro; exclude the column or rename it"),
+        ),
+        404 => Refusal::Stop(
+            Error::config(format!(
+                "the registry at {url} does not know the path of subject {subject}: {said}"
+            ))
+            .hint("give the url of the Confluent-compatible API; for Apicurio it ends in /apis/ccompat/v7"),
+        ),
+        408 | 429 | 500..=599 => Refusal::Again(
+            Error::transient(format!("the registry at {url} cannot answer for {subject} ({status}): {said}"))
+                .hint("see the registry's own log"),
+        ),
+        _ => Refusal::Stop(
+            Error::fatal(format!(
+                "the registry at {url} gave an unknown answer for {subject} ({status}): {said}"
+            ))
+            .hint("see the registry's own log"),
+        ),
+    }
+}
+
+/// The registry's own message where there is one, without line breaks, and not too long.
+fn quote(text: &str) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(text).ok();
+    let message = parsed.as_ref().and_then(|answer| answer.get("message")?.as_str()).unwrap_or(text);
+    let words = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(QUOTE_CHARS) {
+        Some((end, _)) => format!("{}...", words.get(..end).unwrap_or_default()),
+        None => words,
+    }
+}
+
+fn join(url: &Url, path: &[&str]) -> Url {
+    let mut joined = url.clone();
+    if let Ok(mut segments) = joined.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    joined
+}
+
+fn ca_error(file: &std::path::Path) -> Error {
+    Error::config(format!("cannot use {} as the registry's certificates", file.display()))
+        .hint("give a readable file of PEM certificates")
+}
+
+/// Schemas are long and tables many, so the cache keeps no text. 128 bits: no two schemas meet by chance.
+fn fingerprint(subject: &str, schema: &str) -> u128 {
+    let half = |salt: u64| {
+        let mut hasher = DefaultHasher::new();
+        (salt, subject, schema).hash(&mut hasher);
+        u128::from(hasher.finish())
+    };
+    (half(1) << 64) | half(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers each request with the next of `answers`, the last one for ever; counts them.
+    async fn serve(answers: Vec<(u16, &'static str)>) -> (String, Arc<AtomicUsize>) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let served = Arc::new(AtomicUsize::new(0));
+        let counter = served.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 65536];
+                let _ = stream.read(&mut request).await;
+                let nth = counter.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
+                let (status, body) = answers[nth];
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}", body.len());
+                let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await;
+            }
+        });
+        (url, served)
+    }
+
+    fn registry(urls: &[String]) -> Registry {
+        Registry::new(Settings::new(urls).unwrap(), Arc::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_schema_is_asked_for_once() {
+        let (url, served) = serve(vec![(200, "{\"id\":7}")]).await;
+        let registry = registry(&[url]);
+        assert_eq!(registry.register("t-value", "\"string\"").await.unwrap(), 7);
+        assert_eq!(registry.register("t-value", "\"string\"").await.unwrap(), 7);
+        assert_eq!(served.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_server_error_is_waited_out() {
+        let (url, served) = serve(vec![(503, "starting"), (429, "slow"), (200, "{\"id\":1}")]).await;
+        assert_eq!(registry(&[url]).register("t-value", "\"string\"").await.unwrap(), 1);
+        assert_eq!(served.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn an_incompatible_schema_stops_with_the_registrys_words() {
+        let (url, _) = serve(vec![(409, "{\"error_code\":409,\"message\":\"field a was removed\"}")]).await;
+        let error = registry(&[url]).register("t-value", "\"string\"").await.unwrap_err();
+        assert_eq!(error.kind(), millrace_core::error::Kind::Config);
+        assert!(error.message().contains("t-value") && error.message().contains("field a was removed"));
+        assert!(error.hint_text().unwrap().contains("/config/t-value"));
+    }
+
+    #[tokio::test]
+    async fn another_url_is_asked_when_the_first_is_away_and_kept() {
+        let (good, served) = serve(vec![(200, "{\"id\":3}")]).await;
+        let registry = registry(&["http://127.0.0.1:1".to_owned(), good]);
+        assert_eq!(registry.register("a", "\"int\"").await.unwrap(), 3);
+        assert_eq!(registry.current.load(Ordering::Relaxed), 1);
+        assert_eq!(served.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_refused_password_stops_without_printing_it() {
+        let (url, _) = serve(vec![(401, "no")]).await;
+        let url = url.replace("http://", "http://me:hush@");
+        let registry = registry(&[url]);
+        let error = registry.register("a", "\"int\"").await.unwrap_err();
+        assert_eq!(error.kind(), millrace_core::error::Kind::Config);
+        assert!(!format!("{error:?}{registry:?}{:?}", registry.settings).contains("hush"));
+    }
+}
