@@ -1,0 +1,37 @@
+//! `cargo xtask`: every command of the README. Arguments in, one module of `commands` each, exit code out.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::Result;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+/// Runs the tools of the repository.
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Real Kafka, schema registry and Postgres on this machine.
+    #[command(subcommand)]
+    Services(commands::services::Action),
+    /// Everything that has to hold before a change is accepted.
+    Test(commands::test::Arguments),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome: Result<ExitCode> = match Arguments::parse().command {
+        Command::Services(action) => commands::services::run(action).await,
+        Command::Test(arguments) => commands::test::run(arguments).await,
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,168 @@
+//! Real servers for tests, demos and benches: Kafka, a schema registry, Postgres, on any Debian machine
+//! and without a container engine. Each binds 127.0.0.1 on a free port and has a directory of its own.
+//!
+//! - One server: [`Kafka::start_new`], [`Registry::start_new`], [`Postgres::start_new`] in a [`Home`].
+//! - All three: [`Services::start_new`]; in tests [`Services::for_tests`], which shares one set.
+//! - What can be done to one: [`Server`] (start, stop, kill, pause, resume, restart, port, pid, log).
+
+mod home;
+mod install;
+mod kafka;
+mod postgres;
+mod process;
+mod registry;
+mod server;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+
+use crate::{Context, Result};
+
+pub use home::{Home, Lifetime, cache, repository};
+pub use install::{finish, on_path};
+pub use kafka::{Kafka, KafkaConfig, KafkaVersion};
+pub use postgres::{Postgres, PostgresConfig, PostgresVersion, Shutdown};
+pub use registry::{Registry, RegistryConfig};
+pub use server::{Kind, Server};
+
+/// Names the directory of a running set of servers that a test is to use instead of starting its own.
+pub const SHARED: &str = "MILLRACE_TEST_SERVICES";
+
+/// What a set of servers is to be like.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    pub kafka: KafkaConfig,
+    pub registry: RegistryConfig,
+    pub postgres: PostgresConfig,
+}
+
+/// One of each.
+#[derive(Debug)]
+pub struct Services {
+    pub kafka: Kafka,
+    pub registry: Registry,
+    pub postgres: Postgres,
+}
+
+impl Services {
+    /// Starts all three at once and waits for them.
+    pub async fn start_new(config: &Config, home: &Home) -> Result<Self> {
+        let (kafka, registry, postgres) = tokio::join!(
+            Kafka::start_new(&config.kafka, home),
+            Registry::start_new(&config.registry, home),
+            Postgres::start_new(&config.postgres, home),
+        );
+        Ok(Self { kafka: kafka?, registry: registry?, postgres: postgres? })
+    }
+
+    /// The set that lives in a home: what is missing is made as `config` says, what is dead is started
+    /// again, what runs is left as it is.
+    pub async fn up(config: &Config, home: &Home) -> Result<Self> {
+        home::create(&home.dir)?;
+        let lock = home.dir.with_extension("lock");
+        let _one_at_a_time = home::Lock::take(&lock)?;
+        let found = Found::in_home(home)?;
+        let kafka = async {
+            match found.kafka {
+                Some(kafka) => kafka.start().await.map(|()| kafka),
+                None => Kafka::start_new(&config.kafka, home).await,
+            }
+        };
+        let registry = async {
+            match found.registry {
+                Some(registry) => registry.start().await.map(|()| registry),
+                None => Registry::start_new(&config.registry, home).await,
+            }
+        };
+        let postgres = async {
+            match found.postgres {
+                Some(postgres) => postgres.start().await.map(|()| postgres),
+                None => Postgres::start_new(&config.postgres, home).await,
+            }
+        };
+        let (kafka, registry, postgres) = tokio::join!(kafka, registry, postgres);
+        Ok(Self { kafka: kafka?, registry: registry?, postgres: postgres? })
+    }
+
+    /// Stops every server of a home and deletes their data. Answers how many there were.
+    pub async fn down(home: &Home) -> Result<usize> {
+        let lock = home.dir.with_extension("lock");
+        if !home.dir.exists() {
+            return Ok(0);
+        }
+        let _one_at_a_time = home::Lock::take(&lock)?;
+        let servers = Server::all(home)?;
+        let count = servers.len();
+        let mut removals = tokio::task::JoinSet::new();
+        for server in servers {
+            removals.spawn(server.remove());
+        }
+        for outcome in removals.join_all().await {
+            outcome?;
+        }
+        home::remove(&home.dir)?;
+        fs::remove_file(&lock).context(|| format!("{}", lock.display()))?;
+        Ok(count)
+    }
+
+    /// The servers for this test process: those of the directory in `MILLRACE_TEST_SERVICES`, else a set
+    /// of its own, started once and killed by the kernel when the process ends.
+    pub async fn for_tests() -> Result<&'static Self> {
+        static SHARED_SET: tokio::sync::OnceCell<Services> = tokio::sync::OnceCell::const_new();
+        let set = SHARED_SET.get_or_try_init(|| async {
+            let config = Config::default();
+            match std::env::var_os(SHARED) {
+                Some(dir) => Self::up(&config, &borrowed(dir)).await,
+                None => Self::start_new(&config, &Home::temporary()?).await,
+            }
+        });
+        set.await
+    }
+}
+
+fn borrowed(dir: OsString) -> Home {
+    Home { dir: PathBuf::from(dir), lifetime: Lifetime::Borrowed }
+}
+
+/// What a home holds already.
+#[derive(Default)]
+struct Found {
+    kafka: Option<Kafka>,
+    registry: Option<Registry>,
+    postgres: Option<Postgres>,
+}
+
+impl Found {
+    fn in_home(home: &Home) -> Result<Self> {
+        let mut found = Self::default();
+        let mut brokers = Vec::new();
+        for server in Server::all(home)? {
+            match server.kind() {
+                Kind::Kafka => brokers.push(server),
+                Kind::Registry => found.registry = Some(Registry::from_server(server)),
+                Kind::Postgres { password } => {
+                    found.postgres = Some(Postgres::from_server(server, password));
+                }
+            }
+        }
+        found.kafka = Kafka::from_servers(brokers);
+        Ok(found)
+    }
+}
+
+/// Runs something that blocks where it holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context(|| "a step of the installation failed".to_owned())?
+}
+
+fn running_as_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// 32 hexadecimal digits that nobody can guess.
+fn random_hex() -> Result<String> {
+    let file = "/proc/sys/kernel/random/uuid";
+    let text = fs::read_to_string(file).context(|| file.to_owned())?;
+    Ok(text.trim().replace('-', ""))
+}
