@@ -13,6 +13,7 @@ pub mod plant;
 pub mod random;
 pub mod reader;
 pub mod tables;
+pub mod writers;
 
 /// An error of a tool: whoever reads it is a person at a terminal.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

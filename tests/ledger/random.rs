@@ -10,11 +10,11 @@ impl Random {
     /// A generator of its own for one of many users of a seed.
     pub fn fork(seed: u64, user: u64) -> Random {
         let mut random = Random(seed ^ user.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        random.next();
+        random.draw();
         random
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,7 +24,7 @@ impl Random {
 
     /// A number below the limit, which is not zero. The bias of the remainder does not matter here.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.draw() % limit
     }
 
     pub fn below_usize(&mut self, limit: usize) -> usize {
@@ -42,7 +42,7 @@ impl Random {
 
     /// A version 4 UUID.
     pub fn uuid(&mut self) -> String {
-        let (high, low) = (self.next(), self.next());
+        let (high, low) = (self.draw(), self.draw());
         let high = high & !0xf000 | 0x4000;
         let low = low & !(0xc << 60) | 0x8 << 60;
         format!(
@@ -65,9 +65,9 @@ mod tests {
         let mut a = Random::fork(7, 1);
         let mut b = Random::fork(7, 1);
         let mut c = Random::fork(7, 2);
-        let first = a.next();
-        assert_eq!(first, b.next());
-        assert_ne!(first, c.next());
+        let first = a.draw();
+        assert_eq!(first, b.draw());
+        assert_ne!(first, c.draw());
     }
 
     #[test]

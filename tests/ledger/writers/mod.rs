@@ -1,0 +1,162 @@
+//! The writers: many connections that change the tables and say so in the journal.
+//!
+//! Each writer owns a range of keys, and a few rows are shared under row locks. What a writer does
+//! follows from the seed; how far it comes follows from the clock. [`Writers::start`] is the entry;
+//! one transaction is `writer::Writer::transaction`.
+
+mod rows;
+mod statements;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls};
+
+use crate::random::Random;
+use crate::tables::{TABLES, key_text};
+use crate::{Error, Result, journal};
+use statements::{Statements, Verb};
+use writer::Writer;
+
+/// Keys below zero are shared by all writers, and these mark the end of a run.
+const FINAL_KEY: i64 = -1_000;
+/// Few enough that writers meet at them.
+const SHARED_KEYS: i64 = 8;
+
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// `postgres://user:password@host:port/database`, reached without TLS.
+    pub postgres_url: String,
+    pub seed: u64,
+    pub writers: usize,
+    /// The largest transaction.
+    pub changes_max: u64,
+    /// What all writers together try not to exceed; `None` is as fast as they can.
+    pub changes_per_second: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    committed: AtomicU64,
+    rolled_back: AtomicU64,
+    savepoints_rolled_back: AtomicU64,
+    changes: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// What the writers did; changes are those of committed transactions.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Totals {
+    pub committed: u64,
+    pub rolled_back: u64,
+    pub savepoints_rolled_back: u64,
+    pub changes: u64,
+    /// Transactions that ended by an error of the server or of the connection.
+    pub errors: u64,
+}
+
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    counters: Arc<Counters>,
+    tasks: Vec<JoinHandle<Result<()>>>,
+}
+
+/// A connection, and the task that drives it.
+pub async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    // Its end shows at the client: every later call fails.
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Drops what an earlier run left and creates the schema `ledger` with empty tables.
+pub async fn create_schema(client: &Client) -> Result<()> {
+    let tables: String = TABLES.iter().map(crate::tables::Table::create_sql).collect();
+    let sql = format!(
+        "DROP SCHEMA IF EXISTS ledger CASCADE; CREATE SCHEMA ledger; \
+         CREATE SEQUENCE ledger.change; {tables} {}",
+        journal::CREATE_SQL
+    );
+    Ok(client.batch_execute(&sql).await?)
+}
+
+impl Writers {
+    /// Inserts the shared rows and sets the writers to work, until [`Writers::stop`].
+    pub async fn start(workload: &Workload) -> Result<Writers> {
+        insert_shared(&workload.postgres_url, workload.seed).await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(Counters::default());
+        let mut tasks = Vec::new();
+        for index in 0..workload.writers {
+            let mut writer = Writer::connect(workload, index, counters.clone()).await?;
+            let stop = stop.clone();
+            tasks.push(tokio::spawn(async move { writer.work(&stop).await }));
+        }
+        Ok(Writers { stop, counters, tasks })
+    }
+
+    pub fn totals(&self) -> Totals {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Totals {
+            committed: read(&self.counters.committed),
+            rolled_back: read(&self.counters.rolled_back),
+            savepoints_rolled_back: read(&self.counters.savepoints_rolled_back),
+            changes: read(&self.counters.changes),
+            errors: read(&self.counters.errors),
+        }
+    }
+
+    /// Lets each writer end its transaction; an error that stopped one is an error here.
+    pub async fn stop(&mut self) -> Result<Totals> {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks.drain(..) {
+            task.await.map_err(Error::from)??;
+        }
+        Ok(self.totals())
+    }
+}
+
+async fn insert_shared(url: &str, seed: u64) -> Result<()> {
+    let client = connect(url).await?;
+    let statements = Statements::prepare(&client).await?;
+    let mut random = Random::fork(seed, u64::MAX);
+    let txid = random.uuid();
+    client.batch_execute("BEGIN").await?;
+    for table in shared_tables() {
+        let rows: Vec<_> =
+            (1..=SHARED_KEYS).map(|n| rows::row(&TABLES[table], &[json!(-n)], false, &mut random)).collect();
+        statements.run(&client, table, Verb::Insert, rows, &txid).await?;
+    }
+    Ok(client.batch_execute("COMMIT").await?)
+}
+
+/// Tables whose key is one number.
+fn shared_tables() -> impl Iterator<Item = usize> {
+    TABLES.iter().enumerate().filter(|(_, table)| table.keys == 1).map(|(index, _)| index)
+}
+
+/// Writes the last row of each table, in one transaction, after the writers have stopped. When a
+/// consumer has seen these keys it has seen everything.
+pub async fn write_final_rows(url: &str) -> Result<Vec<(usize, String)>> {
+    let client = connect(url).await?;
+    let statements = Statements::prepare(&client).await?;
+    let mut random = Random::new(0);
+    let txid = random.uuid();
+    let mut keys = Vec::new();
+    client.batch_execute("BEGIN").await?;
+    for (index, table) in TABLES.iter().enumerate() {
+        let key: Vec<_> =
+            (0..table.keys).map(|n| if n == 0 { json!(FINAL_KEY) } else { json!("end") }).collect();
+        let row = rows::row(table, &key, false, &mut random);
+        statements.run(&client, index, Verb::Insert, vec![row], &txid).await?;
+        let texts: Vec<String> =
+            key.iter().map(|k| k.as_str().map_or(k.to_string(), str::to_owned)).collect();
+        keys.push((index, key_text(texts.iter().map(String::as_str))));
+    }
+    client.batch_execute("COMMIT").await?;
+    Ok(keys)
+}
