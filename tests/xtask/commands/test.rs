@@ -1,12 +1,235 @@
-//! `cargo xtask test`: everything that has to hold before a change is accepted.
+//! `cargo xtask test`: everything that has to hold before a change is accepted. A failing stage does not
+//! keep the later ones from running; the last line of the output is the summary of all.
 
-use std::process::ExitCode;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
-use xtask::Result;
+use xtask::services::{Config, Home, SHARED, Services, cache, finish, on_path, repository};
+use xtask::{Context, Error, Result};
 
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Leave out the tests on real servers.
+    #[arg(long)]
+    no_e2e: bool,
+}
 
-pub async fn run(_: Arguments) -> Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let mut tally = Tally::default();
+    tally.stage("format", cargo(&["fmt", "--all", "--check"]));
+    tally.stage("clippy", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+    let tests = ["test", "--workspace", "--exclude", "millrace-e2e", "--no-fail-fast"];
+    tally.tests("tests", cargo(&tests));
+    deny(&mut tally);
+    if !arguments.no_e2e {
+        e2e(&mut tally).await;
+    }
+    for failure in &tally.failures {
+        println!("failed: {failure}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The tests on real servers, against one set that is started here.
+async fn e2e(tally: &mut Tally) {
+    heading("e2e: servers");
+    let started = Instant::now();
+    let outcome = async {
+        let home = Home::temporary()?;
+        let services = Services::start_new(&Config::default(), &home).await?;
+        Ok((home, services))
+    };
+    let (home, services) = match outcome.await {
+        Ok(set) => set,
+        Err(e) => return tally.fail("e2e: servers", &e),
+    };
+    println!("ready after {:.1} s", started.elapsed().as_secs_f32());
+    // The tests run the daemon's binary; cargo builds it for the tests of its own package only.
+    if tally.stage("e2e: the daemon", cargo(&["build", "--package", "millrace"])) {
+        let mut tests = cargo(&["test", "--package", "millrace-e2e", "--no-fail-fast"]);
+        tests.env(SHARED, &home.dir);
+        tally.tests("e2e", tests);
+    }
+    // The tests may have started some of them again, under process ids that only their records know.
+    if let Err(e) = Services::down(&home).await {
+        tally.fail("e2e: servers", &e);
+    }
+    drop(services);
+}
+
+/// Licences, sources and bans always; known vulnerabilities when their database can be reached.
+fn deny(tally: &mut Tally) {
+    let program = match deny_program() {
+        Ok(program) => program,
+        Err(e) => return tally.fail("deny", &e),
+    };
+    let mut check = Command::new(&program);
+    check.current_dir(repository()).arg("check");
+    if within(Command::new(&program).current_dir(repository()).args(["fetch", "db"]), FETCHED_WITHIN) {
+        check.arg("advisories");
+    } else {
+        println!("the advisory database cannot be fetched: advisories are not checked");
+    }
+    check.args(["bans", "licenses", "sources"]);
+    tally.stage("deny", check);
+}
+
+const FETCHED_WITHIN: Duration = Duration::from_secs(90);
+const DENY_VERSION: &str = "0.19.0";
+
+/// `cargo-deny` from the PATH, else from our cache, where it is installed if need be.
+fn deny_program() -> Result<PathBuf> {
+    if on_path("cargo-deny") {
+        return Ok("cargo-deny".into());
+    }
+    let root = cache()?.join(format!("cargo-deny-{DENY_VERSION}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.exists() {
+        println!("installing cargo-deny {DENY_VERSION} ...");
+        let mut install = cargo(&["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"]);
+        finish(install.arg(&root))?;
+    }
+    Ok(program)
+}
+
+/// Whether a command succeeds in time; what it prints is of no interest.
+fn within(command: &mut Command, limit: Duration) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = quiet.spawn() else {
+        return false;
+    };
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) => std::thread::sleep(Duration::from_millis(50)),
+            Err(_) => break,
+        }
+    }
+    // It cannot be killed only if it has just ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
+    false
+}
+
+fn cargo(words: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository()).args(words);
+    command
+}
+
+fn heading(name: &str) {
+    println!("\n== {name}");
+    // Flushed, so that it stands above what the stage's own process writes.
+    let _ = std::io::stdout().flush();
+}
+
+/// The sum of it all.
+#[derive(Debug, Default, PartialEq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Runs a command that counts as one.
+    fn stage(&mut self, name: &str, mut command: Command) -> bool {
+        heading(name);
+        match command.stdin(Stdio::null()).status() {
+            Ok(status) if status.success() => self.passed += 1,
+            Ok(status) => self.fail(name, &Error::new(status.to_string())),
+            Err(e) => self.fail(name, &Error::new(e.to_string())),
+        }
+        !self.failures.iter().any(|failure| failure.starts_with(&format!("{name}: ")))
+    }
+
+    /// Runs test binaries and counts what they report.
+    fn tests(&mut self, name: &str, command: Command) {
+        heading(name);
+        let before = self.failed;
+        match self.watch(command) {
+            Err(e) => self.fail(name, &e),
+            // It did not compile, or a test binary died before it could report.
+            Ok(false) if self.failed == before => self.fail(name, &Error::new("ended without a result")),
+            Ok(_) => {}
+        }
+    }
+
+    fn watch(&mut self, mut command: Command) -> Result<bool> {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context(|| "cargo".into())?;
+        for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).split(b'\n')) {
+            let line = line.context(|| "the output of cargo cannot be read".into())?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            self.count(&line);
+        }
+        Ok(child.wait().context(|| "cargo".into())?.success())
+    }
+
+    /// `test result: ok. 5 passed; 0 failed; ...`, and `test name ... FAILED`.
+    fn count(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let of = |word: &str| {
+                let words: Vec<&str> = counts.split([' ', ';']).collect();
+                let number = words.windows(2).find(|pair| pair.last() == Some(&word));
+                number.and_then(|pair| pair.first()?.parse().ok()).unwrap_or(0)
+            };
+            self.passed += of("passed");
+            self.failed += of("failed");
+        } else if let Some(name) =
+            line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(format!("test {name}"));
+        }
+    }
+
+    fn fail(&mut self, name: &str, error: &Error) {
+        println!("{name}: {error}");
+        self.failed += 1;
+        self.failures.push(format!("{name}: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_results_of_two_test_binaries_are_added_up() {
+        let mut tally = Tally::default();
+        tally.count("running 8 tests");
+        tally.count("test a::b ... ok");
+        tally.count("test a::c ... FAILED");
+        tally.count("test result: FAILED. 5 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out");
+        tally.count("test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out");
+        assert_eq!(tally, Tally { passed: 45, failed: 1, failures: vec!["test a::c".into()] });
+    }
+
+    #[test]
+    fn a_run_that_dies_without_a_result_counts_as_one_failure() {
+        let mut tally = Tally::default();
+        tally.tests("tests", Command::new("false"));
+        assert_eq!((tally.passed, tally.failed), (0, 1));
+    }
+
+    #[test]
+    fn a_failing_run_that_reported_its_failures_is_not_counted_again() {
+        let mut tally = Tally::default();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored'; exit 101"]);
+        tally.tests("tests", command);
+        assert_eq!((tally.passed, tally.failed), (1, 2));
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_given_up_after_the_limit() {
+        let started = Instant::now();
+        assert!(!within(Command::new("sleep").arg("60"), Duration::from_millis(100)));
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
 }

@@ -135,7 +135,7 @@ pub(super) fn remove_if_temporary_and_empty(dir: &Path) {
 fn sweep(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| owner_of(name));
+        let owner = name.to_str().and_then(owner_of);
         if owner.is_some_and(|owner| !owner.alive()) {
             // Another user's, or already being swept by another process: not ours to insist on.
             let _ = fs::remove_dir_all(entry.path());
