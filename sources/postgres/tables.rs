@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+use serde::Deserialize;
+
 /// A table by its full name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 pub struct TableName {
     pub schema: String,
     pub table: String,

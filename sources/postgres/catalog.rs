@@ -1,0 +1,237 @@
+//! Reads tables and types from the server's catalog, all that are asked for in one query. Start at `describe`.
+//!
+//! The catalog is the one of *now*: it may be newer than the rows that are being read, which is why
+//! `relation::build` lets the stream's own description of a table win.
+
+use millrace_core::error::{Error, Result};
+use millrace_core::relation::Relation;
+use serde::Deserialize;
+use tokio_postgres::{Client, Row};
+
+use crate::errors;
+use crate::pgoutput::RelationMessage;
+use crate::relation::{self, Origin};
+use crate::tables::{TableName, TablePattern};
+use crate::types::{PgType, Types, is_builtin};
+
+/// A table as the catalog knows it now.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TableInfo {
+    pub oid: u32,
+    pub schema: String,
+    pub table: String,
+    pub form: Form,
+    /// An unlogged table is not in the log.
+    pub is_logged: bool,
+    pub identity: Identity,
+    /// The partitioned table that this one is a part of.
+    pub root: Option<u32>,
+    /// In the table's order, without dropped ones.
+    pub columns: Vec<ColumnInfo>,
+    /// Unique indexes that a key can be made of: the primary key first, then by name.
+    pub indexes: Vec<IndexInfo>,
+}
+
+/// `pg_class.relkind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Form {
+    #[serde(rename = "r")]
+    Table,
+    /// The root of a partitioned table, or a branch of it.
+    #[serde(rename = "p")]
+    Partitioned,
+    /// Views, foreign tables, sequences: nothing that is replicated.
+    #[serde(other)]
+    Other,
+}
+
+/// `pg_class.relreplident`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Identity {
+    #[serde(rename = "d")]
+    Default,
+    #[serde(rename = "n")]
+    Nothing,
+    #[serde(rename = "f")]
+    Full,
+    #[serde(rename = "i")]
+    Index,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ColumnInfo {
+    pub number: i16,
+    pub name: String,
+    pub type_oid: u32,
+    pub typmod: i32,
+    pub not_null: bool,
+    /// Not in the stream.
+    pub generated: bool,
+    /// As `pg_get_expr` prints it.
+    pub default: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct IndexInfo {
+    pub name: String,
+    pub is_primary: bool,
+    /// The one that REPLICA IDENTITY USING INDEX names.
+    pub is_identity: bool,
+    pub not_null: bool,
+    /// Names in the key's own order.
+    pub columns: Vec<String>,
+}
+
+impl TableInfo {
+    pub fn name(&self) -> TableName {
+        TableName::new(&self.schema, &self.table)
+    }
+
+    pub fn primary_key(&self) -> Option<&IndexInfo> {
+        self.indexes.iter().find(|index| index.is_primary)
+    }
+
+    /// The index whose columns are sent of old rows.
+    pub fn identity_index(&self) -> Option<&IndexInfo> {
+        match self.identity {
+            Identity::Default => self.primary_key(),
+            Identity::Index => self.indexes.iter().find(|index| index.is_identity),
+            Identity::Full | Identity::Nothing => None,
+        }
+    }
+
+    /// The columns that events are keyed by, in the key's order; empty where there is no key.
+    ///
+    /// Only an identity index is in every old row, so it comes before a primary key that is not.
+    pub fn key(&self) -> &[String] {
+        let chosen = match self.identity {
+            Identity::Index => self.identity_index(),
+            Identity::Default | Identity::Full | Identity::Nothing => None,
+        };
+        let unique = || self.indexes.iter().find(|index| index.not_null);
+        chosen.or_else(|| self.primary_key()).or_else(unique).map_or(&[], |index| &index.columns)
+    }
+
+    /// Without one, the server refuses every UPDATE and DELETE on the table once it is published.
+    pub fn has_identity(&self) -> bool {
+        self.identity == Identity::Full || self.identity_index().is_some()
+    }
+}
+
+/// What a table is. Every part of it as one JSON text a table: the same for all server versions, and no
+/// second query a column.
+const DESCRIBE: &str = "\
+SELECT json_build_object(
+  'oid', c.oid::bigint, 'schema', n.nspname, 'table', c.relname, 'form', c.relkind,
+  'is_logged', c.relpersistence = 'p', 'identity', c.relreplident,
+  'root', CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid::bigint END,
+  'columns', (
+    SELECT coalesce(json_agg(json_build_object(
+      'number', a.attnum, 'name', a.attname, 'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod,
+      'not_null', a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), 'generated', a.attgenerated <> '',
+      'default', CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END) ORDER BY a.attnum), '[]')
+    FROM pg_attribute a
+    JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'indexes', (
+    SELECT coalesce(json_agg(json_build_object(
+      'name', i.relname, 'is_primary', x.indisprimary, 'is_identity', x.indisreplident,
+      'not_null', k.not_null, 'columns', k.columns) ORDER BY x.indisprimary DESC, i.relname), '[]')
+    FROM pg_index x
+    JOIN pg_class i ON i.oid = x.indexrelid
+    CROSS JOIN LATERAL (
+      SELECT bool_and(a.attnotnull) AS not_null, json_agg(a.attname ORDER BY p.place) AS columns
+      FROM unnest(x.indkey::int2[]) WITH ORDINALITY AS p(number, place)
+      JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = p.number
+      WHERE p.place <= x.indnkeyatts) k
+    WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid AND x.indpred IS NULL AND x.indexprs IS NULL)
+)::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace ";
+
+/// The tables with these oids; one that is gone is left out.
+pub async fn tables_by_oid(client: &Client, oids: &[u32]) -> Result<Vec<TableInfo>> {
+    let sql = format!("{DESCRIBE} WHERE c.oid = ANY($1) ORDER BY n.nspname, c.relname");
+    let rows = client.query(&sql, &[&oids]).await;
+    parsed(rows.map_err(|error| errors::query("cannot read tables from the catalog", error))?)
+}
+
+/// The tables that the file's entries mean, each once; what is missing is left out. A schema stands for
+/// its tables and roots of partitioned ones, not for parts whose root is there too.
+pub async fn tables_by_pattern(client: &Client, patterns: &[TablePattern]) -> Result<Vec<TableInfo>> {
+    let (mut schemas, mut names, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    for pattern in patterns {
+        match pattern {
+            TablePattern::One(TableName { schema, table }) => {
+                schemas.push(schema.as_str());
+                names.push(table.as_str());
+            }
+            TablePattern::Schema(schema) => whole.push(schema.as_str()),
+        }
+    }
+    let sql = format!(
+        "{DESCRIBE}
+         WHERE (n.nspname::text, c.relname::text) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+            OR (n.nspname::text = ANY($3::text[]) AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+                AND NOT (c.relispartition AND c.relnamespace = (
+                  SELECT r.relnamespace FROM pg_class r WHERE r.oid = pg_partition_root(c.oid))))
+         ORDER BY n.nspname, c.relname"
+    );
+    let rows = client.query(&sql, &[&schemas, &names, &whole]).await;
+    parsed(rows.map_err(|error| errors::query("cannot read tables from the catalog", error))?)
+}
+
+/// Reads these types, and all that they are made of, into `types`: anew, because enums grow.
+pub async fn load_types(client: &Client, types: &mut Types, oids: &[u32]) -> Result<()> {
+    let wanted: Vec<u32> = oids.iter().copied().filter(|oid| !is_builtin(*oid)).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let sql = "\
+        WITH RECURSIVE wanted(oid) AS (
+          SELECT unnest($1::oid[])
+          UNION
+          SELECT made_of.oid FROM wanted w
+          JOIN pg_type t ON t.oid = w.oid
+          CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) AS made_of(oid)
+          WHERE made_of.oid <> 0)
+        SELECT json_build_object('oid', t.oid::bigint, 'name', t.typname,
+          'shape', CASE WHEN t.typtype = 'e' THEN 'enum' WHEN t.typtype = 'd' THEN 'domain'
+                        WHEN e.oid IS NOT NULL THEN 'array' ELSE 'other' END,
+          'labels', (SELECT coalesce(json_agg(l.enumlabel ORDER BY l.enumsortorder), '[]')
+                     FROM pg_enum l WHERE l.enumtypid = t.oid),
+          'base', t.typbasetype::bigint, 'typmod', t.typtypmod, 'element', e.oid::bigint)::text
+        FROM wanted w
+        JOIN pg_type t ON t.oid = w.oid
+        LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid";
+    let rows = client.query(sql, &[&wanted]).await;
+    let rows = rows.map_err(|error| errors::query("cannot read types from the catalog", error))?;
+    for found in parsed::<PgType>(rows)? {
+        types.insert(found);
+    }
+    Ok(())
+}
+
+/// The version of a relation that a Relation message begins: the message, completed by the catalog.
+pub async fn describe(
+    client: &Client,
+    types: &mut Types,
+    message: &RelationMessage,
+    origin: &Origin,
+) -> Result<Relation> {
+    let info = tables_by_oid(client, &[message.id]).await?.pop();
+    let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
+    load_types(client, types, &oids).await?;
+    Ok(relation::build(types, info.as_ref(), message, origin))
+}
+
+fn parsed<T: for<'de> Deserialize<'de>>(rows: Vec<Row>) -> Result<Vec<T>> {
+    rows.iter()
+        .map(|row| {
+            let text: String =
+                row.try_get(0).map_err(|error| errors::query("cannot read the catalog's answer", error))?;
+            serde_json::from_str(&text)
+                .map_err(|error| Error::fatal("the catalog's answer is not understood").source(error))
+        })
+        .collect()
+}

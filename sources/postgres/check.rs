@@ -1,0 +1,153 @@
+//! `millrace check`: proves every precondition on the server's side and changes nothing. Start at `check`.
+
+use millrace_core::error::{Error, Kind, Result};
+use millrace_core::report::Report;
+use tokio_postgres::Client;
+
+use crate::config::Settings;
+use crate::control;
+use crate::publication::{self, Plan, Publication, Wanted};
+use crate::server::{self, CONDITIONS, ServerFacts};
+use crate::slot::{self, Slot};
+
+/// What was found, one line a precondition; a server that cannot be reached is a finding too.
+pub async fn check(settings: &Settings) -> Result<Report> {
+    let mut report = Report::default();
+    let place = format!("postgres {}", settings.place());
+    match control::connect(settings).await {
+        Err(error) => failed(&mut report, &place, &error),
+        Ok(control) => {
+            report.pass(place, "connected");
+            findings(&mut report, &control.client, settings).await?;
+        }
+    }
+    Ok(report)
+}
+
+async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> Result<()> {
+    let facts = server::facts(client).await?;
+    for condition in CONDITIONS {
+        match condition(&facts, settings) {
+            Ok(held) => report.pass(held.subject, held.detail),
+            Err(lack) => report.fail(lack.subject, lack.message, lack.hint),
+        }
+    }
+    let wanted = publication::wanted(client, settings).await?;
+    let found = publication::read(client, &settings.publication, &facts).await?;
+    tables(report, &wanted, found.as_ref(), settings);
+    published(report, found.as_ref(), &wanted, &facts, settings);
+    let found = slot::read(client, &settings.slot).await?;
+    of_slot(report, found.as_ref(), settings);
+    room(report, found.as_ref(), &facts);
+    Ok(())
+}
+
+fn failed(report: &mut Report, subject: &str, error: &Error) {
+    report.fail(subject, error.to_string(), error.hint_text().unwrap_or_default());
+}
+
+fn tables(report: &mut Report, wanted: &Wanted, found: Option<&Publication>, settings: &Settings) {
+    for missing in &wanted.missing {
+        report.fail(
+            format!("table {missing}"),
+            format!("does not exist in database {}", settings.database),
+            "create it, or correct tables in [source.postgres]",
+        );
+    }
+    for table in &wanted.tables {
+        let subject = format!("table {}", table.name());
+        let is_published = found.is_some_and(|found| found.sends(table));
+        let problem = publication::replicable(table)
+            .and_then(|()| publication::identified(table, &settings.publication));
+        match problem {
+            Ok(()) if table.key().is_empty() => report.warn(
+                subject,
+                "has no key: its events cannot be compacted, nor kept in order by key",
+                format!("ALTER TABLE {} ADD PRIMARY KEY (...);", table.name().sql()),
+            ),
+            Ok(()) => report.pass(subject, format!("keyed by {}", table.key().join(", "))),
+            // The harm is done, or rows are only ever inserted.
+            Err(_) if is_published && !table.has_identity() => report.warn(
+                subject,
+                "has neither a primary key nor a replica identity: UPDATE and DELETE on it are refused by the server",
+                format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.name().sql()),
+            ),
+            Err(error) => failed(report, &subject, &error),
+        }
+    }
+}
+
+fn published(
+    report: &mut Report,
+    found: Option<&Publication>,
+    wanted: &Wanted,
+    facts: &ServerFacts,
+    settings: &Settings,
+) {
+    let name = &settings.publication;
+    let subject = format!("publication {name}");
+    if wanted.tables.is_empty() {
+        return;
+    }
+    let Plan::Run(statements) = publication::plan(name, found, &wanted.tables, settings.create_publication)
+    else {
+        return report.pass(subject, "sends what is asked for");
+    };
+    let typed = format!("{};", statements.join("; "));
+    let lack = if found.is_some() { "does not send what is asked for" } else { "does not exist" };
+    if !settings.create_publication {
+        report.fail(subject, format!("{lack}, and create_publication is false"), typed);
+    } else if facts.in_recovery {
+        report.fail(subject, format!("{lack}, and a standby cannot change it"), typed);
+    } else if found.is_none() && !facts.can_create {
+        report.fail(subject, format!("{lack}, and {} may not create it", settings.user), typed);
+    } else {
+        report.pass(subject, format!("{lack} yet; run will do: {typed}"));
+    }
+}
+
+fn of_slot(report: &mut Report, found: Option<&Slot>, settings: &Settings) {
+    let subject = format!("slot {}", settings.slot);
+    let Some(slot) = found else {
+        return if settings.create_slot {
+            report.pass(subject, "does not exist yet; run will create it");
+        } else {
+            let hint = format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput');", settings.slot);
+            report.fail(subject, "does not exist, and create_slot is false", hint);
+        };
+    };
+    match slot.usable(settings).and_then(|()| slot.free(None)) {
+        Err(error) if error.kind() == Kind::Transient => {
+            report.warn(subject, error.to_string(), error.hint_text().unwrap_or_default());
+        }
+        Err(error) => failed(report, &subject, &error),
+        Ok(()) => {
+            let kept = slot.retained.unwrap_or(0);
+            match slot.wal_status.as_deref() {
+                Some("unreserved") => report.warn(
+                    subject,
+                    format!("keeps {kept} bytes of log and is about to lose them"),
+                    "run the connector, or raise max_slot_wal_keep_size",
+                ),
+                _ => report.pass(subject, format!("free, keeps {kept} bytes of log")),
+            }
+        }
+    }
+}
+
+fn room(report: &mut Report, slot: Option<&Slot>, facts: &ServerFacts) {
+    let seats = |used: u32, max: u32| format!("{used} of {max} in use");
+    let slots = seats(facts.slots_used, facts.slots_max);
+    if slot.is_some() || facts.slots_used < facts.slots_max {
+        report.pass("replication slots", slots);
+    } else {
+        let hint = "raise max_replication_slots and restart the server, or drop a slot that nobody reads";
+        report.fail("replication slots", slots, hint);
+    }
+    let walsenders = seats(facts.walsenders_used, facts.walsenders_max);
+    if facts.walsenders_used < facts.walsenders_max || slot.is_some_and(|slot| slot.active) {
+        report.pass("walsenders", walsenders);
+    } else {
+        report.fail("walsenders", walsenders, "raise max_wal_senders and restart the server");
+    }
+}

@@ -1,0 +1,94 @@
+//! The query connection, beside the replication connection: catalog, slot, publication, heartbeat.
+//! Start at `connect`.
+
+use std::time::Duration;
+
+use millrace_core::error::{Error, Result};
+use secrecy::ExposeSecret;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode as Demand;
+use tokio_postgres::{Client, Connection, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::{Host, Settings, SslMode};
+use crate::{errors, tls};
+
+/// A dead peer is noticed after 30 + 3 * 10 seconds of silence, and after 30 with data under way.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+
+/// Fixes what text looks like, so that a default reads as a value does, and bounds every wait for a lock:
+/// making a slot waits for the transactions that are under way.
+const OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 \
+     -c search_path=pg_catalog -c statement_timeout=90s -c lock_timeout=60s \
+     -c idle_in_transaction_session_timeout=90s";
+
+/// An open session. It ends when the client is dropped.
+#[derive(Debug)]
+pub struct Control {
+    pub client: Client,
+    /// Resolves when the connection ends, with the reason, if it was not us.
+    pub ended: JoinHandle<Result<()>>,
+}
+
+/// Opens a query connection within `connect_timeout`.
+pub async fn connect(settings: &Settings) -> Result<Control> {
+    let config = client_config(settings);
+    let opening = async {
+        match tls::client_config(&settings.tls)? {
+            None => {
+                let opened = config.connect(NoTls).await;
+                let (client, connection) = opened.map_err(|error| errors::connection(settings, error))?;
+                Ok(Control { client, ended: drive(settings, connection) })
+            }
+            Some(tls) => {
+                let opened = config.connect(MakeRustlsConnect::new(tls)).await;
+                let (client, connection) = opened.map_err(|error| errors::connection(settings, error))?;
+                Ok(Control { client, ended: drive(settings, connection) })
+            }
+        }
+    };
+    tokio::time::timeout(settings.connect_timeout, opening).await.unwrap_or_else(|_| {
+        let seconds = settings.connect_timeout.as_secs();
+        Err(Error::transient(format!("no answer from postgres at {} in {seconds} s", settings.place())))
+    })
+}
+
+fn drive<T>(settings: &Settings, connection: Connection<Socket, T>) -> JoinHandle<Result<()>>
+where
+    Connection<Socket, T>: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
+{
+    let what = format!("the connection to postgres at {} ended", settings.place());
+    tokio::spawn(async move { connection.await.map_err(|error| errors::query(what, error)) })
+}
+
+fn client_config(settings: &Settings) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    match &settings.host {
+        Host::Tcp(host) => config.host(host),
+        Host::Unix(directory) => config.host_path(directory),
+    };
+    config
+        .port(settings.port)
+        .user(&settings.user)
+        .dbname(&settings.database)
+        .application_name(settings.application_name())
+        .options(OPTIONS)
+        .connect_timeout(settings.connect_timeout)
+        .tcp_user_timeout(UNACKNOWLEDGED_MAX)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .keepalives_interval(KEEPALIVE_INTERVAL)
+        .keepalives_retries(KEEPALIVE_RETRIES)
+        .ssl_mode(match (settings.tls.mode, &settings.host) {
+            // No TLS over a local socket, as in libpq.
+            (SslMode::Disable, _) | (_, Host::Unix(_)) => Demand::Disable,
+            (SslMode::Prefer, _) => Demand::Prefer,
+            (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => Demand::Require,
+        });
+    if let Some(password) = &settings.password {
+        config.password(password.expose_secret());
+    }
+    config
+}

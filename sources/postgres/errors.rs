@@ -1,0 +1,146 @@
+//! What an answer of the server means for the connector, decided by its SQLSTATE. Start at `kind_of`.
+
+use std::error::Error as StdError;
+use std::io;
+
+use millrace_core::error::{Error, Kind};
+use tokio_postgres::error::DbError;
+
+use crate::config::Settings;
+
+/// The kind of an SQLSTATE. What is not listed is `Fatal`: an answer that nobody thought about must not
+/// be retried into a gap. Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+pub fn kind_of(sqlstate: &str) -> Kind {
+    match sqlstate {
+        // Passing states within classes that are not: lock not available, slot or object in use, read
+        // error, a standby that is asked to write.
+        "55P03" | "55006" | "58030" | "25006" => Kind::Transient,
+        // The database was dropped; all slots are taken.
+        "57P04" | "53400" => Kind::Config,
+        _ => match sqlstate.get(..2) {
+            // Connection, rolled back for serialisation or deadlock, out of resources, operator intervention.
+            Some("08" | "40" | "53" | "57") => Kind::Transient,
+            // Authorisation, unknown database or schema, syntax or access rule, not supported here.
+            Some("28" | "3D" | "3F" | "42" | "0A") => Kind::Config,
+            _ => Kind::Fatal,
+        },
+    }
+}
+
+/// A query failed. `what` says what it was for and on which object, in lower case.
+pub fn query(what: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(db) => answered(what, db),
+        None if error.is_closed() || cause::<io::Error>(&error).is_some() => {
+            Error::transient(what).source(error)
+        }
+        None => Error::fatal(what).source(error),
+    }
+}
+
+/// The connection could not be made, or ended.
+pub fn connection(settings: &Settings, error: tokio_postgres::Error) -> Error {
+    let what = format!("cannot connect to postgres at {}", settings.place());
+    match error.as_db_error() {
+        Some(db) => refused(settings, what, db),
+        None if bad_certificate(&error) => {
+            Error::config(what).source(error).hint("check sslmode, sslrootcert, sslcert and sslkey")
+        }
+        None if error.is_closed() || cause::<io::Error>(&error).is_some() => {
+            Error::transient(what).source(error)
+        }
+        // What is left was decided here and not on the way: no password, no TLS, an unknown mechanism.
+        None => Error::config(what).source(error).hint("check password and sslmode in [source.postgres]"),
+    }
+}
+
+/// The server's refusal at the door, with what to type.
+pub fn refused(settings: &Settings, what: String, db: &DbError) -> Error {
+    let Settings { user, database, .. } = settings;
+    let hint = match db.code().code() {
+        "28P01" => "check the user of url, and password, in [source.postgres]".to_owned(),
+        "28000" => format!(
+            "allow {user} in pg_hba.conf (for database {database} and for replication), or check the user of url"
+        ),
+        "3D000" => format!("check the database of url in [source.postgres], or: CREATE DATABASE {database}"),
+        "42501" => format!("GRANT CONNECT ON DATABASE {database} TO {user}"),
+        "53300" => "raise max_connections, or close connections that are not needed".to_owned(),
+        _ => return answered(what, db),
+    };
+    answered(what, db).hint(hint)
+}
+
+/// An error of the server under our own words, classified.
+pub fn answered(what: impl Into<String>, db: &DbError) -> Error {
+    let detail = db.detail().map(|detail| format!("; {detail}")).unwrap_or_default();
+    let cause = format!("{}{detail} (SQLSTATE {})", db.message(), db.code().code());
+    let error = Error::new(kind_of(db.code().code()), what).source(cause);
+    match db.hint() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// The first error of this type in the chain of causes, looking into what an I/O error wraps.
+fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// A handshake that will fail again until a file is changed.
+fn bad_certificate(error: &tokio_postgres::Error) -> bool {
+    matches!(
+        cause::<rustls::Error>(error),
+        Some(
+            rustls::Error::InvalidCertificate(_)
+                | rustls::Error::NoCertificatesPresented
+                | rustls::Error::UnsupportedNameType
+                | rustls::Error::InvalidCertRevocationList(_)
+                | rustls::Error::AlertReceived(_)
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listed_code_has_the_kind_that_says_what_to_do() {
+        for (kind, codes) in [
+            (
+                Kind::Config,
+                ["28P01", "28000", "3D000", "42501", "42704", "42P01", "0A000", "57P04", "53400"].as_slice(),
+            ),
+            (
+                Kind::Transient,
+                &[
+                    "57P01", "57P02", "57P03", "57014", "08006", "53300", "53100", "55006", "55P03", "40P01",
+                    "25006",
+                ],
+            ),
+            (Kind::Fatal, &["XX000", "XX001", "22P02", "58P01", "55000", "23505", "", "?", "é"]),
+        ] {
+            for code in codes {
+                assert_eq!(kind_of(code), kind, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_found_inside_an_io_error() {
+        let inner = rustls::Error::NoCertificatesPresented;
+        let outer = io::Error::new(io::ErrorKind::InvalidData, inner);
+        assert!(cause::<rustls::Error>(&outer).is_some());
+        assert!(cause::<rustls::Error>(&io::Error::other("reset")).is_none());
+    }
+}

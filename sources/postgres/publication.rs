@@ -1,0 +1,337 @@
+//! The publication: which tables the server sends. Start at `ensure`.
+
+use std::collections::BTreeSet;
+
+use millrace_core::error::{Error, Result};
+use serde::Deserialize;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::catalog::{self, Form, TableInfo};
+use crate::config::Settings;
+use crate::errors;
+use crate::server::ServerFacts;
+use crate::tables::{TableName, TablePattern, quoted};
+
+/// The first version with `FOR TABLES IN SCHEMA`.
+const SCHEMAS_VERSION: u32 = 150_000;
+
+/// A publication as the catalog knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Publication {
+    pub all_tables: bool,
+    /// Inserts, updates, deletes and truncates are all published.
+    pub all_operations: bool,
+    /// Changes of a partition are sent as changes of its root.
+    pub via_root: bool,
+    /// Oids of the tables that it lists.
+    pub tables: BTreeSet<u32>,
+    /// Names of the tables that it lists.
+    pub names: BTreeSet<TableName>,
+    pub schemas: BTreeSet<String>,
+}
+
+/// The publication of this name, if there is one.
+pub async fn read(client: &Client, name: &str, facts: &ServerFacts) -> Result<Option<Publication>> {
+    let schemas = if facts.version >= SCHEMAS_VERSION {
+        "SELECT json_agg(n.nspname) FROM pg_publication_namespace s \
+         JOIN pg_namespace n ON n.oid = s.pnnspid WHERE s.pnpubid = p.oid"
+    } else {
+        "SELECT NULL::json"
+    };
+    let sql = format!(
+        "SELECT json_build_object(
+           'all_tables', p.puballtables, 'via_root', p.pubviaroot,
+           'all_operations', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate,
+           'tables', (SELECT coalesce(json_agg(r.prrelid::bigint), '[]')
+             FROM pg_publication_rel r WHERE r.prpubid = p.oid),
+           'names', (SELECT coalesce(json_agg(json_build_object('schema', n.nspname, 'table', c.relname)), '[]')
+             FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.prpubid = p.oid),
+           'schemas', coalesce(({schemas}), '[]'))::text
+         FROM pg_publication p WHERE p.pubname = $1"
+    );
+    let what = || format!("cannot read publication {name}");
+    let row = client.query_opt(&sql, &[&name]).await.map_err(|error| errors::query(what(), error))?;
+    let Some(row) = row else { return Ok(None) };
+    let text: String = row.try_get(0).map_err(|error| errors::query(what(), error))?;
+    serde_json::from_str(&text).map(Some).map_err(|error| Error::fatal(what()).source(error))
+}
+
+/// The tables of the file that are there, and what of it is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub tables: Vec<TableInfo>,
+    /// Entries that mean no table.
+    pub missing: Vec<TablePattern>,
+}
+
+/// Looks up what the file asks for.
+pub async fn wanted(client: &Client, settings: &Settings) -> Result<Wanted> {
+    let tables = catalog::tables_by_pattern(client, &settings.tables).await?;
+    let is_missing =
+        |pattern: &&TablePattern| !tables.iter().any(|table| pattern.matches(&table.schema, &table.table));
+    let missing = settings.tables.iter().filter(is_missing).cloned().collect();
+    Ok(Wanted { tables, missing })
+}
+
+/// What has to be typed so that the server sends what the file asks for. Pure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing: it fits, or sends more, which is filtered here.
+    Keep,
+    /// Statements, run together or not at all.
+    Run(Vec<String>),
+}
+
+/// Compares a publication with the tables that are wanted. With `in_step`, tables that it lists and nobody
+/// wants leave it too; without, they are filtered here.
+pub fn plan(name: &str, found: Option<&Publication>, wanted: &[TableInfo], in_step: bool) -> Plan {
+    // A root's own changes do not exist: they are its parts', and come under its name only on request.
+    let via_root = wanted.iter().any(|table| table.form == Form::Partitioned);
+    let name = quoted(name);
+    let list =
+        |tables: &[&TableInfo]| tables.iter().map(|table| table.name().sql()).collect::<Vec<_>>().join(", ");
+    let mut statements = Vec::new();
+    match found {
+        None => {
+            let tables: Vec<_> = wanted.iter().collect();
+            let with = format!("WITH (publish_via_partition_root = {via_root})");
+            statements.push(format!("CREATE PUBLICATION {name} FOR TABLE {} {with}", list(&tables)));
+        }
+        Some(found) => {
+            if !found.all_operations {
+                statements.push(format!(
+                    "ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')"
+                ));
+            }
+            if found.via_root != via_root && (via_root || hides_a_part(found, wanted)) {
+                statements
+                    .push(format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = {via_root})"));
+            }
+            let added: Vec<_> = wanted.iter().filter(|table| !found.sends(table)).collect();
+            if !added.is_empty() {
+                statements.push(format!("ALTER PUBLICATION {name} ADD TABLE {}", list(&added)));
+            }
+            let asked: BTreeSet<_> = wanted.iter().map(TableInfo::name).collect();
+            let extra: Vec<_> = found.names.difference(&asked).map(TableName::sql).collect();
+            if in_step && !extra.is_empty() {
+                statements.push(format!("ALTER PUBLICATION {name} DROP TABLE {}", extra.join(", ")));
+            }
+        }
+    }
+    if statements.is_empty() { Plan::Keep } else { Plan::Run(statements) }
+}
+
+/// With `publish_via_partition_root`, a part is sent under its root's name if the root is published too.
+fn hides_a_part(found: &Publication, wanted: &[TableInfo]) -> bool {
+    wanted.iter().any(|table| table.root.is_some_and(|root| found.all_tables || found.tables.contains(&root)))
+}
+
+impl Publication {
+    /// Whether the server sends this table's changes.
+    pub fn sends(&self, table: &TableInfo) -> bool {
+        self.all_tables || self.tables.contains(&table.oid) || self.schemas.contains(&table.schema)
+    }
+}
+
+/// Makes the publication, or brings it in step with the file, where that is allowed; where it is not, an
+/// error says what to type. Gives the tables as they are now.
+pub async fn ensure(client: &Client, settings: &Settings, facts: &ServerFacts) -> Result<Vec<TableInfo>> {
+    let name = &settings.publication;
+    let Wanted { tables, missing } = wanted(client, settings).await?;
+    if !missing.is_empty() {
+        return Err(absent(&missing, settings));
+    }
+    for table in &tables {
+        replicable(table)?;
+    }
+    let found = read(client, name, facts).await?;
+    let Plan::Run(statements) = plan(name, found.as_ref(), &tables, settings.create_publication) else {
+        return Ok(tables);
+    };
+    let typed = format!("{};", statements.join("; "));
+    if !settings.create_publication {
+        let lack = if found.is_some() { "does not send what is asked for" } else { "does not exist" };
+        return Err(
+            Error::config(format!("publication {name} {lack}, and create_publication is false")).hint(typed)
+        );
+    }
+    if facts.in_recovery {
+        return Err(Error::config(format!(
+            "publication {name} must be changed, and a standby cannot do that"
+        ))
+        .hint(format!("on the primary: {typed}")));
+    }
+    let added = |table: &&TableInfo| found.as_ref().is_none_or(|found| !found.sends(table));
+    for table in tables.iter().filter(added) {
+        identified(table, name)?;
+    }
+    // One message of several statements is one transaction.
+    client.batch_execute(&typed).await.map_err(|error| match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            errors::query(format!("role {} may not change publication {name}", settings.user), error)
+                .hint(format!("as the owner of the tables: {typed}"))
+        }
+        // Seen otherwise a moment ago: a migration or another instance. Look again.
+        Some(&(SqlState::DUPLICATE_OBJECT | SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_OBJECT)) => {
+            Error::transient(format!("publication {name} or its tables changed just now")).source(error)
+        }
+        _ => errors::query(format!("cannot change publication {name}"), error).hint(typed.clone()),
+    })?;
+    Ok(tables)
+}
+
+/// Passes by: migrations often run as a job of their own.
+fn absent(missing: &[TablePattern], settings: &Settings) -> Error {
+    let names = missing.iter().map(TablePattern::to_string).collect::<Vec<_>>().join(", ");
+    let verb = if missing.len() == 1 { "does" } else { "do" };
+    Error::transient(format!("{names} {verb} not exist in database {}", settings.database))
+        .hint("create what is missing, or correct tables in [source.postgres]")
+}
+
+/// Views, foreign tables and unlogged tables have no changes in the log.
+pub fn replicable(table: &TableInfo) -> Result<()> {
+    let name = table.name();
+    if table.form == Form::Other {
+        return Err(Error::config(format!("{name} is not a table"))
+            .hint("list tables only, and in place of a view the tables that it reads"));
+    }
+    if !table.is_logged {
+        return Err(Error::config(format!(
+            "table {name} is unlogged or temporary: its changes are not in the log"
+        ))
+        .hint(format!("ALTER TABLE {} SET LOGGED;", name.sql())));
+    }
+    Ok(())
+}
+
+/// Publishing a table without an identity would break the application: its updates would be refused.
+pub fn identified(table: &TableInfo, publication: &str) -> Result<()> {
+    if table.has_identity() {
+        return Ok(());
+    }
+    let name = table.name();
+    let (sql, publication) = (name.sql(), quoted(publication));
+    Err(Error::config(format!(
+        "table {name} has neither a primary key nor a replica identity: once it is published, the server refuses \
+         every UPDATE and DELETE on it"
+    ))
+    .hint(format!(
+        "ALTER TABLE {sql} REPLICA IDENTITY FULL; or, if rows are only ever inserted, publish it yourself: \
+         CREATE PUBLICATION {publication} FOR TABLE {sql}; (ALTER PUBLICATION {publication} ADD TABLE {sql}; if it \
+         is there already)"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Identity;
+
+    fn table(oid: u32, name: &str) -> TableInfo {
+        TableInfo {
+            oid,
+            schema: "public".into(),
+            table: name.into(),
+            form: Form::Table,
+            is_logged: true,
+            identity: Identity::Full,
+            root: None,
+            columns: vec![],
+            indexes: vec![],
+        }
+    }
+
+    fn publication(tables: &[(u32, &str)]) -> Publication {
+        Publication {
+            all_tables: false,
+            all_operations: true,
+            via_root: false,
+            tables: tables.iter().map(|(oid, _)| *oid).collect(),
+            names: tables.iter().map(|(_, name)| TableName::new("public", *name)).collect(),
+            schemas: BTreeSet::new(),
+        }
+    }
+
+    fn run(statements: &[&str]) -> Plan {
+        Plan::Run(statements.iter().map(|statement| (*statement).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_missing_publication_is_made_for_the_wanted_tables() {
+        assert_eq!(
+            plan("p", None, &[table(1, "a"), table(2, "B\"b")], true),
+            run(&["CREATE PUBLICATION \"p\" FOR TABLE \"public\".\"a\", \"public\".\"B\"\"b\" \
+                   WITH (publish_via_partition_root = false)"])
+        );
+    }
+
+    #[test]
+    fn a_publication_that_fits_is_left_alone() {
+        let found = publication(&[(1, "a")]);
+        assert_eq!(plan("p", Some(&found), &[table(1, "a")], true), Plan::Keep);
+        let all = Publication { all_tables: true, ..publication(&[]) };
+        assert_eq!(plan("p", Some(&all), &[table(1, "a")], true), Plan::Keep);
+        let schema = Publication { schemas: ["public".to_owned()].into(), ..publication(&[]) };
+        assert_eq!(plan("p", Some(&schema), &[table(1, "a")], true), Plan::Keep);
+    }
+
+    #[test]
+    fn tables_join_and_leave_with_the_file() {
+        let found = publication(&[(1, "a"), (2, "b")]);
+        let wanted = [table(1, "a"), table(3, "c")];
+        let add = "ALTER PUBLICATION \"p\" ADD TABLE \"public\".\"c\"";
+        assert_eq!(
+            plan("p", Some(&found), &wanted, true),
+            run(&[add, "ALTER PUBLICATION \"p\" DROP TABLE \"public\".\"b\""])
+        );
+        assert_eq!(plan("p", Some(&found), &wanted, false), run(&[add]));
+    }
+
+    #[test]
+    fn operations_that_are_not_published_are_never_silently_missing() {
+        let found = Publication { all_operations: false, ..publication(&[(1, "a")]) };
+        assert_eq!(
+            plan("p", Some(&found), &[table(1, "a")], true),
+            run(&["ALTER PUBLICATION \"p\" SET (publish = 'insert, update, delete, truncate')"])
+        );
+    }
+
+    #[test]
+    fn a_root_is_sent_under_its_own_name() {
+        let root = TableInfo { form: Form::Partitioned, ..table(1, "root") };
+        let all = Publication { all_tables: true, ..publication(&[]) };
+        let set = "ALTER PUBLICATION \"p\" SET (publish_via_partition_root = true)";
+        assert_eq!(plan("p", Some(&all), std::slice::from_ref(&root), true), run(&[set]));
+        let Plan::Run(statements) = plan("p", None, &[root], true) else { panic!() };
+        assert!(statements[0].ends_with("WITH (publish_via_partition_root = true)"), "{statements:?}");
+    }
+
+    #[test]
+    fn a_part_is_not_hidden_behind_its_root() {
+        let part = TableInfo { root: Some(1), ..table(2, "part") };
+        let all = Publication { all_tables: true, via_root: true, ..publication(&[]) };
+        let set = "ALTER PUBLICATION \"p\" SET (publish_via_partition_root = false)";
+        assert_eq!(plan("p", Some(&all), std::slice::from_ref(&part), true), run(&[set]));
+        let only_part = Publication { via_root: true, ..publication(&[(2, "part")]) };
+        assert_eq!(plan("p", Some(&only_part), &[part], true), Plan::Keep);
+    }
+
+    #[test]
+    fn a_table_that_would_break_the_application_is_not_published() {
+        let bare = TableInfo { identity: Identity::Default, ..table(1, "log") };
+        let error = identified(&bare, "p").unwrap_err();
+        assert!(
+            error.hint_text().unwrap().starts_with("ALTER TABLE \"public\".\"log\" REPLICA IDENTITY FULL;")
+        );
+        identified(&table(1, "a"), "p").unwrap();
+    }
+
+    #[test]
+    fn what_has_no_changes_in_the_log_is_refused() {
+        assert!(replicable(&TableInfo { form: Form::Other, ..table(1, "view") }).is_err());
+        let error = replicable(&TableInfo { is_logged: false, ..table(1, "cache") }).unwrap_err();
+        assert_eq!(error.hint_text(), Some("ALTER TABLE \"public\".\"cache\" SET LOGGED;"));
+    }
+}
