@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 /// librdkafka's jitter is a fifth, so a commit that took longer than four fifths of this may hide a retry.
-pub const RETRY_BACKOFF: Duration = Duration::from_millis(500);
+pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(500);
 
 /// The table as it stands in the file.
 #[derive(Clone, Debug, Default, Deserialize)]

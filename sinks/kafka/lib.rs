@@ -1,10 +1,26 @@
 //! Kafka as a sink: data and position in one Kafka transaction.
+//!
+//! Start at `KafkaSink::open` (module `opening`: shut out, claim, read the position), then at
+//! `transaction::Session`, which one opening gives and the first trouble ends. `topics` and `registry` answer
+//! what the encoder asks before it encodes; `errors` says what a code means.
 
+mod admin;
+mod check;
+mod closing;
 pub mod config;
+mod errors;
+mod native;
+mod opening;
+mod position;
+mod producer;
 pub mod registry;
+mod topics;
+mod transaction;
 mod waiting;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use millrace_core::batch::EncodedBatch;
 use millrace_core::error::{Error, Result};
@@ -12,40 +28,197 @@ use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
 use millrace_core::sink::{Sink, Targets, Topic};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 pub use config::{Raw, Settings};
 
+use admin::Presence;
+use opening::{Doubt, Opening};
+use position::Keys;
+use registry::Registry;
+use topics::Topics;
+use transaction::{Session, Stop};
+
+/// An orderly end, commits and threads together.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Old producers are shut out by the epoch of the new ones, so this wait only keeps memory small.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
 pub struct KafkaSink {
-    targets: KafkaTargets,
+    session: Option<Session>,
+    /// Why the last session ended, until somebody was told.
+    stopped: Option<Stop>,
+    opening: Opening,
+    registry: Option<Arc<Registry>>,
+    /// Threads of producers that were dropped and may still be at work.
+    leaving: Vec<oneshot::Receiver<()>>,
+    /// The next opening follows an abort or a doubtful commit.
+    recycle: bool,
 }
 
 impl KafkaSink {
-    /// `instance` is drawn once per process and connector; `topic_prefix` names the position's key.
+    /// `topic_prefix` names the position's key; `instance` is drawn once per process and connector.
     pub fn new(
-        _settings: Settings,
+        settings: Settings,
         registry: Option<registry::Settings>,
-        _topic_prefix: &str,
-        _instance: String,
+        topic_prefix: &str,
+        instance: String,
         progress: Arc<Progress>,
     ) -> Result<Self> {
-        let registry = registry.map(|r| registry::Registry::new(r, progress)).transpose()?.map(Arc::new);
-        Ok(Self { targets: KafkaTargets { registry } })
+        let settings = Arc::new(settings);
+        let registry = match registry {
+            Some(registry) => Some(Arc::new(Registry::new(registry, progress.clone())?)),
+            None => None,
+        };
+        let opening = Opening {
+            keys: Keys::new(&settings.connector, topic_prefix),
+            topics: Arc::new(Topics::new(settings.clone(), progress.clone())),
+            settings,
+            progress,
+            instance,
+            doubt: Doubt::default(),
+            claimed: false,
+        };
+        Ok(Self { session: None, stopped: None, opening, registry, leaving: Vec::new(), recycle: false })
+    }
+
+    /// The session is over; its producers abort what is open and end, on their own threads.
+    fn end_session(&mut self, doubtful: bool) {
+        let Some(mut session) = self.session.take() else { return };
+        let limit = self.opening.settings.limits.timeout / 4;
+        self.opening.doubt.session_over(session.clean, doubtful, limit);
+        self.leaving.extend(session.producers.iter_mut().filter_map(|producer| producer.ended()));
+    }
+
+    /// The error for whoever asked, once the reason of the stop is known. Cancel-safe: what is not yet told
+    /// is kept.
+    async fn tell(&mut self) -> Error {
+        let fenced = match &self.stopped {
+            Some(stop) if stop.is_fenced() => Some(self.opening.taken_over().await),
+            Some(_) => None,
+            None => return Error::transient("the sink is not open").hint("it is opened anew"),
+        };
+        match (self.stopped.take(), fenced.flatten()) {
+            (_, Some(fenced)) => fenced,
+            (Some(stop), None) => stop.into_error(),
+            (None, None) => Error::transient("the sink is not open"),
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        self.recycle |= !matches!(stop, Stop::Error(_));
+        self.end_session(stop.is_doubtful());
+        self.stopped = Some(stop);
+    }
+
+    /// Waits until the threads of former producers are gone, at most until then.
+    async fn leave(&mut self, deadline: Instant) {
+        for ended in self.leaving.drain(..) {
+            // Either it ends, or the process goes on without waiting for it.
+            let _ = timeout_at(deadline, ended).await;
+        }
     }
 }
 
-/// The position that the sink holds, read without shutting anybody out.
-pub async fn read_position(_settings: &Settings, _topic_prefix: &str) -> Result<Option<Position>> {
-    Err(Error::fatal("not built"))
+impl Sink for KafkaSink {
+    type Targets = KafkaTargets;
+
+    async fn check(&self) -> Result<Report> {
+        let Opening { settings, topics, .. } = &self.opening;
+        Ok(check::check(settings, topics, self.registry.as_deref()).await)
+    }
+
+    async fn open(&mut self) -> Result<Option<Position>> {
+        self.end_session(false);
+        self.stopped = None;
+        self.leave(Instant::now() + LEAVE_WITHIN).await;
+        if std::mem::take(&mut self.recycle) {
+            self.opening.progress.recycles.fetch_add(1, Ordering::Relaxed);
+        }
+        match self.opening.open().await {
+            Ok((session, position)) => {
+                self.session = Some(session);
+                Ok(position)
+            }
+            Err(stop) => {
+                self.stop(stop);
+                Err(self.tell().await)
+            }
+        }
+    }
+
+    fn targets(&self) -> KafkaTargets {
+        KafkaTargets { topics: self.opening.topics.clone(), registry: self.registry.clone() }
+    }
+
+    async fn send(&mut self, batch: &EncodedBatch) -> Result<()> {
+        if let Some(session) = &mut self.session {
+            match session.send(batch).await {
+                Ok(()) => return Ok(()),
+                Err(stop) => self.stop(stop),
+            }
+        }
+        Err(self.tell().await)
+    }
+
+    async fn settled(&mut self) -> Result<Position> {
+        if let Some(session) = &mut self.session {
+            match session.settled().await {
+                Ok(position) => return Ok(position),
+                Err(stop) => self.stop(stop),
+            }
+        }
+        Err(self.tell().await)
+    }
+
+    async fn idle(&mut self) -> Result<()> {
+        if let Some(session) = &mut self.session {
+            match session.idle().await {
+                Ok(()) => return Ok(()),
+                Err(stop) => self.stop(stop),
+            }
+        }
+        Err(self.tell().await)
+    }
+
+    async fn close(&mut self) -> Result<Option<Position>> {
+        let deadline = Instant::now() + CLOSE_WITHIN;
+        let mut newest = None;
+        if let Some(session) = &mut self.session {
+            let finished = timeout_at(deadline - LEAVE_WITHIN, session.finish()).await;
+            newest.clone_from(&session.newest);
+            match finished {
+                Ok(Ok(())) => self.end_session(false),
+                Ok(Err(stop)) => self.stop(stop),
+                Err(_) => self.stop(Stop::Error(
+                    Error::transient(format!(
+                        "kafka at {} did not take the last commit in time",
+                        self.opening.settings.brokers()
+                    ))
+                    .hint("nothing is lost: the next start reads the position and goes on from there"),
+                )),
+            }
+        }
+        self.leave(deadline).await;
+        match self.stopped.take() {
+            Some(stop) if !stop.is_doubtful() => Err(stop.into_error()),
+            // A doubtful commit is a commit, and its producers are gone.
+            _ => Ok(newest),
+        }
+    }
 }
 
+/// Handed to the encoder; usable while the sink is busy.
 #[derive(Clone)]
 pub struct KafkaTargets {
-    registry: Option<Arc<registry::Registry>>,
+    topics: Arc<Topics>,
+    registry: Option<Arc<Registry>>,
 }
 
 impl Targets for KafkaTargets {
-    async fn topic(&self, _name: &str) -> Result<Topic> {
-        Err(Error::fatal("not built"))
+    async fn topic(&self, name: &str) -> Result<Topic> {
+        self.topics.ensure(name).await
     }
 
     async fn schema(&self, subject: &str, schema: &str) -> Result<u32> {
@@ -57,28 +230,13 @@ impl Targets for KafkaTargets {
     }
 }
 
-impl Sink for KafkaSink {
-    type Targets = KafkaTargets;
-
-    async fn check(&self) -> Result<Report> {
-        Err(Error::fatal("not built"))
+/// The position that the sink holds, read without shutting anybody out.
+pub async fn read_position(settings: &Settings, topic_prefix: &str) -> Result<Option<Position>> {
+    let settings = Arc::new(settings.clone());
+    let keys = Keys::new(&settings.connector, topic_prefix);
+    let topics = Topics::new(settings.clone(), Arc::default());
+    if topics.admin.presence(&settings.position_topic).await? == Presence::Missing {
+        return Ok(None);
     }
-    async fn open(&mut self) -> Result<Option<Position>> {
-        Err(Error::fatal("not built"))
-    }
-    fn targets(&self) -> KafkaTargets {
-        self.targets.clone()
-    }
-    async fn send(&mut self, _batch: &EncodedBatch) -> Result<()> {
-        Err(Error::fatal("not built"))
-    }
-    async fn settled(&mut self) -> Result<Position> {
-        Err(Error::fatal("not built"))
-    }
-    async fn idle(&mut self) -> Result<()> {
-        Err(Error::fatal("not built"))
-    }
-    async fn close(&mut self) -> Result<Option<Position>> {
-        Err(Error::fatal("not built"))
-    }
+    opening::blocking(move || position::read(&settings, &keys)).await.map(|found| found.position)
 }

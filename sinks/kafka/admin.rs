@@ -1,0 +1,221 @@
+//! Questions and orders to the cluster outside of any transaction: metadata, topics, their configuration.
+//!
+//! One client of the wrapper, made when first needed. Every call is bounded and off the async runtime.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use millrace_core::error::{Error, Result};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::{FromClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+
+use crate::config::Settings;
+use crate::errors::{self, Class, Code, Failure};
+use crate::native;
+
+/// One question. Short, because the asker shows that it waits and asks again.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+type Client = AdminClient<DefaultClientContext>;
+
+/// What the cluster says about a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Missing,
+    /// Made, but not every partition has a leader yet.
+    Coming,
+    Ready {
+        partitions: u32,
+        replication: u32,
+    },
+}
+
+pub struct Admin {
+    settings: Arc<Settings>,
+    client: Mutex<Option<Arc<Client>>>,
+}
+
+impl Admin {
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, client: Mutex::default() }
+    }
+
+    /// Never asks the broker to make the topic.
+    pub async fn presence(&self, topic: &str) -> Result<Presence> {
+        let name = topic.to_owned();
+        let metadata =
+            self.blocking(move |client| client.inner().fetch_metadata(Some(&name), TIMEOUT)).await?;
+        let about = || format!("cannot describe topic {topic} on kafka at {}", self.settings.brokers());
+        let metadata = metadata.map_err(|error| self.error(about(), &error))?;
+        let Some(found) = metadata.topics().first() else { return Ok(Presence::Missing) };
+        match found.error().map(|code| Code(code as i32)) {
+            None => (),
+            // UNKNOWN_TOPIC_OR_PART, and librdkafka's own words for it
+            Some(Code(3 | -188)) => return Ok(Presence::Missing),
+            // LEADER_NOT_AVAILABLE
+            Some(Code(5)) => return Ok(Presence::Coming),
+            Some(code) => return Err(refused(about(), code)),
+        }
+        let partitions = found.partitions();
+        if partitions.is_empty() || partitions.iter().any(|partition| partition.leader() < 0) {
+            return Ok(Presence::Coming);
+        }
+        Ok(Presence::Ready {
+            partitions: u32::try_from(partitions.len()).unwrap_or(u32::MAX),
+            replication: partitions
+                .first()
+                .map_or(0, |partition| u32::try_from(partition.replicas().len()).unwrap_or(u32::MAX)),
+        })
+    }
+
+    /// Names of all topics that we may see, and the id of a broker.
+    pub async fn cluster(&self) -> Result<(Vec<String>, i32)> {
+        let metadata = self.blocking(|client| client.inner().fetch_metadata(None, TIMEOUT)).await?;
+        let about = || format!("cannot reach kafka at {}", self.settings.brokers());
+        let metadata = metadata.map_err(|error| self.error(about(), &error))?;
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned()).collect();
+        Ok((names, metadata.orig_broker_id()))
+    }
+
+    /// `None` leaves a number to the broker. A topic that is there already is fine.
+    pub async fn create(
+        &self,
+        topic: &str,
+        partitions: Option<u32>,
+        replication: Option<u32>,
+        config: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let about = || format!("cannot create topic {topic} on kafka at {}", self.settings.brokers());
+        let number = |n: Option<u32>| n.map_or(-1, |n| i32::try_from(n).unwrap_or(i32::MAX));
+        let mut new = NewTopic::new(topic, number(partitions), TopicReplication::Fixed(number(replication)));
+        for (key, value) in config {
+            new = new.set(key, value);
+        }
+        let client = self.client().await?;
+        let created = client.create_topics([&new], &options()).await;
+        let created = created.map_err(|error| self.error(about(), &error))?;
+        match created.into_iter().next() {
+            Some(Err((_, rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists))) | Some(Ok(_)) | None => {
+                Ok(())
+            }
+            Some(Err((_, code))) => Err(refused(about(), Code(code as i32))),
+        }
+    }
+
+    /// The configuration of a topic, or `None` where we may not see it.
+    pub async fn topic_config(&self, topic: &str) -> Result<Option<BTreeMap<String, String>>> {
+        self.config(ResourceSpecifier::Topic(topic), topic).await
+    }
+
+    pub async fn broker_config(&self, id: i32) -> Result<Option<BTreeMap<String, String>>> {
+        self.config(ResourceSpecifier::Broker(id), &format!("broker {id}")).await
+    }
+
+    async fn config(
+        &self,
+        what: ResourceSpecifier<'_>,
+        name: &str,
+    ) -> Result<Option<BTreeMap<String, String>>> {
+        let about =
+            || format!("cannot read the configuration of {name} on kafka at {}", self.settings.brokers());
+        let client = self.client().await?;
+        let described = client.describe_configs([&what], &options()).await;
+        let described = described.map_err(|error| self.error(about(), &error))?;
+        match described.into_iter().next() {
+            Some(Ok(resource)) => Ok(Some(
+                resource
+                    .entries
+                    .into_iter()
+                    .filter_map(|entry| entry.value.map(|value| (entry.name, value)))
+                    .collect(),
+            )),
+            Some(Err(code)) if errors::class(Code(code as i32)) == Class::Authorisation => Ok(None),
+            Some(Err(code)) => Err(errors::error(about(), plain(Code(code as i32)))),
+            None => Ok(None),
+        }
+    }
+
+    async fn client(&self) -> Result<Arc<Client>> {
+        self.blocking(|client| client.clone()).await
+    }
+
+    /// Runs a call of the client where it may block. The calls bound themselves by `TIMEOUT`.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Arc<Client>) -> T + Send + 'static,
+    ) -> Result<T> {
+        let made = self.made().clone();
+        let settings = self.settings.clone();
+        let run = move || -> Result<(Arc<Client>, T)> {
+            let client = match made {
+                Some(client) => client,
+                None => Arc::new(make(&settings)?),
+            };
+            let outcome = call(&client);
+            Ok((client, outcome))
+        };
+        let (client, outcome) = tokio::task::spawn_blocking(run)
+            .await
+            .map_err(|error| Error::transient("a call to kafka did not finish").source(error))??;
+        *self.made() = Some(client);
+        Ok(outcome)
+    }
+
+    fn made(&self) -> MutexGuard<'_, Option<Arc<Client>>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A timeout alone says nothing; what the connections logged last does.
+    fn error(&self, about: String, error: &KafkaError) -> Error {
+        let trouble = self.made().as_ref().and_then(|client| native::drain_log(client.inner()));
+        let code = error.rdkafka_error_code().map_or(-1, |code| code as i32);
+        let text = match trouble {
+            Some(trouble) => format!("{error}: {trouble}"),
+            None => error.to_string(),
+        };
+        errors::error(about, Failure { code: Code(code), text, retriable: false })
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        let Some(client) = self.made().take() else { return };
+        // The client joins its threads when it goes, which an async thread must not wait for.
+        let spawned = thread::Builder::new().name("kafka-admin-end".to_owned()).spawn(move || drop(client));
+        if spawned.is_err() {
+            tracing::debug!("no thread to end the admin client on");
+        }
+    }
+}
+
+fn make(settings: &Settings) -> Result<Client> {
+    let mut config = settings.client_config();
+    config.set_log_level(RDKafkaLogLevel::Error);
+    Client::from_config(&config).map_err(|error| {
+        Error::config("librdkafka refuses the settings of the sink").source(error).hint(
+            "correct [sink.kafka]; files named in it must be readable, and SASL and TLS keys must fit together",
+        )
+    })
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
+}
+
+fn plain(code: Code) -> Failure {
+    Failure { code, text: native::describe(code), retriable: false }
+}
+
+/// The cluster's own answer: a missing right is the user's to give, here, before anything was begun.
+fn refused(about: String, code: Code) -> Error {
+    if errors::class(code) == Class::Authorisation {
+        return Error::config(about).source(plain(code)).hint(
+            "give this user the rights Describe, Write and Create on the topic, or create the topic beforehand",
+        );
+    }
+    errors::error(about, plain(code))
+}

@@ -1,0 +1,219 @@
+//! Opening: shuts out any predecessor, then reads the position. The order is the correctness.
+//!
+//! Start at `open`. Both producers are initialised before either claims, both claims are committed before the
+//! position is read, and every later initialisation, for whatever reason, is this whole procedure again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use millrace_core::error::{Error, Result};
+use millrace_core::position::Position;
+use millrace_core::progress::{Progress, now_us};
+
+use crate::config::{RETRY_BACKOFF, Settings};
+use crate::native::Topic;
+use crate::position::{self, Claim, Found, Keys};
+use crate::producer::Producer;
+use crate::topics::Topics;
+use crate::transaction::{Session, Stop};
+
+/// Doubtful commits in a row after which the backoff, and with it the threshold of doubt, is doubled.
+const DOUBTS_IN_A_ROW: u32 = 3;
+/// Commits without doubt after which the next opening begins with the shortest backoff again.
+const CLEAN_STRETCH: u32 = 1_000;
+
+/// How slow a commit may be before it is in doubt. It grows where the brokers are that slow all the time:
+/// a threshold that every commit passes would open the producers anew for ever.
+#[derive(Debug)]
+pub struct Doubt {
+    pub backoff: Duration,
+    in_a_row: u32,
+}
+
+impl Default for Doubt {
+    fn default() -> Self {
+        Self { backoff: RETRY_BACKOFF, in_a_row: 0 }
+    }
+}
+
+impl Doubt {
+    /// A session is over after `clean` commits without doubt.
+    pub fn session_over(&mut self, clean: u32, doubtful: bool, limit: Duration) {
+        if clean > 0 {
+            self.in_a_row = 0;
+        }
+        if clean >= CLEAN_STRETCH {
+            self.backoff = RETRY_BACKOFF;
+        }
+        if doubtful {
+            self.in_a_row += 1;
+            if self.in_a_row >= DOUBTS_IN_A_ROW {
+                self.longer(limit);
+            }
+        }
+    }
+
+    pub fn claim_doubtful(&mut self, limit: Duration) {
+        self.longer(limit);
+    }
+
+    fn longer(&mut self, limit: Duration) {
+        self.in_a_row = 0;
+        self.backoff = (self.backoff * 2).min(limit).max(RETRY_BACKOFF);
+        let backoff_ms = self.backoff.as_millis();
+        tracing::warn!(backoff_ms, "commits are slow: the retry backoff of the new producers is longer");
+    }
+}
+
+/// What stays the same over every opening.
+pub struct Opening {
+    pub settings: Arc<Settings>,
+    pub keys: Keys,
+    pub topics: Arc<Topics>,
+    pub progress: Arc<Progress>,
+    /// Drawn once per process and connector: with a new one at each opening nobody would stay active.
+    pub instance: String,
+    pub doubt: Doubt,
+    /// A claim of ours was committed, in this opening or an earlier one.
+    pub claimed: bool,
+}
+
+impl Opening {
+    pub async fn open(&mut self) -> Result<(Session, Option<Position>), Stop> {
+        self.topics.ensure_position_topic().await?;
+        let sizes = self.topics.sizes();
+        let producer = |nth| Producer::new(&self.settings, nth, self.doubt.backoff, sizes);
+        let producers = [producer(0)?, producer(1)?];
+        for producer in &producers {
+            let what = || format!("cannot initialise transactional id {}", producer.id());
+            producer.init().await.map_err(|trouble| Stop::Trouble { what: what(), trouble })?;
+        }
+        let [first, second] = &producers;
+        let name = &self.settings.position_topic;
+        let position_topic = [first.topic(name)?, second.topic(name)?];
+        for (producer, topic) in producers.iter().zip(&position_topic) {
+            self.claim(producer, topic).await?;
+        }
+        let found = self.read().await?;
+        self.topics.reopened(found.partitions);
+        let mut session = Session::new(
+            producers,
+            position_topic,
+            self.settings.clone(),
+            self.topics.clone(),
+            self.keys.clone(),
+            self.progress.clone(),
+            sizes,
+        );
+        session.newest.clone_from(&found.position);
+        Ok((session, found.position))
+    }
+
+    /// Commits who is at work, without a position: it is not known yet, and one from memory would override
+    /// a newer one.
+    async fn claim(&mut self, producer: &Producer, topic: &Topic) -> Result<(), Stop> {
+        let what = || format!("cannot commit the claim of {}", producer.id());
+        let trouble = |trouble| Stop::Trouble { what: what(), trouble };
+        producer.began(&mut producer.begin()).await.map_err(trouble)?;
+        let claim =
+            Claim { instance: self.instance.clone(), id: producer.id().to_owned(), time_ms: now_us() / 1000 };
+        let (key, value) = (self.keys.claim.as_bytes(), position::claim_value(&claim));
+        let produced =
+            topic.produce(position::STREAM, Some(key), Some(value.as_bytes()), std::iter::empty(), 0);
+        // A code here is told again, with its cause, by the commit that then fails.
+        if let Err(code) = produced {
+            tracing::debug!(code = code.0, "the claim was not taken");
+        }
+        let committed = producer.committed(&mut producer.commit(None).done).await.map_err(trouble)?;
+        self.claimed = true;
+        if committed.doubtful {
+            self.doubt.claim_doubtful(self.settings.limits.timeout / 4);
+            self.progress.doubtful_commits.fetch_add(1, Ordering::Relaxed);
+            return Err(Stop::Doubtful { id: producer.id().to_owned(), committed });
+        }
+        Ok(())
+    }
+
+    async fn read(&self) -> Result<Found> {
+        let (settings, keys) = (self.settings.clone(), self.keys.clone());
+        blocking(move || position::read(&settings, &keys)).await
+    }
+
+    /// After librdkafka said fenced, which means two things: another instance took over, or the broker ended
+    /// our own transaction. The claims tell them apart. `None` is the second: open again.
+    pub async fn taken_over(&self) -> Option<Error> {
+        if !self.claimed {
+            return None;
+        }
+        let (settings, keys) = (self.settings.clone(), self.keys.clone());
+        let newest = blocking(move || position::read_claim(&settings, &keys)).await;
+        let claim = newest
+            .inspect_err(|error| tracing::debug!(%error, "cannot read the claims after being fenced"))
+            .ok()
+            .flatten()
+            // Ours was committed, so a stranger's that is newest lies after it.
+            .filter(|claim| claim.instance != self.instance)?;
+        let ago_s = (now_us() / 1000 - claim.time_ms) / 1000;
+        let error = Error::fenced(format!(
+            "another instance took over connector {}: {}, {ago_s} s ago",
+            self.settings.connector, claim.instance
+        ));
+        Some(error.hint("stop one of the two, or give them different names; the other one goes on meanwhile"))
+    }
+}
+
+/// Runs a read that blocks.
+pub async fn blocking<T: Send + 'static>(read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|error| Error::transient("reading the position did not finish").source(error))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(7_500);
+
+    #[test]
+    fn the_backoff_doubles_after_three_doubtful_commits_in_a_row() {
+        let mut doubt = Doubt::default();
+        doubt.session_over(0, true, LIMIT);
+        doubt.session_over(0, true, LIMIT);
+        assert_eq!(doubt.backoff, RETRY_BACKOFF);
+        doubt.session_over(0, true, LIMIT);
+        assert_eq!(doubt.backoff, RETRY_BACKOFF * 2);
+    }
+
+    #[test]
+    fn a_clean_commit_between_starts_the_count_again() {
+        let mut doubt = Doubt::default();
+        for _ in 0..10 {
+            doubt.session_over(0, true, LIMIT);
+            doubt.session_over(1, true, LIMIT);
+        }
+        assert_eq!(doubt.backoff, RETRY_BACKOFF);
+    }
+
+    #[test]
+    fn the_backoff_doubles_after_each_doubtful_claim_up_to_a_limit() {
+        let mut doubt = Doubt::default();
+        doubt.claim_doubtful(LIMIT);
+        assert_eq!(doubt.backoff, RETRY_BACKOFF * 2);
+        for _ in 0..10 {
+            doubt.claim_doubtful(LIMIT);
+        }
+        assert_eq!(doubt.backoff, LIMIT);
+    }
+
+    #[test]
+    fn a_long_clean_stretch_ends_the_long_backoff() {
+        let mut doubt = Doubt::default();
+        doubt.claim_doubtful(LIMIT);
+        doubt.session_over(CLEAN_STRETCH - 1, false, LIMIT);
+        assert_eq!(doubt.backoff, RETRY_BACKOFF * 2);
+        doubt.session_over(CLEAN_STRETCH, false, LIMIT);
+        assert_eq!(doubt.backoff, RETRY_BACKOFF);
+    }
+}

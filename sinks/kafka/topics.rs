@@ -1,0 +1,320 @@
+//! The topics that records go to: made or verified before the first row is encoded, then known by number.
+//!
+//! Start at `Topics::ensure`; the sink looks numbers up by `Topics::get`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use millrace_core::error::{Error, Kind, Result};
+use millrace_core::progress::Progress;
+use millrace_core::sink::Topic;
+
+use crate::admin::{Admin, Presence};
+use crate::config::Settings;
+use crate::position;
+use crate::producer::Sizes;
+use crate::waiting::Waiting;
+
+/// A new topic's partitions have leaders within milliseconds; beyond this the wait shows as one.
+const LEADERS_WITHIN: Duration = Duration::from_secs(5);
+const LEADERS_POLL: Duration = Duration::from_millis(20);
+
+/// What Kafka brokers take where nobody said otherwise.
+const MESSAGE_BYTES_DEFAULT: u32 = 1_048_588;
+/// librdkafka's default, below every broker's.
+const BATCH_BYTES_DEFAULT: u32 = 1_000_000;
+/// Around a record's key, value and headers: the batch's header (61), the record's own lengths and deltas
+/// (up to 31) and a few bytes a header.
+const RECORD_OVERHEAD: u32 = 512;
+/// librdkafka takes no less.
+const SIZE_MIN: u32 = 1_000;
+/// Its upper limit for `message.max.bytes`.
+const SIZE_MAX: u32 = 1_000_000_000;
+
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub name: Arc<str>,
+    pub topic: Topic,
+    /// Verified since the sink was opened.
+    fresh: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    topics: Vec<Known>,
+    by_name: HashMap<Arc<str>, usize>,
+    /// Partition counts that were written with: a key lives in one partition for ever.
+    recorded: BTreeMap<String, u32>,
+    /// Smallest `max.message.bytes` of all topics: a batch must fit into each.
+    batch_bytes: Option<u32>,
+}
+
+pub struct Topics {
+    settings: Arc<Settings>,
+    pub admin: Admin,
+    progress: Arc<Progress>,
+    table: Mutex<Table>,
+}
+
+impl Topics {
+    pub fn new(settings: Arc<Settings>, progress: Arc<Progress>) -> Self {
+        Self { admin: Admin::new(settings.clone()), settings, progress, table: Mutex::default() }
+    }
+
+    pub fn get(&self, index: u32) -> Option<Known> {
+        self.table().topics.get(index as usize).cloned()
+    }
+
+    pub fn sizes(&self) -> Sizes {
+        let table = self.table();
+        let largest = table.topics.iter().map(|known| known.topic.record_bytes_max).max().unwrap_or(0);
+        Sizes {
+            batch_bytes: table.batch_bytes.unwrap_or(BATCH_BYTES_DEFAULT).min(BATCH_BYTES_DEFAULT),
+            record_bytes: largest.saturating_add(RECORD_OVERHEAD).clamp(MESSAGE_BYTES_DEFAULT, SIZE_MAX),
+        }
+    }
+
+    /// The sink was opened: what it found recorded holds from now on, and everything is looked at again.
+    pub fn reopened(&self, recorded: BTreeMap<String, u32>) {
+        let mut table = self.table();
+        table.recorded = recorded;
+        for known in &mut table.topics {
+            known.fresh = false;
+        }
+    }
+
+    pub fn is_recorded(&self, name: &str) -> bool {
+        self.table().recorded.contains_key(name)
+    }
+
+    /// Makes sure that the topic is there. Waits, visibly, while the brokers are away.
+    pub async fn ensure(&self, name: &str) -> Result<Topic> {
+        if let Some(known) = self.known(name).filter(|known| known.fresh) {
+            return Ok(known.topic);
+        }
+        let mut waiting = Waiting::new(&self.progress);
+        loop {
+            match self.try_ensure(name).await {
+                Err(error) if error.kind() == Kind::Transient => waiting.after(&error).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn try_ensure(&self, name: &str) -> Result<Topic> {
+        let defaults = &self.settings.topic_defaults;
+        let (partitions, replication, made) =
+            self.present(name, defaults.partitions, defaults.replication, &defaults.config).await?;
+        self.check_count(name, partitions)?;
+        let config = self.admin.topic_config(name).await?;
+        if !made && self.known(name).is_none() {
+            self.report_deviations(name, partitions, replication, config.as_ref());
+        }
+        let limit = config
+            .as_ref()
+            .and_then(|config| config.get("max.message.bytes")?.parse().ok())
+            .unwrap_or(MESSAGE_BYTES_DEFAULT)
+            .clamp(SIZE_MIN, SIZE_MAX);
+        Ok(self.learn(name, partitions, limit))
+    }
+
+    /// The position topic; its layout is not a matter of taste.
+    pub async fn ensure_position_topic(&self) -> Result<()> {
+        let name = &self.settings.position_topic;
+        let config: BTreeMap<_, _> =
+            position::TOPIC_CONFIG.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let replication = self.settings.topic_defaults.replication;
+        let (partitions, _, made) =
+            self.present(name, Some(position::PARTITIONS), replication, &config).await?;
+        if made {
+            return Ok(());
+        }
+        let policy = self.admin.topic_config(name).await?;
+        position_topic_fits(name, partitions, policy.as_ref())
+    }
+
+    /// Creates the topic where it is missing and waits until it can be written: partitions, replication, and
+    /// whether it was made now.
+    async fn present(
+        &self,
+        name: &str,
+        partitions: Option<u32>,
+        replication: Option<u32>,
+        config: &BTreeMap<String, String>,
+    ) -> Result<(u32, u32, bool)> {
+        let deadline = Instant::now() + LEADERS_WITHIN;
+        let mut made = false;
+        loop {
+            match self.admin.presence(name).await? {
+                Presence::Ready { partitions, replication } => return Ok((partitions, replication, made)),
+                Presence::Missing if !made => {
+                    self.admin.create(name, partitions, replication, config).await?;
+                    made = true;
+                    continue;
+                }
+                Presence::Missing | Presence::Coming => (),
+            }
+            if Instant::now() > deadline {
+                return Err(Error::transient(format!("topic {name} has partitions without a leader"))
+                    .hint("check the brokers; kafka-topics.sh --describe shows which partition"));
+            }
+            tokio::time::sleep(LEADERS_POLL).await;
+        }
+    }
+
+    /// Invariant 4: with another count a key would move to another partition, beside its own past.
+    fn check_count(&self, name: &str, now: u32) -> Result<()> {
+        match self.table().recorded.get(name) {
+            Some(&recorded) if recorded != now => Err(Error::fatal(format!(
+                "topic {name} has {now} partitions, and was written with {recorded}"
+            ))
+            .hint(format!(
+                "keys would change their partition and lose their order: recreate {name} with {recorded} \
+                 partitions, or begin anew with `millrace position <file> reset`"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn report_deviations(
+        &self,
+        name: &str,
+        partitions: u32,
+        replication: u32,
+        config: Option<&BTreeMap<String, String>>,
+    ) {
+        let defaults = &self.settings.topic_defaults;
+        for (what, declared, actual) in [
+            ("partitions", defaults.partitions, partitions),
+            ("replication", defaults.replication, replication),
+        ] {
+            if let Some(declared) = declared.filter(|declared| *declared != actual) {
+                tracing::warn!(topic = name, what, declared, actual, "topic differs from topic_defaults");
+            }
+        }
+        let Some(config) = config else {
+            tracing::warn!(
+                topic = name,
+                "may not read the topic's configuration; its limit is taken as {MESSAGE_BYTES_DEFAULT} bytes"
+            );
+            return;
+        };
+        for (key, declared) in &defaults.config {
+            let actual = config.get(key);
+            if actual != Some(declared) {
+                tracing::warn!(topic = name, key, declared, actual, "topic differs from topic_defaults");
+            }
+        }
+    }
+
+    fn learn(&self, name: &str, partitions: u32, limit: u32) -> Topic {
+        let mut table = self.table();
+        let table = &mut *table;
+        table.batch_bytes = Some(table.batch_bytes.unwrap_or(limit).min(limit));
+        let at = table.by_name.get(name).copied().unwrap_or(table.topics.len());
+        let topic = Topic {
+            index: u32::try_from(at).unwrap_or(u32::MAX),
+            partitions,
+            record_bytes_max: limit - RECORD_OVERHEAD.min(limit / 2),
+        };
+        match table.topics.get_mut(at) {
+            Some(known) => {
+                known.topic = topic;
+                known.fresh = true;
+            }
+            None => {
+                let name: Arc<str> = Arc::from(name);
+                table.by_name.insert(name.clone(), at);
+                table.topics.push(Known { name, topic, fresh: true });
+            }
+        }
+        topic
+    }
+
+    fn known(&self, name: &str) -> Option<Known> {
+        let table = self.table();
+        table.by_name.get(name).and_then(|at| table.topics.get(*at)).cloned()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `config` is `None` where we may not see it.
+pub fn position_topic_fits(
+    name: &str,
+    partitions: u32,
+    config: Option<&BTreeMap<String, String>>,
+) -> Result<()> {
+    if partitions != position::PARTITIONS {
+        return Err(Error::config(format!(
+            "position topic {name} has {partitions} partitions, and needs {}",
+            position::PARTITIONS
+        ))
+        .hint("name another position_topic in [sink.kafka], and let Millrace create it"));
+    }
+    let policy = config.and_then(|config| config.get("cleanup.policy"));
+    if let Some(policy) = policy
+        && policy != "compact"
+    {
+        return Err(Error::config(format!(
+            "position topic {name} has cleanup.policy {policy}: the broker would delete the position"
+        ))
+        .hint(format!(
+            "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=compact"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics() -> Topics {
+        let raw = serde_json::from_value(serde_json::json!({"bootstrap": ["127.0.0.1:1"]})).unwrap();
+        Topics::new(Arc::new(Settings::resolve(raw, "orders").unwrap()), Arc::default())
+    }
+
+    #[test]
+    fn a_topic_keeps_its_number_when_it_is_looked_at_again() {
+        let topics = topics();
+        assert_eq!(topics.learn("a", 3, 2_000).index, 0);
+        assert_eq!(topics.learn("b", 1, 2_000_000).index, 1);
+        topics.reopened(BTreeMap::new());
+        let again = topics.learn("a", 3, 4_000);
+        assert_eq!((again.index, again.record_bytes_max), (0, 3_488));
+    }
+
+    #[test]
+    fn batches_fit_into_the_smallest_topic_and_records_into_the_largest() {
+        let topics = topics();
+        let start = Sizes { batch_bytes: BATCH_BYTES_DEFAULT, record_bytes: MESSAGE_BYTES_DEFAULT };
+        assert_eq!(topics.sizes(), start);
+        topics.learn("small", 1, 10_000);
+        topics.learn("large", 1, 20_000_000);
+        assert_eq!(topics.sizes(), Sizes { batch_bytes: 10_000, record_bytes: 20_000_000 });
+    }
+
+    #[test]
+    fn another_partition_count_than_the_recorded_one_stops() {
+        let topics = topics();
+        topics.reopened(BTreeMap::from([("a".to_owned(), 3)]));
+        assert!(topics.check_count("a", 3).is_ok() && topics.check_count("b", 9).is_ok());
+        let error = topics.check_count("a", 6).unwrap_err();
+        assert_eq!(error.kind(), Kind::Fatal);
+        assert!(error.message().contains("6") && error.hint_text().unwrap().contains("3 partitions"));
+    }
+
+    #[test]
+    fn a_position_topic_that_loses_records_is_refused() {
+        let config = |policy: &str| BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]);
+        assert!(position_topic_fits("p", 2, Some(&config("compact"))).is_ok());
+        assert!(position_topic_fits("p", 2, None).is_ok());
+        assert!(position_topic_fits("p", 1, None).is_err());
+        assert!(position_topic_fits("p", 2, Some(&config("delete"))).is_err());
+        assert!(position_topic_fits("p", 2, Some(&config("compact,delete"))).is_err());
+    }
+}
