@@ -1,1 +1,40 @@
-//! The harness: starts the real daemon against real servers.
+//! The harness: starts the real daemon against real servers and looks at it from outside.
+//!
+//! A test opens a [`Shop`] (a database, a connector file and a place in the queue for the machine), starts
+//! the daemon on it, changes rows, breaks one thing, and says what a committed reader must see:
+//!
+//! ```ignore
+//! let mut shop = Shop::open("orders").await;
+//! shop.start().await.rows(1..=100).await.kill().start().await.expect_rows(1..=100).await;
+//! ```
+//!
+//! Nothing here shares code with the daemon: Kafka is read by the ledger's reader, Avro by `apache-avro`.
+//! Every wait is for a condition and has a deadline ([`until`]).
+
+mod binary;
+mod broker;
+mod daemon;
+mod event;
+mod file;
+mod gate;
+mod records;
+mod registry;
+mod servers;
+mod shop;
+mod slot_holder;
+mod sql;
+mod wait;
+
+pub use binary::{Ended, run_to_end};
+pub use broker::Broker;
+pub use daemon::{Daemon, Refusal};
+pub use event::Event;
+pub use file::File;
+pub use gate::Gate;
+pub use records::Records;
+pub use registry::Subjects;
+pub use servers::{Own, Servers};
+pub use shop::Shop;
+pub use slot_holder::SlotHolder;
+pub use sql::Sql;
+pub use wait::{PATIENCE, until, within};

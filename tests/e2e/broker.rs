@@ -1,0 +1,126 @@
+//! What a test does to Kafka by itself: writes a record, makes and deletes topics, changes their settings.
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::ResponseError;
+use kafka_protocol::indexmap::IndexMap;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
+    ProduceRequest, TopicName,
+};
+use kafka_protocol::protocol::{Request, StrBytes};
+use kafka_protocol::records::{
+    Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+use millrace_ledger::reader::Connection;
+
+/// The number of topics among the kinds of things that have settings.
+const TOPIC: i8 = 2;
+const SET: i8 = 0;
+const TIMEOUT_MS: i32 = 10_000;
+
+pub struct Broker {
+    address: String,
+}
+
+impl Broker {
+    /// A cluster of one broker.
+    pub fn at(address: &str) -> Self {
+        Self { address: address.to_owned() }
+    }
+
+    /// Writes a record outside of any Kafka transaction.
+    pub async fn produce(&self, topic: &str, partition: i32, key: &[u8], value: &[u8]) {
+        let record = Record {
+            transactional: false,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: -1,
+            producer_id: -1,
+            producer_epoch: -1,
+            timestamp_type: TimestampType::Creation,
+            offset: 0,
+            sequence: -1,
+            timestamp: 0,
+            key: Some(Bytes::copy_from_slice(key)),
+            value: Some(Bytes::copy_from_slice(value)),
+            headers: IndexMap::new(),
+        };
+        let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+        let mut batch = BytesMut::new();
+        RecordBatchEncoder::encode(&mut batch, [&record], &options).expect("a record can be encoded");
+        let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
+        let data = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
+        let request =
+            ProduceRequest::default().with_acks(-1).with_timeout_ms(TIMEOUT_MS).with_topic_data(vec![data]);
+        let answer = self.call(&request).await;
+        for partition in answer.responses.into_iter().flat_map(|topic| topic.partition_responses) {
+            accepted(partition.error_code, topic);
+        }
+    }
+
+    pub async fn create_topic(&self, topic: &str, partitions: i32) {
+        let creation = CreatableTopic::default()
+            .with_name(topic_name(topic))
+            .with_num_partitions(partitions)
+            .with_replication_factor(1);
+        let request =
+            CreateTopicsRequest::default().with_topics(vec![creation]).with_timeout_ms(TIMEOUT_MS);
+        self.call(&request).await.topics.iter().for_each(|made| accepted(made.error_code, topic));
+    }
+
+    pub async fn delete_topic(&self, topic: &str) {
+        // Older versions of the request name topics in one field, newer ones in the other.
+        let request = DeleteTopicsRequest::default()
+            .with_topics(vec![DeleteTopicState::default().with_name(Some(topic_name(topic)))])
+            .with_timeout_ms(TIMEOUT_MS);
+        self.call(&request).await.responses.iter().for_each(|gone| accepted(gone.error_code, topic));
+    }
+
+    pub async fn set_topic_config(&self, topic: &str, key: &str, value: &str) {
+        let change = AlterableConfig::default()
+            .with_name(text(key))
+            .with_config_operation(SET)
+            .with_value(Some(text(value)));
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(TOPIC)
+            .with_resource_name(text(topic))
+            .with_configs(vec![change]);
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+        self.call(&request).await.responses.iter().for_each(|set| accepted(set.error_code, topic));
+    }
+
+    pub async fn topic_config(&self, topic: &str, key: &str) -> Option<String> {
+        let resource = DescribeConfigsResource::default()
+            .with_resource_type(TOPIC)
+            .with_resource_name(text(topic))
+            .with_configuration_keys(Some(vec![text(key)]));
+        let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
+        let answer = self.call(&request).await;
+        let mut found = answer.results.into_iter().flat_map(|result| result.configs);
+        found.find(|config| &*config.name == key)?.value.map(|value| value.to_string())
+    }
+
+    async fn call<R: Request>(&self, request: &R) -> R::Response {
+        let mut connection = Connection::open(&self.address).await.expect("the broker takes a connection");
+        connection.call(request).await.expect("the broker answers")
+    }
+}
+
+fn accepted(code: i16, topic: &str) {
+    if let Some(error) = ResponseError::try_from_code(code) {
+        panic!("{topic}: {error}");
+    }
+}
+
+fn topic_name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}

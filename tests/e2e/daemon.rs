@@ -1,0 +1,224 @@
+//! A running daemon, as an operator sees it: signals, REST, metrics, log.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value as Json;
+
+use crate::binary::command;
+use crate::wait::{PATIENCE, until, within};
+
+/// Lines of the log that a failed test shows.
+const LINES_SHOWN: usize = 40;
+
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+    out: PathBuf,
+    rest: Option<String>,
+    http: reqwest::Client,
+}
+
+impl Daemon {
+    /// Starts `millrace run` on files or folders; its log and output lie in `dir`, under `name`.
+    pub fn launch(files: &[&Path], dir: &Path, name: &str) -> Self {
+        let (log, out) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.out")));
+        let create = |path: &Path| File::create(path).expect("a file in a temporary directory");
+        let mut run = command(&["run"]);
+        run.args(files).args(["--rest", "127.0.0.1:0", "--log-format", "text"]).current_dir(dir);
+        run.stdin(Stdio::null()).stdout(create(&out)).stderr(create(&log));
+        let child = run.spawn().expect("the daemon starts");
+        Self { child, log, out, rest: None, http: http() }
+    }
+
+    /// Starts it and waits until it answers on REST.
+    pub async fn start(files: &[&Path], dir: &Path, name: &str) -> Self {
+        let mut daemon = Self::launch(files, dir, name);
+        daemon.wait_listening().await;
+        daemon
+    }
+
+    async fn wait_listening(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.rest.is_none() {
+            let log = self.log();
+            self.rest = log.lines().find_map(|line| {
+                let (_, address) = line.split_once("listening on ")?;
+                address.split_whitespace().next().map(str::to_owned)
+            });
+            let ended = self.child.try_wait().expect("a child can be asked");
+            assert!(ended.is_none() || self.rest.is_some(), "the daemon ended before it listened:\n{log}");
+            assert!(Instant::now() < deadline, "the daemon does not say where it listens:\n{log}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM; answers how it ended, and fails when that takes longer than 10 s.
+    pub async fn term(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        within(Duration::from_secs(10), "the daemon ends after SIGTERM", async || self.ended()).await
+    }
+
+    /// SIGSTOP: it keeps its connections and does nothing.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("our own child takes a signal");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait_ended(&mut self) -> ExitStatus {
+        until("the daemon ends", async || self.ended()).await
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it wrote to standard output.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.out).unwrap_or_default()
+    }
+
+    /// Status code and body of a REST path; `None` when it does not answer.
+    pub async fn try_get(&self, path: &str) -> Option<(u16, String)> {
+        let url = format!("{}{path}", self.rest.as_ref()?);
+        let answer = self.http.get(url).send().await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
+    /// Status code and body of a REST path.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        self.try_get(path).await.unwrap_or_else(|| panic!("{path} does not answer"))
+    }
+
+    /// The JSON of a REST path, with its status code.
+    pub async fn json(&self, path: &str) -> (u16, Json) {
+        let (status, body) = self.get(path).await;
+        let json = serde_json::from_str(&body);
+        (status, json.unwrap_or_else(|error| panic!("{path} is no JSON: {error}: {body}")))
+    }
+
+    /// The value of a metric without labels but the connector's.
+    pub async fn metric(&self, name: &str, connector: &str) -> Option<f64> {
+        let (_, page) = self.try_get("/metrics").await?;
+        let start = format!("{name}{{connector=\"{connector}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
+    }
+
+    /// The daemon's own words about a connector, beside those that Connect's tools read.
+    pub async fn own_status(&self, connector: &str) -> Option<Json> {
+        let (_, body) = self.try_get(&format!("/connectors/{connector}/status")).await?;
+        let mut status: Json = serde_json::from_str(&body).ok()?;
+        Some(status["millrace"].take())
+    }
+
+    /// The state that a connector is in.
+    pub async fn state(&self, connector: &str) -> Option<String> {
+        self.own_status(connector).await?["state"].as_str().map(str::to_owned)
+    }
+
+    pub async fn wait_for_state(&self, connector: &str, state: &str) {
+        self.wait_for_state_within(PATIENCE, connector, state).await;
+    }
+
+    pub async fn wait_for_state_within(&self, limit: Duration, connector: &str, state: &str) {
+        let mut seen = None;
+        let reached = tokio::time::timeout(limit, async {
+            while seen.as_deref() != Some(state) {
+                seen = self.state(connector).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let reached = reached.await.is_ok();
+        assert!(reached, "{connector} is {} and not {state}", seen.unwrap_or_else(|| "silent".to_owned()));
+    }
+
+    /// Whether every connector does its work.
+    pub async fn ready(&self) -> bool {
+        let (status, _) = self.get("/ready").await;
+        assert!(status == 200 || status == 503, "/ready answers {status}");
+        status == 200
+    }
+
+    /// Waits for a state in which the connector is not ready, and answers why and what to type.
+    pub async fn not_ready(&self, connector: &str, state: &str) -> Refusal {
+        self.wait_for_state(connector, state).await;
+        let (status, body) = self.json(&format!("/ready?connector={connector}")).await;
+        let shown = &body["connectors"][0];
+        assert_eq!((status, shown["state"].as_str()), (503, Some(state)), "{body}");
+        let text = |key: &str| shown[key].as_str().unwrap_or_default().to_owned();
+        Refusal { reason: text("reason"), hint: text("hint") }
+    }
+}
+
+/// Why a connector is not ready, and what to type.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub reason: String,
+    pub hint: String,
+}
+
+impl Refusal {
+    /// The reason holds each of these words.
+    pub fn says(&self, words: &[&str]) -> &Self {
+        for word in words {
+            assert!(self.reason.contains(word), "the reason does not say {word:?}: {self:?}");
+        }
+        self
+    }
+
+    /// The hint holds each of these words.
+    pub fn advises(&self, words: &[&str]) -> &Self {
+        for word in words {
+            assert!(self.hint.contains(word), "the hint does not say {word:?}: {self:?}");
+        }
+        self
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+            eprintln!("--- the end of {}\n{}\n---", self.log.display(), shown.join("\n"));
+        }
+    }
+}
+
+/// A client that gives up soon: what it asks is on this machine.
+pub fn http() -> reqwest::Client {
+    // Built with TLS in it, the client does not start without a provider. The second call of a process fails.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(Duration::from_secs(5)).build().expect("an HTTP client")
+}

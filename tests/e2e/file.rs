@@ -1,0 +1,53 @@
+//! A connector's file, changed key by key.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+/// What will be written to `<name>.toml`.
+#[derive(Clone)]
+pub struct File(Table);
+
+impl File {
+    pub fn new(name: &str) -> Self {
+        let mut file = Self(Table::new());
+        file.set("name", name);
+        file
+    }
+
+    pub fn name(&self) -> &str {
+        self.0["name"].as_str().expect("a name is text")
+    }
+
+    /// Sets `sink/kafka/transaction/timeout_ms`; parts are divided by `/`, because keys may hold dots.
+    pub fn set(&mut self, path: &str, value: impl Into<Value>) -> &mut Self {
+        let (table, key) = self.enter(path);
+        table.insert(key, value.into());
+        self
+    }
+
+    pub fn remove(&mut self, path: &str) -> &mut Self {
+        let (table, key) = self.enter(path);
+        table.remove(&key);
+        self
+    }
+
+    fn enter(&mut self, path: &str) -> (&mut Table, String) {
+        let mut parts: Vec<&str> = path.split('/').collect();
+        let key = parts.pop().expect("split gives at least one part").to_owned();
+        let mut table = &mut self.0;
+        for part in parts {
+            let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+            table = entry.as_table_mut().expect("a section is a table");
+        }
+        (table, key)
+    }
+
+    pub fn text(&self) -> String {
+        toml::to_string(&self.0).expect("a table can be written")
+    }
+
+    pub fn write(&self, path: &Path) {
+        std::fs::write(path, self.text()).expect("the connector's file can be written");
+    }
+}

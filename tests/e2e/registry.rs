@@ -1,0 +1,40 @@
+//! What a test does to the schema registry by itself.
+
+use serde_json::{Value as Json, json};
+
+pub struct Subjects {
+    base: String,
+    http: reqwest::Client,
+}
+
+impl Subjects {
+    /// `base` is the Confluent-compatible root.
+    pub fn at(base: &str) -> Self {
+        Self { base: base.to_owned(), http: crate::daemon::http() }
+    }
+
+    /// Registers an Avro schema.
+    pub async fn register(&self, subject: &str, schema: &Json) {
+        let body = json!({"schema": schema.to_string()});
+        let url = format!("{}/subjects/{subject}/versions", self.base);
+        let answer = self.http.post(url).json(&body).send().await.expect("the registry answers");
+        assert!(answer.status().is_success(), "{subject}: {}", answer.text().await.unwrap_or_default());
+    }
+
+    /// Sets how later schemas of a subject have to relate to earlier ones.
+    pub async fn set_compatibility(&self, subject: &str, level: &str) {
+        let url = format!("{}/config/{subject}", self.base);
+        let body = json!({"compatibility": level});
+        let answer = self.http.put(url).json(&body).send().await.expect("the registry answers");
+        assert!(answer.status().is_success(), "{subject}: {}", answer.text().await.unwrap_or_default());
+    }
+
+    /// The newest schema of a subject.
+    pub async fn latest(&self, subject: &str) -> Json {
+        let url = format!("{}/subjects/{subject}/versions/latest", self.base);
+        let answer = self.http.get(url).send().await.expect("the registry answers");
+        let body: Json = answer.json().await.expect("the registry answers in JSON");
+        let text = body["schema"].as_str().unwrap_or_else(|| panic!("{subject}: {body}"));
+        serde_json::from_str(text).expect("a schema is JSON")
+    }
+}

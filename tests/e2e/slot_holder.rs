@@ -1,0 +1,38 @@
+//! Somebody else who streams from a slot: Postgres's own `pg_recvlogical`.
+
+use std::process::{Child, Command, Stdio};
+
+use xtask::services::Postgres;
+
+pub struct SlotHolder(Child);
+
+impl SlotHolder {
+    /// Streams the slot to nowhere, confirming nothing that was not confirmed before.
+    pub fn start(server: &Postgres, database: &str, slot: &str, publication: &str) -> Self {
+        // The program lies beside the server's own, wherever that was installed.
+        let pid = server.pid().expect("the server runs");
+        let postgres = std::fs::read_link(format!("/proc/{pid}/exe")).expect("the server's program");
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(postgres.with_file_name("pg_recvlogical"))
+            .arg(format!("--dbname={}", server.url_of(database)))
+            .args([&format!("--slot={slot}"), "--start", "--no-loop", "--file=/dev/null"])
+            .args(["--option=proto_version=1", &format!("--option=publication_names={publication}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("pg_recvlogical starts");
+        Self(child)
+    }
+
+    pub fn release(self) {}
+}
+
+impl Drop for SlotHolder {
+    fn drop(&mut self) {
+        // It may have ended already, which is what this is for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
