@@ -1,1 +1,230 @@
-//! Joins one source to one sink.
+//! Joins one source to one sink for one attempt: start at `run`.
+//!
+//! Three tasks, two shuttles. The source fills `ChangeBatch`es on its own thread or task; the encoder turns
+//! each into an `EncodedBatch`; the sink's task sends those and hands the settled position back. Two batches
+//! travel on each shuttle, so while one is being committed the next is encoded and the one after is filled.
+//! Any error ends all three; what comes next is the supervisor's decision.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc as shuttle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::block_in_place;
+
+use crate::batch::{ChangeBatch, EncodedBatch};
+use crate::encode::{Encoded, Encoder, Format};
+use crate::error::{Error, Result};
+use crate::position::Position;
+use crate::progress::{Progress, now_us};
+use crate::sink::{Sink, Targets};
+use crate::source::{Feed, Source};
+
+/// Batches on each shuttle: one being filled while the other is used.
+const BATCHES: usize = 2;
+
+/// Below this many bytes a batch is encoded in a few hundred microseconds, and moving the runtime's other
+/// work to another thread costs more than it saves.
+const SMALL_BATCH_BYTES: usize = 64 * 1024;
+
+/// What the encoder hands to the sink's task.
+enum Down {
+    Batch(EncodedBatch),
+    /// The encoder is about to wait for a registry or a topic: nothing may stay open meanwhile.
+    Idle,
+}
+
+/// One attempt, in the order that correctness asks for: the source must be able to stream before the sink
+/// shuts out a predecessor. Ends with `Ok` only because `stopping` was set.
+pub async fn run<S: Source, K: Sink>(
+    source: &mut S,
+    sink: &mut K,
+    format: Format,
+    progress: Arc<Progress>,
+    stopping: watch::Receiver<bool>,
+) -> Result<()> {
+    source.preconditions().await?;
+    let from = sink.open().await?;
+    if let Some(position) = &from {
+        progress.set_position(position.clone());
+    }
+
+    let (full_in, full_out) = mpsc::channel(BATCHES);
+    let (empty_in, empty_out) = shuttle::channel();
+    let (down_in, down_out) = mpsc::channel(2 * BATCHES);
+    let (spent_in, spent_out) = mpsc::channel(BATCHES);
+    for _ in 0..BATCHES {
+        // The receivers are alive and there is a place for each: neither can fail.
+        let _ = empty_in.send(ChangeBatch::default());
+        let _ = spent_in.try_send(EncodedBatch::default());
+    }
+    let (delivered_in, delivered_out) = watch::channel(None);
+
+    let feed = Feed {
+        empties: empty_out,
+        full: full_in,
+        delivered: delivered_out,
+        stopping,
+        seq: 0,
+        progress: progress.clone(),
+    };
+    let encoder = EncodeTask {
+        encoder: Encoder::new(format, sink.targets(), progress.clone()),
+        full: full_out,
+        empties: empty_in,
+        down: down_in,
+        spent: spent_out,
+        progress: progress.clone(),
+        seq: 0,
+    };
+    let encoding = tokio::spawn(encoder.run());
+    let delivery = Delivery { delivered: delivered_in, spent: spent_in, progress, sent: VecDeque::new() };
+
+    let (read, sent) = tokio::join!(source.run(from, feed), delivery.run(sink, down_out));
+    let encoded = encoding
+        .await
+        .unwrap_or_else(|panic| Err(Error::fatal("the encoder stopped by a panic").source(panic)));
+    // The cause is where the chain broke first: an error downstream makes the ones upstream stop quietly,
+    // and a source that fails still lets what it sent be delivered.
+    sent.and(encoded).and(read)
+}
+
+struct EncodeTask<T: Targets> {
+    encoder: Encoder<T>,
+    full: mpsc::Receiver<ChangeBatch>,
+    empties: shuttle::Sender<ChangeBatch>,
+    down: mpsc::Sender<Down>,
+    spent: mpsc::Receiver<EncodedBatch>,
+    progress: Arc<Progress>,
+    seq: u64,
+}
+
+impl<T: Targets> EncodeTask<T> {
+    /// Ends with `Ok` when either neighbour has gone.
+    async fn run(mut self) -> Result<()> {
+        while let Some(batch) = self.full.recv().await {
+            // Invariant 3: nothing is lost or turned round between the stages.
+            if batch.seq != self.seq + 1 {
+                return Err(Error::fatal(format!("batch {} came after batch {}", batch.seq, self.seq)));
+            }
+            self.seq = batch.seq;
+            self.note_received(&batch);
+            let Some(mut out) = self.spent.recv().await else { return Ok(()) };
+            if !self.encode(&batch, &mut out).await? {
+                return Ok(());
+            }
+            // The source may have ended already; then nobody wants the buffer back.
+            let _ = self.empties.send(batch);
+            if self.down.send(Down::Batch(out)).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// False when the sink has gone.
+    async fn encode(&mut self, batch: &ChangeBatch, out: &mut EncodedBatch) -> Result<bool> {
+        let mut prepared = self.encoder.is_prepared(batch);
+        loop {
+            if !prepared {
+                if self.down.send(Down::Idle).await.is_err() {
+                    return Ok(false);
+                }
+                tokio::select! {
+                    biased;
+                    () = self.down.closed() => return Ok(false),
+                    ready = self.encoder.prepare(batch) => ready?,
+                }
+            }
+            out.clear();
+            let encoded = if batch.bytes.len() < SMALL_BATCH_BYTES {
+                self.encoder.encode(batch, out)?
+            } else {
+                block_in_place(|| self.encoder.encode(batch, out))?
+            };
+            match encoded {
+                Encoded::Done => return Ok(true),
+                Encoded::NeedsPrepare => prepared = false,
+            }
+        }
+    }
+
+    fn note_received(&self, batch: &ChangeBatch) {
+        let Some(first) = batch.transactions.first() else { return };
+        if batch.changes.is_empty() {
+            return;
+        }
+        let since = &self.progress.pending_since_us;
+        let _ = since.compare_exchange(0, first.commit_ts_us.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        self.progress.received_changes.fetch_add(batch.changes.len() as u64, Ordering::Relaxed);
+        self.progress.received_bytes.fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// A batch that the sink has and has not settled.
+struct Sent {
+    end: Position,
+    commit_ts_us: i64,
+}
+
+struct Delivery {
+    delivered: watch::Sender<Option<Position>>,
+    spent: mpsc::Sender<EncodedBatch>,
+    progress: Arc<Progress>,
+    /// In the order of sending; settled from the front.
+    sent: VecDeque<Sent>,
+}
+
+impl Delivery {
+    /// Ends with `Ok` when the encoder has gone, after committing what is whole.
+    async fn run<K: Sink>(mut self, sink: &mut K, mut down: mpsc::Receiver<Down>) -> Result<()> {
+        loop {
+            // Priorities: what is durable is told first, so that the source can confirm and free its log.
+            tokio::select! {
+                biased;
+                settled = sink.settled() => self.settle(settled?),
+                next = down.recv() => match next {
+                    Some(Down::Batch(batch)) => self.send(sink, batch).await?,
+                    Some(Down::Idle) => sink.idle().await?,
+                    None => break,
+                },
+            }
+        }
+        if let Some(last) = sink.close().await? {
+            self.settle(last);
+        }
+        Ok(())
+    }
+
+    async fn send<K: Sink>(&mut self, sink: &mut K, batch: EncodedBatch) -> Result<()> {
+        let Some(end) = batch.end.clone() else {
+            return Err(Error::fatal(format!("batch {} carries no position", batch.seq)));
+        };
+        self.sent.push_back(Sent { end, commit_ts_us: batch.commit_ts_us });
+        sink.send(&batch).await?;
+        // The encoder may have ended already; then nobody wants the buffer back.
+        let _ = self.spent.try_send(batch);
+        Ok(())
+    }
+
+    fn settle(&mut self, position: Position) {
+        let now = now_us();
+        if self.sent.iter().any(|sent| sent.end == position) {
+            while let Some(sent) = self.sent.pop_front() {
+                if sent.commit_ts_us > 0 {
+                    let took = u64::try_from(now - sent.commit_ts_us).unwrap_or(0);
+                    self.progress.end_to_end.observe(Duration::from_micros(took));
+                }
+                if sent.end == position {
+                    break;
+                }
+            }
+        }
+        let pending = self.sent.iter().map(|sent| sent.commit_ts_us).find(|ts| *ts > 0).unwrap_or(0);
+        self.progress.pending_since_us.store(pending, Ordering::Relaxed);
+        self.progress.set_position(position.clone());
+        self.delivered.send_replace(Some(position));
+    }
+}

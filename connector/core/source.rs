@@ -17,6 +17,10 @@ pub trait Source: Send {
     /// Proves every precondition without changing anything.
     fn check(&self) -> impl Future<Output = Result<Report>> + Send;
 
+    /// Proves that it can stream, or says in a classified error why not: asked before the sink is opened,
+    /// because a daemon that cannot reach its database must not shut out a healthy one.
+    fn preconditions(&self) -> impl Future<Output = Result<()>> + Send;
+
     /// Fills batches in log order from `from` until told to stop. Confirms to the database only what
     /// `Feed::delivered` reports. Returns `Ok` only because the feed is stopping.
     fn run(&mut self, from: Option<Position>, feed: Feed) -> impl Future<Output = Result<()>> + Send;
@@ -79,8 +83,13 @@ impl Feed {
         Ok(self.delivered.borrow_and_update().clone())
     }
 
-    /// The daemon asks for an orderly end: send what is whole, then return.
+    /// The daemon asks for an orderly end: send what is whole, wait for it to be delivered, then return.
     pub fn stopping(&self) -> bool {
         *self.stopping.borrow()
+    }
+
+    /// The pipeline has broken further down: nothing that is sent can be delivered any more.
+    pub fn broken(&self) -> bool {
+        self.full.is_closed()
     }
 }

@@ -6,18 +6,18 @@
 use std::time::Duration;
 
 use millrace_core::error::{Error, Result};
-use pgwire_replication::PgWireError;
 use pgwire_replication::auth::ScramClient;
 use pgwire_replication::protocol::framing::{
     BackendMessage, read_backend_message, write_password_message, write_query, write_startup_message,
 };
 use pgwire_replication::protocol::messages::{ErrorFields, auth, parse_auth_request};
 use pgwire_replication::tls::rustls::{MaybeTlsStream, maybe_upgrade_to_tls};
+use pgwire_replication::{PgWireError, TlsConfig};
 use secrecy::ExposeSecret;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use crate::config::Settings;
+use crate::config::{Host, Settings, SslMode};
 use crate::errors;
 use crate::lsn::Lsn;
 use crate::wire::Wire;
@@ -52,15 +52,19 @@ impl Handshake {
             .unwrap_or_else(|_| {
                 Err(Error::transient(format!(
                     "postgres at {} did not answer within {} s",
-                    settings.peer(),
+                    settings.place(),
                     HANDSHAKE_TIMEOUT.as_secs()
                 )))
             })
     }
 
     async fn connect_now(settings: &Settings, application: &str) -> Result<Self> {
-        let peer = settings.peer();
-        let tcp = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(|error| {
+        let peer = settings.place();
+        let Host::Tcp(host) = &settings.host else {
+            return Err(Error::config("a replication connection over a unix socket is not supported")
+                .hint("name a host in source.postgres.url, 127.0.0.1 for this machine"));
+        };
+        let tcp = TcpStream::connect((host.as_str(), settings.port)).await.map_err(|error| {
             Error::transient(format!("cannot reach postgres at {peer}"))
                 .hint("is the server running, and are host and port in source.postgres.url right?")
                 .source(error)
@@ -74,7 +78,7 @@ impl Handshake {
             .with_interval(KEEPALIVE_EACH)
             .with_retries(KEEPALIVE_PROBES);
         SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(io)?;
-        let stream = maybe_upgrade_to_tls(tcp, &settings.wire_tls(), &settings.host)
+        let stream = maybe_upgrade_to_tls(tcp, &tls(settings), host)
             .await
             .map_err(|error| from_pgwire(&peer, error))?;
 
@@ -151,9 +155,8 @@ impl Handshake {
         self.password(&[b"SCRAM-SHA-256\0", &length[..], first].concat()).await?;
 
         let server_first = self.read_auth(auth::SASL_CONTINUE).await?;
-        let (client_final, message, salted) = scram
-            .client_final(password, &server_first)
-            .map_err(|error| from_pgwire(&self.peer, error))?;
+        let (client_final, message, salted) =
+            scram.client_final(password, &server_first).map_err(|error| from_pgwire(&self.peer, error))?;
         self.password(client_final.as_bytes()).await?;
 
         let server_final = self.read_auth(auth::SASL_FINAL).await?;
@@ -245,12 +248,31 @@ impl Handshake {
     }
 }
 
+/// The settings in the words of the module that upgrades the socket.
+fn tls(settings: &Settings) -> TlsConfig {
+    let (cert, key) = settings.tls.client.clone().unzip();
+    TlsConfig {
+        mode: match settings.tls.mode {
+            SslMode::Disable => pgwire_replication::SslMode::Disable,
+            SslMode::Prefer => pgwire_replication::SslMode::Prefer,
+            SslMode::Require => pgwire_replication::SslMode::Require,
+            SslMode::VerifyCa => pgwire_replication::SslMode::VerifyCa,
+            SslMode::VerifyFull => pgwire_replication::SslMode::VerifyFull,
+        },
+        ca_pem_path: settings.tls.root_cert.clone(),
+        sni_hostname: None,
+        client_cert_pem_path: cert,
+        client_key_pem_path: key,
+    }
+}
+
 /// An ErrorResponse, classified by its SQLSTATE.
 pub fn server_error(peer: &str, payload: &[u8]) -> Error {
     let fields = ErrorFields::parse(payload);
     let code = fields.code.unwrap_or_default();
     let message = fields.message.unwrap_or_default();
-    errors::from_sqlstate(&code, &format!("postgres at {peer}: {message}"))
+    Error::new(errors::kind_of(&code), format!("postgres at {peer} refused"))
+        .source(format!("{message} (SQLSTATE {code})"))
 }
 
 fn from_pgwire(peer: &str, error: PgWireError) -> Error {
@@ -264,9 +286,7 @@ fn from_pgwire(peer: &str, error: PgWireError) -> Error {
         PgWireError::Io(_) => {
             Error::transient(format!("the connection to postgres {peer} broke")).source(error)
         }
-        other => {
-            Error::fatal(format!("postgres at {peer} did not keep to the protocol")).source(other)
-        }
+        other => Error::fatal(format!("postgres at {peer} did not keep to the protocol")).source(other),
     }
 }
 

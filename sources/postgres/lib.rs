@@ -1,4 +1,7 @@
 //! Postgres logical replication as a source of changes.
+//!
+//! Start at `source`: it opens the connections and hands the replication one to `stream`, which reads frames
+//! (`wire`), decodes them (`pgoutput`) and lets `session` decide what is new. `start` says where to begin.
 
 pub mod catalog;
 pub mod check;
@@ -6,12 +9,21 @@ pub mod config;
 pub mod control;
 pub mod defaults;
 pub mod errors;
+mod handshake;
 pub mod lsn;
 pub mod pgoutput;
+pub mod position;
 pub mod publication;
 pub mod relation;
 pub mod server;
+mod session;
 pub mod slot;
+pub mod source;
+mod start;
+mod stream;
 pub mod tables;
 pub mod tls;
 pub mod types;
+mod wire;
+
+pub use source::PostgresSource;

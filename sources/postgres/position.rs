@@ -45,7 +45,9 @@ pub struct Streamed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// A first start was under way: the slot may exist, nothing was delivered from it.
-    Creating { slot: String },
+    Creating {
+        slot: String,
+    },
     Streamed(Streamed),
 }
 

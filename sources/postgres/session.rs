@@ -203,8 +203,7 @@ impl Session {
             Some(open) => return Err(lost_open(open, "another transaction came in its place")),
             None => Skip::Nothing,
         };
-        let transaction =
-            OpenTransaction { final_lsn, xid, commit_ts_us, skip, last: None, in_batch: None };
+        let transaction = OpenTransaction { final_lsn, xid, commit_ts_us, skip, last: None, in_batch: None };
         self.transaction = Some(transaction);
         Ok(())
     }
@@ -349,3 +348,6 @@ fn lost_open(open: Open, why: &str) -> Error {
     .hint("the slot was changed behind this connector; compare the table with its topic, then set the position anew with `millrace position`")
     .state(State::PositionLost)
 }
+
+#[cfg(test)]
+mod tests;

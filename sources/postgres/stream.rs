@@ -57,7 +57,8 @@ pub struct Limits {
 }
 
 /// Looks a described table up in the catalog: the relation, and whether it is captured.
-pub type Describe = Box<dyn FnMut(RelationMessage) -> Result<(u32, millrace_core::relation::Relation, bool)> + Send>;
+pub type Describe =
+    Box<dyn FnMut(RelationMessage) -> Result<(u32, millrace_core::relation::Relation, bool)> + Send>;
 
 pub struct Stream {
     wire: Wire,

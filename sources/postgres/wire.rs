@@ -75,7 +75,10 @@ impl Wire {
             let [tag, a, b, c, d] = *header;
             let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
             if length < 4 {
-                return Err(Error::fatal(format!("postgres at {} sent a frame of length {length}", self.peer)));
+                return Err(Error::fatal(format!(
+                    "postgres at {} sent a frame of length {length}",
+                    self.peer
+                )));
             }
             // Capped before anything is allocated for it.
             if length > frame_bytes_max {
@@ -190,7 +193,7 @@ impl Wire {
                 }
                 Err(error) => return Err(self.broken(error)),
             }
-            let pending = self.tls.as_ref().is_some_and(ClientConnection::wants_write);
+            let pending = self.tls.as_ref().is_some_and(|session| session.wants_write());
             if message.is_empty() && !pending {
                 return Ok(());
             }

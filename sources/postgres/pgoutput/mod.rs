@@ -10,7 +10,7 @@ mod relation;
 mod tests;
 mod tuple;
 #[cfg(test)]
-mod writer;
+pub(crate) mod writer;
 
 use std::fmt;
 

@@ -2,39 +2,39 @@
 
 /// One column of a row to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Written {
+pub(crate) enum Written {
     Null,
     Unchanged,
     Text(String),
 }
 
-pub(super) type Columns = Vec<Written>;
+pub(crate) type Columns = Vec<Written>;
 
 #[derive(Default)]
-pub(super) struct Writer(pub(super) Vec<u8>);
+pub(crate) struct Writer(pub(crate) Vec<u8>);
 
 impl Writer {
-    pub(super) fn tag(mut self, tag: u8) -> Self {
+    pub(crate) fn tag(mut self, tag: u8) -> Self {
         self.0.push(tag);
         self
     }
-    pub(super) fn bytes(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self
     }
-    pub(super) fn u16(self, number: u16) -> Self {
+    pub(crate) fn u16(self, number: u16) -> Self {
         self.bytes(&number.to_be_bytes())
     }
-    pub(super) fn u32(self, number: u32) -> Self {
+    pub(crate) fn u32(self, number: u32) -> Self {
         self.bytes(&number.to_be_bytes())
     }
-    pub(super) fn u64(self, number: u64) -> Self {
+    pub(crate) fn u64(self, number: u64) -> Self {
         self.bytes(&number.to_be_bytes())
     }
-    pub(super) fn string(self, text: &str) -> Self {
+    pub(crate) fn string(self, text: &str) -> Self {
         self.bytes(text.as_bytes()).tag(0)
     }
-    pub(super) fn tuple(mut self, columns: &[Written]) -> Self {
+    pub(crate) fn tuple(mut self, columns: &[Written]) -> Self {
         self = self.u16(columns.len() as u16);
         for column in columns {
             self = match column {

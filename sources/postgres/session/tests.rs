@@ -1,0 +1,239 @@
+//! Replays of a scripted log: whatever was delivered before, the rest comes once and looks the same.
+
+use millrace_core::relation::{Column, Kind, SourceBlock};
+
+use super::*;
+use crate::pgoutput::writer::{Writer, Written};
+
+const TABLE: u32 = 7;
+const OTHER: u32 = 8;
+
+/// One message of the log with the LSN of its header.
+type Logged = (Lsn, Vec<u8>);
+
+fn begin(final_lsn: u64, xid: u32) -> Logged {
+    (Lsn(final_lsn - 9), Writer::default().tag(b'B').u64(final_lsn).u64(0).u32(xid).0)
+}
+
+fn commit(final_lsn: u64, end_lsn: u64) -> Logged {
+    (Lsn(end_lsn), Writer::default().tag(b'C').tag(0).u64(final_lsn).u64(end_lsn).u64(0).0)
+}
+
+fn insert(lsn: u64, id: u32) -> Logged {
+    let row = [Written::Text(id.to_string())];
+    (Lsn(lsn), Writer::default().tag(b'I').u32(TABLE).tag(b'N').tuple(&row).0)
+}
+
+fn message(lsn: u64, transactional: bool) -> Logged {
+    let writer = Writer::default().tag(b'M').tag(u8::from(transactional)).u64(lsn);
+    (Lsn(lsn), writer.string("millrace").u32(0).0)
+}
+
+fn described() -> Logged {
+    let writer = Writer::default().tag(b'R').u32(TABLE).string("public").string("t").tag(b'd').u16(1);
+    (Lsn(0), writer.tag(1).string("id").u32(20).u32(u32::MAX).0)
+}
+
+fn relation() -> Relation {
+    let id = Column { name: "id".to_owned(), kind: Kind::Int64, nullable: false, default: None };
+    Relation {
+        version: Relation::next_version(),
+        namespace: "public".to_owned(),
+        name: "t".to_owned(),
+        columns: vec![id],
+        key: vec![0],
+        source: SourceBlock { schema_name: "Source", fields: Vec::new() },
+    }
+}
+
+fn session_at(end_lsn: u64, open: Option<Open>) -> Session {
+    let mut from = Streamed::starting_at("1", 1, "s", Lsn(end_lsn));
+    from.open = open;
+    Session::new(from)
+}
+
+/// What the changes in a batch are, in order: the id of the row and its mark.
+fn rows(batch: &ChangeBatch) -> Vec<(String, Mark)> {
+    let text = |change: &Change| {
+        let cell = batch.cells_of(change.after)[0];
+        match batch.value(cell) {
+            millrace_core::batch::Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
+            other => format!("{other:?}"),
+        }
+    };
+    batch.changes.iter().map(|change| (text(change), change.mark)).collect()
+}
+
+fn play(session: &mut Session, log: &[Logged], batch: &mut ChangeBatch) -> Result<()> {
+    for (lsn, data) in log {
+        if let Step::Relation(message) = session.apply(data, *lsn, batch)? {
+            session.define(message.id, relation(), true);
+        }
+    }
+    Ok(())
+}
+
+fn fresh(session: &mut Session) -> ChangeBatch {
+    session.begin_batch();
+    ChangeBatch::default()
+}
+
+/// Three transactions: LSNs of changes that interleave, several changes of one LSN, a message that shares it.
+fn log() -> Vec<Logged> {
+    vec![
+        described(),
+        begin(100, 1),
+        insert(40, 1),
+        insert(60, 2),
+        commit(100, 110),
+        begin(200, 2),
+        insert(50, 3),
+        message(55, true),
+        insert(55, 4),
+        insert(55, 5),
+        insert(55, 6),
+        insert(120, 7),
+        commit(200, 210),
+        begin(300, 3),
+        insert(220, 8),
+        commit(300, 310),
+    ]
+}
+
+#[test]
+fn a_cut_at_any_message_and_a_replay_give_every_change_once_with_the_same_mark() {
+    let mut session = session_at(10, None);
+    let mut whole = fresh(&mut session);
+    play(&mut session, &log(), &mut whole).expect("play");
+    let expected = rows(&whole);
+    assert_eq!(expected.len(), 8);
+
+    for cut in 1..log().len() {
+        let mut first = session_at(10, None);
+        let mut before = fresh(&mut first);
+        play(&mut first, &log()[..cut], &mut before).expect("play");
+        let position = first.position();
+
+        // The server begins at the position: transactions that committed before it are not sent again.
+        let mut second = Session::new(position.clone());
+        let mut after = fresh(&mut second);
+        let mut replay = vec![described()];
+        let starts = [(1, 5, 100), (5, 13, 200), (13, 16, 300)];
+        for (from, to, final_lsn) in starts {
+            if final_lsn >= position.end_lsn.0 {
+                replay.extend_from_slice(&log()[from..to]);
+            }
+        }
+        play(&mut second, &replay, &mut after).expect("replay");
+        let together = [rows(&before), rows(&after)].concat();
+        assert_eq!(together, expected, "cut after message {cut}");
+        assert_eq!(second.position(), session.position(), "cut after message {cut}");
+    }
+}
+
+#[test]
+fn a_transaction_that_the_server_sends_again_is_skipped_by_the_place_of_its_commit() {
+    let mut session = session_at(110, None);
+    let mut batch = fresh(&mut session);
+    play(&mut session, &log(), &mut batch).expect("play");
+    assert_eq!(rows(&batch).first().map(|(id, _)| id.as_str()), Some("3"));
+    assert_eq!(session.position().end_lsn, Lsn(310));
+}
+
+#[test]
+fn a_commit_record_that_starts_where_a_message_ends_is_not_skipped() {
+    let mut session = session_at(10, None);
+    let mut batch = fresh(&mut session);
+    play(&mut session, &[message(100, false)], &mut batch).expect("play");
+    assert_eq!(session.end_lsn(), Lsn(100));
+
+    let mut second = Session::new(session.position());
+    let mut batch = fresh(&mut second);
+    play(&mut second, &log()[..5], &mut batch).expect("play");
+    assert_eq!(rows(&batch).len(), 2);
+}
+
+#[test]
+fn a_relation_sent_again_inside_the_cut_transaction_does_not_count() {
+    let open = Open { final_lsn: Lsn(200), xid: 2, change_lsn: Lsn(55), n: 1 };
+    let mut session = session_at(110, Some(open));
+    let mut batch = fresh(&mut session);
+    let mut replay = log()[5..].to_vec();
+    replay.insert(1, described());
+    play(&mut session, &replay, &mut batch).expect("play");
+    let ids: Vec<_> = rows(&batch).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, ["5", "6", "7", "8"]);
+}
+
+#[test]
+fn the_open_transaction_stays_in_the_position_until_it_is_seen_again() {
+    let open = Open { final_lsn: Lsn(200), xid: 2, change_lsn: Lsn(55), n: 1 };
+    let mut session = session_at(110, Some(open));
+    session.advance(Lsn(150)).expect("advance");
+    assert_eq!(session.position().open, Some(open));
+    assert_eq!(session.position().end_lsn, Lsn(150));
+}
+
+#[test]
+fn another_transaction_in_the_place_of_the_open_one_is_a_lost_position() {
+    let open = Open { final_lsn: Lsn(200), xid: 2, change_lsn: Lsn(55), n: 1 };
+    let mut session = session_at(110, Some(open));
+    let mut batch = fresh(&mut session);
+    let error = play(&mut session, &[begin(300, 3)], &mut batch).expect_err("lost");
+    assert_eq!(error.shown_state(), State::PositionLost);
+
+    let mut session = session_at(110, Some(open));
+    let error = session.advance(Lsn(250)).expect_err("lost");
+    assert_eq!(error.shown_state(), State::PositionLost);
+}
+
+#[test]
+fn a_keepalive_inside_a_transaction_moves_nothing() {
+    let mut session = session_at(10, None);
+    let mut batch = fresh(&mut session);
+    play(&mut session, &log()[..3], &mut batch).expect("play");
+    session.advance(Lsn(500)).expect("advance");
+    assert_eq!(session.end_lsn(), Lsn(10));
+}
+
+#[test]
+fn a_row_of_an_undescribed_relation_is_an_error_and_not_skipped() {
+    let mut session = session_at(10, None);
+    let mut batch = fresh(&mut session);
+    assert!(play(&mut session, &[begin(100, 1), insert(40, 1)], &mut batch).is_err());
+}
+
+#[test]
+fn a_change_of_a_table_that_is_not_captured_counts_and_is_not_emitted() {
+    let mut session = session_at(10, None);
+    let mut batch = fresh(&mut session);
+    session.define(OTHER, relation(), false);
+    session.define(TABLE, relation(), true);
+    let other = Writer::default().tag(b'I').u32(OTHER).tag(b'N').tuple(&[Written::Text("0".to_owned())]).0;
+    play(&mut session, &[begin(100, 1), (Lsn(40), other), insert(40, 1)], &mut batch).expect("play");
+    assert_eq!(rows(&batch), [("1".to_owned(), Mark { commit: 100, change: 40, n: 1 })]);
+}
+
+#[test]
+fn an_unchanged_relation_keeps_its_version_and_a_changed_one_gets_a_new_one() {
+    let mut session = session_at(10, None);
+    session.define(TABLE, relation(), true);
+    let version = session.relations[&TABLE].relation.version;
+    session.define(TABLE, relation(), true);
+    assert_eq!(session.relations[&TABLE].relation.version, version);
+    let mut wider = relation();
+    wider.columns.push(Column { name: "b".to_owned(), kind: Kind::Text, nullable: true, default: None });
+    session.define(TABLE, wider, true);
+    assert_ne!(session.relations[&TABLE].relation.version, version);
+}
+
+#[test]
+fn a_batch_names_its_relations_and_transactions_anew() {
+    let mut session = session_at(10, None);
+    let mut first = fresh(&mut session);
+    play(&mut session, &log()[..3], &mut first).expect("play");
+    let mut second = fresh(&mut session);
+    play(&mut session, &log()[3..6], &mut second).expect("play");
+    assert_eq!((second.relations.len(), second.transactions.len()), (1, 1));
+    assert_eq!(second.transactions[0].id, 1);
+}

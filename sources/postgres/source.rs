@@ -1,0 +1,235 @@
+//! The source as the pipeline sees it: start at `PostgresSource::run`.
+//!
+//! Two connections. The replication connection belongs to a thread (`stream`); the query connection stays
+//! here, for the heartbeat, for what the status shows, and to notice that the server is going down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use millrace_core::error::{Error, Result};
+use millrace_core::position::Position;
+use millrace_core::progress::{Progress, State};
+use millrace_core::report::Report;
+use millrace_core::source::{Feed, Source};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_postgres::Client;
+
+use crate::config::Settings;
+use crate::control::{self, Control};
+use crate::handshake::Handshake;
+use crate::pgoutput::RelationMessage;
+use crate::position::Streamed;
+use crate::relation::Origin;
+use crate::server::{self, ServerFacts};
+use crate::session::Session;
+use crate::stream::{Describe, Limits, Stream};
+use crate::types::Types;
+use crate::{catalog, check, publication, slot, start};
+
+/// How often the status learns what the server keeps for us.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// A query on a healthy connection takes milliseconds; past this the connection counts as lost.
+const QUERY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Prefix of the logical messages that keep an idle database's slot moving.
+const HEARTBEAT_PREFIX: &str = "millrace";
+
+/// The largest frame that is read into memory: a row cannot be larger in Postgres.
+const FRAME_BYTES_MAX: usize = 1_073_741_824;
+
+pub struct PostgresSource {
+    settings: Settings,
+    origin: Origin,
+}
+
+impl PostgresSource {
+    /// `version` is what the source block of each event shows.
+    pub fn new(settings: Settings, topic_prefix: &str, version: &str) -> Self {
+        let origin = Origin {
+            version: version.to_owned(),
+            name: topic_prefix.to_owned(),
+            database: settings.database.clone(),
+        };
+        Self { settings, origin }
+    }
+
+    /// Opens the replication connection and hands it to its thread.
+    async fn stream(
+        &self,
+        client: &Arc<Client>,
+        facts: &ServerFacts,
+        mut position: Streamed,
+        feed: Feed,
+    ) -> Result<Reading> {
+        let settings = &self.settings;
+        let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
+        start::follow_timeline(&mut handshake, facts, &mut position).await?;
+        let walsender = handshake.backend_pid;
+        let wire =
+            handshake.start_replication(&settings.slot, position.end_lsn, &settings.publication).await?;
+        start::verify_active(settings, client, &position, walsender).await?;
+        tracing::info!(slot = %settings.slot, from = %position.end_lsn, "streaming");
+
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let limits = Limits {
+            batch_bytes_max: settings.batch_bytes_max,
+            batch_rows_max: settings.batch_rows_max,
+            frame_bytes_max: FRAME_BYTES_MAX,
+            status_interval: status_interval(settings.status_interval, facts.wal_sender_timeout),
+            receive_timeout: settings.receive_timeout,
+        };
+        let describe = self.describe(client.clone());
+        let session = Session::new(position);
+        let stream = Stream::new(wire, session, feed, describe, limits, abandoned.clone());
+        let thread = tokio::task::spawn_blocking(move || stream.run());
+        Ok(Reading { thread, abandoned })
+    }
+
+    /// What the stream's thread calls for each Relation message.
+    fn describe(&self, client: Arc<Client>) -> Describe {
+        let runtime = Handle::current();
+        let (settings, origin) = (self.settings.clone(), self.origin.clone());
+        let mut types = Types::default();
+        Box::new(move |message: RelationMessage| {
+            let captured = settings.wants(&message.namespace, &message.name);
+            let described = catalog::describe(&client, &mut types, &message, &origin);
+            let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));
+            let relation = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
+            Ok((message.id, relation, captured))
+        })
+    }
+
+    /// Everything beside the stream, until the stream ends.
+    async fn attend(
+        &self,
+        ended: &mut JoinHandle<Result<()>>,
+        client: &Client,
+        facts: &ServerFacts,
+        reading: &mut Reading,
+        progress: &Progress,
+    ) -> Result<()> {
+        let mut heartbeat = interval(self.settings.heartbeat_interval.unwrap_or(SAMPLE_EVERY));
+        let mut sample = interval(SAMPLE_EVERY);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let beats = self.settings.heartbeat_interval.is_some() && !facts.in_recovery;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut reading.thread => return joined(ended),
+                _ = &mut *ended => {
+                    // The server waits in its shutdown until the walsender has heard from us: let it go.
+                    reading.abandoned.store(true, Ordering::Relaxed);
+                    return joined((&mut reading.thread).await);
+                }
+                _ = heartbeat.tick(), if beats => self.beat(client).await?,
+                _ = sample.tick() => self.sample(client, progress).await?,
+            }
+        }
+    }
+
+    async fn beat(&self, client: &Client) -> Result<()> {
+        let sql = "SELECT pg_logical_emit_message(false, $1::text, '')";
+        let beat = client.query(sql, &[&HEARTBEAT_PREFIX]);
+        match tokio::time::timeout(QUERY_PATIENCE, beat).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(crate::errors::query("cannot write the heartbeat's message", error)),
+            Err(_) => Err(no_answer(&self.settings)),
+        }
+    }
+
+    async fn sample(&self, client: &Client, progress: &Progress) -> Result<()> {
+        let found = tokio::time::timeout(QUERY_PATIENCE, slot::read(client, &self.settings.slot)).await;
+        let slot = found.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
+        let Some(slot) = slot else { return Ok(()) };
+        let kept = slot.retained.unwrap_or(0);
+        progress.retained_bytes.store(kept, Ordering::Relaxed);
+        let end = slot.restart_lsn.map_or(0, |restart| restart.0.saturating_add(kept));
+        progress.source_end.fetch_max(end, Ordering::Relaxed);
+        match slot.lost() {
+            None => Ok(()),
+            Some(why) => Err(Error::fatal(format!("slot {} lost the log that it kept: {why}", slot.name))
+                .hint("changes are gone for good; raise max_slot_wal_keep_size, then copy the tables anew")
+                .state(State::PositionLost)),
+        }
+    }
+}
+
+impl Source for PostgresSource {
+    async fn check(&self) -> Result<Report> {
+        check::check(&self.settings).await
+    }
+
+    async fn preconditions(&self) -> Result<()> {
+        let control = control::connect(&self.settings).await?;
+        let facts = server::preconditions(&control.client, &self.settings).await?;
+        publication::ensure(&control.client, &self.settings, &facts).await?;
+        // A slot that a healthy instance reads is left alone before its producers are shut out for nothing.
+        match slot::read(&control.client, &self.settings.slot).await? {
+            Some(slot) => slot.free(None),
+            None => Ok(()),
+        }
+    }
+
+    async fn run(&mut self, from: Option<Position>, mut feed: Feed) -> Result<()> {
+        let control = control::connect(&self.settings).await?;
+        let facts = server::preconditions(&control.client, &self.settings).await?;
+        let place = start::place(&self.settings, &control.client, &facts, &mut feed, from).await?;
+        let Some(position) = place else { return Ok(()) };
+
+        let progress = feed.progress.clone();
+        let Control { client, ended } = control;
+        let client = Arc::new(client);
+        let mut ended = ended;
+        let mut reading = self.stream(&client, &facts, position, feed).await?;
+        let result = self.attend(&mut ended, &client, &facts, &mut reading, &progress).await;
+        if result.is_err() {
+            // Whatever failed here, the thread must be gone before the next attempt.
+            reading.abandoned.store(true, Ordering::Relaxed);
+            if !reading.thread.is_finished() {
+                let _ = (&mut reading.thread).await;
+            }
+        }
+        result
+    }
+}
+
+/// The stream's thread while it runs.
+struct Reading {
+    thread: JoinHandle<Result<()>>,
+    abandoned: Arc<AtomicBool>,
+}
+
+fn joined(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.unwrap_or_else(|panic| {
+        Err(Error::fatal("the reader of the replication stream stopped by a panic").source(panic))
+    })
+}
+
+/// As configured, and at most a third of what the server tolerates.
+fn status_interval(configured: Duration, wal_sender_timeout: Duration) -> Duration {
+    // Zero: never times out.
+    if wal_sender_timeout.is_zero() { configured } else { configured.min(wal_sender_timeout / 3) }
+}
+
+fn no_answer(settings: &Settings) -> Error {
+    let seconds = QUERY_PATIENCE.as_secs();
+    Error::transient(format!("postgres at {} did not answer a query within {seconds} s", settings.place()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_goes_out_at_least_three_times_within_the_server_s_patience() {
+        let ten = Duration::from_secs(10);
+        assert_eq!(status_interval(ten, Duration::from_secs(6)), Duration::from_secs(2));
+        assert_eq!(status_interval(ten, Duration::from_secs(60)), ten);
+        assert_eq!(status_interval(ten, Duration::ZERO), ten);
+    }
+}

@@ -1,0 +1,290 @@
+//! From what the sink remembers to the place where streaming begins: start at `place`.
+//!
+//! Never guesses. A first start leaves its mark in the sink before it creates the slot, so that a crash
+//! between the two is told from a slot that lost its position; every later start proves that the slot
+//! still has all that comes after the position.
+
+use std::time::{Duration, Instant};
+
+use millrace_core::error::{Error, Result};
+use millrace_core::position::Position;
+use millrace_core::progress::State;
+use millrace_core::source::Feed;
+use tokio::task::block_in_place;
+use tokio_postgres::Client;
+
+use crate::config::Settings;
+use crate::handshake::Handshake;
+use crate::lsn::Lsn;
+use crate::position::{Stored, Streamed, creating};
+use crate::server::ServerFacts;
+use crate::slot::{self, Slot};
+
+/// A sink that takes longer than this to commit one small position is not there.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The slot becomes active under our own walsender at once; this is for a loaded server.
+const ACTIVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The position to stream from, verified against the server, or `None` when the pipeline is stopping.
+pub async fn place(
+    settings: &Settings,
+    client: &Client,
+    facts: &ServerFacts,
+    feed: &mut Feed,
+    from: Option<Position>,
+) -> Result<Option<Streamed>> {
+    let stored = from.as_ref().map(Stored::parse).transpose()?;
+    let slot = slot::read(client, &settings.slot).await?;
+    match (stored, slot) {
+        (Some(Stored::Streamed(position)), slot) => {
+            verify(settings, facts, &position, slot.as_ref())?;
+            Ok(Some(position))
+        }
+        // Nothing was delivered from it: the crash came between creating it and saying so.
+        (Some(Stored::Creating { slot: begun }), found) => {
+            if begun != settings.slot && found.is_some() {
+                return Err(without_position(&settings.slot));
+            }
+            if slot::drop(client, &begun).await? {
+                tracing::info!(slot = %begun, "dropped the slot of a first start that did not finish");
+            }
+            create(settings, client, facts, feed).await
+        }
+        (None, None) if settings.slot_made_beforehand || !settings.create_slot => {
+            Err(missing_beforehand(settings))
+        }
+        (None, None) => {
+            if commit(feed, creating(&settings.slot)).await?.is_none() {
+                return Ok(None);
+            }
+            create(settings, client, facts, feed).await
+        }
+        (None, Some(slot)) if settings.slot_made_beforehand => {
+            slot.usable(settings)?;
+            slot.free(None)?;
+            let Some(confirmed) = slot.confirmed_flush_lsn else {
+                return Err(Error::fatal(format!("slot {} has no confirmed position", slot.name))
+                    .hint("it is being created, or it is not a logical slot")
+                    .state(State::PositionLost));
+            };
+            begin_at(settings, facts, feed, confirmed).await
+        }
+        (None, Some(slot)) => Err(without_position(&slot.name)),
+    }
+}
+
+/// Once more when the slot is ours alone: until then somebody else could have moved it.
+pub async fn verify_active(
+    settings: &Settings,
+    client: &Client,
+    position: &Streamed,
+    walsender: i32,
+) -> Result<()> {
+    let deadline = Instant::now() + ACTIVE_PATIENCE;
+    loop {
+        let Some(slot) = slot::read(client, &settings.slot).await? else {
+            return Err(gone(settings, position));
+        };
+        if slot.active_pid == Some(walsender) {
+            return not_ahead(&slot, position);
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::transient(format!(
+                "slot {} is not active under our own walsender (process {walsender})",
+                slot.name
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A server on another timeline was promoted: what it has must still contain all that we delivered.
+pub async fn follow_timeline(
+    handshake: &mut Handshake,
+    facts: &ServerFacts,
+    position: &mut Streamed,
+) -> Result<()> {
+    if facts.timeline == position.timeline {
+        return Ok(());
+    }
+    let rows = handshake.query(&format!("TIMELINE_HISTORY {}", facts.timeline)).await?;
+    let history = rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten());
+    let left_at = history.as_deref().and_then(|text| left_timeline_at(text, position.timeline));
+    let reached = position.furthest();
+    match left_at {
+        Some(switch) if reached <= switch => {
+            position.timeline = facts.timeline;
+            Ok(())
+        }
+        Some(switch) => Err(ahead(&format!(
+            "the server left timeline {} at {switch}, before the position {reached}",
+            position.timeline
+        ))),
+        None => Err(Error::fatal(format!(
+            "the server is on timeline {}, which does not come from timeline {} of the position",
+            facts.timeline, position.timeline
+        ))
+        .hint("this is another branch of the server's history: compare the tables with their topics, then set the position anew with `millrace position`")
+        .state(State::PositionLost)),
+    }
+}
+
+/// Where a timeline ends according to a history file: lines of `<timeline> <switch point> <reason>`.
+fn left_timeline_at(history: &str, timeline: u32) -> Option<Lsn> {
+    history.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let of = words.next()?.parse::<u32>().ok()?;
+        let switch = words.next()?.parse().ok()?;
+        (of == timeline).then_some(switch)
+    })
+}
+
+fn verify(settings: &Settings, facts: &ServerFacts, position: &Streamed, slot: Option<&Slot>) -> Result<()> {
+    if position.system_identifier != facts.system_identifier.to_string() {
+        return Err(Error::fatal(format!(
+            "the position is of server {}, and this is server {}",
+            position.system_identifier, facts.system_identifier
+        ))
+        .hint("point source.postgres.url at the old server, or start this connector under a new name")
+        .state(State::PositionLost));
+    }
+    if position.slot != settings.slot {
+        return Err(Error::config(format!(
+            "the position belongs to slot {}, and the file names slot {}",
+            position.slot, settings.slot
+        ))
+        .hint(format!(
+            "set source.postgres.slot = \"{}\", or start this connector under a new name",
+            position.slot
+        )));
+    }
+    let Some(slot) = slot else { return Err(gone(settings, position)) };
+    slot.usable(settings)?;
+    slot.free(None)?;
+    not_ahead(slot, position)?;
+    let reached = position.furthest();
+    if facts.timeline == position.timeline && reached > facts.end {
+        return Err(ahead(&format!("its log ends at {}, before the position {reached}", facts.end)));
+    }
+    Ok(())
+}
+
+/// The server silently moves an older request forward to what the slot confirmed, and what lies between is
+/// lost without a word: so it is compared here.
+fn not_ahead(slot: &Slot, position: &Streamed) -> Result<()> {
+    match slot.confirmed_flush_lsn {
+        Some(confirmed) if confirmed <= position.end_lsn => Ok(()),
+        confirmed => Err(Error::fatal(format!(
+            "slot {} was moved or created anew behind this connector: it confirmed {}, past the position {}",
+            slot.name,
+            confirmed.map_or_else(|| "nothing yet".to_owned(), |lsn| lsn.to_string()),
+            position.end_lsn
+        ))
+        .hint(
+            "the changes between the two are gone from the slot; compare the tables with their topics, \
+             then accept the gap with `millrace position <file> set --yes`",
+        )
+        .state(State::PositionLost)),
+    }
+}
+
+async fn create(
+    settings: &Settings,
+    client: &Client,
+    facts: &ServerFacts,
+    feed: &mut Feed,
+) -> Result<Option<Streamed>> {
+    let consistent = slot::create(client, settings, facts).await?;
+    tracing::info!(slot = %settings.slot, at = %consistent, "created the replication slot");
+    begin_at(settings, facts, feed, consistent).await
+}
+
+async fn begin_at(
+    settings: &Settings,
+    facts: &ServerFacts,
+    feed: &mut Feed,
+    at: Lsn,
+) -> Result<Option<Streamed>> {
+    let position =
+        Streamed::starting_at(&facts.system_identifier.to_string(), facts.timeline, &settings.slot, at);
+    let committed = commit(feed, position.to_position()).await?;
+    Ok(committed.map(|()| position))
+}
+
+/// Makes a position durable in the sink before anything is built on it. `None` when the pipeline is stopping.
+async fn commit(feed: &mut Feed, position: Position) -> Result<Option<()>> {
+    let deadline = Instant::now() + COMMIT_PATIENCE;
+    let Ok(Some(mut batch)) = block_in_place(|| feed.empty_until(deadline)) else { return Ok(None) };
+    batch.end = Some(position.clone());
+    batch.whole = true;
+    batch.drained = true;
+    if feed.send(batch).is_err() {
+        return Ok(None);
+    }
+    let wait = async {
+        loop {
+            match feed.delivered_next().await {
+                Ok(Some(delivered)) if delivered == position => return Some(()),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    };
+    tokio::time::timeout(COMMIT_PATIENCE, wait).await.map_err(|_| {
+        Error::transient(format!(
+            "the sink did not make the first position durable within {} s",
+            COMMIT_PATIENCE.as_secs()
+        ))
+    })
+}
+
+fn missing_beforehand(settings: &Settings) -> Error {
+    let slot = &settings.slot;
+    Error::config(format!("slot {slot} does not exist, and this connector may not create it")).hint(format!(
+        "SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput'), or set create_slot = true"
+    ))
+}
+
+fn gone(settings: &Settings, position: &Streamed) -> Error {
+    let slot = &settings.slot;
+    Error::fatal(format!("slot {slot} is gone, and with it the changes after {}", position.end_lsn))
+        .hint(
+            "somebody dropped it, or the server was replaced; compare the tables with their topics, then \
+             start anew with `millrace position <file> reset --yes`",
+        )
+        .state(State::PositionLost)
+}
+
+fn without_position(name: &str) -> Error {
+    Error::fatal(format!("slot {name} exists, but the sink has no position for this connector"))
+        .hint(format!(
+            "either the position topic was lost (then compare the tables with their topics and run \
+             `millrace position <file> set --yes`), or the slot is a stranger's: then name another one, or, \
+             if nobody needs it, SELECT pg_drop_replication_slot('{name}')"
+        ))
+        .state(State::PositionLost)
+}
+
+fn ahead(what: &str) -> Error {
+    Error::fatal(format!("the server was restored to an earlier time: {what}"))
+        .hint(
+            "it would skip every change until its log passes the position; events after the restore point \
+             were delivered and no longer exist in the database: compare, then run \
+             `millrace position <file> set --yes`",
+        )
+        .state(State::PositionAhead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_file_says_where_each_timeline_was_left() {
+        let history = "1\t0/3000000\tno recovery target specified\n\n2\t0/5000000\tbefore 2024\n";
+        assert_eq!(left_timeline_at(history, 1), Some(Lsn(0x300_0000)));
+        assert_eq!(left_timeline_at(history, 2), Some(Lsn(0x500_0000)));
+        assert_eq!(left_timeline_at(history, 3), None);
+    }
+}
