@@ -125,11 +125,15 @@ impl ChangeBatch {
         match cell.tag {
             Tag::Null => Value::Null,
             Tag::Unchanged => Value::Unchanged,
-            Tag::Text => {
-                let start = cell.start as usize;
-                Value::Text(self.bytes.get(start..start + cell.len as usize).unwrap_or_default())
-            }
+            Tag::Text => Value::Text(self.text(cell)),
         }
+    }
+
+    /// The bytes of a cell that is `Tag::Text`.
+    #[inline]
+    pub fn text(&self, cell: Cell) -> &[u8] {
+        let start = cell.start as usize;
+        self.bytes.get(start..start + cell.len as usize).unwrap_or_default()
     }
 }
 

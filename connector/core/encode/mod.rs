@@ -1,11 +1,39 @@
 //! Changes to records: `Encoder::prepare` once per relation version, then `Encoder::encode` per batch.
+//!
+//! `prepare` may wait: it makes the topic, has the schemas registered and compiles a `plan`. `encode` walks
+//! the changes (`change`), writes their rows by the plan (`row`), and each value (`value`) from its text
+//! (`lexical`) in the encoding's form (`avro`, `json`). What the values become is decided in `mapping`;
+//! schemas are built in Kafka Connect's model (`connect`) and printed by `avro_schema` and `json_schema`.
+//!
+//! Two things that schemas cannot say are left out on purpose: the dimensions of arrays (elements come in
+//! reading order), and tombstones of tables without a key (there is nothing to compact away).
 
 use std::sync::Arc;
 
+use self::avro::Avro;
+use self::change::{Fault, Pass, Room};
+use self::json::Json;
+use self::plan::{Draft, Plan, SchemaIds, Tail};
 use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{self, OpCounts, Progress};
+use crate::relation::Relation;
 use crate::sink::Targets;
+
+mod avro;
+mod avro_schema;
+mod change;
+mod connect;
+mod header;
+mod json;
+mod json_schema;
+mod lexical;
+mod mapping;
+mod plan;
+mod reject;
+mod row;
+mod short;
+mod value;
 
 /// How records look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +79,8 @@ pub enum Encoding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Debezium's envelope where it is sound, explicit marks where it guesses.
+    /// Debezium's envelope, with explicit marks in headers (`position`, `unchanged`) where it guesses:
+    /// nulls stay null beside a default, and names are made legal for Avro.
     Millrace,
     /// As Debezium 3.6 with its defaults.
     Debezium,
@@ -74,32 +103,173 @@ pub enum Encoded {
     NeedsPrepare,
 }
 
+/// Plans kept for relations that the newest batch does not name; the oldest go first.
+const PLANS_MAX: usize = 4096;
+
 /// Turns batches of changes into batches of records.
 pub struct Encoder<T: Targets> {
     format: Format,
     targets: T,
     progress: Arc<Progress>,
+    /// By relation version, rising.
+    plans: Vec<Plan>,
+    tail: Tail,
+    room: Room,
+    /// Index into `plans` and events counted, by the relations of the batch at hand.
+    slots: Vec<usize>,
+    counts: Vec<OpCounts>,
+    /// Number of the newest batch that was encoded.
+    seq: u64,
 }
 
 impl<T: Targets> Encoder<T> {
     pub fn new(format: Format, targets: T, progress: Arc<Progress>) -> Self {
-        Self { format, targets, progress }
+        let tail = Tail::new(format.encoding);
+        Self {
+            format,
+            targets,
+            progress,
+            plans: Vec::new(),
+            tail,
+            room: Room::default(),
+            slots: Vec::new(),
+            counts: Vec::new(),
+            seq: 0,
+        }
     }
 
     /// Every relation version of the batch has a plan. Cheap: asked for every batch.
-    pub fn is_prepared(&self, _batch: &ChangeBatch) -> bool {
-        false
+    pub fn is_prepared(&self, batch: &ChangeBatch) -> bool {
+        batch.relations.iter().all(|relation| self.slot(relation.version).is_some())
     }
 
     /// Makes the topic, registers the schemas and compiles the plan of each new relation version.
-    pub async fn prepare(&mut self, _batch: &ChangeBatch) -> Result<()> {
-        let _ = (&self.format, &self.targets, &self.progress);
-        Err(Error::fatal("the encoder is not written yet"))
+    ///
+    /// Fails as `Targets` fails. Plans that were compiled before that stay.
+    pub async fn prepare(&mut self, batch: &ChangeBatch) -> Result<()> {
+        for relation in &batch.relations {
+            if self.slot(relation.version).is_none() {
+                let plan = self.plan(relation).await?;
+                match self.plans.binary_search_by_key(&plan.version, |p| p.version) {
+                    Ok(at) => self.plans.splice(at..=at, [plan]).for_each(drop),
+                    Err(at) => self.plans.insert(at, plan),
+                }
+            }
+        }
+        self.drop_old_plans(batch);
+        Ok(())
     }
 
-    /// Fills `out` with the batch's records. Never waits.
-    pub fn encode(&mut self, _batch: &ChangeBatch, out: &mut EncodedBatch) -> Result<Encoded> {
+    async fn plan(&self, relation: &Relation) -> Result<Plan> {
+        let stale = self.plans.iter().find(|plan| plan.version == relation.version);
+        let widened = stale.map(|plan| plan.widened.clone()).unwrap_or_default();
+        let draft = Draft::new(&self.format, relation, widened);
+        let topic = self.targets.topic(draft.topic_name()).await?;
+        let mut ids = SchemaIds::default();
+        if self.format.encoding == Encoding::Avro {
+            if let Some(text) = draft.key_text() {
+                ids.key = self.targets.schema(&format!("{}-key", draft.topic_name()), &text).await?;
+            }
+            let text = draft.value_text();
+            ids.value = self.targets.schema(&format!("{}-value", draft.topic_name()), &text).await?;
+        }
+        Ok(draft.compile(topic, ids))
+    }
+
+    /// A table's older versions go with its newer one, unless the batch still has rows of both.
+    fn drop_old_plans(&mut self, batch: &ChangeBatch) {
+        let is_used = |plan: &Plan| batch.relations.iter().any(|r| r.version == plan.version);
+        let newest = |plan: &Plan, plans: &[Plan]| {
+            !plans.iter().any(|other| other.version > plan.version && other.table == plan.table)
+        };
+        let keep: Vec<bool> = self.plans.iter().map(|p| is_used(p) || newest(p, &self.plans)).collect();
+        let mut keep = keep.into_iter();
+        self.plans.retain(|_| keep.next().unwrap_or(true));
+        let mut surplus = self.plans.len().saturating_sub(PLANS_MAX);
+        self.plans.retain(|plan| {
+            let goes = surplus > 0 && !is_used(plan);
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    fn slot(&self, version: u64) -> Option<usize> {
+        let at = self.plans.binary_search_by_key(&version, |plan| plan.version).ok()?;
+        self.plans.get(at).is_some_and(|plan| !plan.is_stale).then_some(at)
+    }
+
+    /// Fills `out` with the batch's records. Never waits, and in the steady state allocates nothing.
+    ///
+    /// `Kind::Record` where one record cannot be written: `out` is then not to be sent.
+    pub fn encode(&mut self, batch: &ChangeBatch, out: &mut EncodedBatch) -> Result<Encoded> {
         out.clear();
-        Err(Error::fatal("the encoder is not written yet"))
+        if batch.seq > 1 && self.seq > 0 && batch.seq != self.seq + 1 {
+            let message = format!("batch {} came to the encoder after batch {}", batch.seq, self.seq);
+            return Err(Error::fatal(message));
+        }
+        self.slots.clear();
+        for relation in &batch.relations {
+            let Some(slot) = self.slot(relation.version) else {
+                return Ok(Encoded::NeedsPrepare);
+            };
+            self.slots.push(slot);
+        }
+        self.counts.clear();
+        self.counts.resize(self.slots.len(), OpCounts::default());
+        match self.write_records(batch, out) {
+            Ok(()) => {}
+            Err(Fault::Error(error)) => return Err(error),
+            Err(Fault::Widen) => {
+                out.clear();
+                if !change::widen(batch, &mut self.plans, &self.slots) {
+                    return Err(Error::fatal("a NULL was refused in a column that already takes it"));
+                }
+                return Ok(Encoded::NeedsPrepare);
+            }
+        }
+        out.end.clone_from(&batch.end);
+        out.whole = batch.whole;
+        out.drained = batch.drained;
+        out.seq = batch.seq;
+        out.commit_ts_us = batch.transactions.last().map_or(0, |transaction| transaction.commit_ts_us);
+        self.seq = batch.seq;
+        self.count();
+        Ok(Encoded::Done)
+    }
+
+    fn write_records(&mut self, batch: &ChangeBatch, out: &mut EncodedBatch) -> Result<(), Fault> {
+        let now_us = progress::now_us();
+        match self.format.encoding {
+            Encoding::Avro => self.tail.write::<Avro>(now_us, &mut self.room.tail),
+            Encoding::Json { .. } => self.tail.write::<Json>(now_us, &mut self.room.tail),
+        }
+        let mut pass = Pass {
+            format: &self.format,
+            batch,
+            plans: &self.plans,
+            slots: &self.slots,
+            room: &mut self.room,
+            out,
+        };
+        match self.format.encoding {
+            Encoding::Avro => pass.run::<Avro>(&mut self.counts),
+            Encoding::Json { .. } => pass.run::<Json>(&mut self.counts),
+        }
+    }
+
+    fn count(&self) {
+        for (slot, counts) in self.slots.iter().zip(&self.counts) {
+            if let Some(plan) = self.plans.get(*slot).filter(|_| counts.iter().any(|count| *count > 0)) {
+                self.progress.count_events(&plan.table, counts);
+                self.progress.use_topic(&plan.topic_name);
+            }
+        }
     }
 }
+
+#[cfg(test)]
+mod change_test;
+#[cfg(test)]
+mod golden_test;
+#[cfg(test)]
+mod oracle_test;

@@ -1,0 +1,180 @@
+//! Avro schema texts, byte for byte as Confluent's AvroData prints them.
+//!
+//! The registry tells schemas apart by their text, so the order of properties, of union branches and the
+//! form of names all matter.
+
+use std::fmt::Write;
+
+use super::connect::{Base, Field, Schema};
+use super::json::quoted;
+
+/// Avro's precision where a decimal has none.
+const PRECISION_UNKNOWN: &str = "64";
+
+/// `adjust` replaces characters that Avro does not allow in names; `connect.name` keeps the original.
+pub(crate) fn text(schema: &Schema, adjust: bool) -> String {
+    let mut printer = Printer { out: String::new(), seen: Vec::new(), adjust };
+    printer.schema(schema, "");
+    printer.out
+}
+
+struct Printer {
+    out: String,
+    /// Full names of the records printed so far: a second use is a name alone.
+    seen: Vec<String>,
+    adjust: bool,
+}
+
+impl Printer {
+    fn schema(&mut self, schema: &Schema, namespace: &str) {
+        match (schema.optional, &schema.default) {
+            (false, _) => self.required(schema, namespace),
+            (true, None) => {
+                self.out.push_str("[\"null\",");
+                self.required(schema, namespace);
+                self.out.push(']');
+            }
+            // The default belongs to the first branch of a union.
+            (true, Some(_)) => {
+                self.out.push('[');
+                self.required(schema, namespace);
+                self.out.push_str(",\"null\"]");
+            }
+        }
+    }
+
+    fn required(&mut self, schema: &Schema, namespace: &str) {
+        match &schema.base {
+            Base::Struct(fields) => self.record(schema, fields, namespace),
+            Base::Array(items) => {
+                self.out.push_str("{\"type\":\"array\",\"items\":");
+                self.schema(items, namespace);
+                self.properties(schema);
+                self.out.push('}');
+            }
+            base => self.primitive(schema, base),
+        }
+    }
+
+    fn primitive(&mut self, schema: &Schema, base: &Base) {
+        let (name, connect_type) = match base {
+            Base::Boolean => ("boolean", None),
+            Base::Int16 => ("int", Some("int16")),
+            Base::Int32 => ("int", None),
+            Base::Int64 => ("long", None),
+            Base::Float32 => ("float", None),
+            Base::Float64 => ("double", None),
+            Base::Bytes => ("bytes", None),
+            Base::String | Base::Array(_) | Base::Struct(_) => ("string", None),
+        };
+        let plain = schema.name.is_none() && schema.default.is_none() && schema.parameters.is_empty();
+        if plain && connect_type.is_none() {
+            let _ = write!(self.out, "\"{name}\"");
+            return;
+        }
+        let _ = write!(self.out, "{{\"type\":\"{name}\"");
+        let is_decimal = schema.name.as_deref() == Some("org.apache.kafka.connect.data.Decimal");
+        if is_decimal {
+            let parameter =
+                |name| schema.parameters.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
+            let scale = parameter("scale").unwrap_or("0");
+            let precision = parameter("connect.decimal.precision").unwrap_or(PRECISION_UNKNOWN);
+            let _ = write!(self.out, ",\"scale\":{scale},\"precision\":{precision}");
+        }
+        self.properties(schema);
+        if let Some(connect_type) = connect_type {
+            let _ = write!(self.out, ",\"connect.type\":\"{connect_type}\"");
+        }
+        if is_decimal {
+            self.out.push_str(",\"logicalType\":\"decimal\"");
+        }
+        self.out.push('}');
+    }
+
+    /// What Connect knows and Avro does not, in AvroData's order.
+    fn properties(&mut self, schema: &Schema) {
+        if let Some(doc) = schema.doc {
+            let _ = write!(self.out, ",\"connect.doc\":{}", quoted(doc));
+        }
+        if let Some(version) = schema.version {
+            let _ = write!(self.out, ",\"connect.version\":{version}");
+        }
+        for (index, (name, value)) in schema.parameters.iter().enumerate() {
+            self.out.push_str(if index == 0 { ",\"connect.parameters\":{" } else { "," });
+            let _ = write!(self.out, "{}:{}", quoted(name), quoted(value));
+        }
+        if !schema.parameters.is_empty() {
+            self.out.push('}');
+        }
+        if let Some(default) = &schema.default {
+            let _ = write!(self.out, ",\"connect.default\":{}", default.avro);
+        }
+        if let Some(name) = &schema.name {
+            let _ = write!(self.out, ",\"connect.name\":{}", quoted(name));
+        }
+    }
+
+    fn record(&mut self, schema: &Schema, fields: &[Field], enclosing: &str) {
+        let original = schema.name.as_deref().unwrap_or_default();
+        let full = self.adjusted_name(original);
+        let (namespace, name) = full.rsplit_once('.').unwrap_or(("", &full));
+        if self.seen.contains(&full) {
+            let reference = if namespace == enclosing { name } else { &full };
+            self.out.push_str(&quoted(reference));
+            return;
+        }
+        let _ = write!(self.out, "{{\"type\":\"record\",\"name\":{}", quoted(name));
+        if namespace != enclosing {
+            let _ = write!(self.out, ",\"namespace\":{}", quoted(namespace));
+        }
+        self.out.push_str(",\"fields\":[");
+        self.seen.push(full.clone());
+        let mut names: Vec<String> = Vec::with_capacity(fields.len());
+        for field in fields {
+            let mut name = if self.adjust { adjusted(&field.name) } else { field.name.clone() };
+            // Two columns may differ only in what was replaced.
+            while names.contains(&name) {
+                name.push('_');
+            }
+            if !names.is_empty() {
+                self.out.push(',');
+            }
+            self.field(&name, &field.schema, namespace);
+            names.push(name);
+        }
+        self.out.push(']');
+        self.properties(schema);
+        self.out.push('}');
+    }
+
+    fn field(&mut self, name: &str, schema: &Schema, namespace: &str) {
+        let _ = write!(self.out, "{{\"name\":{},\"type\":", quoted(name));
+        self.schema(schema, namespace);
+        match (&schema.default, schema.optional) {
+            (Some(default), _) => {
+                let _ = write!(self.out, ",\"default\":{}", default.avro);
+            }
+            (None, true) => self.out.push_str(",\"default\":null"),
+            (None, false) => {}
+        }
+        self.out.push('}');
+    }
+
+    fn adjusted_name(&self, name: &str) -> String {
+        if self.adjust {
+            name.split('.').map(adjusted).collect::<Vec<_>>().join(".")
+        } else {
+            name.to_owned()
+        }
+    }
+}
+
+/// A name that Avro allows: letters, digits and `_`, no digit first.
+fn adjusted(name: &str) -> String {
+    let legal = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let mut out: String = name.chars().map(legal).collect();
+    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
+        out.insert(0, '_');
+    }
+    out
+}

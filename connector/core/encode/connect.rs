@@ -1,0 +1,147 @@
+//! Schemas in Kafka Connect's model: what both schema texts, Avro's and JSON's, are printed from.
+
+use super::json;
+use super::lexical::number;
+use super::value::Type;
+use crate::relation::{SourceBlock, SourceValue};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Schema {
+    pub base: Base,
+    pub optional: bool,
+    pub name: Option<String>,
+    pub version: Option<u32>,
+    pub doc: Option<&'static str>,
+    pub parameters: Vec<(&'static str, String)>,
+    pub default: Option<Literal>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Base {
+    Boolean,
+    Int16,
+    Int32,
+    Int64,
+    Float32,
+    Float64,
+    String,
+    Bytes,
+    Array(Box<Schema>),
+    Struct(Vec<Field>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Field {
+    pub name: String,
+    pub schema: Schema,
+}
+
+/// A default, as the two schema texts print it. They differ in bytes: characters of ISO 8859-1 in Avro,
+/// base64 in JSON.
+#[derive(Clone, Debug)]
+pub(crate) struct Literal {
+    pub avro: String,
+    pub json: String,
+}
+
+impl Schema {
+    pub(crate) fn new(base: Base) -> Self {
+        let parameters = Vec::new();
+        Self { base, optional: false, name: None, version: None, doc: None, parameters, default: None }
+    }
+    /// A named type of version 1.
+    pub(crate) fn named(base: Base, name: &str) -> Self {
+        Self { name: Some(name.into()), version: Some(1), ..Self::new(base) }
+    }
+    pub(crate) fn parameter(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.parameters.push((name, value.to_string()));
+        self
+    }
+    pub(crate) fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
+}
+
+impl Field {
+    pub(crate) fn new(name: impl Into<String>, schema: Schema) -> Self {
+        Self { name: name.into(), schema }
+    }
+}
+
+impl Literal {
+    /// From the value as JSON prints it; `None` where Avro has no default for it (NaN, the infinities).
+    pub(crate) fn of(r#type: &Type, json: String, unscaled: &[u8]) -> Option<Self> {
+        let avro = match r#type {
+            Type::Decimal { .. } => {
+                json::quoted(&unscaled.iter().map(|b| char::from(*b)).collect::<String>())
+            }
+            Type::Float32 => number::java_single(json.parse().ok()?),
+            Type::Float64 => number::java_double(json.parse().ok()?),
+            _ => return Some(Self { avro: json.clone(), json }),
+        };
+        Some(Self { avro, json })
+    }
+}
+
+/// Names of the schemas of one table.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// What the names begin with.
+    pub logical: String,
+}
+
+impl Names {
+    pub(crate) fn key(&self, fields: Vec<Field>) -> Schema {
+        let name = Some(format!("{}.Key", self.logical));
+        Schema { name, ..Schema::new(Base::Struct(fields)) }
+    }
+
+    pub(crate) fn envelope(&self, row: Vec<Field>, source: &SourceBlock) -> Schema {
+        let row_name = Some(format!("{}.Value", self.logical));
+        let row = Schema { name: row_name, optional: true, ..Schema::new(Base::Struct(row)) };
+        let long = || Schema::new(Base::Int64);
+        let block = vec![
+            Field::new("id", Schema::new(Base::String)),
+            Field::new("total_order", long()),
+            Field::new("data_collection_order", long()),
+        ];
+        let fields = vec![
+            Field::new("before", row.clone()),
+            Field::new("after", row),
+            Field::new("source", source_schema(source)),
+            Field::new("transaction", Schema::named(Base::Struct(block), "event.block").optional()),
+            Field::new("op", Schema::new(Base::String)),
+            Field::new("ts_ms", long().optional()),
+            Field::new("ts_us", long().optional()),
+            Field::new("ts_ns", long().optional()),
+        ];
+        let name = Some(format!("{}.Envelope", self.logical));
+        Schema { name, version: Some(2), ..Schema::new(Base::Struct(fields)) }
+    }
+}
+
+fn source_schema(source: &SourceBlock) -> Schema {
+    let fields = source.fields.iter().map(|field| Field::new(field.name, source_field(&field.value)));
+    Schema::named(Base::Struct(fields.collect()), source.schema_name)
+}
+
+fn source_field(value: &SourceValue) -> Schema {
+    const SNAPSHOT_MARKS: &str =
+        "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental";
+    match value {
+        SourceValue::Text(_) => Schema::new(Base::String),
+        SourceValue::CommitMs => Schema::new(Base::Int64),
+        SourceValue::CommitUs
+        | SourceValue::CommitNs
+        | SourceValue::TransactionId
+        | SourceValue::Place
+        | SourceValue::NoLong => Schema::new(Base::Int64).optional(),
+        SourceValue::Sequence | SourceValue::NoText => Schema::new(Base::String).optional(),
+        SourceValue::Snapshot => {
+            let text = json::quoted("false");
+            let mark =
+                Schema::named(Base::String, "io.debezium.data.Enum").parameter("allowed", SNAPSHOT_MARKS);
+            Schema { default: Some(Literal { avro: text.clone(), json: text }), ..mark.optional() }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Dates and times: ISO text, years before Christ and beyond 9999, infinities, `24:00:00`.
+//!
+//! Years are astronomical from here on: 1 BC is the year 0.
+
+use super::{Bad, digits, expect, fraction_us, two_digits};
+use crate::encode::short::Short;
+
+/// What Debezium writes while streaming: the database's sentinel days wrapped around.
+const DATE_INFINITY: i32 = -2_147_472_692;
+const DATE_MINUS_INFINITY: i32 = -2_147_472_691;
+/// The sentinels of the Postgres driver for Java, which Debezium passes on in every unit.
+const TIMESTAMP_INFINITY: i64 = 9_223_372_036_825_200_000;
+const TIMESTAMP_MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
+
+const DAY_SECONDS: i64 = 86_400;
+
+/// Days since 1970.
+pub(crate) fn date_days(text: &[u8]) -> Result<i32, Bad> {
+    match text {
+        b"infinity" => return Ok(DATE_INFINITY),
+        b"-infinity" => return Ok(DATE_MINUS_INFINITY),
+        _ => {}
+    }
+    let (date, rest) = Date::parse(text)?;
+    i32::try_from(date.era(rest)?.days()?).map_err(|_| Bad::OutOfRange)
+}
+
+/// Microseconds since midnight; `24:00:00` is the end of the day.
+pub(crate) fn time_us(text: &[u8]) -> Result<i64, Bad> {
+    let (seconds, us, rest) = clock(text)?;
+    if rest.is_empty() { Ok(seconds * 1_000_000 + i64::from(us)) } else { Err(Bad::Malformed) }
+}
+
+/// A time with an offset as text in UTC, with as few fraction digits as it needs.
+pub(crate) fn zoned_time(text: &[u8]) -> Result<Short, Bad> {
+    let (seconds, us, rest) = clock(text)?;
+    let (offset, rest) = offset_seconds(rest)?;
+    if !rest.is_empty() {
+        return Err(Bad::Malformed);
+    }
+    let mut out = Short::new();
+    push_clock(&mut out, (seconds - offset).rem_euclid(DAY_SECONDS));
+    if us > 0 {
+        let (mut fraction, mut count) = (us, 6);
+        while fraction % 10 == 0 {
+            fraction /= 10;
+            count -= 1;
+        }
+        out.push(b".");
+        out.push_digits(fraction, count);
+    }
+    out.push(b"Z");
+    Ok(out)
+}
+
+/// Microseconds since 1970, without a zone.
+pub(crate) fn timestamp_us(text: &[u8]) -> Result<i64, Bad> {
+    timestamp(text, |seconds, us| {
+        let whole = seconds.checked_mul(1_000_000)?;
+        whole.checked_add(i64::from(us))
+    })
+}
+
+/// Milliseconds since 1970, without a zone.
+pub(crate) fn timestamp_ms(text: &[u8]) -> Result<i64, Bad> {
+    timestamp(text, |seconds, us| Some(seconds * 1000 + i64::from(us / 1000)))
+}
+
+#[inline]
+fn timestamp(text: &[u8], unit: impl Fn(i64, u32) -> Option<i64>) -> Result<i64, Bad> {
+    match text {
+        b"infinity" => return Ok(TIMESTAMP_INFINITY),
+        b"-infinity" => return Ok(TIMESTAMP_MINUS_INFINITY),
+        _ => {}
+    }
+    let (date, rest) = Date::parse(text)?;
+    let (seconds, us, rest) = clock(expect(rest, b" ")?)?;
+    let days = date.era(rest)?.days()?;
+    unit(days * DAY_SECONDS + seconds, us).ok_or(Bad::OutOfRange)
+}
+
+/// A timestamp with an offset as text in UTC, with `precision` fraction digits.
+pub(crate) fn zoned_timestamp(text: &[u8], precision: u8) -> Result<Short, Bad> {
+    let mut out = Short::new();
+    if let b"infinity" | b"-infinity" = text {
+        out.push(text);
+        return Ok(out);
+    }
+    let (date, rest) = Date::parse(text)?;
+    let (seconds, us, rest) = clock(expect(rest, b" ")?)?;
+    let (offset, rest) = offset_seconds(rest)?;
+    let seconds = date.era(rest)?.days()? * DAY_SECONDS + seconds - offset;
+    Date::from_days(seconds.div_euclid(DAY_SECONDS)).push(&mut out);
+    out.push(b"T");
+    push_clock(&mut out, seconds.rem_euclid(DAY_SECONDS));
+    if precision > 0 {
+        let precision = precision.min(6);
+        out.push(b".");
+        out.push_digits(us / 10_u32.pow(u32::from(6 - precision)), usize::from(precision));
+    }
+    out.push(b"Z");
+    Ok(out)
+}
+
+/// Seconds and microseconds since midnight, and the rest.
+#[inline]
+fn clock(text: &[u8]) -> Result<(i64, u32, &[u8]), Bad> {
+    let (hours, rest) = two_digits(text)?;
+    let (minutes, rest) = two_digits(expect(rest, b":")?)?;
+    let (seconds, rest) = two_digits(expect(rest, b":")?)?;
+    let (us, rest) = fraction_us(rest)?;
+    let sum = hours * 3600 + minutes * 60 + seconds;
+    let ends_the_day = i64::from(sum) == DAY_SECONDS && us == 0;
+    if minutes > 59 || seconds > 59 || (hours > 23 && !ends_the_day) {
+        return Err(Bad::Malformed);
+    }
+    Ok((i64::from(sum), us, rest))
+}
+
+/// `+02`, `+05:30` or `-03:30:15`: seconds east of UTC.
+#[inline]
+fn offset_seconds(text: &[u8]) -> Result<(i64, &[u8]), Bad> {
+    let (east, rest) = match text {
+        [b'+', rest @ ..] => (1, rest),
+        [b'-', rest @ ..] => (-1, rest),
+        _ => return Err(Bad::Malformed),
+    };
+    let (hours, mut rest) = two_digits(rest)?;
+    let (mut minutes, mut seconds) = (0, 0);
+    if let Some(tail) = rest.strip_prefix(b":") {
+        (minutes, rest) = two_digits(tail)?;
+        if let Some(tail) = rest.strip_prefix(b":") {
+            (seconds, rest) = two_digits(tail)?;
+        }
+    }
+    if minutes > 59 || seconds > 59 {
+        return Err(Bad::Malformed);
+    }
+    Ok((east * i64::from(hours * 3600 + minutes * 60 + seconds), rest))
+}
+
+#[inline]
+fn push_clock(out: &mut Short, seconds: i64) {
+    let seconds = u32::try_from(seconds).unwrap_or_default();
+    out.push_digits(seconds / 3600, 2);
+    out.push(b":");
+    out.push_digits(seconds / 60 % 60, 2);
+    out.push(b":");
+    out.push_digits(seconds % 60, 2);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Date {
+    year: i64,
+    month: u32,
+    day: u32,
+}
+
+impl Date {
+    /// `YYYY-MM-DD`, the year of four digits or more.
+    #[inline]
+    fn parse(text: &[u8]) -> Result<(Self, &[u8]), Bad> {
+        let (year, count, rest) = digits(text)?;
+        let (month, rest) = two_digits(expect(rest, b"-")?)?;
+        let (day, rest) = two_digits(expect(rest, b"-")?)?;
+        // Postgres ends in the year 5874897.
+        if !(4..=7).contains(&count) {
+            return Err(Bad::Malformed);
+        }
+        Ok((Self { year, month, day }, rest))
+    }
+
+    /// The era stands after everything else.
+    #[inline]
+    fn era(self, rest: &[u8]) -> Result<Self, Bad> {
+        match rest {
+            b"" => Ok(self),
+            b" BC" => Ok(Self { year: 1 - self.year, ..self }),
+            _ => Err(Bad::Malformed),
+        }
+    }
+
+    /// Days since 1970 in the proleptic Gregorian calendar, by eras of 400 years that begin in March.
+    #[inline]
+    fn days(self) -> Result<i64, Bad> {
+        if self.day == 0 || self.day > days_in_month(self.year, self.month) {
+            return Err(Bad::Malformed);
+        }
+        let year = if self.month > 2 { self.year } else { self.year - 1 };
+        let month = i64::from(if self.month > 2 { self.month - 3 } else { self.month + 9 });
+        let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+        let day_of_year = (153 * month + 2) / 5 + i64::from(self.day) - 1;
+        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+        Ok(era * 146_097 + day_of_era - 719_468)
+    }
+
+    #[inline]
+    fn from_days(days: i64) -> Self {
+        let days = days + 719_468;
+        let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let march_month = (5 * day_of_year + 2) / 153;
+        let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+        let year = era * 400 + year_of_era + i64::from(month < 3);
+        Self {
+            year,
+            month: u32::try_from(month).unwrap_or_default(),
+            day: u32::try_from(day_of_year - (153 * march_month + 2) / 5 + 1).unwrap_or_default(),
+        }
+    }
+
+    /// As `java.time` prints it: a sign before years that are negative or have more than four digits.
+    #[inline]
+    fn push(self, out: &mut Short) {
+        let magnitude = u32::try_from(self.year.unsigned_abs()).unwrap_or(u32::MAX);
+        if self.year < 0 {
+            out.push(b"-");
+        } else if magnitude > 9999 {
+            out.push(b"+");
+        }
+        if magnitude > 9999 {
+            out.push_number(u64::from(magnitude));
+        } else {
+            out.push_digits(magnitude, 4);
+        }
+        out.push(b"-");
+        out.push_digits(self.month, 2);
+        out.push(b"-");
+        out.push_digits(self.day, 2);
+    }
+}
+
+#[inline]
+fn days_in_month(year: i64, month: u32) -> u32 {
+    match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+#[path = "time_test.rs"]
+mod tests;

@@ -1,0 +1,352 @@
+//! What is decided once per relation version: where every record goes, and for every field the bytes around
+//! its value and those that stand for null, for a row that was not sent and for an unchanged value.
+
+use super::avro::Avro;
+use super::connect::{Field, Names, Schema};
+use super::json::Json;
+use super::mapping::{field, zero};
+use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
+use super::{Dialect, Encoding, Format, avro_schema, json_schema};
+use crate::relation::{Column, Relation, SourceBlock, SourceValue};
+use crate::route::topic_name;
+use crate::sink::Topic;
+
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub version: u64,
+    /// `schema.table`
+    pub table: String,
+    pub topic: Topic,
+    pub topic_name: String,
+    /// Largest record that the format and the topic take.
+    pub record_bytes_max: usize,
+    pub row: RowPlan,
+    pub key: Option<RowPlan>,
+    /// The key as a JSON object, for headers.
+    pub header_key: Option<RowPlan>,
+    pub key_columns: Vec<usize>,
+    pub envelope: EnvelopePlan,
+    /// Columns that are nullable only because a NULL was seen in them.
+    pub widened: Vec<usize>,
+    /// A NULL was seen where this plan has none: to be compiled anew.
+    pub is_stale: bool,
+}
+
+/// A struct of columns: the row, or the key.
+#[derive(Debug)]
+pub(crate) struct RowPlan {
+    pub open: Box<[u8]>,
+    pub columns: Vec<ColumnPlan>,
+    pub close: Box<[u8]>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ColumnPlan {
+    /// Index among the relation's columns.
+    pub index: usize,
+    pub name: String,
+    pub r#type: Type,
+    /// Before a value.
+    pub lead: Box<[u8]>,
+    /// The whole field for a NULL; `None` where the column is never null.
+    pub null: Option<Box<[u8]>>,
+    /// The whole field in an old row of which it was not sent.
+    pub absent: Box<[u8]>,
+    /// The whole field for an unchanged TOAST value that was not sent.
+    pub unchanged: Box<[u8]>,
+}
+
+/// The envelope around the rows, up to the operation; what follows is the same for a whole batch.
+#[derive(Debug)]
+pub(crate) struct EnvelopePlan {
+    pub before_null: Box<[u8]>,
+    pub before_lead: Box<[u8]>,
+    pub after_null: Box<[u8]>,
+    pub after_lead: Box<[u8]>,
+    pub source: Vec<SourceStep>,
+    /// From the last changing field of the source block to the operation's letter.
+    pub op_lead: Box<[u8]>,
+}
+
+/// Constant bytes, then one field of the source block that changes from row to row.
+#[derive(Debug)]
+pub(crate) struct SourceStep {
+    pub lead: Box<[u8]>,
+    pub field: SourceField,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SourceField {
+    CommitMs,
+    CommitUs,
+    CommitNs,
+    Sequence,
+    TransactionId,
+    Place,
+}
+
+/// What the schemas of a relation are, before they have ids.
+pub(crate) struct Draft<'a> {
+    format: &'a Format,
+    relation: &'a Relation,
+    widened: Vec<usize>,
+    topic_name: String,
+    key: Option<Schema>,
+    envelope: Schema,
+}
+
+/// Ids of registered schemas; JSON needs none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SchemaIds {
+    pub key: u32,
+    pub value: u32,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(format: &'a Format, relation: &'a Relation, widened: Vec<usize>) -> Self {
+        let topic_name = topic_name(&format.topic_prefix, relation);
+        let logical = match format.dialect {
+            Dialect::Millrace => format!("{}.{}", format.topic_prefix, relation.full_name()),
+            Dialect::Debezium => topic_name.clone(),
+        };
+        let names = Names { logical };
+        let nullable = |index| is_nullable(relation, &widened, index);
+        let schema = |(index, column): (usize, &Column)| field(column, nullable(index), format).1;
+        let row: Vec<Field> = relation.columns.iter().enumerate().map(schema).collect();
+        let key: Vec<Field> = key_columns(relation).map(schema).collect();
+        let key = (!key.is_empty()).then(|| names.key(key));
+        let envelope = names.envelope(row, &relation.source);
+        Self { format, relation, widened, topic_name, key, envelope }
+    }
+
+    pub(crate) fn topic_name(&self) -> &str {
+        &self.topic_name
+    }
+
+    pub(crate) fn key_text(&self) -> Option<String> {
+        self.key.as_ref().map(|schema| avro_schema::text(schema, self.adjusts_names()))
+    }
+
+    pub(crate) fn value_text(&self) -> String {
+        avro_schema::text(&self.envelope, self.adjusts_names())
+    }
+
+    fn adjusts_names(&self) -> bool {
+        self.format.dialect == Dialect::Millrace
+    }
+
+    pub(crate) fn compile(self, topic: Topic, ids: SchemaIds) -> Plan {
+        match self.format.encoding {
+            Encoding::Avro => self.compile_for::<Avro>(topic, ids),
+            Encoding::Json { .. } => self.compile_for::<Json>(topic, ids),
+        }
+    }
+
+    fn compile_for<W: Writer>(self, topic: Topic, ids: SchemaIds) -> Plan {
+        let relation = self.relation;
+        let key = self.key.as_ref().map(|schema| {
+            let (head, foot) = self.frame(schema, ids.key);
+            RowPlan::compile::<W>(&self, key_columns(relation), &head, &foot)
+        });
+        let header_key =
+            key.is_some().then(|| RowPlan::compile::<Json>(&self, key_columns(relation), b"", b""));
+        let (head, _) = self.frame(&self.envelope, ids.value);
+        Plan {
+            version: relation.version,
+            table: relation.full_name(),
+            record_bytes_max: self.format.record_bytes_max.min(topic.record_bytes_max) as usize,
+            row: RowPlan::compile::<W>(&self, relation.columns.iter().enumerate(), b"", b""),
+            key,
+            header_key,
+            key_columns: key_columns(relation).map(|(index, _)| index).collect(),
+            envelope: EnvelopePlan::compile::<W>(&relation.source, &head),
+            widened: self.widened,
+            is_stale: false,
+            topic,
+            topic_name: self.topic_name,
+        }
+    }
+
+    /// What stands before and after a key or a value.
+    fn frame(&self, schema: &Schema, id: u32) -> (Vec<u8>, &'static [u8]) {
+        match self.format.encoding {
+            Encoding::Avro => ([&[0][..], &id.to_be_bytes()].concat(), b""),
+            Encoding::Json { schemas: false } => (Vec::new(), b""),
+            Encoding::Json { schemas: true } => {
+                (format!("{{\"schema\":{},\"payload\":", json_schema::text(schema)).into_bytes(), b"}")
+            }
+        }
+    }
+}
+
+fn is_nullable(relation: &Relation, widened: &[usize], index: usize) -> bool {
+    relation.columns.get(index).is_some_and(|c| c.nullable) || widened.contains(&index)
+}
+
+/// The key's columns with their indexes, in the key's own order.
+fn key_columns(relation: &Relation) -> impl Iterator<Item = (usize, &Column)> {
+    relation.key.iter().filter_map(|index| {
+        let index = usize::from(*index);
+        Some((index, relation.columns.get(index)?))
+    })
+}
+
+impl RowPlan {
+    fn compile<'a, W: Writer>(
+        draft: &Draft<'_>,
+        columns: impl Iterator<Item = (usize, &'a Column)>,
+        head: &[u8],
+        foot: &[u8],
+    ) -> Self {
+        let column = |(place, (index, column)): (usize, (usize, &Column))| {
+            let nullable = is_nullable(draft.relation, &draft.widened, index);
+            ColumnPlan::compile::<W>(draft.format, index, column, nullable, place == 0)
+        };
+        Self {
+            open: [head, W::STRUCT_OPEN].concat().into(),
+            columns: columns.enumerate().map(column).collect(),
+            close: [W::STRUCT_CLOSE, foot].concat().into(),
+        }
+    }
+}
+
+impl ColumnPlan {
+    fn compile<W: Writer>(
+        format: &Format,
+        index: usize,
+        column: &Column,
+        nullable: bool,
+        is_first: bool,
+    ) -> Self {
+        let (r#type, _, default) = field(column, nullable, format);
+        let union = match (nullable, default) {
+            (false, _) => Union::Required,
+            (true, None) => Union::NullFirst,
+            (true, Some(_)) => Union::NullLast,
+        };
+        let name = column.name.as_str();
+        let lead = W::lead(name, is_first, union);
+        let value = |r#type: &Type, text: &str| {
+            let mut out = lead.clone();
+            let written = write::<W>(r#type, text.as_bytes(), &mut out, &mut Scratch::default());
+            debug_assert!(written.is_ok(), "{text} is no {type:?}");
+            out
+        };
+        let null = match (nullable, default, format.dialect) {
+            (false, ..) => None,
+            // Debezium's converters write the default for a null.
+            (true, Some(default), Dialect::Debezium) => Some(value(&r#type, default)),
+            (true, ..) => Some(W::null(name, is_first, union)),
+        };
+        let absent = match (&null, default, &r#type) {
+            (Some(null), ..) => null.clone(),
+            (None, Some(default), _) => value(&r#type, default),
+            // Debezium's zero has no fraction.
+            (None, None, Type::TimestampTz { .. }) => {
+                value(&Type::TimestampTz { precision: 0 }, zero(&r#type))
+            }
+            (None, None, _) => value(&r#type, zero(&r#type)),
+        };
+        let mut unchanged = lead.clone();
+        if !write_placeholder::<W>(&r#type, &format.placeholder, &mut unchanged) {
+            unchanged.clone_from(&absent);
+        }
+        Self {
+            index,
+            name: name.into(),
+            lead: lead.into(),
+            null: null.map(Into::into),
+            absent: absent.into(),
+            unchanged: unchanged.into(),
+            r#type,
+        }
+    }
+}
+
+impl EnvelopePlan {
+    fn compile<W: Writer>(source: &SourceBlock, head: &[u8]) -> Self {
+        let open = [head, W::STRUCT_OPEN].concat();
+        let mut steps = Vec::new();
+        let mut constant = [W::lead("source", false, Union::Required), W::STRUCT_OPEN.into()].concat();
+        for (place, field) in source.fields.iter().enumerate() {
+            let is_first = place == 0;
+            let mut lead = |union| constant.extend(W::lead(field.name, is_first, union));
+            let changing = match &field.value {
+                SourceValue::Text(text) => {
+                    lead(Union::Required);
+                    W::string(&mut constant, text.as_bytes());
+                    continue;
+                }
+                SourceValue::Snapshot => {
+                    lead(Union::NullLast);
+                    W::string(&mut constant, b"false");
+                    continue;
+                }
+                SourceValue::NoLong | SourceValue::NoText => {
+                    constant.extend(W::null(field.name, is_first, Union::NullFirst));
+                    continue;
+                }
+                SourceValue::CommitMs => SourceField::CommitMs,
+                SourceValue::CommitUs => SourceField::CommitUs,
+                SourceValue::CommitNs => SourceField::CommitNs,
+                SourceValue::Sequence => SourceField::Sequence,
+                SourceValue::TransactionId => SourceField::TransactionId,
+                SourceValue::Place => SourceField::Place,
+            };
+            lead(if let SourceField::CommitMs = changing { Union::Required } else { Union::NullFirst });
+            steps.push(SourceStep { lead: std::mem::take(&mut constant).into(), field: changing });
+        }
+        constant.extend_from_slice(W::STRUCT_CLOSE);
+        constant.extend(W::null("transaction", false, Union::NullFirst));
+        constant.extend(W::lead("op", false, Union::Required));
+        constant.extend_from_slice(W::OP_OPEN);
+        Self {
+            before_null: [open.clone(), W::null("before", true, Union::NullFirst)].concat().into(),
+            before_lead: [open, W::lead("before", true, Union::NullFirst)].concat().into(),
+            after_null: W::null("after", false, Union::NullFirst).into(),
+            after_lead: W::lead("after", false, Union::NullFirst).into(),
+            source: steps,
+            op_lead: constant.into(),
+        }
+    }
+}
+
+/// What follows the operation's letter: when it was processed, and the ends. The same for a whole batch.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    before_ms: Vec<u8>,
+    before_us: Vec<u8>,
+    before_ns: Vec<u8>,
+    end: Vec<u8>,
+}
+
+impl Tail {
+    pub(crate) fn new(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Avro => Self::of::<Avro>(b""),
+            Encoding::Json { schemas: false } => Self::of::<Json>(b""),
+            Encoding::Json { schemas: true } => Self::of::<Json>(b"}"),
+        }
+    }
+
+    fn of<W: Writer>(foot: &[u8]) -> Self {
+        let lead = |name| W::lead(name, false, Union::NullFirst);
+        Self {
+            before_ms: [W::OP_CLOSE, &lead("ts_ms")].concat(),
+            before_us: lead("ts_us"),
+            before_ns: lead("ts_ns"),
+            end: [W::STRUCT_CLOSE, foot].concat(),
+        }
+    }
+
+    pub(crate) fn write<W: Writer>(&self, now_us: i64, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.before_ms);
+        W::long(out, now_us / 1000);
+        out.extend_from_slice(&self.before_us);
+        W::long(out, now_us);
+        out.extend_from_slice(&self.before_ns);
+        W::long(out, now_us.saturating_mul(1000));
+        out.extend_from_slice(&self.end);
+    }
+}
