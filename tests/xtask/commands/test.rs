@@ -136,15 +136,19 @@ struct Tally {
 }
 
 impl Tally {
-    /// Runs a command that counts as one.
+    /// Runs a command that counts as one; answers whether it succeeded.
     fn stage(&mut self, name: &str, mut command: Command) -> bool {
         heading(name);
-        match command.stdin(Stdio::null()).status() {
-            Ok(status) if status.success() => self.passed += 1,
-            Ok(status) => self.fail(name, &Error::new(status.to_string())),
-            Err(e) => self.fail(name, &Error::new(e.to_string())),
-        }
-        !self.failures.iter().any(|failure| failure.starts_with(&format!("{name}: ")))
+        let failure = match command.stdin(Stdio::null()).status() {
+            Ok(status) if status.success() => {
+                self.passed += 1;
+                return true;
+            }
+            Ok(status) => status.to_string(),
+            Err(e) => e.to_string(),
+        };
+        self.fail(name, &Error::new(failure));
+        false
     }
 
     /// Runs test binaries and counts what they report.

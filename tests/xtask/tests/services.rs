@@ -134,8 +134,13 @@ async fn lasting_servers_outlive_their_handles_and_down_leaves_nothing() {
     let second = Services::up(&config, &home).await.unwrap();
     assert_eq!(urls, (second.kafka.bootstrap(), second.registry.url(), second.postgres.url()));
 
+    drop(second);
+    let borrowed = Home { lifetime: Lifetime::Borrowed, ..home.clone() };
+    drop(Services::up(&config, &borrowed).await.unwrap());
+
     let pids: Vec<u32> = Server::all(&home).unwrap().iter().filter_map(Server::pid).collect();
     assert_eq!(pids.len(), 3);
+    assert!(pids.iter().all(|&pid| running(pid)), "neither kind of handle ends what is not its own");
     assert_eq!(Services::down(&home).await.unwrap(), 3);
     assert!(!pids.iter().any(|&pid| running(pid)));
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
