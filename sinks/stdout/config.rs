@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use millrace_core::error::Error;
 use serde::Deserialize;
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -20,25 +21,29 @@ pub struct Settings {
 
 impl Settings {
     /// Every problem at once, each beginning with its key.
-    pub fn resolve(raw: Raw, connector_name: &str) -> Result<Self, Vec<String>> {
+    pub fn resolve(raw: Raw, connector_name: &str) -> Result<Self, Vec<Error>> {
         let mut problems = Vec::new();
         for (key, value) in [("position_file", &raw.position_file), ("state_dir", &raw.state_dir)] {
             if value.as_deref() == Some("") {
-                problems.push(format!("{key}: is empty"));
+                problems.push(
+                    Error::config(format!("[sink.stdout] {key} is empty"))
+                        .hint("give a path or leave it out"),
+                );
             }
         }
         if raw.position_file.is_some() && raw.state_dir.is_some() {
-            problems.push("state_dir: has no effect beside position_file; remove one".to_owned());
+            problems.push(
+                Error::config("[sink.stdout] state_dir has no effect beside position_file")
+                    .hint("remove one of the two"),
+            );
         }
         if !problems.is_empty() {
             return Err(problems);
         }
         let position_file = match raw.position_file {
             Some(path) => PathBuf::from(path),
-            None => {
-                PathBuf::from(raw.state_dir.as_deref().unwrap_or("."))
-                    .join(format!("{connector_name}.position"))
-            }
+            None => PathBuf::from(raw.state_dir.as_deref().unwrap_or("."))
+                .join(format!("{connector_name}.position")),
         };
         Ok(Self { position_file })
     }

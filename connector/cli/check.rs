@@ -1,0 +1,88 @@
+//! `millrace check`: proves every precondition of one connector, as a table of what passes, what fails and
+//! what to type.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_core::error::{Error, Result};
+use millrace_core::report::{Report, Verdict};
+
+use super::{EXIT_CONFIG, refuse};
+use crate::{config, registry};
+
+/// Longer than both ends need when they answer at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub async fn check(file: PathBuf) -> u8 {
+    let loaded = match config::load(&[file], &config::Environment::of_process()) {
+        Ok(loaded) => loaded,
+        Err(problems) => return refuse(&problems),
+    };
+    let mut passed = true;
+    for connector in &loaded.connectors {
+        println!("{} ({})", connector.name, connector.file);
+        let sides = tokio::time::timeout(PATIENCE, registry::check(connector)).await;
+        let sides = sides.map(Vec::from).unwrap_or_else(|_| {
+            let waited = Error::transient(format!("no answer within {} s", PATIENCE.as_secs()));
+            vec![("check", Err(waited.hint("look whether both ends answer at all")))]
+        });
+        for (side, report) in sides {
+            let report = completed(report);
+            passed &= !report.failed();
+            print!("{}", table(side, &report));
+        }
+    }
+    if passed { 0 } else { EXIT_CONFIG }
+}
+
+/// A check that could not be finished is one that failed.
+fn completed(report: Result<Report>) -> Report {
+    report.unwrap_or_else(|error| {
+        let mut report = Report::default();
+        let hint = error.hint_text().unwrap_or("mend this first, then check again").to_owned();
+        report.fail("check", error.to_string(), hint);
+        report
+    })
+}
+
+fn table(side: &str, report: &Report) -> String {
+    let width = report.findings.iter().map(|finding| finding.subject.chars().count()).max().unwrap_or(0);
+    let mut out = format!("  [{side}]\n");
+    for finding in &report.findings {
+        let verdict = match finding.verdict {
+            Verdict::Pass => "pass",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {verdict}  {:width$}  {}", finding.subject, finding.detail);
+        if let Some(hint) = finding.hint.as_deref().filter(|hint| !hint.is_empty()) {
+            for line in hint.lines() {
+                let _ = writeln!(out, "        -> {line}");
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_says_what_passes_what_fails_and_what_to_type() {
+        let mut report = Report::default();
+        report.pass("wal_level", "logical");
+        report.fail("table public.orders", "is missing", "create it");
+        assert_eq!(
+            table("source.postgres", &report),
+            "  [source.postgres]\n  pass  wal_level            logical\n  FAIL  table public.orders  is missing\n        -> create it\n"
+        );
+    }
+
+    #[test]
+    fn a_check_that_could_not_be_finished_fails() {
+        assert!(completed(Err(Error::transient("cannot reach db:5432"))).failed());
+    }
+}

@@ -1,0 +1,82 @@
+//! The command line: which verb, with what. Each verb gives the exit code.
+//!
+//! 0 as asked; 1 stopped by an error in the data or in a server; 2 the file or a precondition must change;
+//! 3 not drained in time; 130 and 143 by a second signal.
+
+mod check;
+mod run;
+mod signals;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Problem;
+use crate::telemetry::{self, LogFormat};
+
+/// The file or a precondition must change.
+const EXIT_CONFIG: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, about = "Change data capture from Postgres to Kafka, exactly once")]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    logs: Logs,
+}
+
+#[derive(Debug, Args)]
+struct Logs {
+    /// How log lines look; they go to standard error.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+    /// error, warn, info, debug, trace, or a filter like info,millrace_kafka=debug.
+    #[arg(long, global = true, default_value = "info")]
+    log_level: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs every connector until it is told to stop.
+    Run(Run),
+    /// Proves every precondition of one connector and changes nothing.
+    Check {
+        /// A connector's file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Files of connectors, or folders with *.toml files.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Where REST listens, instead of what [rest] says; port 0 takes any free one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    rest: Option<SocketAddr>,
+    /// Ends once every connector has ended with an error, instead of staying to be asked why.
+    #[arg(long)]
+    exit_on_failure: bool,
+}
+
+/// Does what was asked; gives the exit code.
+pub async fn main(arguments: Arguments) -> u8 {
+    if let Err(error) = telemetry::init(arguments.logs.log_format, &arguments.logs.log_level) {
+        eprintln!("millrace: {error}\n  hint: {}", error.hint_text().unwrap_or_default());
+        return EXIT_CONFIG;
+    }
+    match arguments.verb {
+        Verb::Run(run) => run::run(run).await,
+        Verb::Check { file } => check::check(file).await,
+    }
+}
+
+/// Names everything that is wrong with the files.
+fn refuse(problems: &[Problem]) -> u8 {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    EXIT_CONFIG
+}

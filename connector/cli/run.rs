@@ -1,0 +1,110 @@
+//! `millrace run`: the daemon.
+
+use std::time::Duration;
+
+use millrace_core::error::{Error, Kind};
+use tracing::{error, info, warn};
+
+use super::signals::Signals;
+use super::{EXIT_CONFIG, Run, refuse};
+use crate::supervisor::{Ended, Supervisor};
+use crate::{config, rest};
+
+/// Between a SIGTERM and the SIGKILL after it, service managers wait longer than this.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// The data, or a server's answer, stopped a connector.
+const EXIT_FAILED: u8 = 1;
+/// What was under way could not be committed in time; nothing is lost, it comes again.
+const EXIT_NOT_DRAINED: u8 = 3;
+
+pub async fn run(arguments: Run) -> u8 {
+    let loaded = match config::load(&arguments.paths, &config::Environment::of_process()) {
+        Ok(loaded) => loaded,
+        Err(problems) => return refuse(&problems),
+    };
+    let mut rest = loaded.rest;
+    rest.listen = arguments.rest.unwrap_or(rest.listen);
+    match serve(loaded.connectors, rest, arguments.exit_on_failure).await {
+        Ok(code) => code,
+        Err(error) => {
+            error!(hint = error.hint_text(), "cannot start: {error}");
+            EXIT_CONFIG
+        }
+    }
+}
+
+async fn serve(
+    connectors: Vec<config::Connector>,
+    rest: config::Rest,
+    exit_on_failure: bool,
+) -> Result<u8, Error> {
+    let mut signals =
+        Signals::new().map_err(|error| Error::fatal("cannot listen for signals").source(error))?;
+    let (listener, address) = rest::bind(&rest).await?;
+    info!(addr = %address, "rest listening on http://{address}");
+    let mut supervisor = Supervisor::start(connectors);
+    let serving = rest::serve(listener, address, rest.open_reading, supervisor.connectors.clone());
+    tokio::spawn(serving);
+
+    let mut all_ended = false;
+    let signal = loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => break signal,
+            ended = supervisor.all_ended(), if !all_ended => {
+                if exit_on_failure {
+                    return Ok(exit_code(ended));
+                }
+                warn!("every connector has ended; REST stays to say why");
+                all_ended = true;
+            }
+        }
+    };
+    info!(code = signal, "stopping; a second signal ends at once");
+    supervisor.stop();
+    tokio::select! {
+        biased;
+        signal = signals.next() => Ok(signal),
+        _ = supervisor.all_ended() => Ok(0),
+        () = tokio::time::sleep(DRAIN) => {
+            warn!(connectors = supervisor.running(), "not drained in time; what is missing comes again");
+            Ok(EXIT_NOT_DRAINED)
+        }
+    }
+}
+
+/// The gravest end decides.
+fn exit_code(ended: &[Ended]) -> u8 {
+    let code = |ended: &Ended| match ended {
+        Ended::Stopped => 0,
+        Ended::Failed(kind) => match kind {
+            Kind::Config => EXIT_CONFIG,
+            Kind::Record | Kind::Fatal | Kind::Transient => EXIT_FAILED,
+            // The work goes on elsewhere.
+            Kind::Fenced => 0,
+        },
+    };
+    let codes: Vec<u8> = ended.iter().map(code).collect();
+    let gravest = [EXIT_FAILED, EXIT_CONFIG].into_iter().find(|code| codes.contains(code));
+    gravest.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gravest_end_decides_the_exit_code() {
+        use Ended::{Failed, Stopped};
+        for (ended, expected) in [
+            (vec![Stopped], 0),
+            (vec![Failed(Kind::Config), Stopped], 2),
+            (vec![Failed(Kind::Config), Failed(Kind::Fatal)], 1),
+            (vec![Failed(Kind::Record)], 1),
+            (vec![Failed(Kind::Fenced)], 0),
+        ] {
+            assert_eq!(exit_code(&ended), expected, "{ended:?}");
+        }
+    }
+}

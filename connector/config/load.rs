@@ -1,0 +1,184 @@
+//! Files and folders to connectors, with every problem of all of them at once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use config::{Config, ConfigError};
+
+use super::document::{Document, Problem};
+use super::environment::Environment;
+use super::settings::{self, Connector, Found, Problems, Rest};
+use super::{raw, references, shown, strict};
+
+/// What the daemon is to run.
+#[derive(Debug)]
+pub struct Loaded {
+    pub connectors: Vec<Connector>,
+    pub rest: Rest,
+}
+
+/// A file's `[rest]`, where it has one.
+type ReadFile = (Connector, Option<(String, Rest)>);
+
+/// Reads every file, and every `*.toml` of every folder, in order.
+pub fn load(paths: &[PathBuf], environment: &Environment) -> Result<Loaded, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut connectors: Vec<Connector> = Vec::new();
+    let mut rest: Option<(String, Rest)> = None;
+    for file in files(paths, &mut problems) {
+        let (connector, its_rest) = match read(&file, environment) {
+            Ok(read) => read,
+            Err(more) => {
+                problems.extend(more);
+                continue;
+            }
+        };
+        match (&rest, its_rest) {
+            (Some((first, one)), Some((second, other))) if *one != other => problems.push(
+                Problem::new(second, format!("rest: differs from [rest] in {first}; a daemon has one"))
+                    .hint("keep it in one file only"),
+            ),
+            (None, found) => rest = found,
+            _ => {}
+        }
+        match connectors.iter().find(|known| known.name == connector.name) {
+            Some(known) => problems.push(
+                Problem::new(
+                    &connector.file,
+                    format!("name: {:?} is taken by {}", connector.name, known.file),
+                )
+                .hint("two connectors of one name would shut each other out of slot and transactions"),
+            ),
+            None => connectors.push(connector),
+        }
+    }
+    if problems.is_empty() {
+        Ok(Loaded { connectors, rest: rest.map(|(_, rest)| rest).unwrap_or_default() })
+    } else {
+        Err(problems)
+    }
+}
+
+fn files(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        match in_folder(path) {
+            Ok(found) if found.is_empty() => {
+                problems.push(Problem::new(path.display().to_string(), "no *.toml file in this folder"));
+            }
+            Ok(found) => files.extend(found),
+            Err(error) => {
+                problems.push(Problem::new(path.display().to_string(), format!("cannot be read: {error}")));
+            }
+        }
+    }
+    files
+}
+
+fn in_folder(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ext| ext == "toml") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn read(path: &Path, environment: &Environment) -> Result<ReadFile, Vec<Problem>> {
+    let name = path.display().to_string();
+    if path.extension().is_some_and(|ext| ext == "json") {
+        let problem = Problem::new(name, "Kafka Connect's JSON files are not read by this version");
+        return Err(vec![problem.hint("write the connector as TOML; configs/reference.toml has every key")]);
+    }
+    let text = fs::read_to_string(path)
+        .map_err(|error| vec![Problem::new(&name, format!("cannot be read: {error}"))])?;
+    parse(&Document { name, text }, environment)
+}
+
+/// One file's text to its settings.
+fn parse(document: &Document, environment: &Environment) -> Result<ReadFile, Vec<Problem>> {
+    strict::read(document)?;
+    let merged = environment.lay_over(document).map_err(|error| vec![overlaid(document, &error)])?;
+    let shown = shown::flatten(&merged.cache);
+    let raw = with_references(document, merged, environment)?;
+
+    let mut problems = Problems::default();
+    let rest = settings::rest(&raw.rest, &mut problems).map(|rest| (document.name.clone(), rest));
+    match settings::resolve(raw, &document.name, shown, &mut problems) {
+        Some(connector) if problems.found.is_empty() => Ok((connector, rest)),
+        _ => {
+            let placed = |found: Found| Problem {
+                place: document.place_of(&found.key),
+                message: found.message,
+                excerpt: None,
+                hint: found.hint,
+            };
+            Err(problems.found.into_iter().map(placed).collect())
+        }
+    }
+}
+
+/// The merged tree, read once as it stands, for errors that may be shown whole, and once with its secrets
+/// in, where an error names its key and nothing else.
+fn with_references(
+    document: &Document,
+    mut merged: Config,
+    environment: &Environment,
+) -> Result<raw::File, Vec<Problem>> {
+    merged.clone().try_deserialize::<raw::File>().map_err(|error| vec![overlaid(document, &error)])?;
+    let missing = references::resolve(&mut merged.cache, environment);
+    if !missing.is_empty() {
+        return Err(missing.into_iter().map(|(key, message)| unresolved(document, &key, &message)).collect());
+    }
+    merged.try_deserialize::<raw::File>().map_err(|error| {
+        let key = key_of(&error).unwrap_or_default();
+        vec![unresolved(document, &key, "does not fit once its references are put in")]
+    })
+}
+
+fn unresolved(document: &Document, key: &str, message: &str) -> Problem {
+    Problem::new(document.place_of(key), format!("{key}: {message}"))
+}
+
+/// The file alone was read strictly before, so what is wrong now came with the environment.
+fn overlaid(document: &Document, error: &ConfigError) -> Problem {
+    let text = error.to_string();
+    let place = format!("{} with the MILLRACE__ variables", document.name);
+    if let Some(start) = text.find("unknown field `") {
+        let (message, hint) = strict::unknown_key(&text[start..]);
+        let problem = Problem::new(place, message);
+        return match hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        };
+    }
+    // The value itself is not shown: it may be a secret under a wrong name.
+    match error {
+        ConfigError::Type { key: Some(key), expected, .. } => {
+            Problem::new(place, format!("{key}: must be {expected}"))
+        }
+        _ => Problem::new(place, key_of(error).map_or(text, |key| format!("{key}: does not fit"))),
+    }
+}
+
+fn key_of(error: &ConfigError) -> Option<String> {
+    match error {
+        ConfigError::Type { key, .. } => key.clone(),
+        ConfigError::At { key, error, .. } => key.clone().or_else(|| key_of(error)),
+        _ => None,
+    }
+}
+
+/// A file's text, as tests write it.
+#[cfg(test)]
+pub fn parse_text(text: &str, environment: &Environment) -> Result<Connector, Vec<Problem>> {
+    let document = Document { name: "orders.toml".to_owned(), text: text.to_owned() };
+    parse(&document, environment).map(|(connector, _)| connector)
+}

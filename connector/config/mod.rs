@@ -1,0 +1,25 @@
+//! Files to settings. Start at `load`: each file is read strictly on its own (`strict`), laid under the
+//! `MILLRACE__...` variables (`environment`), its references are put in (`references`), and `settings`
+//! applies defaults and checks. Every problem of every file is listed at once. Nothing else in the daemon
+//! reads the environment.
+
+mod document;
+mod environment;
+mod format;
+mod load;
+mod raw;
+mod references;
+mod settings;
+mod shown;
+mod strict;
+
+pub use document::Problem;
+pub use environment::Environment;
+pub use load::load;
+pub use raw::Format as RawFormat;
+pub use settings::{Connector, Problems, Rest};
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub use tests::connector as test_connector;

@@ -1,0 +1,76 @@
+//! The file as it is written: one field a key, nothing applied, nothing checked.
+
+use std::fmt;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+
+use crate::registry::{RawSink, RawSource};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// Names the slot, the transactional id and the metrics label.
+    pub name: Option<String>,
+    pub source: RawSource,
+    pub format: Format,
+    pub sink: RawSink,
+    pub rest: Rest,
+}
+
+/// What records look like. Choices are text here, so that `${env:NAME}` may make them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Format {
+    pub envelope: Option<String>,
+    pub encoding: Option<String>,
+    pub json_schemas: Option<bool>,
+    pub dialect: Option<String>,
+    pub decimals: Option<String>,
+    pub tombstones: Option<bool>,
+    pub truncates: Option<bool>,
+    pub placeholder: Option<String>,
+    pub record_bytes_max: Option<u32>,
+    pub topic_prefix: Option<String>,
+    pub registry: Option<OneOrMany>,
+    pub registry_username: Option<String>,
+    pub registry_password: Option<SecretString>,
+    pub registry_token: Option<SecretString>,
+    pub registry_ca_file: Option<std::path::PathBuf>,
+}
+
+/// Belongs to the daemon: the first file that sets it wins, two different ones are refused.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rest {
+    pub listen: Option<String>,
+    pub open_reading: Option<bool>,
+}
+
+/// A string, or a list of strings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OneOrMany(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = OneOrMany;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![text.to_owned()]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<OneOrMany, A::Error> {
+                let mut all = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    all.push(item);
+                }
+                Ok(OneOrMany(all))
+            }
+        }
+        deserializer.deserialize_any(Items)
+    }
+}

@@ -1,0 +1,130 @@
+//! Defaults applied, choices made, cross-checks done: what the rest of the daemon works with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use millrace_core::encode::Format;
+use millrace_core::error::Error;
+
+use super::{format, raw};
+use crate::registry::{self, Sink, Source};
+
+/// Longer names would not fit beside what the slot, the topic and the transactional id add.
+const NAME_LEN_MAX: usize = 50;
+
+/// One connector, ready to be built.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    pub name: String,
+    /// The file it came from, as it was given.
+    pub file: String,
+    pub source: Source,
+    pub format: Format,
+    pub sink: Sink,
+    /// Its configuration as REST shows it.
+    pub shown: BTreeMap<String, String>,
+}
+
+/// Where REST listens and what it gives away there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    pub listen: SocketAddr,
+    /// Reading paths and metrics are open off loopback too.
+    pub open_reading: bool,
+}
+
+impl Default for Rest {
+    /// Kafka Connect's port, on loopback: status names tables and hosts.
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8083)), open_reading: false }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// `source.postgres.tables`, where to look in the file.
+    pub key: String,
+    /// Names the key itself.
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// What is wrong, all of it.
+#[derive(Debug, Default)]
+pub struct Problems {
+    pub found: Vec<Found>,
+}
+
+impl Problems {
+    pub fn add(&mut self, key: &str, message: impl AsRef<str>) {
+        let message = format!("{key}: {}", message.as_ref());
+        self.found.push(Found { key: key.to_owned(), message, hint: None });
+    }
+
+    /// Takes over what a source or a sink says of its section: its messages begin with the key, whole or
+    /// after the section's name.
+    pub fn add_section(&mut self, section: &str, errors: Vec<Error>) {
+        for error in errors {
+            let message = error.to_string();
+            let rest = message.strip_prefix(&format!("[{section}] ")).unwrap_or(&message);
+            let first = rest.split([' ', ':']).next().unwrap_or_default();
+            let key = match first.starts_with(section) {
+                true => first.to_owned(),
+                false => format!("{section}.{first}"),
+            };
+            self.found.push(Found { key, message, hint: error.hint_text().map(str::to_owned) });
+        }
+    }
+}
+
+/// The file's settings; `None` where a part is missing, and `problems` says what.
+pub fn resolve(
+    raw: raw::File,
+    file: &str,
+    shown: BTreeMap<String, String>,
+    problems: &mut Problems,
+) -> Option<Connector> {
+    let name = name(raw.name.as_deref(), problems);
+    let format = format::resolve(&raw.format, &name, problems);
+    let source = raw.source.resolve(&name, problems);
+    let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
+    let (source, sink) = (source?, sink?);
+    let shown = registry::with_connect_keys(shown, &source);
+    Some(Connector { name, file: file.to_owned(), source, format, sink, shown })
+}
+
+fn name(name: Option<&str>, problems: &mut Problems) -> String {
+    let Some(name) = name else {
+        problems.add("name", "is missing; it names the slot, the transactional id and the metrics label");
+        // Checked on under a name that is right, so that only what is wrong is named.
+        return "unnamed".to_owned();
+    };
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(fits) {
+        problems.add(
+            "name",
+            format!("{name:?} must be 1 to {NAME_LEN_MAX} lower-case letters, digits, `-` and `_`"),
+        );
+        return "unnamed".to_owned();
+    }
+    name.to_owned()
+}
+
+/// `[rest]` of one file, as far as it says something.
+pub fn rest(raw: &raw::Rest, problems: &mut Problems) -> Option<Rest> {
+    if raw.listen.is_none() && raw.open_reading.is_none() {
+        return None;
+    }
+    let mut rest = Rest::default();
+    if let Some(listen) = &raw.listen {
+        match listen.parse() {
+            Ok(listen) => rest.listen = listen,
+            Err(_) => {
+                problems.add("rest.listen", format!("{listen:?} is not an address like 127.0.0.1:8083"))
+            }
+        }
+    }
+    rest.open_reading = raw.open_reading.unwrap_or(false);
+    Some(rest)
+}

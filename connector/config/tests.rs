@@ -1,0 +1,308 @@
+//! Whole files, as they are given to the daemon.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::load::parse_text;
+use super::*;
+
+/// A connector of this name as other modules' tests need it.
+pub fn connector(name: &str) -> Connector {
+    let text = STDOUT.replace("\"orders\"", &format!("\"{name}\""));
+    parse_text(&text, &Environment::default()).unwrap()
+}
+
+const STDOUT: &str = r#"
+name = "orders"
+[source.postgres]
+url = "postgres://replicator@127.0.0.1/shop"
+password = "hunter2"
+tables = ["public.orders"]
+[format]
+encoding = "json"
+[sink.stdout]
+"#;
+
+fn messages(text: &str) -> Vec<String> {
+    let problems = parse_text(text, &Environment::default()).map(|c| c.name).unwrap_err();
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn at(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn the_shortest_file_has_a_name_a_url_with_tables_and_a_sink() {
+    let connector = connector("orders");
+    assert_eq!(connector.format.topic_prefix, "orders");
+    assert!(matches!(connector.sink, crate::registry::Sink::Stdout(_)));
+}
+
+#[test]
+fn every_problem_of_a_file_is_listed_at_once() {
+    let text = r#"
+name = "Orders!"
+[source.postgres]
+url = "postgres://replicator@127.0.0.1/shop"
+tables = []
+[format]
+encoding = "jsn"
+dialect = "debezum"
+topic_prefix = "a b"
+[rest]
+listen = "somewhere"
+"#;
+    let messages = messages(text).join("\n");
+    for part in [
+        "name: \"Orders!\" must be",
+        "format.encoding: \"jsn\" is not one of avro, json; did you mean \"json\"?",
+        "format.dialect: \"debezum\" is not one of millrace, debezium; did you mean \"debezium\"?",
+        "format.topic_prefix: may hold",
+        "tables is empty",
+        "sink: is missing; add [sink.kafka] or [sink.stdout]",
+        "rest.listen: \"somewhere\" is not an address",
+        "orders.toml:7:1: ",
+    ] {
+        assert!(messages.contains(part), "{part:?} in\n{messages}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let messages = messages("").join("\n");
+    for part in ["name: is missing", "source: is missing", "sink: is missing"] {
+        assert!(messages.contains(part), "{part:?} in\n{messages}");
+    }
+}
+
+#[test]
+fn a_missing_secret_file_is_named_with_key_and_path() {
+    let text = STDOUT.replace("hunter2", "${file:/nowhere/password}");
+    let messages = messages(&text);
+    assert!(
+        messages[0]
+            .starts_with("orders.toml:5:1: source.postgres.password: cannot read file /nowhere/password"),
+        "{messages:?}"
+    );
+}
+
+#[test]
+fn a_secret_shows_neither_in_rest_nor_in_debug_output() {
+    let connector = connector("orders");
+    assert_eq!(connector.shown["source.postgres.password"], "[hidden]");
+    let debug = format!("{connector:?}");
+    assert!(!debug.contains("hunter2"), "{debug}");
+}
+
+#[test]
+fn a_reference_shows_unresolved_and_its_secret_nowhere() {
+    let environment = Environment::of(&[("PW", "hunter3")]);
+    let connector = parse_text(&STDOUT.replace("hunter2", "${env:PW}"), &environment).unwrap();
+    assert_eq!(connector.shown["source.postgres.password"], "${env:PW}");
+    assert!(!format!("{connector:?}").contains("hunter3"));
+}
+
+#[test]
+fn a_variable_overrides_the_file_and_keeps_its_zeros() {
+    let environment = Environment::of(&[
+        ("MILLRACE__SINK__STDOUT__STATE_DIR", "000123"),
+        ("MILLRACE__SOURCE__POSTGRES__TABLES", "public.a,public.b"),
+        ("MILLRACE__FORMAT__TOMBSTONES", "false"),
+    ]);
+    let connector = parse_text(STDOUT, &environment).unwrap();
+    assert_eq!(connector.shown["sink.stdout.state_dir"], "000123");
+    assert_eq!(connector.shown["source.postgres.tables"], "public.a,public.b");
+    assert!(!connector.format.tombstones);
+    let crate::registry::Sink::Stdout(settings) = connector.sink else { panic!("stdout") };
+    assert_eq!(settings.position_file, PathBuf::from("000123/orders.position"));
+}
+
+#[test]
+fn an_unknown_variable_is_refused_with_the_nearest_key() {
+    let environment = Environment::of(&[("MILLRACE__FORMAT__TOMBSTONE", "true")]);
+    let problems = parse_text(STDOUT, &environment).map(|c| c.name).unwrap_err();
+    assert_eq!(
+        problems[0].to_string(),
+        "orders.toml with the MILLRACE__ variables: unknown key `tombstone`\n  hint: did you mean `tombstones`?"
+    );
+}
+
+#[test]
+fn a_variable_of_a_wrong_type_is_named_without_its_value() {
+    let environment = Environment::of(&[("MILLRACE__FORMAT__TOMBSTONES", "hunter2")]);
+    let problems = parse_text(STDOUT, &environment).map(|c| c.name).unwrap_err();
+    let text = problems[0].to_string();
+    assert!(text.contains("format.tombstones") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_url_may_come_from_the_environment_alone() {
+    let text = STDOUT.replace("url = \"postgres://replicator@127.0.0.1/shop\"\n", "");
+    let environment =
+        Environment::of(&[("MILLRACE__SOURCE__POSTGRES__URL", "postgres://replicator@127.0.0.1/shop")]);
+    parse_text(&text, &environment).unwrap();
+    let messages = messages(&text);
+    assert!(messages[0].contains("url"), "{messages:?}");
+}
+
+#[test]
+fn avro_into_standard_output_is_refused() {
+    let messages = messages(&STDOUT.replace("encoding = \"json\"", ""));
+    assert!(messages[0].contains("avro needs [sink.kafka]; set encoding = \"json\""), "{messages:?}");
+}
+
+#[test]
+fn a_snapshot_that_is_not_built_is_refused() {
+    let messages = messages(&STDOUT.replace("[format]", "snapshot = \"initial\"\n[format]"));
+    assert!(messages[0].contains("no_data"), "{messages:?}");
+}
+
+#[test]
+fn two_files_of_one_name_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    at(folder.path(), "a.toml", STDOUT);
+    at(folder.path(), "b.toml", STDOUT);
+    at(folder.path(), "notes.txt", "not for us");
+    let problems = load(&[folder.path().to_owned()], &Environment::default()).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].place.ends_with("b.toml"), "{problems:?}");
+    assert!(problems[0].message.contains("\"orders\" is taken by"), "{problems:?}");
+}
+
+#[test]
+fn a_folder_is_read_in_order_and_every_bad_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    at(folder.path(), "b.toml", "nam = 1\n");
+    at(folder.path(), "a.toml", "naem = 1\n");
+    let problems = load(&[folder.path().to_owned()], &Environment::default()).unwrap_err();
+    let places: Vec<_> = problems.iter().map(|p| p.place.rsplit('/').next().unwrap()).collect();
+    assert_eq!(places, ["a.toml:1:1", "b.toml:1:1"]);
+}
+
+#[test]
+fn one_file_may_set_rest_and_two_must_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let rest = "[rest]\nlisten = \"127.0.0.1:9000\"\n";
+    let other = STDOUT.replace("\"orders\"", "\"items\"");
+    let a = at(folder.path(), "a.toml", &format!("{STDOUT}{rest}"));
+    let b = at(folder.path(), "b.toml", &other);
+    let loaded = load(&[b.clone(), a.clone()], &Environment::default()).unwrap();
+    assert_eq!(loaded.rest.listen.port(), 9000);
+    at(folder.path(), "b.toml", &format!("{other}{}", rest.replace("9000", "9001")));
+    let problems = load(&[a, b], &Environment::default()).unwrap_err();
+    assert!(problems[0].message.starts_with("rest: differs"), "{problems:?}");
+}
+
+#[test]
+fn files_of_connect_are_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = at(folder.path(), "a.json", "{}");
+    let problems = load(&[path], &Environment::default()).unwrap_err();
+    assert!(problems[0].message.contains("JSON files are not read by this version"));
+}
+
+#[test]
+fn a_missing_path_and_an_empty_folder_are_both_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let problems =
+        load(&["/nowhere/a.toml".into(), folder.path().to_owned()], &Environment::default()).unwrap_err();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+}
+
+fn configs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")
+}
+
+#[test]
+fn every_example_is_accepted() {
+    let environment = Environment::of(&[("PGPASSWORD", "secret")]);
+    for name in ["reference.toml", "postgres-avro-kafka.toml", "postgres-stdout.toml"] {
+        let text = std::fs::read_to_string(configs().join(name)).unwrap();
+        if let Err(problems) = parse_text(&text, &environment) {
+            panic!("{name}: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// Keys in `reference.toml` are written as `key = value` or, where there is no default to show or two keys
+/// exclude each other, as `# key = value`.
+fn reference_keys() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(configs().join("reference.toml")).unwrap();
+    let mut section = String::new();
+    let mut keys = BTreeSet::new();
+    for line in text.lines() {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.to_owned();
+        } else if let Some((key, _)) = line.split_once(" = ")
+            && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        {
+            keys.insert(if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") });
+        }
+    }
+    keys
+}
+
+/// The keys that the file may have, as serde names them when it is given one that it does not know.
+fn known_keys(section: &str, into: &mut BTreeSet<String>) {
+    let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+    let document = document::Document { name: "x".into(), text: format!("{header}zzzzzzzzzzzzzzzzzz = 1\n") };
+    let problems = strict::read(&document).unwrap_err();
+    let hint = problems[0].hint.clone().unwrap_or_else(|| panic!("[{section}] has no keys: {problems:?}"));
+    for key in hint.strip_prefix("known here: ").unwrap().split(", ") {
+        let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        if TABLES.contains(&path.as_str()) {
+            known_keys(&path, into);
+        } else if !FREE.contains(&path.as_str()) {
+            into.insert(path);
+        }
+    }
+}
+
+/// Keys that are tables of known keys.
+const TABLES: [&str; 11] = [
+    "source",
+    "source.postgres",
+    "format",
+    "sink",
+    "sink.kafka",
+    "sink.kafka.topic_defaults",
+    "sink.kafka.transaction",
+    "sink.kafka.sasl",
+    "sink.kafka.tls",
+    "sink.stdout",
+    "rest",
+];
+
+/// Keys that are tables of keys which others define.
+const FREE: [&str; 2] = ["sink.kafka.client", "sink.kafka.topic_defaults.config"];
+
+#[test]
+fn the_reference_has_every_key_and_no_other() {
+    let mut known = BTreeSet::new();
+    known_keys("", &mut known);
+    let written = reference_keys();
+    let missing: Vec<_> = known.difference(&written).collect();
+    let unknown: Vec<_> = written.difference(&known).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "missing {missing:?}, unknown {unknown:?}");
+}
+
+#[test]
+fn every_list_of_the_reference_can_come_from_the_environment() {
+    let text = std::fs::read_to_string(configs().join("reference.toml")).unwrap();
+    let mut section = String::new();
+    for line in text.lines() {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.to_owned();
+        } else if let Some((key, value)) = line.split_once(" = ")
+            && value.starts_with('[')
+        {
+            let path = format!("{section}.{key}");
+            assert!(environment::LISTS.contains(&path.as_str()), "{path}");
+        }
+    }
+}

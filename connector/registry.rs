@@ -1,0 +1,217 @@
+//! The only file that names concrete sources and sinks: their sections in the file, their settings, and how
+//! each pair is built. A new one is a line in each `match`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millrace_core::encode::{Dialect, Encoding, Format};
+use millrace_core::error::Result;
+use millrace_core::progress::Progress;
+use millrace_core::report::Report;
+use millrace_core::sink::Sink as _;
+use millrace_core::source::Source as _;
+use millrace_kafka::KafkaSink;
+use millrace_postgres::PostgresSource;
+use millrace_stdout::StdoutSink;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::config::{Connector, Problems, RawFormat};
+use crate::supervisor::{self, Ended};
+
+pub const SOURCES: &[&str] = &["postgres"];
+pub const SINKS: &[&str] = &["kafka", "stdout"];
+
+/// What the source block of each event shows in Debezium's dialect: the version that it is held against.
+const DEBEZIUM_VERSION: &str = "3.6.3.Final";
+
+/// `[source.*]`: exactly one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawSource {
+    pub postgres: Option<millrace_postgres::config::Raw>,
+}
+
+/// `[sink.*]`: exactly one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawSink {
+    pub kafka: Option<millrace_kafka::config::Raw>,
+    pub stdout: Option<millrace_stdout::config::Raw>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Source {
+    Postgres(millrace_postgres::config::Settings),
+}
+
+#[derive(Clone, Debug)]
+pub enum Sink {
+    Kafka(Box<millrace_kafka::config::Settings>, Option<millrace_kafka::registry::Settings>),
+    Stdout(millrace_stdout::config::Settings),
+}
+
+impl RawSource {
+    pub fn resolve(self, connector: &str, problems: &mut Problems) -> Option<Source> {
+        let Some(raw) = self.postgres else {
+            problems.add("source", "is missing; add [source.postgres] with url and tables");
+            return None;
+        };
+        let settings = millrace_postgres::config::Settings::resolve(raw, connector);
+        settings.map(Source::Postgres).map_err(|errors| problems.add_section("source.postgres", errors)).ok()
+    }
+}
+
+impl RawSink {
+    pub fn resolve(
+        self,
+        format_raw: &RawFormat,
+        format: &Format,
+        connector: &str,
+        problems: &mut Problems,
+    ) -> Option<Sink> {
+        match (self.kafka, self.stdout) {
+            (Some(_), Some(_)) => problems.add("sink", "has both kafka and stdout; a connector has one sink"),
+            (None, None) => problems.add("sink", "is missing; add [sink.kafka] or [sink.stdout]"),
+            (Some(raw), None) => {
+                let registry = registry(format_raw, format, problems);
+                let settings = millrace_kafka::config::Settings::resolve(raw, connector);
+                return settings
+                    .map(|settings| Sink::Kafka(Box::new(settings), registry))
+                    .map_err(|errors| problems.add_section("sink.kafka", errors))
+                    .ok();
+            }
+            (None, Some(raw)) => {
+                if format.encoding == Encoding::Avro {
+                    problems.add("format.encoding", "avro needs [sink.kafka]; set encoding = \"json\"");
+                }
+                let settings = millrace_stdout::config::Settings::resolve(raw, connector);
+                return settings
+                    .map(Sink::Stdout)
+                    .map_err(|errors| problems.add_section("sink.stdout", errors))
+                    .ok();
+            }
+        }
+        None
+    }
+}
+
+/// What Kafka Connect's tools look for in a configuration.
+pub fn with_connect_keys(mut shown: BTreeMap<String, String>, source: &Source) -> BTreeMap<String, String> {
+    shown.insert("connector.class".to_owned(), class(source).to_owned());
+    shown.insert("tasks.max".to_owned(), "1".to_owned());
+    shown
+}
+
+pub fn class(source: &Source) -> &'static str {
+    match source {
+        Source::Postgres(_) => "millrace.source.postgres",
+    }
+}
+
+/// Every source, as `/connector-plugins` lists them.
+pub const CLASSES: &[&str] = &["millrace.source.postgres"];
+
+/// Where `[format]` has its registry; a problem where avro has none.
+fn registry(
+    raw: &RawFormat,
+    format: &Format,
+    problems: &mut Problems,
+) -> Option<millrace_kafka::registry::Settings> {
+    use millrace_kafka::registry::{Auth, Settings};
+
+    let auth = match (&raw.registry_username, &raw.registry_password, &raw.registry_token) {
+        (None, None, None) => Auth::None,
+        (Some(user), Some(password), None) => Auth::Basic { user: user.clone(), password: password.clone() },
+        (None, None, Some(token)) => Auth::Bearer(token.clone()),
+        _ => {
+            problems.add(
+                "format.registry_username",
+                "set registry_username with registry_password, or registry_token alone",
+            );
+            Auth::None
+        }
+    };
+    let Some(urls) = &raw.registry else {
+        if format.encoding == Encoding::Avro {
+            problems.add("format.registry", "is missing; avro needs one, like \"http://registry:8081\"");
+        }
+        return None;
+    };
+    let settings = match Settings::new(&urls.0) {
+        Ok(settings) => settings,
+        Err(errors) => {
+            problems.add_section("format", errors);
+            return None;
+        }
+    };
+    let settings = match auth {
+        Auth::None => settings,
+        Auth::Basic { .. } | Auth::Bearer(_) => settings.auth(auth),
+    };
+    Some(match &raw.registry_ca_file {
+        Some(file) => settings.ca_file(file.clone()),
+        None => settings,
+    })
+}
+
+/// Builds the pair and runs it until it ends.
+pub async fn drive(connector: &Connector, progress: Arc<Progress>, stopping: watch::Receiver<bool>) -> Ended {
+    let Connector { format, .. } = connector;
+    match (&connector.source, &connector.sink) {
+        (Source::Postgres(from), Sink::Kafka(to, registry)) => {
+            match kafka(connector, to, registry, progress.clone()) {
+                Ok(sink) => {
+                    supervisor::attempts(postgres(connector, from), sink, format.clone(), progress, stopping)
+                        .await
+                }
+                Err(error) => supervisor::failed(&error, &progress),
+            }
+        }
+        (Source::Postgres(from), Sink::Stdout(to)) => {
+            let sink = StdoutSink::new(to.clone(), &connector.name, progress.clone());
+            supervisor::attempts(postgres(connector, from), sink, format.clone(), progress, stopping).await
+        }
+    }
+}
+
+/// What `millrace check` found on the source's and on the sink's side.
+pub async fn check(connector: &Connector) -> [(&'static str, Result<Report>); 2] {
+    let source = match &connector.source {
+        Source::Postgres(from) => ("source.postgres", postgres(connector, from).check().await),
+    };
+    let progress = Arc::new(Progress::default());
+    let sink = match &connector.sink {
+        Sink::Kafka(to, registry) => {
+            let report = match kafka(connector, to, registry, progress) {
+                Ok(sink) => sink.check().await,
+                Err(error) => Err(error),
+            };
+            ("sink.kafka", report)
+        }
+        Sink::Stdout(to) => {
+            ("sink.stdout", StdoutSink::new(to.clone(), &connector.name, progress).check().await)
+        }
+    };
+    [source, sink]
+}
+
+fn postgres(connector: &Connector, settings: &millrace_postgres::config::Settings) -> PostgresSource {
+    let version = match connector.format.dialect {
+        Dialect::Millrace => env!("CARGO_PKG_VERSION"),
+        Dialect::Debezium => DEBEZIUM_VERSION,
+    };
+    PostgresSource::new(settings.clone(), &connector.format.topic_prefix, version)
+}
+
+fn kafka(
+    connector: &Connector,
+    settings: &millrace_kafka::config::Settings,
+    registry: &Option<millrace_kafka::registry::Settings>,
+    progress: Arc<Progress>,
+) -> Result<KafkaSink> {
+    // Drawn once a process and connector, so that a sink knows its own claims when it opens again.
+    let instance = uuid::Uuid::new_v4().to_string();
+    let prefix = &connector.format.topic_prefix;
+    KafkaSink::new(settings.clone(), registry.clone(), prefix, instance, progress)
+}

@@ -1,0 +1,115 @@
+//! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`),
+//! metrics. Start at `router`. Nothing here changes anything.
+
+mod connect;
+mod ready;
+mod shapes;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use millrace_core::error::{Error, Result};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::config;
+use crate::supervisor::Connector;
+use crate::telemetry;
+
+/// What every handler reads.
+#[derive(Clone)]
+pub struct Daemon {
+    connectors: Arc<[Arc<Connector>]>,
+    /// Connect's name for a process: where it listens.
+    worker_id: Arc<str>,
+}
+
+impl Daemon {
+    fn find(&self, name: &str) -> Option<&Arc<Connector>> {
+        self.connectors.iter().find(|connector| connector.name() == name)
+    }
+}
+
+/// Takes the address, before any connector starts.
+pub async fn bind(rest: &config::Rest) -> Result<(TcpListener, SocketAddr)> {
+    let cannot = |error| {
+        Error::config(format!("cannot listen on {}", rest.listen))
+            .source(error)
+            .hint("set listen in [rest], or --rest 127.0.0.1:0 for any free port")
+    };
+    let listener = TcpListener::bind(rest.listen).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    Ok((listener, address))
+}
+
+/// Serves until the process ends.
+pub async fn serve(
+    listener: TcpListener,
+    address: SocketAddr,
+    open_reading: bool,
+    connectors: Arc<[Arc<Connector>]>,
+) {
+    let open = address.ip().is_loopback() || open_reading;
+    let router = router(Daemon { connectors, worker_id: address.to_string().into() }, open);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!("rest stopped: {error}");
+    }
+}
+
+/// `open`: not only health and readiness are given.
+fn router(daemon: Daemon, open: bool) -> Router {
+    let reading = Router::new()
+        .route("/", get(connect::root))
+        .route("/connectors", get(connect::list))
+        .route("/connectors/{name}", get(connect::info))
+        .route("/connectors/{name}/config", get(connect::config))
+        .route("/connectors/{name}/status", get(connect::status))
+        .route("/connectors/{name}/tasks", get(connect::tasks))
+        .route("/connectors/{name}/tasks/{task}/status", get(connect::task_status))
+        .route("/connectors/{name}/topics", get(connect::topics))
+        .route("/connectors/{name}/offsets", get(connect::offsets))
+        .route("/connector-plugins", get(connect::plugins))
+        .route("/metrics", get(metrics))
+        .route_layer(middleware::from_fn_with_state(open, reading_is_open));
+    reading
+        .route("/health", get(ready::health))
+        .route("/ready", get(ready::ready))
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "HTTP 404 Not Found"))
+        .method_not_allowed_fallback(async || {
+            refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "HTTP 405 Method Not Allowed: connectors are changed by their files",
+            )
+        })
+        .with_state(daemon)
+}
+
+async fn reading_is_open(State(open): State<bool>, request: Request, next: Next) -> Response {
+    if open {
+        return next.run(request).await;
+    }
+    refusal(
+        StatusCode::FORBIDDEN,
+        "off loopback only /health and /ready are open; set open_reading = true in [rest] to open the rest",
+    )
+}
+
+async fn metrics(State(daemon): State<Daemon>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, telemetry::render(&daemon.connectors)).into_response()
+}
+
+/// Connect's shape of an error.
+fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
+    let body = json!({"error_code": status.as_u16(), "message": message.into()});
+    (status, Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests;

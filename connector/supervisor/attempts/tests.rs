@@ -1,0 +1,138 @@
+//! The loop with a scripted source and a sink of nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use millrace_core::batch::EncodedBatch;
+use millrace_core::error::Result;
+use millrace_core::position::Position;
+use millrace_core::report::Report;
+use millrace_core::sink::{Targets, Topic};
+use millrace_core::source::Feed;
+
+use super::*;
+
+/// Fails as scripted, attempt by attempt; then streams nothing until it is told to stop.
+struct Script(VecDeque<Error>);
+
+impl Source for Script {
+    async fn check(&self) -> Result<Report> {
+        Ok(Report::default())
+    }
+    async fn preconditions(&self) -> Result<()> {
+        Ok(())
+    }
+    async fn run(&mut self, _from: Option<Position>, feed: Feed) -> Result<()> {
+        if let Some(error) = self.0.pop_front() {
+            return Err(error);
+        }
+        feed.progress.show(State::Running, None, None);
+        while !feed.stopping() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+}
+
+struct Nothing;
+
+#[derive(Clone)]
+struct NoTargets;
+
+impl Targets for NoTargets {
+    async fn topic(&self, _name: &str) -> Result<Topic> {
+        Ok(Topic { index: 0, partitions: 1, record_bytes_max: 1000 })
+    }
+    async fn schema(&self, _subject: &str, _schema: &str) -> Result<u32> {
+        Ok(1)
+    }
+}
+
+impl Sink for Nothing {
+    type Targets = NoTargets;
+    async fn check(&self) -> Result<Report> {
+        Ok(Report::default())
+    }
+    async fn open(&mut self) -> Result<Option<Position>> {
+        Ok(None)
+    }
+    fn targets(&self) -> NoTargets {
+        NoTargets
+    }
+    async fn send(&mut self, _batch: &EncodedBatch) -> Result<()> {
+        Ok(())
+    }
+    async fn settled(&mut self) -> Result<Position> {
+        std::future::pending().await
+    }
+    async fn idle(&mut self) -> Result<()> {
+        Ok(())
+    }
+    async fn close(&mut self) -> Result<Option<Position>> {
+        Ok(None)
+    }
+}
+
+struct Running {
+    task: tokio::task::JoinHandle<Ended>,
+    progress: Arc<Progress>,
+    stopping: watch::Sender<bool>,
+}
+
+fn start(script: impl IntoIterator<Item = Error>) -> Running {
+    let progress = Arc::new(Progress::default());
+    let (stopping, listen) = watch::channel(false);
+    let script = Script(script.into_iter().collect());
+    let task = tokio::spawn(run(script, Nothing, Format::new("shop"), progress.clone(), listen));
+    Running { task, progress, stopping }
+}
+
+async fn until(progress: &Progress, state: State) {
+    while progress.shown().state != state {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_comes_back_is_found_again_and_the_attempts_are_counted() {
+    let away = || Error::transient("cannot reach db:5432");
+    let running = start([away(), away(), away()]);
+    until(&running.progress, State::Running).await;
+    assert_eq!(running.progress.restarts.load(Ordering::Relaxed), 3);
+    running.stopping.send_replace(true);
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+    assert_eq!(running.progress.shown().state, State::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_away_shows_degraded_with_reason_and_hint() {
+    let running = start((0..50).map(|_| Error::transient("cannot reach db:5432").hint("start it")));
+    until(&running.progress, State::Degraded).await;
+    let shown = running.progress.shown();
+    assert_eq!(shown.reason.as_deref(), Some("cannot reach db:5432"));
+    assert_eq!(shown.hint.as_deref(), Some("start it"));
+    running.stopping.send_replace(true);
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_position_ends_the_connector_in_its_own_state() {
+    let lost = Error::fatal("slot orders is gone").state(State::PositionLost).hint("resnapshot");
+    let running = start([lost]);
+    assert_eq!(running.task.await.unwrap(), Ended::Failed(Kind::Fatal));
+    let shown = running.progress.shown();
+    assert_eq!((shown.state, shown.hint.as_deref()), (State::PositionLost, Some("resnapshot")));
+}
+
+#[test]
+fn only_what_may_pass_by_itself_is_tried_again() {
+    for (kind, expected) in [
+        (Kind::Config, Next::End),
+        (Kind::Transient, Next::Again),
+        (Kind::Record, Next::End),
+        (Kind::Fenced, Next::End),
+        (Kind::Fatal, Next::End),
+    ] {
+        assert_eq!(next(kind), expected, "{kind:?}");
+    }
+}

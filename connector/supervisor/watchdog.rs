@@ -1,0 +1,139 @@
+//! Sees when a connector that says RUNNING delivers nothing, and when it moves again.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use millrace_core::progress::{Progress, State};
+use tracing::{info, warn};
+
+/// Longer than any commit, any leader election and any one batch takes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What only a working sink moves.
+type Moved = (u64, u64);
+
+#[derive(Debug)]
+pub struct Watchdog {
+    patience: Duration,
+    seen: Moved,
+    seen_at: Instant,
+}
+
+/// What the state becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Stalled,
+    Running,
+}
+
+impl Watchdog {
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, seen: Moved::default(), seen_at: Instant::now() }
+    }
+
+    /// Looks once; changes the state shown where it must.
+    pub fn look(&mut self, progress: &Progress) {
+        self.look_at(progress, Instant::now());
+    }
+
+    fn look_at(&mut self, progress: &Progress, now: Instant) {
+        let moved =
+            (progress.delivered.load(Ordering::Relaxed), progress.delivered_records.load(Ordering::Relaxed));
+        let moves = moved != self.seen;
+        if moves {
+            self.seen = moved;
+            self.seen_at = now;
+        }
+        let still = now.saturating_duration_since(self.seen_at);
+        let waiting = progress.lag();
+        match judge(progress.shown().state, moves, still.min(waiting), self.patience) {
+            Verdict::Keep => {}
+            Verdict::Stalled => {
+                let reason = format!("changes wait, and none was delivered for {} s", still.as_secs());
+                let hint = "see the log for what the source and the sink wait for; \
+                            compare received and delivered in the status";
+                warn!(hint, "stalled: {reason}");
+                progress.show(State::Stalled, Some(reason), Some(hint.to_owned()));
+            }
+            Verdict::Running => {
+                info!("delivering again");
+                progress.show(State::Running, None, None);
+            }
+        }
+    }
+}
+
+/// `unmoved`: for how long a change has waited without anything being delivered; zero when drained.
+fn judge(state: State, moves: bool, unmoved: Duration, patience: Duration) -> Verdict {
+    match state {
+        State::Running if unmoved >= patience => Verdict::Stalled,
+        State::Stalled if moves || unmoved.is_zero() => Verdict::Running,
+        // Every other state has a cause of its own.
+        State::Starting
+        | State::Running
+        | State::Degraded
+        | State::Stalled
+        | State::PositionLost
+        | State::PositionAhead
+        | State::Standby
+        | State::Paused
+        | State::Fenced
+        | State::Failed
+        | State::Stopped => Verdict::Keep,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_core::progress::now_us;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn only_a_running_connector_stalls_and_only_a_stalled_one_recovers() {
+        let zero = Duration::ZERO;
+        for (state, moves, unmoved, expected) in [
+            (State::Running, false, MINUTE, Verdict::Stalled),
+            (State::Running, false, MINUTE - Duration::from_secs(1), Verdict::Keep),
+            (State::Running, true, zero, Verdict::Keep),
+            (State::Stalled, true, zero, Verdict::Running),
+            (State::Stalled, true, Duration::from_secs(5), Verdict::Running),
+            (State::Stalled, false, zero, Verdict::Running),
+            (State::Stalled, false, MINUTE * 2, Verdict::Keep),
+            (State::Degraded, false, MINUTE * 2, Verdict::Keep),
+            (State::Failed, true, zero, Verdict::Keep),
+        ] {
+            assert_eq!(judge(state, moves, unmoved, MINUTE), expected, "{state:?} {moves} {unmoved:?}");
+        }
+    }
+
+    #[test]
+    fn a_connector_that_catches_up_on_old_changes_does_not_stall() {
+        let progress = Progress::default();
+        progress.show(State::Running, None, None);
+        progress.pending_since_us.store(now_us() - 3_600_000_000, Ordering::Relaxed);
+        let mut watchdog = Watchdog::new(MINUTE);
+        let start = Instant::now();
+        for minute in 1..10 {
+            progress.delivered.store(u64::from(minute), Ordering::Relaxed);
+            watchdog.look_at(&progress, start + MINUTE * minute);
+            assert_eq!(progress.shown().state, State::Running);
+        }
+    }
+
+    #[test]
+    fn changes_that_wait_without_delivery_stall_and_the_next_delivery_ends_it() {
+        let progress = Progress::default();
+        progress.show(State::Running, None, None);
+        progress.pending_since_us.store(now_us() - 120_000_000, Ordering::Relaxed);
+        let mut watchdog = Watchdog::new(MINUTE);
+        let start = Instant::now();
+        watchdog.look_at(&progress, start + MINUTE * 2);
+        assert_eq!(progress.shown().state, State::Stalled);
+        progress.delivered.store(7, Ordering::Relaxed);
+        watchdog.look_at(&progress, start + MINUTE * 2 + Duration::from_secs(1));
+        assert_eq!(progress.shown().state, State::Running);
+    }
+}
