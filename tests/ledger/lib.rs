@@ -1,18 +1,23 @@
 //! Proves exactly-once: writers, an independent reader of Kafka, and the checker.
 //!
-//! Nothing here shares code with the daemon. What the writers commit stands in a journal table of
-//! the same transaction; [`reader`] and [`avro`] bring back what a consumer sees; [`checker`]
-//! compares the two.
+//! Nothing here shares code with the daemon. What the [`writers`] commit stands in a [`journal`]
+//! of the same transaction; [`reader`], [`avro`] and [`events`] bring back what a consumer sees;
+//! the [`checker`] compares the two, and [`plant`] shows that it would find a fault.
+//! [`kills::run_kills`] is a whole run, and the place to start reading.
 
 pub mod avro;
 mod calendar;
 pub mod checker;
+pub mod daemon;
 pub mod events;
 pub mod journal;
+pub mod kills;
 pub mod plant;
+pub mod position;
 pub mod random;
 pub mod reader;
 pub mod tables;
+pub mod watermark;
 pub mod writers;
 
 /// An error of a tool: whoever reads it is a person at a terminal.

@@ -162,11 +162,22 @@ impl Table {
 }
 
 fn canonical_sql(kind: Kind, column: &str) -> String {
-    // Not bigint: the last year of Postgres, counted from 1970, is beyond it.
-    let epoch = format!("(extract(epoch from {column}) * 1000000)::numeric(40,0)::text");
+    // Days and the time of day, in numeric: the last years are beyond 64 bits of microseconds
+    // since 1970, and there `extract(epoch ...)` itself drops the last digits.
+    let epoch = |utc: &str| {
+        format!(
+            "(({utc}::date - date '1970-01-01')::numeric * 86400000000 \
+             + extract(epoch from {utc}::time) * 1000000)::numeric(40,0)::text"
+        )
+    };
     match kind {
-        Kind::TimestampTz | Kind::Timestamp => {
-            format!("CASE WHEN isfinite({column}) THEN {epoch} ELSE {column}::text END")
+        Kind::TimestampTz => {
+            let utc = epoch(&format!("({column} AT TIME ZONE 'UTC')"));
+            format!("CASE WHEN isfinite({column}) THEN {utc} ELSE {column}::text END")
+        }
+        Kind::Timestamp => {
+            let utc = epoch(column);
+            format!("CASE WHEN isfinite({column}) THEN {utc} ELSE {column}::text END")
         }
         Kind::Date => format!("({column} - date '1970-01-01')::text"),
         Kind::Bytes => format!("encode({column}, 'hex')"),

@@ -25,6 +25,8 @@ pub struct Partition {
     index: i32,
     /// The next offset to ask for.
     pub next: i64,
+    /// Batches from here on are not looked at.
+    pub limit: i64,
     /// End markers seen so far, per producer.
     ended: HashMap<i64, u64>,
 }
@@ -44,6 +46,7 @@ pub struct Aborted {
 }
 
 struct BatchHeader {
+    base_offset: i64,
     last_offset: i64,
     magic: u8,
     transactional: bool,
@@ -55,7 +58,11 @@ struct BatchHeader {
 
 impl Partition {
     pub fn new(topic: Arc<str>, index: i32, next: i64) -> Partition {
-        Partition { topic, index, next, ended: HashMap::new() }
+        Partition { topic, index, next, limit: i64::MAX, ended: HashMap::new() }
+    }
+
+    pub fn due(&self) -> bool {
+        self.next < self.limit
     }
 
     /// Reads the record set of one fetch. A batch cut off at the end is left for the next fetch.
@@ -66,6 +73,9 @@ impl Partition {
         while let Some((header, bytes)) = next_batch(&mut set)? {
             while let Some(transaction) = aborted.pop_if(|a| a.first_offset <= header.last_offset) {
                 aborting.insert(transaction.producer_id);
+            }
+            if header.base_offset >= self.limit {
+                break;
             }
             // A fetch from the middle of a batch answers with the whole batch.
             if header.last_offset < self.next {
@@ -170,6 +180,7 @@ fn next_batch(set: &mut Bytes) -> Result<Option<(BatchHeader, Bytes)>> {
     let last_offset = base_offset + i64::from(head.get_i32());
     head.advance(16); // first and last timestamp
     let header = BatchHeader {
+        base_offset,
         last_offset,
         magic,
         transactional: attributes & 0x10 != 0,

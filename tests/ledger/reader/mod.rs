@@ -130,13 +130,26 @@ pub struct Reader {
     isolation: Isolation,
     patience: Duration,
     partitions: BTreeMap<TopicPartition, Partition>,
+    bare: bool,
 }
 
 impl Reader {
     /// `bootstrap` is one `host:port` or several, separated by commas. `patience` is how long a
     /// broker may be out of reach before a call gives up.
     pub fn new(bootstrap: &str, isolation: Isolation, patience: Duration) -> Reader {
-        Reader { cluster: Cluster::new(bootstrap), isolation, patience, partitions: BTreeMap::new() }
+        Reader {
+            cluster: Cluster::new(bootstrap),
+            isolation,
+            patience,
+            partitions: BTreeMap::new(),
+            bare: false,
+        }
+    }
+
+    /// Reads where records lie and not what they hold: a second pass needs no memory for bytes.
+    pub fn bare(mut self) -> Reader {
+        self.bare = true;
+        self
     }
 
     /// The topics whose name begins so, internal ones left out.
@@ -176,15 +189,36 @@ impl Reader {
         Ok(read)
     }
 
+    /// From now on nothing at or above these offsets is read, and nothing of a partition that is
+    /// not named. They must be ends that the broker gave: it cuts no batch in two.
+    pub fn limit_to(&mut self, ends: &BTreeMap<TopicPartition, i64>) {
+        for (key, partition) in &mut self.partitions {
+            partition.limit = ends.get(key).copied().unwrap_or(0);
+        }
+    }
+
+    pub fn unlimit(&mut self) {
+        for partition in self.partitions.values_mut() {
+            partition.limit = i64::MAX;
+        }
+    }
+
+    /// A partition has not been read up to its limit.
+    pub fn behind(&self) -> bool {
+        self.partitions.values().any(Partition::due)
+    }
+
     /// Reads the assigned partitions up to `until`; offsets of control batches and of aborted
     /// records count as read.
     pub async fn poll_until(&mut self, until: &BTreeMap<TopicPartition, i64>) -> Result<Read> {
+        self.limit_to(until);
         let mut all = Read::default();
-        while self.partitions.iter().any(|(key, p)| until.get(key).is_some_and(|end| p.next < *end)) {
+        while self.behind() {
             let mut read = self.poll(Duration::from_millis(100)).await?;
             all.records.append(&mut read.records);
             all.markers.append(&mut read.markers);
         }
+        self.unlimit();
         Ok(all)
     }
 
@@ -204,17 +238,14 @@ impl Reader {
         let read = self.poll_until(&until).await;
         self.partitions = assigned;
         let mut read = read?;
-        // A fetch also brings what came after the question; the end is the end that was asked for.
-        read.records.retain(|r| within(&until, &r.topic, r.partition, r.offset));
-        read.markers.retain(|m| within(&until, &m.topic, m.partition, m.offset));
         read.extents = extents;
         Ok(read)
     }
 
     async fn leaders(&mut self, deadline: Instant) -> Result<Vec<BrokerId>> {
         loop {
-            let leaders: Option<Vec<BrokerId>> =
-                self.partitions.keys().map(|key| self.cluster.leader(key)).collect();
+            let due = self.partitions.iter().filter(|(_, partition)| partition.due());
+            let leaders: Option<Vec<BrokerId>> = due.map(|(key, _)| self.cluster.leader(key)).collect();
             if let Some(mut leaders) = leaders {
                 leaders.sort();
                 leaders.dedup();
@@ -255,7 +286,7 @@ impl Reader {
     fn fetch_request(&self, leader: BrokerId, wait: Duration) -> Result<FetchRequest> {
         let mut topics: Vec<FetchTopic> = Vec::new();
         for (key, partition) in &self.partitions {
-            if self.cluster.leader(key) != Some(leader) {
+            if !partition.due() || self.cluster.leader(key) != Some(leader) {
                 continue;
             }
             let wanted = FetchPartition::default()
@@ -286,14 +317,15 @@ impl Reader {
             .map(|a| Aborted { producer_id: a.producer_id.0, first_offset: a.first_offset })
             .collect();
         let mut taken = partition.take(data.records.unwrap_or_default(), self.isolation, aborted)?;
+        if self.bare {
+            for record in &mut taken.records {
+                (record.key, record.value, record.headers) = (None, None, Vec::new());
+            }
+        }
         read.records.append(&mut taken.records);
         read.markers.append(&mut taken.markers);
         Ok(())
     }
-}
-
-fn within(until: &BTreeMap<TopicPartition, i64>, topic: &Arc<str>, partition: i32, offset: i64) -> bool {
-    until.get(&(topic.clone(), partition)).is_some_and(|end| offset < *end)
 }
 
 fn topic_name(name: &str) -> TopicName {

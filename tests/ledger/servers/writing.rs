@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use apache_avro::types::Value;
 use millrace_ledger::journal::{Did, read_content, read_journal};
+use millrace_ledger::tables::{Kind, TABLES, Table, canonical, parse_payload, short_hash};
 use millrace_ledger::writers::{Workload, Writers, connect, create_schema, write_final_rows};
 use tokio::sync::Mutex;
+use tokio_postgres::Client;
 use xtask::services::Services;
 
 /// The schema `ledger` is one in a database: tests that write take turns.
@@ -58,5 +61,91 @@ async fn the_journal_folded_by_key_is_the_tables_content() {
     for (table, key) in finals {
         assert!(content.contains_key(&(table, key.into())));
     }
+    for table in &TABLES {
+        rows_read_as_a_consumer_reads_them_have_the_journals_hashes(&client, table).await;
+    }
     client.batch_execute("DROP SCHEMA ledger CASCADE").await.unwrap();
+}
+
+/// Postgres hashes what it stores, the checker what it decoded: for the same row, whatever is in
+/// it, the two must agree.
+async fn rows_read_as_a_consumer_reads_them_have_the_journals_hashes(client: &Client, table: &Table) {
+    let columns: Vec<_> = table.columns.iter().map(|c| sql_of(c.kind, c.name)).collect();
+    let sql =
+        format!("SELECT {}, {} FROM ledger.{} t", table.payload_sql("t"), columns.join(", "), table.name);
+    let mut values_checked = 0;
+    for row in client.query(&sql, &[]).await.unwrap() {
+        let payload = parse_payload(row.get(0)).unwrap();
+        for (index, column) in table.columns.iter().enumerate() {
+            let text: Option<&str> = row.get(index + 1);
+            let value = text.map_or(Value::Null, |text| value_of(column.kind, text));
+            let found = canonical(column, &value).unwrap();
+            assert_eq!(short_hash(found.text()), payload[index], "{} {text:?} {value:?}", column.name);
+            values_checked += 1;
+        }
+    }
+    assert!(values_checked > 1_000, "{} {values_checked}", table.name);
+}
+
+/// Texts to make consumers' values of, by other ways than those of the hash.
+fn sql_of(kind: Kind, column: &str) -> String {
+    match kind {
+        Kind::TimestampTz => format!(
+            "CASE WHEN NOT isfinite({column}) THEN {column}::text ELSE (SELECT \
+             CASE WHEN y > 9999 THEN '+' || y WHEN y < 1 THEN '-' || lpad((-y)::text, 4, '0') \
+             ELSE lpad(y::text, 4, '0') END \
+             FROM (SELECT CASE WHEN y < 0 THEN y + 1 ELSE y END AS y \
+             FROM (SELECT extract(year FROM {column} AT TIME ZONE 'UTC')::int AS y) a) b) || \
+             to_char({column} AT TIME ZONE 'UTC', '-MM-DD\"T\"HH24:MI:SS.US\"Z\"') END"
+        ),
+        Kind::Timestamp => format!(
+            "CASE {column} WHEN 'infinity' THEN '9223372036825200000' WHEN '-infinity' THEN '-9223372036832400000' \
+             ELSE (extract(epoch FROM {column} - timestamp 'epoch') * 1000000)::bigint::text END"
+        ),
+        Kind::Date => format!("(extract(epoch FROM {column}) / 86400)::bigint::text"),
+        _ => format!("{column}::text"),
+    }
+}
+
+fn value_of(kind: Kind, text: &str) -> Value {
+    match kind {
+        Kind::Integer | Kind::Timestamp => Value::Long(text.parse().unwrap()),
+        Kind::Date => Value::Int(text.parse().unwrap()),
+        Kind::Boolean => Value::Boolean(text == "true"),
+        Kind::Text | Kind::Json | Kind::Uuid | Kind::TimestampTz => Value::String(text.to_owned()),
+        Kind::Decimal(_) => Value::Decimal(unscaled(text).into()),
+        Kind::Numeric => {
+            let scale = text.split_once('.').map_or(0, |(_, digits)| digits.len());
+            Value::Record(vec![
+                ("scale".to_owned(), Value::Int(i32::try_from(scale).unwrap())),
+                ("value".to_owned(), Value::Bytes(unscaled(text))),
+            ])
+        }
+        Kind::Bytes => {
+            let digits = text.strip_prefix("\\x").unwrap().as_bytes().chunks(2);
+            let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+            Value::Bytes(digits.map(byte).collect())
+        }
+        Kind::Double => Value::Double(text.parse().unwrap()),
+    }
+}
+
+/// A decimal text's digits as a two's-complement integer, with a byte to spare for the sign.
+fn unscaled(text: &str) -> Vec<u8> {
+    let mut bytes = vec![0u8; 40];
+    for digit in text.bytes().filter(u8::is_ascii_digit) {
+        let mut carry = u16::from(digit - b'0');
+        for byte in bytes.iter_mut().rev() {
+            carry += u16::from(*byte) * 10;
+            *byte = (carry & 0xff) as u8;
+            carry >>= 8;
+        }
+    }
+    if text.starts_with('-') {
+        let mut carry = true;
+        for byte in bytes.iter_mut().rev() {
+            (*byte, carry) = (!*byte).overflowing_add(u8::from(carry));
+        }
+    }
+    bytes
 }

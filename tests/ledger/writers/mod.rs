@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 use crate::random::Random;
@@ -62,7 +62,8 @@ pub struct Totals {
 pub struct Writers {
     stop: Arc<AtomicBool>,
     counters: Arc<Counters>,
-    tasks: Vec<JoinHandle<Result<()>>>,
+    /// Aborted when the handle is dropped.
+    tasks: JoinSet<Result<()>>,
 }
 
 /// A connection, and the task that drives it.
@@ -90,11 +91,11 @@ impl Writers {
         insert_shared(&workload.postgres_url, workload.seed).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(Counters::default());
-        let mut tasks = Vec::new();
+        let mut tasks = JoinSet::new();
         for index in 0..workload.writers {
             let mut writer = Writer::connect(workload, index, counters.clone()).await?;
             let stop = stop.clone();
-            tasks.push(tokio::spawn(async move { writer.work(&stop).await }));
+            tasks.spawn(async move { writer.work(&stop).await });
         }
         Ok(Writers { stop, counters, tasks })
     }
@@ -113,8 +114,8 @@ impl Writers {
     /// Lets each writer end its transaction; an error that stopped one is an error here.
     pub async fn stop(&mut self) -> Result<Totals> {
         self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks.drain(..) {
-            task.await.map_err(Error::from)??;
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.map_err(Error::from)??;
         }
         Ok(self.totals())
     }

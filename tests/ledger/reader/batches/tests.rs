@@ -154,3 +154,14 @@ fn a_flipped_bit_is_an_error() {
     let mut partition = Partition::new(Arc::from("t"), 0, 0);
     assert!(partition.take(bytes.into(), Isolation::ReadCommitted, Vec::new()).is_err());
 }
+
+#[test]
+fn nothing_from_the_limit_on_is_looked_at() {
+    let mut partition = Partition::new(Arc::from("t"), 0, 0);
+    partition.limit = 3;
+    let set: Bytes =
+        [data(0..2, 7), marker(2, 7, COMMIT), data(3..5, 7), marker(5, 7, COMMIT)].concat().into();
+    let taken = partition.take(set, Isolation::ReadCommitted, Vec::new()).unwrap();
+    assert_eq!((offsets(&taken), taken.markers.len(), partition.next), (vec![0, 1], 1, 3));
+    assert!(!partition.due());
+}

@@ -1,0 +1,167 @@
+//! What a run has found, for people and for machines.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::checker::{Outcome, Verdict};
+use crate::plant::Fault;
+use crate::watermark::Breach;
+use crate::writers::Totals;
+
+/// A daemon that was killed is at work again within this.
+pub const RECOVERY_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub connector: String,
+    pub seed: u64,
+    pub kills: u32,
+    pub seconds: f64,
+    pub written: Totals,
+    pub verdict: Verdict,
+    /// After a kill, with the markers settled: source transactions that were there in part.
+    pub torn_after_kills: Vec<String>,
+    pub audit: Watermarks,
+    pub recovery: Recovery,
+    /// The checker's own test, on what this run read.
+    pub planted: Vec<Planted>,
+    /// SIGTERM at the end was answered with exit status 0.
+    pub stopped_orderly: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Watermarks {
+    pub samples: u64,
+    pub missed: u64,
+    pub breaches_total: u64,
+    pub breaches: Vec<Breach>,
+    pub positions: u64,
+}
+
+/// From the start after a kill to the next committed position.
+#[derive(Debug, Default, Serialize)]
+pub struct Recovery {
+    pub measured: u32,
+    pub median_ms: u64,
+    pub worst_ms: u64,
+    pub too_slow: u32,
+}
+
+impl Recovery {
+    pub fn of(mut times: Vec<Duration>) -> Recovery {
+        times.sort();
+        let ms =
+            |time: Option<&Duration>| time.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Recovery {
+            measured: count(times.len()),
+            median_ms: ms(times.get(times.len() / 2)),
+            worst_ms: ms(times.last()),
+            too_slow: count(times.iter().filter(|time| **time > RECOVERY_MAX).count()),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Planted {
+    pub fault: Fault,
+    /// Where it was put; `None` if the run held no place for it.
+    pub place: Option<String>,
+    /// What the checker counted of its kind.
+    pub found: u64,
+}
+
+impl Report {
+    pub fn passed(&self) -> bool {
+        self.verdict.outcome == Outcome::Passed
+            && self.torn_after_kills.is_empty()
+            && self.audit.breaches_total == 0
+            && self.audit.samples > 0
+            && self.recovery.too_slow == 0
+            && self.stopped_orderly
+            && self.planted.iter().all(|planted| planted.found > 0)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seen, counts) = (&self.verdict.seen, &self.verdict.counts);
+        writeln!(
+            f,
+            "ledger {}: seed {}, {} kills, {:.0} s",
+            self.connector, self.seed, self.kills, self.seconds
+        )?;
+        writeln!(
+            f,
+            "  written   {} transactions of {} changes; {} rolled back, {} savepoints rolled back, {} errors",
+            self.written.committed,
+            self.written.changes,
+            self.written.rolled_back,
+            self.written.savepoints_rolled_back,
+            self.written.errors
+        )?;
+        writeln!(
+            f,
+            "  read      {} events of {} transactions over {} Kafka transactions; {} on several partitions, {} unchanged values, {} aborted records",
+            seen.events,
+            seen.source_transactions,
+            seen.kafka_transactions,
+            seen.spread_transactions,
+            seen.unchanged_values,
+            seen.aborted_records
+        )?;
+        writeln!(
+            f,
+            "  found     {} lost, {} phantom, {} doubled, {} reordered, {} torn, {} after kills torn",
+            counts.lost,
+            counts.phantom,
+            counts.doubled,
+            counts.reordered,
+            counts.torn,
+            self.torn_after_kills.len()
+        )?;
+        writeln!(
+            f,
+            "            {} mismatched, {} positions fell, {} schemas unresolved, {} fold mismatches, {} uncommitted extras",
+            counts.hash_mismatch,
+            counts.position_regression,
+            counts.unresolved_schema,
+            counts.fold_mismatch,
+            counts.uncommitted_extra
+        )?;
+        writeln!(
+            f,
+            "  audit     confirmed above position {} times in {} samples ({} missed), {} positions",
+            self.audit.breaches_total, self.audit.samples, self.audit.missed, self.audit.positions
+        )?;
+        writeln!(
+            f,
+            "  recovery  {} measured, median {} ms, worst {} ms, {} above {} s",
+            self.recovery.measured,
+            self.recovery.median_ms,
+            self.recovery.worst_ms,
+            self.recovery.too_slow,
+            RECOVERY_MAX.as_secs()
+        )?;
+        for planted in &self.planted {
+            let place = planted.place.as_deref().unwrap_or("no place for it");
+            writeln!(f, "  planted   {:?} at {place}: {} found", planted.fault, planted.found)?;
+        }
+        for text in self.torn_after_kills.iter().take(10) {
+            writeln!(f, "  torn      {text}")?;
+        }
+        for violation in &self.verdict.violations {
+            let place = violation.place.as_ref().map_or_else(String::new, |place| format!(" at {place}"));
+            writeln!(f, "  {}{place}: {}", violation.kind, violation.text)?;
+        }
+        for reason in &self.verdict.unchecked {
+            writeln!(f, "  could not check: {reason}")?;
+        }
+        if !self.stopped_orderly {
+            writeln!(f, "  the daemon did not end orderly on SIGTERM")?;
+        }
+        write!(f, "  {}", if self.passed() { "PASSED" } else { "NOT PASSED" })
+    }
+}

@@ -1,0 +1,166 @@
+//! After each kill: once the end markers have settled, each source transaction is complete or
+//! absent.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use crate::Result;
+use crate::events::{Body, Decoder, Event};
+use crate::journal::events_due;
+use crate::reader::{Isolation, Reader, Start, TopicPartition};
+
+/// Markers are written within milliseconds of each other; ends that stood this long have settled.
+const SETTLED_FOR: Duration = Duration::from_millis(400);
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Ends = BTreeMap<TopicPartition, i64>;
+
+/// Follows the topics and counts the events of each source transaction.
+pub struct Tail {
+    reader: Reader,
+    decoder: Decoder,
+    counted: HashMap<u64, u64>,
+    /// Transactions with new events since the last comparison, or incomplete at it.
+    doubtful: BTreeSet<u64>,
+    /// The delete that was last in a partition, with its transaction: a tombstone has none.
+    deletes: HashMap<(usize, i32), (Box<str>, u64)>,
+    /// Keys of which a row has been seen, asked for by [`Tail::watch_for`].
+    awaited: BTreeSet<(usize, String)>,
+}
+
+impl Tail {
+    pub fn new(bootstrap: &str, decoder: Decoder) -> Tail {
+        Tail {
+            reader: Reader::new(bootstrap, Isolation::ReadCommitted, PATIENCE),
+            decoder,
+            counted: HashMap::new(),
+            doubtful: BTreeSet::new(),
+            deletes: HashMap::new(),
+            awaited: BTreeSet::new(),
+        }
+    }
+
+    /// The ends of all topics, once they no longer move. Nobody may be writing.
+    pub async fn settle(&mut self) -> Result<Ends> {
+        let mut before = self.ends().await?;
+        let mut since = Instant::now();
+        let deadline = Instant::now() + PATIENCE;
+        while since.elapsed() < SETTLED_FOR {
+            if Instant::now() >= deadline {
+                return Err("the ends of the topics do not come to rest".into());
+            }
+            tokio::time::sleep(POLL_PAUSE).await;
+            let now = self.ends().await?;
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+        }
+        Ok(before)
+    }
+
+    /// No Kafka transaction is open in any topic, and none has been for a while.
+    pub async fn idle(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let committed = self.settle().await?;
+            let mut all = Ends::new();
+            for topic in self.topics().await? {
+                let extents = self.reader.extents_as(&topic, Isolation::ReadUncommitted).await?;
+                all.extend(extents.into_iter().map(|(key, extent)| (key, extent.end)));
+            }
+            if all == committed {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err("a Kafka transaction stays open".into());
+            }
+        }
+    }
+
+    /// The ledger's topics that exist: one is created with its table's first event.
+    async fn topics(&mut self) -> Result<Vec<String>> {
+        let wanted = self.decoder.topics();
+        let there = self.reader.topics("").await?;
+        Ok(wanted.into_iter().filter(|name| there.iter().any(|topic| &*topic.name == name)).collect())
+    }
+
+    async fn ends(&mut self) -> Result<Ends> {
+        let mut ends = Ends::new();
+        for topic in self.topics().await? {
+            let extents = self.reader.extents(&topic).await?;
+            ends.extend(extents.into_iter().map(|(key, extent)| (key, extent.end)));
+        }
+        Ok(ends)
+    }
+
+    /// Reads up to these ends and says which source transactions are there in part.
+    pub async fn torn_up_to(&mut self, ends: &Ends, journal: &Client) -> Result<Vec<String>> {
+        for topic in self.topics().await? {
+            self.reader.assign(&topic, Start::Earliest).await?;
+        }
+        self.reader.limit_to(ends);
+        while self.reader.behind() {
+            self.read().await?;
+        }
+        self.reader.unlimit();
+        let mut xids = Vec::new();
+        for xid in &self.doubtful {
+            xids.push(i64::try_from(*xid)?);
+        }
+        let due = events_due(journal, &xids).await?;
+        self.doubtful.retain(|xid| due.get(xid) != self.counted.get(xid));
+        let text = |xid: &u64| {
+            let (there, due) = (self.counted.get(xid).copied().unwrap_or(0), due.get(xid));
+            format!("transaction {xid}: {there} events, and the journal says {due:?}")
+        };
+        Ok(self.doubtful.iter().map(text).collect())
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        let read = self.reader.poll(Duration::from_millis(100)).await?;
+        let events = self.decoder.events(&read.records).await;
+        for event in &events.events {
+            self.count(event);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, event: &Event) {
+        let partition = (event.table, event.place.partition);
+        let delete = self.deletes.remove(&partition);
+        let xid = match &event.body {
+            Body::Change(change) => {
+                if let (None, Some(xid)) = (&change.after, change.xid) {
+                    self.deletes.insert(partition, (event.key.clone(), xid));
+                } else {
+                    self.awaited.remove(&(event.table, event.key.to_string()));
+                }
+                change.xid
+            }
+            Body::Tombstone => delete.filter(|(key, _)| *key == event.key).map(|(_, xid)| xid),
+        };
+        if let Some(xid) = xid {
+            *self.counted.entry(xid).or_default() += 1;
+            self.doubtful.insert(xid);
+        }
+    }
+
+    /// Reads on until a row of each of these keys has been seen.
+    pub async fn watch_for(&mut self, keys: Vec<(usize, String)>, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        self.awaited = keys.into_iter().collect();
+        while !self.awaited.is_empty() {
+            if Instant::now() >= deadline {
+                return Err(format!("not drained within {patience:?}: missing {:?}", self.awaited).into());
+            }
+            for topic in self.topics().await? {
+                self.reader.assign(&topic, Start::Earliest).await?;
+            }
+            self.read().await?;
+        }
+        Ok(())
+    }
+}
