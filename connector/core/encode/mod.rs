@@ -270,6 +270,8 @@ impl<T: Targets> Encoder<T> {
 #[cfg(test)]
 mod change_test;
 #[cfg(test)]
-mod golden_test;
-#[cfg(test)]
 mod oracle_test;
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod schema_test;
