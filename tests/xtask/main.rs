@@ -20,6 +20,9 @@ enum Command {
     /// Real Kafka, schema registry and Postgres on this machine.
     #[command(subcommand)]
     Services(commands::services::Action),
+    /// The figures of tests/bench/REPORT.md, measured on servers of their own.
+    #[command(subcommand)]
+    Bench(commands::bench::Question),
     /// Everything that has to hold before a change is accepted.
     Test(commands::test::Arguments),
 }
@@ -28,6 +31,7 @@ enum Command {
 async fn main() -> ExitCode {
     let outcome: Result<ExitCode> = match Arguments::parse().command {
         Command::Services(action) => commands::services::run(action).await,
+        Command::Bench(question) => commands::bench::run(question).await,
         Command::Test(arguments) => commands::test::run(arguments).await,
     };
     outcome.unwrap_or_else(|error| {

@@ -1,0 +1,44 @@
+//! Which machine a figure was measured on.
+
+use std::fs;
+
+use crate::database::Database;
+use crate::{Bench, Result};
+
+/// Date, machine, versions and command, as lines of a list.
+pub async fn facts(bench: &Bench, database: &Database) -> Result<Vec<String>> {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string();
+    let mut versions: Vec<String> =
+        bench.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    versions.push(format!("PostgreSQL {}", database.version().await?));
+    let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
+    let mut lines = vec![
+        format!("Date: {now}; load average before the first run: {load}"),
+        format!("Machine: {}", machine()),
+        format!("Versions: {}", versions.join(", ")),
+        format!("Command: `{}`", bench.command),
+    ];
+    lines.extend(bench.server_notes.iter().cloned());
+    Ok(lines)
+}
+
+fn machine() -> String {
+    let cpus = read("/proc/cpuinfo");
+    let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let memory = read("/proc/meminfo");
+    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
+    let kib: u64 = memory.trim().trim_end_matches(" kB").parse().unwrap_or_default();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!(
+        "{cores} cores of {model}, {} GiB of memory, Linux {}; servers, daemon and load all on it, over \
+         loopback",
+        (kib + (1 << 19)) >> 20,
+        kernel.trim()
+    )
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(file).unwrap_or_default()
+}

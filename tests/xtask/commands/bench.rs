@@ -1,0 +1,206 @@
+//! `cargo xtask bench`: the figures of the report, measured on servers of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::{Args, Subcommand};
+use millrace_bench::{Bench, Servers, large, latency, recovery, throughput};
+use xtask::services::{Config, Home, KafkaVersion, Server, Services, repository};
+use xtask::{Context, Error, Result};
+
+/// The program itself and not Debian's wrapper, a script whose time would count too.
+const PG_RECVLOGICAL: &str = "/usr/lib/postgresql/15/bin/pg_recvlogical";
+
+#[derive(Subcommand)]
+pub enum Question {
+    /// Throughput against pg_recvlogical, on the same log in alternating runs.
+    Postgres(Throughput),
+    /// From a commit to a consumer, under steady loads.
+    Latency(Latency),
+    /// From kill -9, and from a cold start, to the first new event.
+    Recovery(Recovery),
+    /// One transaction larger than memory.
+    LargeTransaction(Large),
+    /// All of them.
+    All(All),
+}
+
+#[derive(Args)]
+pub struct Throughput {
+    /// Counted rounds; one more comes first, to warm up.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Rows in transactions of 10,000.
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: u64,
+    /// Transactions of one row.
+    #[arg(long, default_value_t = 300_000)]
+    single_rows: u64,
+}
+
+#[derive(Args)]
+pub struct Latency {
+    /// The measured part of each load.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Commits a second.
+    #[arg(long, value_delimiter = ',', default_values_t = [500, 2000])]
+    rates: Vec<u64>,
+}
+
+#[derive(Args)]
+pub struct Recovery {
+    #[arg(long, default_value_t = 10)]
+    kills: u32,
+    #[arg(long, default_value_t = 5)]
+    cold_starts: u32,
+    /// Commits a second, all along.
+    #[arg(long, default_value_t = 500)]
+    rate: u64,
+    /// Of the moments of the kills.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args)]
+pub struct Large {
+    /// 10^9 bytes of rows on the wire.
+    #[arg(long, default_value_t = 2.0)]
+    gigabytes: f64,
+}
+
+#[derive(Args)]
+pub struct All {
+    #[command(flatten)]
+    throughput: Throughput,
+    #[command(flatten)]
+    latency: Latency,
+    #[command(flatten)]
+    recovery: Recovery,
+    #[command(flatten)]
+    large: Large,
+}
+
+pub async fn run(question: Question) -> Result<ExitCode> {
+    if cfg!(debug_assertions) {
+        return in_release_mode();
+    }
+    build(&["millrace"])?;
+    let services = Services::start_new(&config(), &Home::temporary()?).await?;
+    let bench = bench(&services)?;
+    let outcome = match question {
+        Question::Postgres(arguments) => throughput::run(&bench, &arguments.into()).await,
+        Question::Latency(arguments) => latency::run(&bench, &arguments.into()).await,
+        Question::Recovery(arguments) => recovery::run(&bench, &arguments.into()).await,
+        Question::LargeTransaction(arguments) => large::run(&bench, &arguments.into()).await,
+        Question::All(arguments) => all(&bench, arguments).await,
+    };
+    outcome.context(|| "bench".to_owned())?;
+    println!("written: {}", bench.report.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn all(bench: &Bench, arguments: All) -> millrace_bench::Result<()> {
+    throughput::run(bench, &arguments.throughput.into()).await?;
+    latency::run(bench, &arguments.latency.into()).await?;
+    recovery::run(bench, &arguments.recovery.into()).await?;
+    large::run(bench, &arguments.large.into()).await
+}
+
+/// The consumer and the writers measure too: they run as fast as the daemon does.
+fn in_release_mode() -> Result<ExitCode> {
+    build(&["millrace", "xtask"])?;
+    let mut command = Command::new(release_dir()?.join("xtask"));
+    command.args(std::env::args_os().skip(1));
+    let status = command.status().context(|| "xtask in release mode".to_owned())?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn build(packages: &[&str]) -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--release"]).current_dir(repository());
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    let status = command.status().context(|| "cargo build".to_owned())?;
+    if status.success() { Ok(()) } else { Err(Error::new("cargo build --release failed")) }
+}
+
+/// Beside the directory of this very program, or that directory itself.
+fn release_dir() -> Result<PathBuf> {
+    let this = std::env::current_exe().context(|| "this program's own path".to_owned())?;
+    let target = this.parent().and_then(Path::parent);
+    let target = target.ok_or_else(|| Error::new("this program lies in no target directory"))?;
+    Ok(target.join("release"))
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.postgres.fsync = false;
+    config.postgres.settings = vec![("autovacuum".into(), "off".into())];
+    config
+}
+
+fn bench(services: &Services) -> Result<Bench> {
+    let servers = Servers {
+        postgres: services.postgres.url(),
+        bootstrap: services.kafka.bootstrap(),
+        registry: services.registry.url(),
+        broker_pids: services.kafka.brokers().iter().filter_map(Server::pid).collect(),
+        millrace: release_dir()?.join("millrace"),
+        pg_recvlogical: PG_RECVLOGICAL.into(),
+    };
+    let typed: Vec<String> = std::env::args().skip(1).collect();
+    let kafka = match config().kafka.version {
+        KafkaVersion::V4_3_0 => "4.3.0",
+    };
+    let versions = [("Millrace", commit()?), ("Kafka", kafka.into()), ("Apicurio Registry", "3.0.9".into())];
+    Ok(Bench {
+        servers,
+        report: repository().join("tests/bench/REPORT.md"),
+        command: format!("cargo xtask {}", typed.join(" ")),
+        versions: versions.map(|(name, version)| (name.to_owned(), version)).to_vec(),
+        server_notes: vec![
+            "Postgres: fsync, full_page_writes and autovacuum off, otherwise its defaults with \
+             wal_level = logical; Kafka: one broker, its defaults, topics of one partition"
+                .to_owned(),
+        ],
+    })
+}
+
+/// What the daemon was built from.
+fn commit() -> Result<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(repository()).output();
+        let output = output.context(|| "git".to_owned())?;
+        Ok::<String, Error>(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changed =
+        git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!tests/bench/REPORT.md"])?;
+    Ok(if changed.is_empty() { commit } else { format!("{commit} with uncommitted changes") })
+}
+
+impl From<Throughput> for throughput::Options {
+    fn from(Throughput { rounds, rows, single_rows }: Throughput) -> Self {
+        Self { rounds, rows, single_rows }
+    }
+}
+
+impl From<Latency> for latency::Options {
+    fn from(Latency { seconds, rates }: Latency) -> Self {
+        Self { seconds, rates }
+    }
+}
+
+impl From<Recovery> for recovery::Options {
+    fn from(Recovery { kills, cold_starts, rate, seed }: Recovery) -> Self {
+        Self { kills, cold_starts, rate, seed }
+    }
+}
+
+impl From<Large> for large::Options {
+    fn from(Large { gigabytes }: Large) -> Self {
+        Self { gigabytes }
+    }
+}
