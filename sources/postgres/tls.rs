@@ -36,7 +36,7 @@ pub fn client_config(tls: &Tls) -> Result<Option<ClientConfig>> {
             let private = PrivateKeyDer::from_pem_file(key).map_err(unusable)?;
             builder
                 .with_client_auth_cert(certificates("sslcert", cert)?, private)
-                .map_err(|error| Error::config("sslcert and sslkey do not fit together").source(error))?
+                .map_err(|error| Error::config("sslcert and sslkey cannot be used together").source(error))?
         }
     };
     Ok(Some(config))
