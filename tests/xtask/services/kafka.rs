@@ -240,7 +240,8 @@ impl Cluster<'_> {
         let replicas = self.config.brokers.clamp(1, 3);
         let insync = replicas.div_ceil(2);
         let Node { id, dir, port, controller_port } = node;
-        // A killed broker may not join again before its old session has run out: 9 s by default.
+        // A killed broker may not join again before its old session has run out: 9 s by default. Much less
+        // would fence a live one on a machine that is busy building.
         let mut text = format!(
             "process.roles=broker,controller\n\
              node.id={id}\n\
@@ -263,8 +264,8 @@ impl Cluster<'_> {
              share.coordinator.state.topic.num.partitions=4\n\
              share.coordinator.state.topic.replication.factor={replicas}\n\
              share.coordinator.state.topic.min.isr={insync}\n\
-             broker.session.timeout.ms=2000\n\
-             broker.heartbeat.interval.ms=400\n\
+             broker.session.timeout.ms=4000\n\
+             broker.heartbeat.interval.ms=500\n\
              log.cleaner.dedupe.buffer.size=16777216\n",
             dir.join("data").display(),
         );
