@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use millrace_core::batch::EncodedBatch;
 use millrace_core::encode::{Dialect, Encoding, Format};
 use millrace_core::error::Result;
+use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
 use millrace_core::sink::Sink as _;
@@ -194,6 +196,51 @@ pub async fn check(connector: &Connector) -> [(&'static str, Result<Report>); 2]
         }
     };
     [source, sink]
+}
+
+/// Where an operator wants a connector to go on.
+#[derive(Clone, Debug)]
+pub enum Move {
+    /// A place in the source's log, or the oldest that the source can still give.
+    To(Option<String>),
+    /// As if it had never run.
+    Forget,
+}
+
+/// The stored position, read without shutting anybody out.
+pub async fn position(connector: &Connector) -> Result<Option<Position>> {
+    match &connector.sink {
+        Sink::Kafka(to, _) => millrace_kafka::read_position(to, &connector.format.topic_prefix).await,
+        Sink::Stdout(to) => {
+            StdoutSink::new(to.clone(), &connector.name, Arc::new(Progress::default())).open().await
+        }
+    }
+}
+
+/// Moves the stored position and gives the new one. The sink is opened as for streaming, so that an instance
+/// that still runs is shut out and cannot move it back.
+pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> {
+    let position = match (&connector.source, to) {
+        (Source::Postgres(from), Move::To(lsn)) => millrace_postgres::chosen(from, lsn.as_deref()).await?,
+        (Source::Postgres(from), Move::Forget) => millrace_postgres::forgotten(from).await?,
+    };
+    let progress = Arc::new(Progress::default());
+    match &connector.sink {
+        Sink::Kafka(to, registry) => {
+            write_position(kafka(connector, to, registry, progress)?, &position).await?;
+        }
+        Sink::Stdout(to) => {
+            write_position(StdoutSink::new(to.clone(), &connector.name, progress), &position).await?;
+        }
+    }
+    Ok(position)
+}
+
+async fn write_position<K: millrace_core::sink::Sink>(mut sink: K, position: &Position) -> Result<()> {
+    sink.open().await?;
+    let end = Some(position.clone());
+    sink.send(&EncodedBatch { end, whole: true, drained: true, seq: 1, ..EncodedBatch::default() }).await?;
+    sink.close().await.map(drop)
 }
 
 fn postgres(connector: &Connector, settings: &millrace_postgres::config::Settings) -> PostgresSource {

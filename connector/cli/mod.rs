@@ -4,6 +4,7 @@
 //! 3 not drained in time; 130 and 143 by a second signal.
 
 mod check;
+mod position;
 mod run;
 mod signals;
 
@@ -46,6 +47,13 @@ enum Verb {
         /// A connector's file.
         file: PathBuf,
     },
+    /// Shows where a connector stands, or moves it. Moving needs the connector stopped.
+    Position {
+        /// A connector's file.
+        file: PathBuf,
+        #[command(subcommand)]
+        action: position::Action,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +78,7 @@ pub async fn main(arguments: Arguments) -> u8 {
     match arguments.verb {
         Verb::Run(run) => run::run(run).await,
         Verb::Check { file } => check::check(file).await,
+        Verb::Position { file, action } => position::position(file, action).await,
     }
 }
 

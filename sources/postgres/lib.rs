@@ -27,3 +27,4 @@ pub mod types;
 mod wire;
 
 pub use source::PostgresSource;
+pub use start::{chosen, forgotten};

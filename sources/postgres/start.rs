@@ -14,10 +14,11 @@ use tokio::task::block_in_place;
 use tokio_postgres::Client;
 
 use crate::config::Settings;
+use crate::control;
 use crate::handshake::Handshake;
 use crate::lsn::Lsn;
 use crate::position::{Stored, Streamed, creating};
-use crate::server::ServerFacts;
+use crate::server::{self, ServerFacts};
 use crate::slot::{self, Slot};
 
 /// A sink that takes longer than this to commit one small position is not there.
@@ -72,6 +73,48 @@ pub async fn place(
         }
         (None, Some(slot)) => Err(without_position(&slot.name)),
     }
+}
+
+/// The position that an operator chose, proved to be one that the slot can serve: `lsn`, or the oldest place
+/// that the slot still has.
+pub async fn chosen(settings: &Settings, lsn: Option<&str>) -> Result<Position> {
+    let control = control::connect(settings).await?;
+    let facts = server::preconditions(&control.client, settings).await?;
+    let Some(slot) = slot::read(&control.client, &settings.slot).await? else {
+        return Err(Error::config(format!(
+            "slot {} does not exist, so there is no place to go on from",
+            settings.slot
+        ))
+        .hint(
+            "millrace position <file> reset --yes: the next start creates the slot and goes on from then",
+        ));
+    };
+    slot.usable(settings)?;
+    slot.free(None)?;
+    let oldest = slot.confirmed_flush_lsn.unwrap_or(facts.end);
+    let at = match lsn {
+        None => oldest,
+        Some(text) => text.parse().map_err(|error| {
+            Error::config("that is not a place in the log").source(error).hint("an LSN like 16/B374D848")
+        })?,
+    };
+    if at < oldest || at > facts.end {
+        return Err(Error::config(format!(
+            "{at} is not a place that slot {} can go on from: it has {oldest} to {}",
+            slot.name, facts.end
+        )));
+    }
+    let system = facts.system_identifier.to_string();
+    Ok(Streamed::starting_at(&system, facts.timeline, &settings.slot, at).to_position())
+}
+
+/// The position of a connector that never ran: its slot, if there is one, is dropped at the next start.
+pub async fn forgotten(settings: &Settings) -> Result<Position> {
+    let control = control::connect(settings).await?;
+    if let Some(slot) = slot::read(&control.client, &settings.slot).await? {
+        slot.free(None)?;
+    }
+    Ok(creating(&settings.slot))
 }
 
 /// Once more when the slot is ours alone: until then somebody else could have moved it.

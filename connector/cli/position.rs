@@ -1,0 +1,75 @@
+//! `millrace position`: shows where a connector stands, or moves it by an operator's decision.
+//!
+//! Moving says that whatever lies between the old and the new position was dealt with by a person; nothing in
+//! the daemon ever does it by itself.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use millrace_core::error::Error;
+
+use super::{EXIT_CONFIG, refuse};
+use crate::registry::Move;
+use crate::{config, registry};
+
+/// A server or the data said no.
+const EXIT_FAILED: u8 = 1;
+
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Prints the stored position.
+    Show,
+    /// Goes on from a place that the slot still has; what lies before it is given up.
+    Set {
+        /// A log position like 16/B374D848; without it, the oldest place that the slot can still give.
+        #[arg(long, value_name = "LSN")]
+        to: Option<String>,
+        /// Needed: nothing can take this back.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Forgets the position and the slot: the next start is a first one, from then on.
+    Reset {
+        /// Needed: nothing can take this back.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+pub async fn position(file: PathBuf, action: Action) -> u8 {
+    let loaded = match config::load(&[file], &config::Environment::of_process()) {
+        Ok(loaded) => loaded,
+        Err(problems) => return refuse(&problems),
+    };
+    for connector in &loaded.connectors {
+        let done = match &action {
+            Action::Show => registry::position(connector).await,
+            Action::Set { yes: false, .. } | Action::Reset { yes: false } => Err(not_sure()),
+            Action::Set { to, yes: true } => {
+                registry::move_position(connector, Move::To(to.clone())).await.map(Some)
+            }
+            Action::Reset { yes: true } => registry::move_position(connector, Move::Forget).await.map(Some),
+        };
+        match done {
+            Ok(Some(position)) => println!("{} {position}", connector.name),
+            Ok(None) => println!("{} has no position yet", connector.name),
+            Err(error) => {
+                eprintln!("millrace: {}: {error}", connector.name);
+                if let Some(hint) = error.hint_text() {
+                    eprintln!("  hint: {hint}");
+                }
+                return if error.kind() == millrace_core::error::Kind::Config {
+                    EXIT_CONFIG
+                } else {
+                    EXIT_FAILED
+                };
+            }
+        }
+    }
+    0
+}
+
+fn not_sure() -> Error {
+    Error::config("moving a position gives up the changes that it passes over, and cannot be taken back")
+        .hint("stop the connector, note what `millrace position <file> show` prints, then add --yes")
+}
