@@ -13,10 +13,10 @@ use kafka_protocol::messages::{
     ProduceRequest, TopicName,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
-use kafka_protocol::records::{
-    Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
-};
-use millrace_ledger::reader::Connection;
+use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use millrace_ledger::reader::{Connection, Isolation, Reader};
+
+use crate::wait::PATIENCE;
 
 /// The number of topics among the kinds of things that have settings.
 const TOPIC: i8 = 2;
@@ -68,8 +68,7 @@ impl Broker {
             .with_name(topic_name(topic))
             .with_num_partitions(partitions)
             .with_replication_factor(1);
-        let request =
-            CreateTopicsRequest::default().with_topics(vec![creation]).with_timeout_ms(TIMEOUT_MS);
+        let request = CreateTopicsRequest::default().with_topics(vec![creation]).with_timeout_ms(TIMEOUT_MS);
         self.call(&request).await.topics.iter().for_each(|made| accepted(made.error_code, topic));
     }
 
@@ -103,6 +102,28 @@ impl Broker {
         let answer = self.call(&request).await;
         let mut found = answer.results.into_iter().flat_map(|result| result.configs);
         found.find(|config| &*config.name == key)?.value.map(|value| value.to_string())
+    }
+
+    /// How many partitions a topic has; 0 where there is no such topic.
+    pub async fn partitions(&self, topic: &str) -> usize {
+        let mut reader = self.reader();
+        let topics = reader.topics(topic).await.expect("the broker names its topics");
+        topics.iter().find(|found| &*found.name == topic).map_or(0, |found| found.partitions.len())
+    }
+
+    pub async fn has_topic(&self, topic: &str) -> bool {
+        self.partitions(topic).await > 0
+    }
+
+    /// The offset of the last thing in a partition, a record or a marker; `None` in an empty one.
+    pub async fn last_offset(&self, topic: &str, partition: i32) -> Option<i64> {
+        let extents = self.reader().extents(topic).await.expect("the topic can be asked");
+        let (_, extent) = extents.iter().find(|((_, index), _)| *index == partition)?;
+        (extent.end > extent.earliest).then(|| extent.end - 1)
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::new(&self.address, Isolation::ReadUncommitted, PATIENCE)
     }
 
     async fn call<R: Request>(&self, request: &R) -> R::Response {

@@ -34,7 +34,7 @@ pub use gate::Gate;
 pub use records::Records;
 pub use registry::Subjects;
 pub use servers::{Own, Servers};
-pub use shop::Shop;
+pub use shop::{PositionRecord, Shop};
 pub use slot_holder::SlotHolder;
 pub use sql::Sql;
 pub use wait::{PATIENCE, until, within};

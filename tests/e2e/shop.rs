@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use millrace_ledger::reader::{Isolation, Reader};
+use millrace_ledger::reader::{Isolation, Outcome, Reader};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -200,6 +200,30 @@ impl Shop {
         })
     }
 
+    /// Opens the session anew, after the server was restarted.
+    pub async fn reconnect(&mut self) -> &mut Self {
+        self.sql = Sql::connect(&self.servers.postgres.url_of(&self.database)).await;
+        self
+    }
+
+    /// Where the server may let go of the log, as the slot has it.
+    pub async fn confirmed(&self) -> u64 {
+        let slot = self.slot();
+        let query =
+            format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        self.sql.lsn(&query).await
+    }
+
+    /// Waits until nobody reads the slot, or somebody does.
+    pub async fn wait_for_slot(&self, active: bool) {
+        let slot = self.slot();
+        let query = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        until(&format!("slot {slot} is active: {active}"), async || {
+            (self.sql.one::<bool>(&query).await == active).then_some(())
+        })
+        .await;
+    }
+
     /// Everything of a table that a committed reader sees by now.
     pub async fn events(&mut self, table: &str) -> Vec<Event> {
         let topic = self.topic(table);
@@ -262,8 +286,8 @@ impl Shop {
         self
     }
 
-    /// The committed records of partition 0 of the position topic: key, value and offset.
-    pub async fn position_records(&self) -> Vec<(Json, Json, i64)> {
+    /// The committed records of the position topic, by partition.
+    pub async fn position_records(&self) -> Vec<PositionRecord> {
         let topic = self.position_topic();
         let mut reader = Reader::new(&self.servers.kafka.bootstrap(), Isolation::ReadCommitted, PATIENCE);
         let read = reader.read_all(&[&topic]).await.expect("the position topic can be read");
@@ -271,10 +295,39 @@ impl Shop {
             let bytes = bytes.unwrap_or(b"null");
             serde_json::from_slice(bytes).expect("a position record is JSON")
         };
-        let records = read.records.iter().filter(|record| record.partition == 0);
-        records
-            .map(|record| (json(record.key.as_deref()), json(record.value.as_deref()), record.offset))
-            .collect()
+        let records = read.records.iter().map(|record| PositionRecord {
+            partition: record.partition,
+            offset: record.offset,
+            key: json(record.key.as_deref()),
+            value: json(record.value.as_deref()),
+        });
+        records.collect()
+    }
+
+    /// The newest position of the stream.
+    pub async fn position(&self) -> PositionRecord {
+        let records = self.position_records().await;
+        let mut of_stream = records.into_iter().filter(|record| record.key[1]["server"].is_string());
+        of_stream.next_back().expect("a position")
+    }
+
+    /// Stops the daemon (SIGSTOP) so that the broker has to abort its transaction, and waits for that.
+    pub async fn pause_past_the_transaction_timeout(&mut self, limit: Duration) {
+        let bootstrap = self.servers.kafka.bootstrap();
+        loop {
+            until("a transaction is open", async || self.has_open_transaction(ORDERS).await.then_some(()))
+                .await;
+            self.daemon().pause();
+            within(limit, "the transaction ends", async || {
+                (!self.has_open_transaction(ORDERS).await).then_some(())
+            })
+            .await;
+            if newest_end(&bootstrap, &self.topic(ORDERS)).await == Some(Outcome::Abort) {
+                return;
+            }
+            // Its commit was under way already.
+            self.daemon().resume();
+        }
     }
 
     /// Whether a Kafka transaction is open in the topic of a table: something lies behind what is stable.
@@ -289,6 +342,22 @@ impl Shop {
         let all = ends(Isolation::ReadUncommitted).await;
         ends(Isolation::ReadCommitted).await < all
     }
+}
+
+/// The end of a Kafka transaction in the topic of a table, the newest.
+async fn newest_end(bootstrap: &str, topic: &str) -> Option<Outcome> {
+    let mut reader = Reader::new(bootstrap, Isolation::ReadUncommitted, PATIENCE);
+    let read = reader.read_all(&[topic]).await.expect("the topic can be read");
+    read.markers.last().map(|marker| marker.outcome)
+}
+
+/// A record of the position topic.
+#[derive(Clone, Debug)]
+pub struct PositionRecord {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Json,
+    pub value: Json,
 }
 
 /// One statement, one transaction.

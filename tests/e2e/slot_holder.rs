@@ -17,6 +17,8 @@ impl SlotHolder {
             .arg(postgres.with_file_name("pg_recvlogical"))
             .arg(format!("--dbname={}", server.url_of(database)))
             .args([&format!("--slot={slot}"), "--start", "--no-loop", "--file=/dev/null"])
+            // Longer than any test: what it reads it is not to confirm.
+            .args(["--status-interval=600", "--fsync-interval=600"])
             .args(["--option=proto_version=1", &format!("--option=publication_names={publication}")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())

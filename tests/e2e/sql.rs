@@ -53,4 +53,18 @@ impl Sql {
         let row = self.client.query_opt(query, &[]).await;
         row.unwrap_or_else(|error| panic!("{error}, in: {query}")).map(|row| row.get(0))
     }
+
+    /// A query's one place in the log, as a number.
+    pub async fn lsn(&self, query: &str) -> u64 {
+        let text: String = self.one(&format!("SELECT ({query})::text")).await;
+        let number = |part: &str| u64::from_str_radix(part, 16).ok();
+        let halves = text.split_once('/').and_then(|(high, low)| Some((number(high)?, number(low)?)));
+        let (high, low) = halves.unwrap_or_else(|| panic!("{text} is not a place in the log"));
+        high << 32 | low
+    }
+
+    /// Where the server's log ends now.
+    pub async fn log_end(&self) -> u64 {
+        self.lsn("SELECT pg_current_wal_insert_lsn()").await
+    }
 }

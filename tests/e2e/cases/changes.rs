@@ -116,8 +116,10 @@ async fn replica_identity_by_index_keys_the_events_by_it() {
     shop.sql.run("INSERT INTO papers VALUES (1, 'x', 'a')").await;
     shop.sql.run("UPDATE papers SET title = 'b'; UPDATE papers SET code = 'y'; DELETE FROM papers").await;
     let events = shop.wait_for_events("public.papers", 7).await;
-    let seen: Vec<(&str, Json)> =
-        events.iter().map(|event| (event.op(), event.key.clone().unwrap_or_default()["code"].take())).collect();
+    let seen: Vec<(&str, Json)> = events
+        .iter()
+        .map(|event| (event.op(), event.key.clone().unwrap_or_default()["code"].take()))
+        .collect();
     let expected = [("c", "x"), ("u", "x"), ("d", "x"), ("-", "x"), ("c", "y"), ("d", "y"), ("-", "y")];
     assert_eq!(seen, expected.map(|(op, code)| (op, json!(code))));
 }

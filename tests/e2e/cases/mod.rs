@@ -1,3 +1,15 @@
 //! The tests, by what they are about.
 
+mod broker_faults;
 mod changes;
+mod encodings;
+mod exactly_once;
+mod files;
+mod position;
+mod position_faults;
+mod registry_faults;
+mod rest;
+mod source_faults;
+mod stopping;
+mod takeover;
+mod values;

@@ -1,0 +1,105 @@
+//! Kafka is away, refuses, or has limits.
+
+use millrace_e2e::{Own, Servers, Shop, within};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A broker that was killed comes back with a log to recover and transactions to end.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_broker_that_is_down_at_the_start_is_waited_for() {
+    let servers = Arc::new(Servers::with(Own::kafka()).await);
+    let mut shop = Shop::on(&servers, "broker-late").await;
+    servers.kafka.stop().await.expect("Kafka stops");
+    shop.start_in_any_state().await;
+    shop.not_ready("DEGRADED").await.says(&[&servers.kafka.bootstrap()]);
+    servers.kafka.start().await.expect("Kafka starts");
+    shop.daemon().wait_for_state_within(RECOVERY, &shop.name, "RUNNING").await;
+    shop.rows(1..=10).await.expect_rows(1..=10).await;
+}
+
+#[tokio::test]
+async fn a_broker_killed_under_load_and_started_again_has_every_row_once() {
+    let servers = Arc::new(Servers::with(Own::kafka()).await);
+    let mut shop = Shop::on(&servers, "broker-killed").await;
+    shop.start().await.rows(1..=1).await.wait_for_events("public.orders", 1).await;
+    let load = shop.load(2..=30_000, 50).await;
+    shop.wait_for_events("public.orders", 2_000).await;
+    servers.kafka.kill();
+    shop.wait_for_state("DEGRADED").await;
+    servers.kafka.start().await.expect("Kafka starts");
+    load.await.expect("the load is written");
+    shop.expect_rows_within(RECOVERY, 1..=30_000).await;
+    shop.wait_for_state("RUNNING").await;
+}
+
+#[tokio::test]
+async fn a_broker_paused_past_the_transaction_timeout_has_every_row_once() {
+    let servers = Arc::new(Servers::with(Own::kafka()).await);
+    let mut shop = Shop::on(&servers, "broker-paused").await;
+    shop.file.set("sink/kafka/transaction/timeout_ms", 5_000);
+    shop.start().await.rows(1..=1).await.wait_for_events("public.orders", 1).await;
+    let load = shop.load(2..=10_000, 50).await;
+    servers.kafka.pause();
+    // It shows when a call has run out of its time, which is bound to the transaction's.
+    within(RECOVERY, "the connector notices", async || {
+        (shop.daemon().state(&shop.name).await.as_deref() == Some("DEGRADED")).then_some(())
+    })
+    .await;
+    servers.kafka.resume();
+    load.await.expect("the load is written");
+    shop.expect_rows_within(RECOVERY, 1..=10_000).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_cannot_be_created_is_named_with_the_reason() {
+    let mut shop = Shop::open("no-topic").await;
+    shop.file.set("sink/kafka/topic_defaults/replication", 3);
+    shop.start_in_any_state().await.rows(1..=1).await;
+    let refusal = shop.not_ready("FAILED").await;
+    refusal.says(&["topic", "replication"]).advises(&["replication"]);
+}
+
+#[tokio::test]
+async fn topics_are_made_as_the_file_declares_them() {
+    let mut shop = Shop::open("declared").await;
+    shop.file
+        .set("sink/kafka/topic_defaults/partitions", 5)
+        .set("sink/kafka/topic_defaults/config/retention.ms", "86400001");
+    shop.start().await.rows(1..=1).await;
+    shop.wait_for_events("public.orders", 1).await;
+    let topic = shop.topic("public.orders");
+    assert_eq!(shop.broker().partitions(&topic).await, 5);
+    assert_eq!(shop.broker().topic_config(&topic, "retention.ms").await.as_deref(), Some("86400001"));
+}
+
+#[tokio::test]
+async fn a_topic_that_is_there_already_is_used_as_it_is() {
+    let mut shop = Shop::open("existing-topic").await;
+    let topic = shop.topic("public.orders");
+    shop.broker().create_topic(&topic, 2).await;
+    shop.file.set("sink/kafka/topic_defaults/partitions", 5);
+    shop.start().await.rows(1..=20).await;
+    let events = shop.wait_for_events("public.orders", 20).await;
+    assert_eq!((shop.broker().partitions(&topic).await, events.len()), (2, 20));
+}
+
+#[tokio::test]
+async fn a_row_above_the_topic_s_limit_stops_the_connector_and_nothing_is_lost_once_it_is_raised() {
+    let mut shop = Shop::open("too-large").await;
+    shop.file.set("sink/kafka/topic_defaults/config/max.message.bytes", "20000");
+    shop.start().await.rows(1..=3).await.wait_for_events("public.orders", 3).await;
+    // Text that no compression makes small.
+    shop.sql
+        .run("INSERT INTO orders SELECT 4, string_agg(md5(n::text), '') FROM generate_series(1, 4000) n")
+        .await;
+    shop.rows(5..=6).await;
+    let refusal = shop.not_ready("FAILED").await;
+    refusal.says(&["public.orders", "20000"]).advises(&["max.message.bytes"]);
+    assert_eq!(shop.events("public.orders").await.len(), 3);
+
+    let topic = shop.topic("public.orders");
+    shop.broker().set_topic_config(&topic, "max.message.bytes", "1000000").await;
+    shop.kill().start().await.expect_rows(1..=6).await;
+}

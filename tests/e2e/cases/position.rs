@@ -1,0 +1,109 @@
+//! What stands in the position topic, and where the server may let its log go.
+
+use millrace_e2e::{PositionRecord, Shop, until};
+use serde_json::{Value as Json, json};
+
+#[tokio::test]
+async fn the_position_topic_holds_claims_the_first_start_and_then_positions() {
+    let mut shop = Shop::open("position").await;
+    shop.start().await.rows(1..=5).await.expect_rows(1..=5).await;
+    let records = shop.position_records().await;
+    let stream: Vec<&PositionRecord> = records.iter().filter(|record| record.partition == 0).collect();
+    let claim = json!([shop.name, {"claim": true}]);
+    let position = json!([shop.name, {"server": shop.name}]);
+
+    // Both producers claim, under one instance, before anything else is written.
+    assert_eq!((&stream[0].key, &stream[1].key), (&claim, &claim));
+    assert_eq!(stream[0].value["instance"], stream[1].value["instance"]);
+    assert_ne!(stream[0].value["id"], stream[1].value["id"]);
+    assert!(stream[0].value["time"].is_i64(), "{:?}", stream[0]);
+    assert_eq!((&stream[2].key, &stream[2].value["state"]), (&position, &json!("creating")));
+    assert_eq!(stream[2].value["slot"], shop.slot());
+    let written = &stream[3..];
+    assert!(written.iter().all(|record| record.key == position), "{written:?}");
+    let ends: Vec<u64> = written.iter().map(|record| lsn(&record.value["end_lsn"])).collect();
+    assert!(ends.is_sorted(), "{ends:?}");
+}
+
+#[tokio::test]
+async fn a_position_has_our_fields_and_debezium_s() {
+    let mut shop = Shop::open("position-fields").await;
+    shop.start().await.rows(1..=5).await.expect_rows(1..=5).await;
+    let position = shop.position().await.value;
+    let system: i64 = shop.sql.one("SELECT system_identifier FROM pg_control_system()").await;
+    assert_eq!(position["v"], 1);
+    assert_eq!(position["system_identifier"], system.to_string());
+    assert_eq!(position["timeline"], 1);
+    assert_eq!(position["slot"], shop.slot());
+    assert_eq!(position["open"], Json::Null);
+    let xid: i64 = shop.sql.one("SELECT max(xmin::text::bigint) FROM orders").await;
+    assert_eq!(position["txId"], xid);
+    for field in ["lsn", "lsn_proc", "lsn_commit", "ts_usec"] {
+        assert!(position[field].as_i64() > Some(0), "{field} in {position}");
+    }
+    assert!(position["lsn"].as_u64() <= Some(lsn(&position["end_lsn"])), "{position}");
+}
+
+#[tokio::test]
+async fn the_partition_counts_of_the_topics_are_kept_beside_the_position() {
+    let mut shop = Shop::open("counts").await;
+    shop.file.set("sink/kafka/topic_defaults/partitions", 4);
+    shop.start().await.rows(1..=1).await;
+    shop.wait_for_events("public.orders", 1).await;
+    let records = shop.position_records().await;
+    let count = records.iter().find(|record| record.key[1]["topic"] == shop.topic("public.orders"));
+    let count = count.unwrap_or_else(|| panic!("no count in {records:?}"));
+    assert_eq!((count.partition, &count.value["partitions"]), (1, &json!(4)));
+}
+
+#[tokio::test]
+async fn the_position_topic_is_compacted_and_has_two_partitions() {
+    let mut shop = Shop::open("position-topic").await;
+    shop.start().await;
+    let topic = shop.position_topic();
+    assert_eq!(shop.broker().topic_config(&topic, "cleanup.policy").await.as_deref(), Some("compact"));
+    assert_eq!(shop.broker().partitions(&topic).await, 2);
+}
+
+#[tokio::test]
+async fn what_is_confirmed_never_passes_the_position_and_follows_it() {
+    let mut shop = Shop::open("confirmed").await;
+    shop.start().await;
+    for batch in 0..20 {
+        shop.rows(batch * 10 + 1..=batch * 10 + 10).await;
+        // Confirmed first: the position may only be further by the time that it is read.
+        let confirmed = shop.confirmed().await;
+        let position = lsn(&shop.position().await.value["end_lsn"]);
+        assert!(
+            confirmed <= position,
+            "confirmed {confirmed:X} before the position {position:X} was written"
+        );
+    }
+    shop.expect_rows(1..=200).await;
+    let written = shop.sql.log_end().await;
+    until("the slot follows", async || (shop.confirmed().await >= written).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_idle_database_s_slot_moves_by_the_heartbeat() {
+    let mut shop = Shop::open("heartbeat").await;
+    shop.file.set("source/postgres/heartbeat_interval_s", 1);
+    shop.start().await;
+    let first = shop.confirmed().await;
+    until("the slot moves twice", async || {
+        let position = lsn(&shop.position().await.value["end_lsn"]);
+        let confirmed = shop.confirmed().await;
+        (confirmed > first && position > confirmed).then_some(())
+    })
+    .await;
+    assert_eq!(shop.daemon().metric("millrace_lag_bytes", &shop.name).await, Some(0.0));
+}
+
+/// `0/16B3748` as a number.
+fn lsn(text: &Json) -> u64 {
+    let parsed = text.as_str().and_then(|text| {
+        let (high, low) = text.split_once('/')?;
+        Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
+    });
+    parsed.unwrap_or_else(|| panic!("{text} is not a place in the log"))
+}

@@ -1,0 +1,82 @@
+//! The source is not as it should be, or goes away: what is said, and what happens when it is mended.
+
+use millrace_e2e::{Own, Servers, Shop, SlotHolder, until};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use xtask::services::Shutdown;
+
+#[tokio::test]
+async fn a_table_that_is_created_later_is_waited_for() {
+    let mut shop = Shop::open("later").await;
+    shop.capture(&["public.orders", "public.later"]).start_in_any_state().await;
+    shop.not_ready("DEGRADED").await.says(&["public.later"]);
+    shop.table("later", "id int PRIMARY KEY").await;
+    shop.wait_for_state("RUNNING").await;
+    shop.sql.run("INSERT INTO later VALUES (1)").await;
+    let events = shop.wait_for_events("public.later", 1).await;
+    assert_eq!(events[0].id(), Some(1));
+}
+
+#[tokio::test]
+async fn a_slot_that_somebody_else_reads_is_waited_for() {
+    let mut shop = Shop::open("slot-active").await;
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await.term().await;
+    shop.wait_for_slot(false).await;
+    let holder = SlotHolder::start(&shop.servers.postgres, shop.database(), &shop.slot(), &shop.slot());
+    shop.wait_for_slot(true).await;
+    shop.start_in_any_state().await;
+    shop.not_ready("DEGRADED").await.says(&[&shop.slot()]).advises(&["pg_terminate_backend"]);
+    holder.release();
+    shop.wait_for_state("RUNNING").await;
+    shop.rows(11..=20).await.expect_rows(1..=20).await;
+}
+
+#[tokio::test]
+async fn a_slot_of_another_plugin_is_refused() {
+    let mut shop = Shop::open("slot-plugin").await;
+    let slot = shop.slot();
+    shop.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')")).await;
+    shop.start_in_any_state().await;
+    // It holds somebody's place: nothing of it may be taken or dropped.
+    let refusal = until("the slot is refused", async || {
+        let state = shop.daemon().state(&shop.name).await?;
+        (state == "FAILED" || state == "POSITION_LOST").then_some(state)
+    })
+    .await;
+    let refusal = shop.not_ready(&refusal).await;
+    refusal.says(&[&slot]).advises(&["pg_drop_replication_slot"]);
+    let plugin: String = shop
+        .sql
+        .one(&format!("SELECT plugin::text FROM pg_replication_slots WHERE slot_name = '{slot}'"))
+        .await;
+    assert_eq!(plugin, "test_decoding");
+}
+
+#[tokio::test]
+async fn a_database_server_that_crashes_under_load_loses_nothing() {
+    let servers = Arc::new(Servers::with(Own::postgres()).await);
+    let mut shop = Shop::on(&servers, "pg-crash").await;
+    shop.start().await.rows(1..=10_000).await;
+    servers.postgres.stop_with(Shutdown::Immediate).await.expect("Postgres stops");
+    shop.wait_for_state("DEGRADED").await;
+    servers.postgres.start().await.expect("Postgres starts");
+    shop.reconnect().await.wait_for_state("RUNNING").await;
+    shop.rows(10_001..=10_100).await.expect_rows(1..=10_100).await;
+}
+
+#[tokio::test]
+async fn a_fast_shutdown_of_postgres_ends_soon_though_kafka_is_down() {
+    let servers = Arc::new(Servers::with(Own::both()).await);
+    let mut shop = Shop::on(&servers, "fast-shutdown").await;
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await;
+    servers.kafka.stop().await.expect("Kafka stops");
+    shop.rows(11..=1_000).await;
+    let started = Instant::now();
+    servers.postgres.stop_with(Shutdown::Fast).await.expect("Postgres stops");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "the server waited {took:?} for us");
+    servers.kafka.start().await.expect("Kafka starts");
+    servers.postgres.start().await.expect("Postgres starts");
+    shop.reconnect().await.wait_for_state("RUNNING").await;
+    shop.expect_rows(1..=1_000).await;
+}
