@@ -168,6 +168,23 @@ fn rows_that_share_a_batch_keep_their_own_values() {
 }
 
 #[test]
+fn a_warm_batch_takes_the_same_rows_again_without_growing() {
+    let message = insert(&[text("1"), text("é"), Written::Null, text(&"x".repeat(300))]);
+    let Ok(Message::Insert { new, .. }) = parse(&message) else { panic!() };
+    let mut batch = ChangeBatch::default();
+    let mut places = Vec::new();
+    for _ in 0..2 {
+        for _ in 0..1000 {
+            append_tuple(&mut batch, &new, 4).unwrap();
+        }
+        let (bytes, cells) = (&batch.bytes, &batch.cells);
+        places.push((bytes.as_ptr(), bytes.capacity(), cells.as_ptr(), cells.capacity()));
+        batch.clear();
+    }
+    assert_eq!(places[0], places[1]);
+}
+
+#[test]
 fn a_row_with_another_number_of_columns_than_its_relation_is_malformed() {
     let message = insert(&[text("1")]);
     let Ok(Message::Insert { new, .. }) = parse(&message) else { panic!() };
