@@ -33,7 +33,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<()> {
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).try_init(),
     };
     set.map_err(|error| Error::fatal("cannot set up logging").source(error))?;
     std::panic::set_hook(Box::new(note_panic));
@@ -96,6 +96,13 @@ const COUNTERS: [(&str, &str, Figure); 11] = [
     ("restarts_total", "Attempts after the first one", |p| &p.restarts),
 ];
 
+type Histogram = fn(&Progress) -> &Latency;
+
+const HISTOGRAMS: [(&str, &str, Histogram); 2] = [
+    ("commit_latency_seconds", "Duration of a commit of the sink", |p| &p.commit_latency),
+    ("end_to_end_latency_seconds", "From the source's commit to the sink's", |p| &p.end_to_end),
+];
+
 /// The page that Prometheus reads, text format 0.0.4.
 pub fn render(connectors: &[Arc<Connector>]) -> String {
     let mut page = Page(String::with_capacity(4096 * (1 + connectors.len())));
@@ -131,11 +138,7 @@ pub fn render(connectors: &[Arc<Connector>]) -> String {
         );
     }
     events(&mut page, connectors);
-    let histograms: [(&str, &str, fn(&Progress) -> &Latency); 2] = [
-        ("commit_latency_seconds", "Duration of a commit of the sink", |p| &p.commit_latency),
-        ("end_to_end_latency_seconds", "From the source's commit to the sink's", |p| &p.end_to_end),
-    ];
-    for (name, help, latency) in histograms {
+    for (name, help, latency) in HISTOGRAMS {
         page.family(name, "histogram", help);
         for connector in connectors {
             page.histogram(name, connector.name(), latency(&connector.progress));
@@ -150,8 +153,10 @@ pub fn lag_bytes(progress: &Progress) -> u64 {
     if drained && progress.pending_since_us.load(Ordering::Relaxed) == 0 {
         return 0;
     }
-    let end = progress.source_end.load(Ordering::Relaxed);
-    end.saturating_sub(progress.delivered.load(Ordering::Relaxed))
+    // What was confirmed was delivered, by this process or by one before it.
+    let delivered =
+        progress.delivered.load(Ordering::Relaxed).max(progress.confirmed.load(Ordering::Relaxed));
+    progress.source_end.load(Ordering::Relaxed).saturating_sub(delivered)
 }
 
 fn events(page: &mut Page, connectors: &[Arc<Connector>]) {
@@ -279,6 +284,8 @@ mod tests {
         progress.source_end.store(500, Ordering::Relaxed);
         progress.delivered.store(100, Ordering::Relaxed);
         assert_eq!(lag_bytes(&progress), 400);
+        progress.confirmed.store(200, Ordering::Relaxed);
+        assert_eq!(lag_bytes(&progress), 300);
         progress.drained.store(true, Ordering::Relaxed);
         assert_eq!(lag_bytes(&progress), 0);
     }

@@ -54,12 +54,12 @@ pub struct Document {
 impl Document {
     /// A problem at a place of the text, with the line shown.
     pub fn at(&self, span: Range<usize>, message: impl Into<String>) -> Problem {
-        let start = self.text.floor_char_boundary(span.start.min(self.text.len()));
+        let start = boundary(&self.text, span.start);
         let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);
         let line = self.text[..line_start].matches('\n').count() + 1;
         let column = self.text[line_start..start].chars().count() + 1;
-        let end = self.text.floor_char_boundary(span.end.clamp(start, line_end));
+        let end = boundary(&self.text, span.end.clamp(start, line_end));
         let shown = without_value(&self.text[line_start..line_end], end - line_start);
         let marked = shown.len().min(end - line_start).saturating_sub(start - line_start);
         let carets =
@@ -93,6 +93,15 @@ impl Document {
         let section = table.get_ref().get(first).map(Spanned::get_ref);
         matches!(section, Some(DeValue::Table(inner)) if inner.get(second).is_some())
     }
+}
+
+/// The last place at or before this one where a character begins.
+fn boundary(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
 }
 
 /// The line up to the marked place, or up to the `=` of a key that may hold a secret: who mistypes

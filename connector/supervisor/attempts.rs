@@ -110,11 +110,9 @@ impl Trouble {
         self.message = Some(message);
     }
 
+    /// Something was delivered: the next trouble is told again.
     fn over(&mut self) {
-        if self.message.take().is_some() {
-            info!(attempts = self.times, "delivering again");
-        }
-        self.times = 0;
+        *self = Self::default();
     }
 }
 
