@@ -136,7 +136,9 @@ pub async fn run_kills(config: &Config, say: impl FnMut(String)) -> Result<Repor
     let audit = watch.finish().await?;
     say("reading everything back".to_owned());
     let proof = Proof::collect(config, &admin).await?;
+    say(format!("checking {} events", proof.found.events.len()));
     let verdict = proof.verdict(config, &audit, &proof.found.events);
+    say("checking with planted faults".to_owned());
     let planted = proof.plant_all(config, &audit);
     clean_up(config, &admin).await?;
     Ok(Report {

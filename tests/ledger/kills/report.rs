@@ -87,64 +87,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seen, counts) = (&self.verdict.seen, &self.verdict.counts);
         writeln!(
             f,
             "ledger {}: seed {}, {} kills, {:.0} s",
             self.connector, self.seed, self.kills, self.seconds
         )?;
-        writeln!(
-            f,
-            "  written   {} transactions of {} changes; {} rolled back, {} savepoints rolled back, {} errors",
-            self.written.committed,
-            self.written.changes,
-            self.written.rolled_back,
-            self.written.savepoints_rolled_back,
-            self.written.errors
-        )?;
-        writeln!(
-            f,
-            "  read      {} events of {} transactions over {} Kafka transactions; {} on several partitions, {} unchanged values, {} aborted records",
-            seen.events,
-            seen.source_transactions,
-            seen.kafka_transactions,
-            seen.spread_transactions,
-            seen.unchanged_values,
-            seen.aborted_records
-        )?;
-        writeln!(
-            f,
-            "  found     {} lost, {} phantom, {} doubled, {} reordered, {} torn, {} after kills torn",
-            counts.lost,
-            counts.phantom,
-            counts.doubled,
-            counts.reordered,
-            counts.torn,
-            self.torn_after_kills.len()
-        )?;
-        writeln!(
-            f,
-            "            {} mismatched, {} positions fell, {} schemas unresolved, {} fold mismatches, {} uncommitted extras",
-            counts.hash_mismatch,
-            counts.position_regression,
-            counts.unresolved_schema,
-            counts.fold_mismatch,
-            counts.uncommitted_extra
-        )?;
-        writeln!(
-            f,
-            "  audit     confirmed above position {} times in {} samples ({} missed), {} positions",
-            self.audit.breaches_total, self.audit.samples, self.audit.missed, self.audit.positions
-        )?;
-        writeln!(
-            f,
-            "  recovery  {} measured, median {} ms, worst {} ms, {} above {} s",
-            self.recovery.measured,
-            self.recovery.median_ms,
-            self.recovery.worst_ms,
-            self.recovery.too_slow,
-            RECOVERY_MAX.as_secs()
-        )?;
+        self.fmt_work(f)?;
+        self.fmt_findings(f)?;
         for planted in &self.planted {
             let place = planted.place.as_deref().unwrap_or("no place for it");
             writeln!(f, "  planted   {:?} at {place}: {} found", planted.fault, planted.found)?;
@@ -163,5 +112,68 @@ impl fmt::Display for Report {
             writeln!(f, "  the daemon did not end orderly on SIGTERM")?;
         }
         write!(f, "  {}", if self.passed() { "PASSED" } else { "NOT PASSED" })
+    }
+}
+
+impl Report {
+    fn fmt_work(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seen, written) = (&self.verdict.seen, &self.written);
+        writeln!(
+            f,
+            "  written   {} transactions of {} changes; {} rolled back, {} savepoints rolled back, {} errors",
+            written.committed,
+            written.changes,
+            written.rolled_back,
+            written.savepoints_rolled_back,
+            written.errors
+        )?;
+        writeln!(
+            f,
+            "  read      {} events of {} transactions over {} Kafka transactions",
+            seen.events, seen.source_transactions, seen.kafka_transactions,
+        )?;
+        writeln!(
+            f,
+            "            {} on several partitions, {} unchanged values, {} aborted records",
+            seen.spread_transactions, seen.unchanged_values, seen.aborted_records
+        )
+    }
+
+    fn fmt_findings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (counts, audit, recovery) = (&self.verdict.counts, &self.audit, &self.recovery);
+        writeln!(
+            f,
+            "  found     {} lost, {} phantom, {} doubled, {} reordered, {} torn, {} torn after kills",
+            counts.lost,
+            counts.phantom,
+            counts.doubled,
+            counts.reordered,
+            counts.torn,
+            self.torn_after_kills.len()
+        )?;
+        writeln!(
+            f,
+            "            {} mismatched, {} positions fell, {} schemas unresolved, {} fold mismatches, \
+             {} uncommitted extras",
+            counts.hash_mismatch,
+            counts.position_regression,
+            counts.unresolved_schema,
+            counts.fold_mismatch,
+            counts.uncommitted_extra
+        )?;
+        writeln!(
+            f,
+            "  audit     confirmed above position {} times in {} samples ({} missed), {} positions",
+            audit.breaches_total, audit.samples, audit.missed, audit.positions
+        )?;
+        writeln!(
+            f,
+            "  recovery  {} measured, median {} ms, worst {} ms, {} above {} s",
+            recovery.measured,
+            recovery.median_ms,
+            recovery.worst_ms,
+            recovery.too_slow,
+            RECOVERY_MAX.as_secs()
+        )
     }
 }

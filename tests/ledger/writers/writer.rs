@@ -18,6 +18,8 @@ const KEYS_PER_WRITER: i64 = 1_000_000_000;
 /// Above so many rows a writer would rather delete.
 const LIVE_MAX: usize = 4_000;
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a writer that is ahead of its share sleeps before it looks again.
+const PACE: Duration = Duration::from_millis(20);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 type Key = Arc<[Json]>;
@@ -82,8 +84,10 @@ impl Writer {
             if let Some(rate) = self.workload.changes_per_second {
                 let writers = u32::try_from(self.workload.writers)?;
                 let share = Duration::from_secs(1) * writers / u32::try_from(rate)?.max(1);
-                let due = share * u32::try_from(changes)?;
-                tokio::time::sleep(due.saturating_sub(began.elapsed()).min(Duration::from_secs(5))).await;
+                let due = began + share * u32::try_from(changes)?;
+                while Instant::now() < due && !stop.load(Ordering::Relaxed) {
+                    tokio::time::sleep(PACE).await;
+                }
             }
         }
         Ok(())

@@ -1,3 +1,5 @@
+//! Record sets as a broker sends them, made by hand.
+
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
