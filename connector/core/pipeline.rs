@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
+use tracing::Instrument;
 
 use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::encode::{Encoded, Encoder, Format};
@@ -43,10 +44,17 @@ pub async fn run<S: Source, K: Sink>(
     sink: &mut K,
     format: Format,
     progress: Arc<Progress>,
-    stopping: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<bool>,
 ) -> Result<()> {
-    source.preconditions().await?;
-    let from = sink.open().await?;
+    let opening = async {
+        source.preconditions().await?;
+        sink.open().await
+    };
+    let from = tokio::select! {
+        biased;
+        _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+        from = opening => from?,
+    };
     if let Some(position) = &from {
         progress.set_position(position.clone());
     }
@@ -79,13 +87,14 @@ pub async fn run<S: Source, K: Sink>(
         progress: progress.clone(),
         seq: 0,
     };
-    let encoding = tokio::spawn(encoder.run());
+    let encoding = tokio::spawn(encoder.run().in_current_span());
     let delivery = Delivery { delivered: delivered_in, spent: spent_in, progress, sent: VecDeque::new() };
 
     let (read, sent) = tokio::join!(source.run(from, feed), delivery.run(sink, down_out));
     let encoded = encoding
         .await
-        .unwrap_or_else(|panic| Err(Error::fatal("the encoder stopped by a panic").source(panic)));
+        // The panic's own words may hold row data; the hook has logged its place.
+        .unwrap_or_else(|_| Err(Error::fatal("the encoder stopped by a panic")));
     // The cause is where the chain broke first: an error downstream makes the ones upstream stop quietly,
     // and a source that fails still lets what it sent be delivered.
     sent.and(encoded).and(read)

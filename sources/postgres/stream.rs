@@ -109,8 +109,11 @@ impl Stream {
 
     /// Ends with `Ok` only because the feed is stopping or broken.
     pub fn run(mut self) -> Result<()> {
-        self.feed.progress.received.store(self.sent.0, Ordering::Relaxed);
-        self.feed.progress.show(State::Running, None, None);
+        let progress = &self.feed.progress;
+        progress.received.store(self.sent.0, Ordering::Relaxed);
+        progress.delivered.store(self.sent.0, Ordering::Relaxed);
+        progress.confirmed.store(self.sent.0, Ordering::Relaxed);
+        progress.show(State::Running, None, None);
         match self.read() {
             Ok(()) => self.finish(),
             Err(Ended::Stopping) => Ok(()),
