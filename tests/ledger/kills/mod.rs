@@ -1,6 +1,7 @@
 //! The run with kills: writers at work, the daemon killed -9 at random moments and started again,
 //! then everything read back and checked. Start at [`run_kills`].
 
+mod completeness;
 mod report;
 mod settled;
 

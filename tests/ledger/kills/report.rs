@@ -177,3 +177,66 @@ impl Report {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::{Counts, Seen};
+
+    fn report() -> Report {
+        Report {
+            connector: "orders".to_owned(),
+            seed: 1,
+            kills: 1,
+            seconds: 1.0,
+            written: Totals::default(),
+            verdict: Verdict {
+                outcome: Outcome::Passed,
+                counts: Counts::default(),
+                seen: Seen::default(),
+                unchecked: Vec::new(),
+                violations: Vec::new(),
+            },
+            torn_after_kills: Vec::new(),
+            audit: Watermarks {
+                samples: 1,
+                missed: 0,
+                breaches_total: 0,
+                breaches: Vec::new(),
+                positions: 1,
+            },
+            recovery: Recovery::of(vec![Duration::from_secs(1)]),
+            planted: Vec::new(),
+            stopped_orderly: true,
+        }
+    }
+
+    #[test]
+    fn a_run_passes_only_if_everything_in_it_does() {
+        assert!(report().passed());
+        let faults: [fn(&mut Report); 8] = [
+            |r| r.verdict.outcome = Outcome::Failed,
+            |r| r.verdict.outcome = Outcome::CouldNotCheck,
+            |r| r.torn_after_kills.push("transaction 7".to_owned()),
+            |r| r.audit.breaches_total = 1,
+            |r| r.audit.samples = 0,
+            |r| r.recovery = Recovery::of(vec![Duration::from_secs(11)]),
+            |r| r.planted.push(Planted { fault: Fault::Torn, place: None, found: 0 }),
+            |r| r.stopped_orderly = false,
+        ];
+        for (index, fault) in faults.into_iter().enumerate() {
+            let mut report = report();
+            fault(&mut report);
+            assert!(!report.passed(), "fault {index}");
+            assert!(report.to_string().ends_with("NOT PASSED"), "fault {index}");
+        }
+    }
+
+    #[test]
+    fn recovery_tells_the_middle_and_the_worst() {
+        let recovery = Recovery::of([12, 1, 2].map(Duration::from_secs).to_vec());
+        let told = (recovery.measured, recovery.median_ms, recovery.worst_ms, recovery.too_slow);
+        assert_eq!(told, (3, 2_000, 12_000, 1));
+        assert_eq!(Recovery::of(Vec::new()).measured, 0);
+    }
+}

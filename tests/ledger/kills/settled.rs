@@ -1,13 +1,14 @@
 //! After each kill: once the end markers have settled, each source transaction is complete or
 //! absent.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
+use super::completeness::Completeness;
 use crate::Result;
-use crate::events::{Body, Decoder, Event};
+use crate::events::{Body, Decoder};
 use crate::journal::events_due;
 use crate::reader::{Isolation, Reader, Start, TopicPartition};
 
@@ -22,11 +23,7 @@ type Ends = BTreeMap<TopicPartition, i64>;
 pub struct Tail {
     reader: Reader,
     decoder: Decoder,
-    counted: HashMap<u64, u64>,
-    /// Transactions with new events since the last comparison, or incomplete at it.
-    doubtful: BTreeSet<u64>,
-    /// The delete that was last in a partition, with its transaction: a tombstone has none.
-    deletes: HashMap<(usize, i32), (Box<str>, u64)>,
+    seen: Completeness,
     /// Keys of which a row has been seen, asked for by [`Tail::watch_for`].
     awaited: BTreeSet<(usize, String)>,
 }
@@ -36,9 +33,7 @@ impl Tail {
         Tail {
             reader: Reader::new(bootstrap, Isolation::ReadCommitted, PATIENCE),
             decoder,
-            counted: HashMap::new(),
-            doubtful: BTreeSet::new(),
-            deletes: HashMap::new(),
+            seen: Completeness::default(),
             awaited: BTreeSet::new(),
         }
     }
@@ -107,45 +102,23 @@ impl Tail {
         }
         self.reader.unlimit();
         let mut xids = Vec::new();
-        for xid in &self.doubtful {
-            xids.push(i64::try_from(*xid)?);
+        for xid in self.seen.doubtful() {
+            xids.push(i64::try_from(xid)?);
         }
         let due = events_due(journal, &xids).await?;
-        self.doubtful.retain(|xid| due.get(xid) != self.counted.get(xid));
-        let text = |xid: &u64| {
-            let (there, due) = (self.counted.get(xid).copied().unwrap_or(0), due.get(xid));
-            format!("transaction {xid}: {there} events, and the journal says {due:?}")
-        };
-        Ok(self.doubtful.iter().map(text).collect())
+        Ok(self.seen.torn(&due))
     }
 
     async fn read(&mut self) -> Result<()> {
         let read = self.reader.poll(Duration::from_millis(100)).await?;
         let events = self.decoder.events(&read.records).await;
         for event in &events.events {
-            self.count(event);
+            self.seen.count(event);
+            if matches!(event.body, Body::Change(_)) {
+                self.awaited.remove(&(event.table, event.key.to_string()));
+            }
         }
         Ok(())
-    }
-
-    fn count(&mut self, event: &Event) {
-        let partition = (event.table, event.place.partition);
-        let delete = self.deletes.remove(&partition);
-        let xid = match &event.body {
-            Body::Change(change) => {
-                if let (None, Some(xid)) = (&change.after, change.xid) {
-                    self.deletes.insert(partition, (event.key.clone(), xid));
-                } else {
-                    self.awaited.remove(&(event.table, event.key.to_string()));
-                }
-                change.xid
-            }
-            Body::Tombstone => delete.filter(|(key, _)| *key == event.key).map(|(_, xid)| xid),
-        };
-        if let Some(xid) = xid {
-            *self.counted.entry(xid).or_default() += 1;
-            self.doubtful.insert(xid);
-        }
     }
 
     /// Reads on until a row of each of these keys has been seen.

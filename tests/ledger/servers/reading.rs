@@ -11,7 +11,7 @@ use crate::producer::{Producer, create_topic};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The servers may be those of an earlier run: its names are taken.
-fn own(name: &str) -> String {
+pub fn own(name: &str) -> String {
     format!("{name}{}", std::process::id())
 }
 
