@@ -172,12 +172,16 @@ impl Admin {
     /// A timeout alone says nothing; what the connections logged last does.
     fn error(&self, about: String, error: &KafkaError) -> Error {
         let trouble = self.made().as_ref().and_then(|client| native::drain_log(client.inner()));
-        let code = error.rdkafka_error_code().map_or(-1, |code| code as i32);
+        // Without a code it is about the call itself: an argument that it does not take, or its end.
+        let code = match error {
+            KafkaError::AdminOpCreation(_) => Code::INVALID,
+            other => other.rdkafka_error_code().map_or(Code::CANCELLED, |code| Code(code as i32)),
+        };
         let text = match trouble {
             Some(trouble) => format!("{error}: {trouble}"),
             None => error.to_string(),
         };
-        errors::error(about, Failure { code: Code(code), text, retriable: false })
+        errors::error(about, Failure { code, text, retriable: false })
     }
 }
 

@@ -14,6 +14,8 @@ impl Code {
     pub const FENCED: Code = Code(Err::RD_KAFKA_RESP_ERR__FENCED as i32);
     pub const QUEUE_FULL: Code = Code(Err::RD_KAFKA_RESP_ERR__QUEUE_FULL as i32);
     pub const TOO_LARGE: Code = Code(Err::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE as i32);
+    pub const INVALID: Code = Code(Err::RD_KAFKA_RESP_ERR__INVALID_ARG as i32);
+    pub const CANCELLED: Code = Code(Err::RD_KAFKA_RESP_ERR__DESTROY as i32);
     pub const TIMED_OUT: Code = Code(Err::RD_KAFKA_RESP_ERR__TIMED_OUT as i32);
 }
 

@@ -234,7 +234,7 @@ impl Topic {
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
         place: u64,
     ) -> Result<(), Code> {
-        let partition = c_int::try_from(partition).map_err(|_| invalid("partition").code)?;
+        let partition = c_int::try_from(partition).map_err(|_| Code::INVALID)?;
         let headers = Headers::new(headers);
         let (key_at, key_len) = parts(key);
         let (value_at, value_len) = parts(value);
@@ -458,8 +458,7 @@ fn last_failure() -> Failure {
 }
 
 fn invalid(text: &str) -> Failure {
-    let code = Code(sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG as i32);
-    Failure { code, text: text.to_owned(), retriable: false }
+    Failure { code: Code::INVALID, text: text.to_owned(), retriable: false }
 }
 
 /// Takes what an admin client of the wrapper has logged, which nobody else would ever read: its queue of

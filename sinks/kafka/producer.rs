@@ -407,3 +407,133 @@ fn cause(client: &Client, undelivered: Undelivered) -> Trouble {
     }
     Trouble::Undelivered(undelivered)
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+    const SIZES: Sizes = Sizes { batch_bytes: 1_000_000, record_bytes: 1_048_588 };
+
+    async fn open() -> (Cluster, Producer, Topic) {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let raw = serde_json::from_value(serde_json::json!({
+            "bootstrap": cluster.bootstrap_servers().split(',').collect::<Vec<_>>(),
+        }));
+        let settings = Settings::resolve(raw.unwrap(), "orders").unwrap();
+        let producer = Producer::new(&settings, 0, Duration::from_millis(500), SIZES).unwrap();
+        producer.init().await.unwrap();
+        let topic = producer.topic("t").unwrap();
+        (cluster, producer, topic)
+    }
+
+    async fn send(producer: &Producer, topic: &Topic) {
+        producer.began(&mut producer.begin()).await.unwrap();
+        topic.produce(0, Some(b"k"), Some(b"v"), [("a", &b"b"[..])].into_iter(), 0x12_0000_0034).unwrap();
+    }
+
+    async fn commit(producer: &Producer) -> Result<Committed, Trouble> {
+        producer.committed(&mut producer.commit(None).done).await
+    }
+
+    fn class_of(trouble: Trouble) -> Class {
+        match trouble {
+            Trouble::Call(failure) => errors::class(failure.code),
+            Trouble::Undelivered(record) => errors::class(record.failure.code),
+            Trouble::Predecessor => panic!("no transaction was before"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_does_not_wait_for_a_poll_or_for_linger() {
+        let (_cluster, producer, topic) = open().await;
+        let mut took = Vec::new();
+        for _ in 0..30 {
+            send(&producer, &topic).await;
+            let committed = commit(&producer).await.unwrap();
+            assert!(!committed.doubtful, "{committed:?}");
+            took.push(committed.whole);
+        }
+        took.sort();
+        assert!(took[15] < Duration::from_millis(20), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_takes_longer_than_the_threshold_is_doubtful() {
+        let (cluster, producer, topic) = open().await;
+        // The first one warms up.
+        send(&producer, &topic).await;
+        assert!(!commit(&producer).await.unwrap().doubtful);
+        cluster.broker_round_trip_time(1, Duration::from_millis(450)).unwrap();
+        send(&producer, &topic).await;
+        assert!(commit(&producer).await.unwrap().doubtful);
+    }
+
+    #[tokio::test]
+    async fn a_fenced_commit_is_told_as_fenced() {
+        let (cluster, producer, topic) = open().await;
+        cluster.request_errors(RDKafkaApiKey::EndTxn, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED]);
+        send(&producer, &topic).await;
+        assert!(commit(&producer).await.unwrap_err().is_fenced());
+    }
+
+    #[tokio::test]
+    async fn a_missing_right_is_told_although_the_records_were_only_dropped() {
+        let (cluster, producer, topic) = open().await;
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::AddPartitionsToTxn, &[denied]);
+        send(&producer, &topic).await;
+        assert_eq!(class_of(commit(&producer).await.unwrap_err()), Class::Authorisation);
+    }
+
+    #[tokio::test]
+    async fn a_refused_record_is_named_with_its_place() {
+        let (cluster, producer, topic) = open().await;
+        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[refused]);
+        send(&producer, &topic).await;
+        let error = commit(&producer).await.unwrap_err().into_error("cannot commit");
+        assert_eq!(error.kind(), millrace_core::error::Kind::Record);
+        let message = "a record for partition 0 of topic t, of the change at 12/34, was not delivered";
+        assert_eq!(error.message(), message);
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_moves_is_waited_out() {
+        let (cluster, producer, topic) = open().await;
+        let moved = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+        cluster.request_errors(RDKafkaApiKey::EndTxn, &[moved]);
+        send(&producer, &topic).await;
+        let committed = commit(&producer).await.unwrap();
+        assert!(committed.doubtful, "it was asked for twice: {committed:?}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_committed_after_a_transaction_that_was_not() {
+        let (_cluster, producer, topic) = open().await;
+        send(&producer, &topic).await;
+        let before = Arc::<Gate>::default();
+        before.set(false);
+        let mut ending = producer.commit(Some(before));
+        let outcome = producer.committed(&mut ending.done).await;
+        assert!(matches!(outcome, Err(Trouble::Predecessor)), "{outcome:?}");
+        assert!(!ending.gate.is_clear_within(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn a_producer_with_an_open_transaction_ends_although_the_brokers_are_gone() {
+        let (cluster, mut producer, topic) = open().await;
+        send(&producer, &topic).await;
+        cluster.broker_down(1).unwrap();
+        let ended = producer.ended().unwrap();
+        drop(topic);
+        drop(producer);
+        tokio::time::timeout(Duration::from_secs(8), ended).await.unwrap().unwrap();
+    }
+}

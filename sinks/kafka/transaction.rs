@@ -363,13 +363,16 @@ impl Session {
         };
         let slot = match slot {
             Some(slot) => slot,
-            None => slot.insert(new_slot(&self.topics, index)?),
+            None => {
+                let new = new_slot(&self.topics, index)?;
+                self.progress.use_topic(&new.name);
+                slot.insert(new)
+            }
         };
         if let Some(handle @ None) = slot.handles.get_mut(self.turn) {
             *handle = Some(producer.topic(&slot.name)?);
         }
         if !slot.recorded {
-            self.progress.use_topic(&slot.name);
             let key = self.keys.partitions(&slot.name);
             let value = position::partitions_value(slot.partitions);
             self.write(position::SLOW, &key, &value).await?;
