@@ -9,7 +9,7 @@ mod database;
 mod figures;
 pub mod large;
 pub mod latency;
-mod machine;
+pub mod machine;
 mod observer;
 mod process;
 mod profile;

@@ -7,13 +7,12 @@ use crate::{Bench, Result};
 
 /// Date, machine, versions and command, as lines of a list.
 pub async fn facts(bench: &Bench, database: &Database) -> Result<Vec<String>> {
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string();
     let mut versions: Vec<String> =
         bench.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     versions.push(format!("PostgreSQL {}", database.version().await?));
     let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
     let mut lines = vec![
-        format!("Date: {now}; load average before the first run: {load}"),
+        format!("Date: {}; load average before the first run: {load}", now()),
         format!("Machine: {}", machine()),
         format!("Versions: {}", versions.join(", ")),
         format!("Command: `{}`", bench.command),
@@ -22,7 +21,13 @@ pub async fn facts(bench: &Bench, database: &Database) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-fn machine() -> String {
+/// As a report dates itself.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// Cores, memory, kernel.
+pub fn machine() -> String {
     let cpus = read("/proc/cpuinfo");
     let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();

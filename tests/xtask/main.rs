@@ -20,6 +20,10 @@ enum Command {
     /// Real Kafka, schema registry and Postgres on this machine.
     #[command(subcommand)]
     Services(commands::services::Action),
+    /// From a bare machine to events: servers, a shop under load, the daemon, and what a consumer sees.
+    Demo(commands::demo::Arguments),
+    /// Exactly once, proved: writers at work, the daemon killed at random moments, everything compared.
+    Ledger(commands::ledger::Arguments),
     /// The figures of tests/bench/REPORT.md, measured on servers of their own.
     #[command(subcommand)]
     Bench(commands::bench::Question),
@@ -31,6 +35,8 @@ enum Command {
 async fn main() -> ExitCode {
     let outcome: Result<ExitCode> = match Arguments::parse().command {
         Command::Services(action) => commands::services::run(action).await,
+        Command::Demo(arguments) => commands::demo::run(arguments).await,
+        Command::Ledger(arguments) => commands::ledger::run(arguments).await,
         Command::Bench(question) => commands::bench::run(question).await,
         Command::Test(arguments) => commands::test::run(arguments).await,
     };

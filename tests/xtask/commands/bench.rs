@@ -169,7 +169,7 @@ fn bench(services: &Services) -> Result<Bench> {
 }
 
 /// What the daemon was built from.
-fn commit() -> Result<String> {
+pub fn commit() -> Result<String> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).current_dir(repository()).output();
         let output = output.context(|| "git".to_owned())?;

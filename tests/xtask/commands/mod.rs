@@ -1,5 +1,9 @@
 //! The commands, one module each.
 
 pub mod bench;
+mod binary;
+pub mod demo;
+mod interrupt;
+pub mod ledger;
 pub mod services;
 pub mod test;

@@ -158,7 +158,7 @@ pub(super) fn open_to_others(dir: &Path) -> bool {
 /// A port that is free now. Taken from below the range the kernel gives to outgoing connections (32768
 /// and up): a server that is down for a while must find its port again, and a client that keeps dialling
 /// a dead port inside that range can end up connected to itself.
-pub(super) fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     const FIRST: u32 = 15_000;
     const COUNT: u32 = 17_000;

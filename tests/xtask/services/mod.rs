@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use crate::{Context, Result};
 
-pub use home::{Home, Lifetime, cache, repository};
+pub use home::{Home, Lifetime, cache, free_port, repository};
 pub use install::{finish, on_path};
 pub use kafka::{Kafka, KafkaConfig, KafkaVersion};
 pub use postgres::{Postgres, PostgresConfig, PostgresVersion, Shutdown};

@@ -1,0 +1,98 @@
+//! tests/ledger/REPORT.md: what was run, where, and what was found.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use millrace_bench::machine;
+use millrace_ledger::kills::Report;
+use tokio_postgres::NoTls;
+use xtask::services::{Services, repository};
+use xtask::{Context, Result};
+
+use crate::commands::bench;
+use crate::commands::binary::Profile;
+
+const HEAD: &str = "# Ledger report
+
+Written by `cargo xtask ledger --report`. What is written, what is compared and how, in the modules of
+`tests/ledger`; the guarantee that is tested, in the README.
+";
+
+/// Writes the file and gives its path.
+pub async fn write(profile: Profile, services: &Services, reports: &[Report]) -> Result<PathBuf> {
+    let file = repository().join("tests/ledger/REPORT.md");
+    let typed: Vec<String> = std::env::args().skip(1).collect();
+    let facts = [
+        format!("Date: {}", machine::now()),
+        format!("Machine: {}", machine::machine()),
+        format!(
+            "Versions: Millrace {} ({} build), Kafka 4.3.0, Apicurio Registry 3.0.9, PostgreSQL {}",
+            bench::commit()?,
+            profile.name(),
+            version(services).await?
+        ),
+        format!("Command: `cargo xtask {}`", typed.join(" ")),
+    ];
+    std::fs::write(&file, text(&facts, reports)).context(|| file.display().to_string())?;
+    Ok(file)
+}
+
+async fn version(services: &Services) -> Result<String> {
+    let ask = async {
+        let (client, connection) = tokio_postgres::connect(&services.postgres.url(), NoTls).await?;
+        // It ends with the client.
+        tokio::spawn(connection);
+        client.query_one("SHOW server_version", &[]).await.map(|row| row.get(0))
+    };
+    ask.await.context(|| "the version of Postgres".to_owned())
+}
+
+fn text(facts: &[String], reports: &[Report]) -> String {
+    let mut text = format!("{HEAD}\n");
+    for fact in facts {
+        let _ = writeln!(text, "- {fact}");
+    }
+    text += "\n## Runs\n\n";
+    text += "| seed | kills | transactions | changes | events | lost | phantom | doubled | reordered | torn | verdict |\n";
+    text += "|---|---|---|---|---|---|---|---|---|---|---|\n";
+    for report in reports {
+        let (counts, seen) = (&report.verdict.counts, &report.verdict.seen);
+        let torn = counts.torn + u64::try_from(report.torn_after_kills.len()).unwrap_or(u64::MAX);
+        let verdict = if report.passed() { "passed" } else { "**not passed**" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {torn} | {verdict} |",
+            report.seed,
+            report.kills,
+            report.written.committed,
+            report.written.changes,
+            seen.events,
+            counts.lost,
+            counts.phantom,
+            counts.doubled,
+            counts.reordered
+        );
+    }
+    let kills: u32 = reports.iter().map(|report| report.kills).sum();
+    if kills > 0 && reports.iter().all(Report::passed) {
+        let bound = (300.0 / f64::from(kills)).min(100.0);
+        let _ = writeln!(
+            text,
+            "\nNo fault in {kills} kills: with 95 % confidence fewer than {bound:.1} % of kills would show one."
+        );
+    }
+    text += "\n## Planted faults\n\nPut into what each run had read, to see that the checker finds them.\n\n";
+    text += "| seed | fault | where | found |\n|---|---|---|---|\n";
+    for report in reports {
+        for planted in &report.planted {
+            let place = planted.place.as_deref().unwrap_or("no place for it");
+            let _ = writeln!(text, "| {} | {:?} | {place} | {} |", report.seed, planted.fault, planted.found);
+        }
+    }
+    text += "\n## In full\n";
+    for report in reports {
+        let _ = write!(text, "\n```text\n{report}\n```\n");
+    }
+    text
+}
