@@ -149,14 +149,14 @@ pub fn render(connectors: &[Arc<Connector>]) -> String {
 
 /// Log that lies between the source's end and what is delivered, in bytes; 0 when drained.
 pub fn lag_bytes(progress: &Progress) -> u64 {
-    let drained = progress.drained.load(Ordering::Relaxed);
-    if drained && progress.pending_since_us.load(Ordering::Relaxed) == 0 {
-        return 0;
-    }
+    let of = |place: &AtomicU64| place.load(Ordering::Relaxed);
     // What was confirmed was delivered, by this process or by one before it.
-    let delivered =
-        progress.delivered.load(Ordering::Relaxed).max(progress.confirmed.load(Ordering::Relaxed));
-    progress.source_end.load(Ordering::Relaxed).saturating_sub(delivered)
+    let mut done = of(&progress.delivered).max(of(&progress.confirmed));
+    // With no change on its way, whatever was read is done: the log of others, which nobody delivers.
+    if progress.pending_since_us.load(Ordering::Relaxed) == 0 {
+        done = done.max(of(&progress.received));
+    }
+    of(&progress.source_end).saturating_sub(done)
 }
 
 fn events(page: &mut Page, connectors: &[Arc<Connector>]) {
@@ -286,7 +286,10 @@ mod tests {
         assert_eq!(lag_bytes(&progress), 400);
         progress.confirmed.store(200, Ordering::Relaxed);
         assert_eq!(lag_bytes(&progress), 300);
-        progress.drained.store(true, Ordering::Relaxed);
+        progress.pending_since_us.store(1, Ordering::Relaxed);
+        progress.received.store(500, Ordering::Relaxed);
+        assert_eq!(lag_bytes(&progress), 300);
+        progress.pending_since_us.store(0, Ordering::Relaxed);
         assert_eq!(lag_bytes(&progress), 0);
     }
 }

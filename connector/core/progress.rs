@@ -2,7 +2,7 @@
 //! the sink of one connector; read by REST and by the metrics page. Counted per batch, never per row.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -131,7 +131,6 @@ pub struct Progress {
     pub end_to_end: Latency,
     /// Commit time of the oldest change that is not delivered, microseconds since 1970; 0 when drained.
     pub pending_since_us: AtomicI64,
-    pub drained: AtomicBool,
     events: Mutex<BTreeMap<String, OpCounts>>,
     topics: Mutex<Vec<String>>,
     position: Mutex<Option<Position>>,
@@ -161,7 +160,6 @@ impl Default for Progress {
             commit_latency: Latency::default(),
             end_to_end: Latency::default(),
             pending_since_us: AtomicI64::default(),
-            drained: AtomicBool::default(),
             events: Mutex::default(),
             topics: Mutex::default(),
             position: Mutex::default(),

@@ -40,6 +40,9 @@ pub async fn run<S: Source, K: Sink>(
             Ok(()) => return stopped(&progress),
             Err(error) => error,
         };
+        if error.kind() == Kind::Record {
+            progress.failed_events.fetch_add(1, Ordering::Relaxed);
+        }
         match next(error.kind()) {
             Next::Again => trouble.tell(&error),
             Next::End => return failed(&error, &progress),

@@ -196,6 +196,8 @@ impl Stream {
         if !self.session.is_whole() {
             return Ok(());
         }
+        // Read, though there may be nothing in it for us: what the lag is measured from.
+        self.feed.progress.received.fetch_max(self.session.end_lsn().0, Ordering::Relaxed);
         let filled = self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty());
         let advanced = self.session.end_lsn() > self.sent;
         if filled || (advanced && (self.reply_owed || Instant::now() >= self.next_advance)) {

@@ -124,6 +124,15 @@ async fn a_lost_position_ends_the_connector_in_its_own_state() {
     assert_eq!((shown.state, shown.hint.as_deref()), (State::PositionLost, Some("resnapshot")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_record_that_stops_the_connector_is_counted() {
+    let running = start([Error::transient("away"), Error::record("table public.orders: too large")]);
+    assert_eq!(running.progress.failed_events.load(Ordering::Relaxed), 0);
+    let progress = running.progress.clone();
+    assert_eq!(running.task.await.unwrap(), Ended::Failed(Kind::Record));
+    assert_eq!(progress.failed_events.load(Ordering::Relaxed), 1);
+}
+
 #[test]
 fn only_what_may_pass_by_itself_is_tried_again() {
     for (kind, expected) in [
