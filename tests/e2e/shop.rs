@@ -217,7 +217,9 @@ impl Shop {
     /// Waits until nobody reads the slot, or somebody does.
     pub async fn wait_for_slot(&self, active: bool) {
         let slot = self.slot();
-        let query = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        let query = format!(
+            "SELECT coalesce((SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'), false)"
+        );
         until(&format!("slot {slot} is active: {active}"), async || {
             (self.sql.one::<bool>(&query).await == active).then_some(())
         })
@@ -256,7 +258,7 @@ impl Shop {
         within(limit, &format!("everything before the fence in {topic}"), async || {
             let events = records.of(&topic).await;
             let end = events.iter().position(|event| event.id() == Some(fence))?;
-            Some(events[..end].iter().filter(|event| event.id() >= Some(0)).cloned().collect())
+            Some(events[..end].iter().filter(|event| event.id().is_none_or(|id| id >= 0)).cloned().collect())
         })
         .await
     }

@@ -58,9 +58,11 @@ async fn avro_subjects_and_schema_names_follow_the_topic() {
     let topic = shop.topic("public.orders");
     let value = shop.subjects().latest(&format!("{topic}-value")).await;
     assert_eq!((&value["type"], &value["name"]), (&json!("record"), &json!("Envelope")));
-    assert_eq!(value["namespace"], topic.as_str());
+    // A hyphen is no part of an Avro name; the converter that Debezium's users have scrubs it like this.
+    let namespace = topic.replace('-', "_");
+    assert_eq!(value["namespace"], namespace);
     let key = shop.subjects().latest(&format!("{topic}-key")).await;
-    assert_eq!((&key["name"], &key["namespace"]), (&json!("Key"), &json!(topic)));
+    assert_eq!((&key["name"], &key["namespace"]), (&json!("Key"), &json!(namespace)));
     assert_eq!(key["fields"][0]["type"], "long");
 }
 

@@ -12,7 +12,7 @@ async fn an_unknown_key_is_answered_with_its_line_a_caret_and_the_nearest_key() 
     for verb in ["run", "check"] {
         let ended = run_to_end(&[verb, "orders.toml"], shop.dir());
         assert_eq!(ended.code, Some(2), "{}", ended.text());
-        for part in ["orders.toml:5:1", "tabels = [\"a.b\"]", "^^^^^^", "did you mean `tables`?"] {
+        for part in ["orders.toml:5:1", "5 | tabels = ", "^^^^^^", "did you mean `tables`?"] {
             assert!(ended.stderr.contains(part), "{verb} does not say {part:?}:\n{}", ended.stderr);
         }
     }

@@ -60,7 +60,7 @@ async fn a_registry_that_goes_down_later_holds_up_new_schemas_only() {
 async fn an_incompatible_schema_stops_the_connector_and_names_the_subject() {
     let mut shop = Shop::open("incompatible").await;
     let subject = format!("{}-value", shop.topic("public.orders"));
-    let other = json!({"type": "record", "name": "Envelope", "namespace": shop.topic("public.orders"),
+    let other = json!({"type": "record", "name": "Envelope", "namespace": "a.stranger",
         "fields": [{"name": "op", "type": "int"}]});
     shop.subjects().register(&subject, &other).await;
     shop.subjects().set_compatibility(&subject, "FULL").await;
