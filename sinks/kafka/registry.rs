@@ -126,7 +126,8 @@ impl Registry {
         if let Some(id) = self.ids().get(&key) {
             return Ok(*id);
         }
-        let body = serde_json::json!({ "schema": schema }).to_string();
+        let body_of = |text: &str| serde_json::json!({ "schema": text }).to_string();
+        let (mut body, mut other) = (body_of(schema), respelled(schema));
         let mut waiting = Waiting::new(&self.progress);
         loop {
             match self.try_all(subject, &body).await {
@@ -134,6 +135,10 @@ impl Registry {
                     self.ids().insert(key, id);
                     return Ok(id);
                 }
+                Err(Refusal::Invalid(error)) => match other.take() {
+                    Some(text) => body = body_of(&text),
+                    None => return Err(error),
+                },
                 Err(Refusal::Stop(error)) => return Err(error),
                 Err(Refusal::Again(error)) => waiting.after(&error).await,
             }
@@ -147,7 +152,7 @@ impl Registry {
             let request = self.authorised(self.http.get(join(url, &["subjects"])));
             match self.answer(request, url, "subjects").await {
                 Ok(_) => return Ok(url.to_string()),
-                Err(Refusal::Stop(error)) => return Err(error),
+                Err(Refusal::Invalid(error) | Refusal::Stop(error)) => return Err(error),
                 Err(Refusal::Again(error)) => last = Some(error),
             }
         }
@@ -230,7 +235,17 @@ impl Registry {
 enum Refusal {
     /// May pass: another url, or later.
     Again(Error),
+    /// It holds the text for no schema.
+    Invalid(Error),
     Stop(Error),
+}
+
+/// The same schema for a registry that refuses it as it is. Apicurio 3.0 takes a default `"{}"`, common for
+/// jsonb, for an object before it parses the text, and then finds that no object is a string's default.
+/// Spelled with an escape, it is left alone.
+fn respelled(schema: &str) -> Option<String> {
+    let other = schema.replace(r#":"{}""#, r#":"\u007b}""#);
+    (other != schema).then_some(other)
 }
 
 fn refusal(status: StatusCode, url: &Url, subject: &str, text: &str) -> Refusal {
@@ -252,7 +267,7 @@ fn refusal(status: StatusCode, url: &Url, subject: &str, text: &str) -> Refusal 
                 url = url.as_str().trim_end_matches('/'),
             )),
         ),
-        422 => Refusal::Stop(
+        422 => Refusal::Invalid(
             Error::config(format!("the registry refuses the schema of subject {subject} as invalid: {said}"))
                 .hint("a name in the table may have no place in Avro; exclude the column or rename it"),
         ),
@@ -366,6 +381,24 @@ mod tests {
         assert_eq!(error.kind(), millrace_core::error::Kind::Config);
         assert!(error.message().contains("t-value") && error.message().contains("field a was removed"));
         assert!(error.hint_text().unwrap().contains("/config/t-value"));
+    }
+
+    #[tokio::test]
+    async fn an_invalid_schema_stops_at_once_where_it_cannot_be_spelled_otherwise() {
+        let (url, served) = serve(vec![(422, "{\"message\":\"no type\"}")]).await;
+        let error = registry(&[url]).register("t-value", "\"string\"").await.unwrap_err();
+        assert!(error.message().contains("no type"), "{error}");
+        assert_eq!(served.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_trips_over_an_empty_object_as_text_is_given_another_spelling_of_it() {
+        let schema = r#"{"name":"f","type":"string","default":"{}"}"#;
+        let (url, served) = serve(vec![(422, "no type"), (200, "{\"id\":4}")]).await;
+        assert_eq!(registry(&[url]).register("t-value", schema).await.unwrap(), 4);
+        assert_eq!(served.load(Ordering::SeqCst), 2);
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(json(&respelled(schema).unwrap()), json(schema), "the schema is the same");
     }
 
     #[tokio::test]
