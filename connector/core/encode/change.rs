@@ -2,9 +2,9 @@
 
 use super::header;
 use super::json::Json;
-use super::plan::{Plan, RowPlan, SourceField};
+use super::plan::{Plan, RowPlan};
 use super::row::{Notes, RowCells, RowFault, write_row};
-use super::short::Short;
+use super::source::Source;
 use super::value::{Scratch, Writer};
 use super::{Dialect, Format, reject};
 use crate::batch::{
@@ -20,6 +20,7 @@ pub(crate) struct Room {
     scratch: Scratch,
     before: Notes,
     after: Notes,
+    pub source: Source,
     /// What follows the operation's letter in every envelope of the batch.
     pub tail: Vec<u8>,
 }
@@ -239,28 +240,25 @@ impl<'a> Pass<'a> {
         let start = out.len();
         let scratch = &mut self.room.scratch;
         match event.before {
-            None => out.extend_from_slice(&envelope.before_null),
+            None => envelope.before_null.put(out),
             Some(row) => {
-                out.extend_from_slice(&envelope.before_lead);
+                envelope.before_lead.put(out);
                 let notes = Some(&mut self.room.before);
                 write_row::<W>(&plan.row, self.batch, row, out, scratch, notes)
                     .map_err(|fault| row_fault(context, fault))?;
             }
         }
         match event.after {
-            None => out.extend_from_slice(&envelope.after_null),
+            None => envelope.after_null.put(out),
             Some(row) => {
-                out.extend_from_slice(&envelope.after_lead);
+                envelope.after_lead.put(out);
                 let notes = Some(&mut self.room.after);
                 write_row::<W>(&plan.row, self.batch, row, out, scratch, notes)
                     .map_err(|fault| row_fault(context, fault))?;
             }
         }
-        for step in &envelope.source {
-            out.extend_from_slice(&step.lead);
-            put_source_field::<W>(step.field, context, out);
-        }
-        out.extend_from_slice(&envelope.op_lead);
+        self.room.source.put::<W>(context.plan, context.change, context.transaction, out);
+        envelope.op_lead.put(out);
         out.push(event.op);
         out.extend_from_slice(&self.room.tail);
         self.span(context, start)
@@ -326,33 +324,6 @@ fn row_fault(context: Context<'_>, fault: RowFault) -> Fault {
         RowFault::Widen => Fault::Widen,
         RowFault::Bad(index, bad) => reject::bad_value(plan, mark, index, bad).into(),
         RowFault::KeyNotSent(index) => reject::key_not_sent(plan, mark, index).into(),
-    }
-}
-
-#[inline]
-fn put_source_field<W: Writer>(field: SourceField, context: Context<'_>, out: &mut Vec<u8>) {
-    let (transaction, mark) = (context.transaction, context.change.mark);
-    match field {
-        SourceField::CommitMs => W::long(out, transaction.commit_ts_us.div_euclid(1000)),
-        SourceField::CommitUs => W::long(out, transaction.commit_ts_us),
-        SourceField::CommitNs => W::long(out, transaction.commit_ts_us.saturating_mul(1000)),
-        SourceField::TransactionId => W::long(out, transaction.id),
-        // Places beyond 2^63 come out negative, as in Java.
-        SourceField::Place => W::long(out, mark.change.cast_signed()),
-        SourceField::Sequence => {
-            let mut text = Short::new();
-            match transaction.previous_commit {
-                Some(place) => {
-                    text.push(b"[\"");
-                    text.push_number(place);
-                    text.push(b"\",\"");
-                }
-                None => text.push(b"[null,\""),
-            }
-            text.push_number(mark.change);
-            text.push(b"\"]");
-            W::string(out, text.as_slice());
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::batch::ChangeBatch;
 use crate::position::Mark;
 
 /// Adds a header whose value `fill` writes.
+#[inline]
 pub(crate) fn put(out: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
     // Names are our own constants.
     out.extend_from_slice(&u16::try_from(name.len()).unwrap_or_default().to_le_bytes());
@@ -26,12 +27,10 @@ pub(crate) fn put(out: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)
 /// `<commit>/<change>/<n>/<sub>`: where the change lies in the source's log, and which of its records this is.
 #[inline]
 pub(crate) fn put_position(out: &mut Vec<u8>, mark: Mark, sub: u32) {
-    put(out, "position", |out| {
-        let mut text = mark_text(mark);
-        text.push(b"/");
-        text.push_number(u64::from(sub));
-        out.extend_from_slice(text.as_slice());
-    });
+    let mut text = mark_text(mark);
+    text.push(b"/");
+    text.push_number(u64::from(sub));
+    put(out, "position", |out| out.extend_from_slice(text.as_slice()));
 }
 
 /// `<commit>/<change>/<n>`, for headers and for messages.

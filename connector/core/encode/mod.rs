@@ -33,6 +33,7 @@ mod plan;
 mod reject;
 mod row;
 mod short;
+mod source;
 mod value;
 
 /// How records look.
@@ -239,6 +240,7 @@ impl<T: Targets> Encoder<T> {
 
     fn write_records(&mut self, batch: &ChangeBatch, out: &mut EncodedBatch) -> Result<(), Fault> {
         let now_us = progress::now_us();
+        self.room.source.forget();
         match self.format.encoding {
             Encoding::Avro => self.tail.write::<Avro>(now_us, &mut self.room.tail),
             Encoding::Json { .. } => self.tail.write::<Json>(now_us, &mut self.room.tail),

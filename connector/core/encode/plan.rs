@@ -5,6 +5,7 @@ use super::avro::Avro;
 use super::connect::{Field, Names, Schema};
 use super::json::Json;
 use super::mapping::{field, zero};
+use super::short::Lead;
 use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Format, avro_schema, json_schema};
 use crate::relation::{Column, Relation, SourceBlock, SourceValue};
@@ -35,9 +36,9 @@ pub(crate) struct Plan {
 /// A struct of columns: the row, or the key.
 #[derive(Debug)]
 pub(crate) struct RowPlan {
-    pub open: Box<[u8]>,
+    pub open: Lead,
     pub columns: Vec<ColumnPlan>,
-    pub close: Box<[u8]>,
+    pub close: Lead,
 }
 
 #[derive(Debug)]
@@ -47,31 +48,31 @@ pub(crate) struct ColumnPlan {
     pub name: String,
     pub r#type: Type,
     /// Before a value.
-    pub lead: Box<[u8]>,
+    pub lead: Lead,
     /// The whole field for a NULL; `None` where the column is never null.
-    pub null: Option<Box<[u8]>>,
+    pub null: Option<Lead>,
     /// The whole field in an old row of which it was not sent.
-    pub absent: Box<[u8]>,
+    pub absent: Lead,
     /// The whole field for an unchanged TOAST value that was not sent.
-    pub unchanged: Box<[u8]>,
+    pub unchanged: Lead,
 }
 
 /// The envelope around the rows, up to the operation; what follows is the same for a whole batch.
 #[derive(Debug)]
 pub(crate) struct EnvelopePlan {
-    pub before_null: Box<[u8]>,
-    pub before_lead: Box<[u8]>,
-    pub after_null: Box<[u8]>,
-    pub after_lead: Box<[u8]>,
+    pub before_null: Lead,
+    pub before_lead: Lead,
+    pub after_null: Lead,
+    pub after_lead: Lead,
     pub source: Vec<SourceStep>,
     /// From the last changing field of the source block to the operation's letter.
-    pub op_lead: Box<[u8]>,
+    pub op_lead: Lead,
 }
 
 /// Constant bytes, then one field of the source block that changes from row to row.
 #[derive(Debug)]
 pub(crate) struct SourceStep {
-    pub lead: Box<[u8]>,
+    pub lead: Lead,
     pub field: SourceField,
 }
 

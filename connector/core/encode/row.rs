@@ -51,13 +51,13 @@ pub(crate) fn write_row<W: Writer>(
     scratch: &mut Scratch,
     mut notes: Option<&mut Notes>,
 ) -> Result<(), RowFault> {
-    out.extend_from_slice(&plan.open);
+    plan.open.put(out);
     for column in &plan.columns {
         // A row has as many cells as its relation has columns; checked once per change.
         let cell = row.cells.get(column.index).copied().unwrap_or(ABSENT);
         if cell.tag == Tag::Text {
             let start = out.len();
-            out.extend_from_slice(&column.lead);
+            column.lead.put(out);
             let written = write::<W>(&column.r#type, batch.text(cell), out, scratch);
             if let Err(bad) = written {
                 out.truncate(start);
@@ -67,7 +67,7 @@ pub(crate) fn write_row<W: Writer>(
             put_rare::<W>(column, batch, row, cell.tag, out, scratch, notes.as_deref_mut())?;
         }
     }
-    out.extend_from_slice(&plan.close);
+    plan.close.put(out);
     Ok(())
 }
 
@@ -84,7 +84,7 @@ fn put_bad(
 ) -> Result<(), RowFault> {
     match (&column.null, bad) {
         (Some(null), Bad::Special) => {
-            out.extend_from_slice(null);
+            null.put(out);
             if let Some(notes) = notes {
                 notes.special.push((column.index, cell));
             }
@@ -106,8 +106,8 @@ fn put_rare<W: Writer>(
 ) -> Result<(), RowFault> {
     if tag == Tag::Null {
         match (&column.null, row.is_identity, notes) {
-            (Some(null), false, _) | (Some(null), true, None) => out.extend_from_slice(null),
-            (_, true, Some(_)) => out.extend_from_slice(&column.absent),
+            (Some(null), false, _) | (Some(null), true, None) => null.put(out),
+            (_, true, Some(_)) => column.absent.put(out),
             (None, true, None) => return Err(RowFault::KeyNotSent(column.index)),
             (None, false, _) => return Err(RowFault::Widen),
         }
@@ -115,7 +115,7 @@ fn put_rare<W: Writer>(
     }
     if let Some(old) = row.old.get(column.index).copied().filter(|old| old.tag == Tag::Text) {
         let start = out.len();
-        out.extend_from_slice(&column.lead);
+        column.lead.put(out);
         return match write::<W>(&column.r#type, batch.text(old), out, scratch) {
             Ok(()) => Ok(()),
             Err(bad) => {
@@ -127,7 +127,7 @@ fn put_rare<W: Writer>(
     let Some(notes) = notes else {
         return Err(RowFault::KeyNotSent(column.index));
     };
-    out.extend_from_slice(&column.unchanged);
+    column.unchanged.put(out);
     notes.unchanged.push(column.index);
     Ok(())
 }

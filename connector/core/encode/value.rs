@@ -113,6 +113,10 @@ pub(crate) fn write<W: Writer>(
         Type::Float32 => W::float(out, text)?,
         Type::Float64 => W::double(out, text)?,
         Type::Decimal { scale } => {
+            if let Some(value) = decimal::short_unscaled(text, *scale) {
+                W::bytes(out, decimal::short_form(&value.to_be_bytes()));
+                return Ok(());
+            }
             W::bytes(out, Decimal::parse(text)?.unscaled(*scale, &mut scratch.number)?);
         }
         Type::VariableDecimal => {

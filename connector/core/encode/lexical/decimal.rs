@@ -69,8 +69,37 @@ impl<'a> Decimal<'a> {
     }
 }
 
+/// The short way of `Decimal::parse` and `unscaled`: one pass over the text of an ordinary number. `None`
+/// sends everything else the long way.
+#[inline]
+pub(crate) fn short_unscaled(text: &[u8], scale: usize) -> Option<i64> {
+    let (negative, rest) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    // Eighteen digits and a point cannot overflow; nineteen digits are refused below.
+    if rest.len() > 19 || !rest.first()?.is_ascii_digit() {
+        return None;
+    }
+    let mut value = 0_i64;
+    let mut fraction = None;
+    for byte in rest {
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            value = value.wrapping_mul(10).wrapping_add(i64::from(digit));
+            fraction = fraction.map(|count: usize| count + 1);
+        } else if *byte == b'.' && fraction.is_none() {
+            fraction = Some(0);
+        } else {
+            return None;
+        }
+    }
+    let is_exact = if scale == 0 { fraction.is_none() && rest.len() < 19 } else { fraction == Some(scale) };
+    is_exact.then_some(if negative { -value } else { value })
+}
+
 /// Whether the text is one of the values that are not numbers.
-pub(crate) fn is_special(text: &[u8]) -> bool {
+fn is_special(text: &[u8]) -> bool {
     matches!(text, b"NaN" | b"Infinity" | b"-Infinity")
 }
 
@@ -83,7 +112,7 @@ fn fold<T>(whole: &[u8], fraction: &[u8], zeros: usize, start: T, step: impl Fn(
 
 /// Without the leading bytes that only repeat the sign.
 #[inline]
-fn short_form(bytes: &[u8]) -> &[u8] {
+pub(crate) fn short_form(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes;
     while let [first, second, ..] = rest {
         let repeats = (*first == 0 && *second < 0x80) || (*first == 0xff && *second >= 0x80);
@@ -199,6 +228,29 @@ mod tests {
         for (text, scale, bytes) in known {
             assert_eq!(unscaled(text, scale).unwrap(), bytes, "{text}");
         }
+    }
+
+    #[test]
+    fn the_short_way_takes_only_numbers_that_show_their_scale() {
+        for (text, scale, value) in [("0.00", 2, 0), ("-12.345", 3, -12_345), ("7", 0, 7)] {
+            assert_eq!(short_unscaled(text.as_bytes(), scale), Some(value));
+        }
+        let longest = "99999999999999999.9";
+        assert_eq!(short_unscaled(longest.as_bytes(), 1), Some(999_999_999_999_999_999));
+        for (text, scale) in [
+            ("", 0),
+            ("-", 0),
+            ("1", 2),
+            ("1.5", 2),
+            ("1.", 0),
+            (".5", 1),
+            ("1.5.5", 1),
+            ("NaN", 0),
+            ("1e3", 0),
+        ] {
+            assert_eq!(short_unscaled(text.as_bytes(), scale), None, "{text}");
+        }
+        assert_eq!(short_unscaled(b"9999999999999999999", 0), None);
     }
 
     #[test]

@@ -41,13 +41,13 @@ pub(crate) fn zoned_time(text: &[u8]) -> Result<Short, Bad> {
     let mut out = Short::new();
     push_clock(&mut out, (seconds - offset).rem_euclid(DAY_SECONDS));
     if us > 0 {
-        let (mut fraction, mut count) = (us, 6);
-        while fraction % 10 == 0 {
-            fraction /= 10;
-            count -= 1;
-        }
         out.push(b".");
-        out.push_digits(fraction, count);
+        out.push_digits::<6>(us);
+        let mut rest = us;
+        while rest % 10 == 0 {
+            rest /= 10;
+            out.pop(1);
+        }
     }
     out.push(b"Z");
     Ok(out)
@@ -73,8 +73,7 @@ fn timestamp(text: &[u8], unit: impl Fn(i64, u32) -> Option<i64>) -> Result<i64,
         b"-infinity" => return Ok(TIMESTAMP_MINUS_INFINITY),
         _ => {}
     }
-    let (date, rest) = Date::parse(text)?;
-    let (seconds, us, rest) = clock(expect(rest, b" ")?)?;
+    let (date, seconds, us, rest) = moment(text)?;
     let days = date.era(rest)?.days()?;
     unit(days * DAY_SECONDS + seconds, us).ok_or(Bad::OutOfRange)
 }
@@ -86,20 +85,58 @@ pub(crate) fn zoned_timestamp(text: &[u8], precision: u8) -> Result<Short, Bad> 
         out.push(text);
         return Ok(out);
     }
-    let (date, rest) = Date::parse(text)?;
-    let (seconds, us, rest) = clock(expect(rest, b" ")?)?;
+    let (date, seconds, us, rest) = moment(text)?;
     let (offset, rest) = offset_seconds(rest)?;
-    let seconds = date.era(rest)?.days()? * DAY_SECONDS + seconds - offset;
-    Date::from_days(seconds.div_euclid(DAY_SECONDS)).push(&mut out);
+    let date = date.era(rest)?.checked()?;
+    let seconds = seconds - offset;
+    // Most often it is the same day in UTC, and no calendar is needed.
+    if (0..DAY_SECONDS).contains(&seconds) {
+        date.push(&mut out);
+    } else {
+        Date::from_days(date.days()? + seconds.div_euclid(DAY_SECONDS)).push(&mut out);
+    }
     out.push(b"T");
     push_clock(&mut out, seconds.rem_euclid(DAY_SECONDS));
     if precision > 0 {
-        let precision = precision.min(6);
         out.push(b".");
-        out.push_digits(us / 10_u32.pow(u32::from(6 - precision)), usize::from(precision));
+        out.push_digits::<6>(us);
+        out.pop(usize::from(6 - precision.min(6)));
     }
     out.push(b"Z");
     Ok(out)
+}
+
+/// A date, seconds and microseconds since its midnight, and the rest.
+#[inline]
+fn moment(text: &[u8]) -> Result<(Date, i64, u32, &[u8]), Bad> {
+    if let Some((date, seconds, rest)) = fixed_moment(text) {
+        let (us, rest) = fraction_us(rest)?;
+        return Ok((date, seconds, us, rest));
+    }
+    let (date, rest) = Date::parse(text)?;
+    let (seconds, us, rest) = clock(expect(rest, b" ")?)?;
+    Ok((date, seconds, us, rest))
+}
+
+/// The common form, years of four digits and a time within the day, at fixed places.
+#[inline]
+fn fixed_moment(text: &[u8]) -> Option<(Date, i64, &[u8])> {
+    let (head, rest) = text.split_first_chunk::<19>()?;
+    let [c, y, e, a, b'-', m, n, b'-', d, j, b' ', h, o, b':', i, u, b':', s, t] = head else {
+        return None;
+    };
+    // The high bit of `seen` is set by whatever is above nine.
+    let mut seen = 0_u8;
+    let mut two = |tens: &u8, ones: &u8| {
+        let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+        seen |= tens | tens.wrapping_add(118) | ones | ones.wrapping_add(118);
+        u32::from(tens) * 10 + u32::from(ones)
+    };
+    let year = i64::from(two(c, y) * 100 + two(e, a));
+    let date = Date { year, month: two(m, n), day: two(d, j) };
+    let (hours, minutes, seconds) = (two(h, o), two(i, u), two(s, t));
+    let is_common = seen < 0x80 && hours < 24 && minutes < 60 && seconds < 60;
+    is_common.then_some((date, i64::from(hours * 3600 + minutes * 60 + seconds), rest))
 }
 
 /// Seconds and microseconds since midnight, and the rest.
@@ -142,11 +179,14 @@ fn offset_seconds(text: &[u8]) -> Result<(i64, &[u8]), Bad> {
 #[inline]
 fn push_clock(out: &mut Short, seconds: i64) {
     let seconds = u32::try_from(seconds).unwrap_or_default();
-    out.push_digits(seconds / 3600, 2);
-    out.push(b":");
-    out.push_digits(seconds / 60 % 60, 2);
-    out.push(b":");
-    out.push_digits(seconds % 60, 2);
+    let ([a, b], [c, d], [e, f]) = (two(seconds / 3600), two(seconds / 60 % 60), two(seconds % 60));
+    out.push(&[a, b, b':', c, d, b':', e, f]);
+}
+
+/// The last two digits.
+#[inline]
+fn two(number: u32) -> [u8; 2] {
+    [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,12 +220,17 @@ impl Date {
         }
     }
 
+    /// A day that the calendar has.
+    #[inline]
+    fn checked(self) -> Result<Self, Bad> {
+        let is_day = self.day > 0 && self.day <= days_in_month(self.year, self.month);
+        if is_day { Ok(self) } else { Err(Bad::Malformed) }
+    }
+
     /// Days since 1970 in the proleptic Gregorian calendar, by eras of 400 years that begin in March.
     #[inline]
     fn days(self) -> Result<i64, Bad> {
-        if self.day == 0 || self.day > days_in_month(self.year, self.month) {
-            return Err(Bad::Malformed);
-        }
+        self.checked()?;
         let year = if self.month > 2 { self.year } else { self.year - 1 };
         let month = i64::from(if self.month > 2 { self.month - 3 } else { self.month + 9 });
         let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -222,12 +267,11 @@ impl Date {
         if magnitude > 9999 {
             out.push_number(u64::from(magnitude));
         } else {
-            out.push_digits(magnitude, 4);
+            out.push(&two(magnitude / 100));
+            out.push(&two(magnitude));
         }
-        out.push(b"-");
-        out.push_digits(self.month, 2);
-        out.push(b"-");
-        out.push_digits(self.day, 2);
+        let ([a, b], [c, d]) = (two(self.month), two(self.day));
+        out.push(&[b'-', a, b, b'-', c, d]);
     }
 }
 
