@@ -5,6 +5,11 @@
 //! (`lexical`) in the encoding's form (`avro`, `json`). What the values become is decided in `mapping`;
 //! schemas are built in Kafka Connect's model (`connect`) and printed by `avro_schema` and `json_schema`.
 //!
+//! Headers: `position` (the mark and the record's number within its change) and `unchanged` (columns whose
+//! value was neither changed nor sent) in our own dialect; `special` and `special.before` (decimals that are
+//! no numbers, where the row after or before has null for them), `__debezium.newkey` and
+//! `__debezium.oldkey` (the other key of a row that changed its key, a JSON object) in both.
+//!
 //! Two things that schemas cannot say are left out on purpose: the dimensions of arrays (elements come in
 //! reading order), and tombstones of tables without a key (there is nothing to compact away).
 

@@ -147,7 +147,7 @@ impl<'a> Draft<'a> {
         let relation = self.relation;
         let key = self.key.as_ref().map(|schema| {
             let (head, foot) = self.frame(schema, ids.key);
-            RowPlan::compile::<W>(&self, key_columns(relation), &head, &foot)
+            RowPlan::compile::<W>(&self, key_columns(relation), &head, foot)
         });
         let header_key =
             key.is_some().then(|| RowPlan::compile::<Json>(&self, key_columns(relation), b"", b""));
