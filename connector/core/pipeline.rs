@@ -69,6 +69,7 @@ pub async fn run<S: Source, K: Sink>(
         let _ = spent_in.try_send(EncodedBatch::default());
     }
     let (delivered_in, delivered_out) = watch::channel(None);
+    let (source_runs, source_ended) = watch::channel(());
 
     let feed = Feed {
         empties: empty_out,
@@ -86,11 +87,17 @@ pub async fn run<S: Source, K: Sink>(
         spent: spent_out,
         progress: progress.clone(),
         seq: 0,
+        source_ended,
     };
     let encoding = tokio::spawn(encoder.run().in_current_span());
     let delivery = Delivery { delivered: delivered_in, spent: spent_in, progress, sent: VecDeque::new() };
 
-    let (read, sent) = tokio::join!(source.run(from, feed), delivery.run(sink, down_out));
+    let reading = async {
+        let read = source.run(from, feed).await;
+        drop(source_runs);
+        read
+    };
+    let (read, sent) = tokio::join!(reading, delivery.run(sink, down_out));
     let encoded = encoding
         .await
         // The panic's own words may hold row data; the hook has logged its place.
@@ -108,12 +115,21 @@ struct EncodeTask<T: Targets> {
     spent: mpsc::Receiver<EncodedBatch>,
     progress: Arc<Progress>,
     seq: u64,
+    /// Its sender falls when the source has ended.
+    source_ended: watch::Receiver<()>,
 }
 
 impl<T: Targets> EncodeTask<T> {
     /// Ends with `Ok` when either neighbour has gone.
     async fn run(mut self) -> Result<()> {
-        while let Some(batch) = self.full.recv().await {
+        loop {
+            // A sink that ended must be noticed while the source is idle too.
+            let next = tokio::select! {
+                biased;
+                () = self.down.closed() => return Ok(()),
+                next = self.full.recv() => next,
+            };
+            let Some(batch) = next else { return Ok(()) };
             // Invariant 3: nothing is lost or turned round between the stages.
             if batch.seq != self.seq + 1 {
                 return Err(Error::fatal(format!("batch {} came after batch {}", batch.seq, self.seq)));
@@ -130,7 +146,6 @@ impl<T: Targets> EncodeTask<T> {
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     /// False when the sink has gone.
@@ -144,6 +159,8 @@ impl<T: Targets> EncodeTask<T> {
                 tokio::select! {
                     biased;
                     () = self.down.closed() => return Ok(false),
+                    // A registry that is away must not hold up an end: what was not encoded comes again.
+                    _ = self.source_ended.changed() => return Ok(false),
                     ready = self.encoder.prepare(batch) => ready?,
                 }
             }

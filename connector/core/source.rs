@@ -90,6 +90,7 @@ impl Feed {
 
     /// The pipeline has broken further down: nothing that is sent can be delivered any more.
     pub fn broken(&self) -> bool {
-        self.full.is_closed()
+        // The watermark's sender falls with the sink's task, the receiver of batches with the encoder.
+        self.full.is_closed() || self.delivered.has_changed().is_err()
     }
 }

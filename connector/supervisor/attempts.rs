@@ -37,7 +37,8 @@ pub async fn run<S: Source, K: Sink>(
             trouble.over();
         }
         let error = match attempt {
-            Ok(()) => return stopped(&progress),
+            Ok(()) if *stopping.borrow() => return stopped(&progress),
+            Ok(()) => Error::transient("the pipeline ended without a reason").hint("it is started anew"),
             Err(error) => error,
         };
         if error.kind() == Kind::Record {

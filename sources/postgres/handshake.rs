@@ -47,15 +47,7 @@ pub type TextRow = Vec<Option<String>>;
 
 impl Handshake {
     pub async fn connect(settings: &Settings, application: &str) -> Result<Self> {
-        tokio::time::timeout(HANDSHAKE_TIMEOUT, Self::connect_now(settings, application))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::transient(format!(
-                    "postgres at {} did not answer within {} s",
-                    settings.place(),
-                    HANDSHAKE_TIMEOUT.as_secs()
-                )))
-            })
+        within(&settings.place(), Self::connect_now(settings, application)).await
     }
 
     async fn connect_now(settings: &Settings, application: &str) -> Result<Self> {
@@ -188,6 +180,11 @@ impl Handshake {
 
     /// Runs one replication command or query and gives its rows.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<TextRow>> {
+        let peer = self.peer.clone();
+        within(&peer, self.query_now(sql)).await
+    }
+
+    async fn query_now(&mut self, sql: &str) -> Result<Vec<TextRow>> {
         write_query(&mut self.stream, sql).await.map_err(|error| from_pgwire(&self.peer, error))?;
         let mut rows = Vec::new();
         loop {
@@ -202,7 +199,12 @@ impl Handshake {
     }
 
     /// Sends START_REPLICATION and, once the server streams, gives the socket away.
-    pub async fn start_replication(mut self, slot: &str, from: Lsn, publication: &str) -> Result<Wire> {
+    pub async fn start_replication(self, slot: &str, from: Lsn, publication: &str) -> Result<Wire> {
+        let peer = self.peer.clone();
+        within(&peer, self.start_now(slot, from, publication)).await
+    }
+
+    async fn start_now(mut self, slot: &str, from: Lsn, publication: &str) -> Result<Wire> {
         let publication = publication.replace('"', "\"\"").replace('\'', "''");
         let sql = format!(
             "START_REPLICATION SLOT \"{slot}\" LOGICAL {from} \
@@ -246,6 +248,14 @@ impl Handshake {
             char::from(tag)
         ))
     }
+}
+
+/// A server, or a pooler before it, that accepts and then says nothing must not hold up an attempt for ever.
+async fn within<T>(peer: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, step).await.unwrap_or_else(|_| {
+        let seconds = HANDSHAKE_TIMEOUT.as_secs();
+        Err(Error::transient(format!("postgres at {peer} did not answer within {seconds} s")))
+    })
 }
 
 /// The settings in the words of the module that upgrades the socket.

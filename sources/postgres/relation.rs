@@ -60,13 +60,19 @@ fn key(info: Option<&TableInfo>, message: &RelationMessage) -> Vec<u16> {
         .map(TableInfo::key)
         .filter(|key| !key.is_empty())
         .and_then(|key| key.iter().map(place).collect());
+    let sent: Vec<u16> =
+        places().zip(&message.columns).filter(|(_, column)| column.key).map(|(place, _)| place).collect();
     match (of_catalog, message.identity) {
-        (Some(key), _) => key,
         // Every column is marked there, which is no key.
-        (None, Identity::Full | Identity::Nothing) => Vec::new(),
-        (None, Identity::Default | Identity::Index) => {
-            places().zip(&message.columns).filter(|(_, column)| column.key).map(|(place, _)| place).collect()
+        (of_catalog, Identity::Full | Identity::Nothing) => of_catalog.unwrap_or_default(),
+        // The catalog knows the key of now and its order; rows from before it changed hold the old one.
+        (Some(key), Identity::Default | Identity::Index)
+            if sent.is_empty()
+                || (key.len() == sent.len() && key.iter().all(|place| sent.contains(place))) =>
+        {
+            key
         }
+        (_, Identity::Default | Identity::Index) => sent,
     }
 }
 

@@ -54,7 +54,7 @@ struct OpenTransaction {
     skip: Skip,
     /// The last change that was counted, skipped ones too.
     last: Option<(Lsn, u32)>,
-    /// Its index in the batch with this number.
+    /// Its index in the batch with this number. `None` while none of its changes was emitted.
     in_batch: Option<(u64, u32)>,
 }
 
@@ -88,9 +88,14 @@ impl Session {
         self.batch_number += 1;
     }
 
-    /// True between transactions.
+    /// True where no transaction has been delivered in part: between two, and inside one of which nothing
+    /// was emitted, because it holds no captured table so far or was delivered before.
     pub fn is_whole(&self) -> bool {
-        self.transaction.is_none()
+        self.transaction.as_ref().is_none_or(|open| match open.skip {
+            Skip::Nothing => open.in_batch.is_none(),
+            Skip::Everything => true,
+            Skip::UpTo(..) => false,
+        })
     }
 
     /// Where the session stands after the last message.
@@ -98,7 +103,7 @@ impl Session {
         let mut position = self.whole.clone();
         position.open = self.reopened;
         if let Some(transaction) = &self.transaction
-            && transaction.skip != Skip::Everything
+            && !self.is_whole()
             && let Some((change_lsn, n)) = transaction.furthest()
         {
             position.open =
@@ -118,7 +123,7 @@ impl Session {
     /// A place with nothing undelivered before it: a keepalive's end, between transactions only. One at or
     /// below the position is normal after a reconnect, and says nothing.
     pub fn advance(&mut self, to: Lsn) -> Result<()> {
-        if !self.is_whole() || to <= self.whole.end_lsn {
+        if self.transaction.is_some() || to <= self.whole.end_lsn {
             return Ok(());
         }
         if let Some(open) = self.reopened

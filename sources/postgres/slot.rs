@@ -100,7 +100,7 @@ impl Slot {
                 .state(State::PositionLost)
                 .hint(format!(
                     "the log after the stored position is gone; copy the tables anew, drop the slot \
-                     (SELECT pg_drop_replication_slot('{name}');) and name the new start with: millrace position set"
+                     (SELECT pg_drop_replication_slot('{name}');) and run: millrace position <file> reset --yes"
                 ))),
         }
     }

@@ -33,7 +33,7 @@ use crate::{catalog, check, publication, slot, start};
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// A query on a healthy connection takes milliseconds; past this the connection counts as lost.
-const QUERY_PATIENCE: Duration = Duration::from_secs(30);
+const QUERY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Prefix of the logical messages that keep an idle database's slot moving.
 const HEARTBEAT_PREFIX: &str = "millrace";
@@ -79,7 +79,9 @@ impl PostgresSource {
             batch_bytes_max: settings.batch_bytes_max,
             batch_rows_max: settings.batch_rows_max,
             frame_bytes_max: FRAME_BYTES_MAX,
-            status_interval: status_interval(settings.status_interval, facts.wal_sender_timeout),
+            status_interval: status_interval(settings.status_interval, facts.wal_sender_timeout)
+                // A silent server is asked for a sign of life with a status, before it counts as dead.
+                .min(settings.receive_timeout / 3),
             receive_timeout: settings.receive_timeout,
         };
         let describe = self.describe(client.clone());
@@ -96,6 +98,13 @@ impl PostgresSource {
         let mut types = Types::default();
         Box::new(move |message: RelationMessage| {
             let captured = settings.wants(&message.namespace, &message.name);
+            if !captured {
+                tracing::warn!(
+                    table = %format_args!("{}.{}", message.namespace, message.name),
+                    "the publication sends a table that the file does not name: its changes are passed over; \
+                     was it renamed?"
+                );
+            }
             let described = catalog::describe(&client, &mut types, &message, &origin);
             let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));
             let relation = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::State;
-use millrace_core::source::Feed;
+use millrace_core::source::{Feed, Stopping};
 use tokio::task::block_in_place;
 use tokio_postgres::Client;
 
@@ -23,6 +23,9 @@ use crate::slot::{self, Slot};
 
 /// A sink that takes longer than this to commit one small position is not there.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a standby may take to replay up to the position before it counts as restored.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The slot becomes active under our own walsender at once; this is for a loaded server.
 const ACTIVE_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,7 +42,8 @@ pub async fn place(
     let slot = slot::read(client, &settings.slot).await?;
     match (stored, slot) {
         (Some(Stored::Streamed(position)), slot) => {
-            verify(settings, facts, &position, slot.as_ref())?;
+            let facts = replayed(client, facts, &position).await?;
+            verify(settings, &facts, &position, slot.as_ref())?;
             Ok(Some(position))
         }
         // Nothing was delivered from it: the crash came between creating it and saying so.
@@ -47,14 +51,20 @@ pub async fn place(
             if begun != settings.slot && found.is_some() {
                 return Err(without_position(&settings.slot));
             }
+            if found.is_some() {
+                may_create(settings)?;
+            }
+            // Once more: an instance that was shut out meanwhile fails here, before it drops the slot that
+            // the one after it has just made.
+            if commit(feed, creating(&begun)).await?.is_none() {
+                return Ok(None);
+            }
             if slot::drop(client, &begun).await? {
                 tracing::info!(slot = %begun, "dropped the slot of a first start that did not finish");
             }
             create(settings, client, facts, feed).await
         }
-        (None, None) if settings.slot_made_beforehand || !settings.create_slot => {
-            Err(missing_beforehand(settings))
-        }
+        (None, None) if may_create(settings).is_err() => Err(missing_beforehand(settings)),
         (None, None) => {
             if commit(feed, creating(&settings.slot)).await?.is_none() {
                 return Ok(None);
@@ -113,6 +123,7 @@ pub async fn forgotten(settings: &Settings) -> Result<Position> {
     let control = control::connect(settings).await?;
     if let Some(slot) = slot::read(&control.client, &settings.slot).await? {
         slot.free(None)?;
+        may_create(settings)?;
     }
     Ok(creating(&settings.slot))
 }
@@ -151,6 +162,12 @@ pub async fn follow_timeline(
     if facts.timeline == position.timeline {
         return Ok(());
     }
+    if facts.timeline < position.timeline {
+        return Err(ahead(&format!(
+            "it is on timeline {}, and the position on timeline {}",
+            facts.timeline, position.timeline
+        )));
+    }
     let rows = handshake.query(&format!("TIMELINE_HISTORY {}", facts.timeline)).await?;
     let history = rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten());
     let left_at = history.as_deref().and_then(|text| left_timeline_at(text, position.timeline));
@@ -181,6 +198,17 @@ fn left_timeline_at(history: &str, timeline: u32) -> Option<Lsn> {
         let switch = words.next()?.parse().ok()?;
         (of == timeline).then_some(switch)
     })
+}
+
+/// A standby that was just restarted, or lags, may still be replaying what was delivered from it before.
+async fn replayed(client: &Client, facts: &ServerFacts, position: &Streamed) -> Result<ServerFacts> {
+    let mut facts = facts.clone();
+    let deadline = Instant::now() + REPLAY_PATIENCE;
+    while facts.in_recovery && facts.end < position.furthest() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        facts = server::facts(client).await?;
+    }
+    Ok(facts)
 }
 
 fn verify(settings: &Settings, facts: &ServerFacts, position: &Streamed, slot: Option<&Slot>) -> Result<()> {
@@ -258,7 +286,11 @@ async fn begin_at(
 /// Makes a position durable in the sink before anything is built on it. `None` when the pipeline is stopping.
 async fn commit(feed: &mut Feed, position: Position) -> Result<Option<()>> {
     let deadline = Instant::now() + COMMIT_PATIENCE;
-    let Ok(Some(mut batch)) = block_in_place(|| feed.empty_until(deadline)) else { return Ok(None) };
+    let mut batch = match block_in_place(|| feed.empty_until(deadline)) {
+        Ok(Some(batch)) => batch,
+        Ok(None) => return Err(Error::transient("no batch came back from the sink in time")),
+        Err(Stopping) => return Ok(None),
+    };
     batch.end = Some(position.clone());
     batch.whole = true;
     batch.drained = true;
@@ -280,6 +312,19 @@ async fn commit(feed: &mut Feed, position: Position) -> Result<Option<()>> {
             COMMIT_PATIENCE.as_secs()
         ))
     })
+}
+
+/// A slot that somebody else made is never dropped.
+fn may_create(settings: &Settings) -> Result<()> {
+    if settings.create_slot && !settings.slot_made_beforehand {
+        return Ok(());
+    }
+    let slot = &settings.slot;
+    Err(Error::config(format!("slot {slot} would have to be dropped and made anew, and the file forbids it"))
+        .hint(format!(
+            "SELECT pg_drop_replication_slot('{slot}'), then make it anew and run \
+             `millrace position <file> set --yes`; or set create_slot = true"
+        )))
 }
 
 fn missing_beforehand(settings: &Settings) -> Error {

@@ -31,9 +31,14 @@ const TICK: Duration = Duration::from_millis(100);
 /// Wait for a reusable batch before looking at the timers again.
 const BATCH_WAIT: Duration = Duration::from_millis(20);
 
-/// A stop waits this long for the open transaction's end and for the last delivery; the daemon as a whole
-/// has 10 s.
-const STOP_PATIENCE: Duration = Duration::from_secs(8);
+/// A stop waits this long for the open transaction's end, and then for the last delivery. The daemon as a
+/// whole has 10 s, and the sink's end wants some of them. What is not delivered by then comes again.
+const STOP_OPEN_PATIENCE: Duration = Duration::from_secs(2);
+const STOP_DELIVERY_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Whole rows go down after this long even when more is always there to read: a flood of transactions that
+/// nobody captures must not hold them up.
+const BATCH_AGE_MAX: Duration = Duration::from_millis(50);
 
 /// Bytes of a status update.
 const STATUS_BYTES: usize = 34;
@@ -69,6 +74,9 @@ pub struct Stream {
     /// Set when the control connection is gone: the server may be shutting down and waits for us.
     abandoned: Arc<AtomicBool>,
     batch: Option<ChangeBatch>,
+    /// When the batch was taken up.
+    batch_since: Instant,
+    stopping_since: Option<Instant>,
     /// End of the newest position sent down.
     sent: Lsn,
     delivered: Lsn,
@@ -98,6 +106,8 @@ impl Stream {
             limits,
             abandoned,
             batch: None,
+            batch_since: now,
+            stopping_since: None,
             sent: at,
             delivered: at,
             confirmed: at,
@@ -125,13 +135,17 @@ impl Stream {
     fn read(&mut self) -> Result<(), Ended> {
         loop {
             self.tick()?;
-            if self.feed.stopping() && self.session.is_whole() {
-                return Ok(());
+            if self.feed.stopping() {
+                let since = *self.stopping_since.get_or_insert_with(Instant::now);
+                if self.session.is_whole() || since.elapsed() > STOP_OPEN_PATIENCE {
+                    return Ok(());
+                }
             }
             if self.batch.is_none() {
                 let Some(batch) = self.feed.empty_until(Instant::now() + BATCH_WAIT)? else { continue };
                 self.session.begin_batch();
                 self.batch = Some(batch);
+                self.batch_since = Instant::now();
             }
             if self.decode()? {
                 continue;
@@ -178,7 +192,7 @@ impl Stream {
                 break;
             }
         }
-        if full {
+        if full || self.is_due() {
             self.send(false)?;
         }
         if reply {
@@ -204,6 +218,18 @@ impl Stream {
             self.send(true)?;
         }
         Ok(())
+    }
+
+    /// Whether something whole has waited long enough, although there is more to read.
+    fn is_due(&self) -> bool {
+        let Some(batch) = &self.batch else { return false };
+        if !self.session.is_whole() {
+            return false;
+        }
+        if batch.changes.is_empty() {
+            return self.session.end_lsn() > self.sent && Instant::now() >= self.next_advance;
+        }
+        self.batch_since.elapsed() >= BATCH_AGE_MAX
     }
 
     fn send(&mut self, drained: bool) -> Result<(), Ended> {
@@ -283,9 +309,10 @@ impl Stream {
 
     /// An orderly end: the last whole batch is delivered and confirmed before the connection goes.
     fn finish(mut self) -> Result<()> {
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + STOP_DELIVERY_PATIENCE;
         let unsent = self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty());
-        if (unsent || self.session.end_lsn() > self.sent) && self.send(true).is_err() {
+        let worth_it = unsent || self.session.end_lsn() > self.sent;
+        if self.session.is_whole() && worth_it && self.send(true).is_err() {
             return Ok(());
         }
         while self.delivered < self.sent && !self.feed.broken() && Instant::now() < deadline {

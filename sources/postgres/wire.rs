@@ -93,7 +93,8 @@ impl Wire {
             self.start += whole;
             match tag {
                 b'd' => return Ok(Some(Frame::Data(self.buffer.get(payload).unwrap_or_default()))),
-                b'c' => return Ok(Some(Frame::Done)),
+                // A walsender that shuts down in good order sends CommandComplete without CopyDone.
+                b'c' | b'C' => return Ok(Some(Frame::Done)),
                 b'E' => {
                     let payload = self.buffer.get(payload).unwrap_or_default();
                     return Err(crate::handshake::server_error(&self.peer, payload));
@@ -221,7 +222,7 @@ fn oversized(peer: &str, length: usize, limit: usize) -> Error {
     Error::record(format!(
         "postgres at {peer} sends a row of {length} bytes, above the limit of {limit} bytes"
     ))
-    .hint("raise frame_bytes_max in [source.postgres], or exclude the table")
+    .hint("no row of Postgres is that large: look for something between the server and us, or exclude the table")
 }
 
 /// One step of a non-blocking TLS read: ciphertext in, plaintext out.

@@ -237,3 +237,20 @@ fn a_batch_names_its_relations_and_transactions_anew() {
     assert_eq!((second.relations.len(), second.transactions.len()), (1, 1));
     assert_eq!(second.transactions[0].id, 1);
 }
+
+#[test]
+fn a_transaction_that_holds_nothing_captured_does_not_keep_the_ones_before_it_from_being_whole() {
+    let mut session = session_at(10, None);
+    let mut batch = fresh(&mut session);
+    play(&mut session, &log()[..5], &mut batch).expect("play");
+    session.define(OTHER, relation(), false);
+    let other = Writer::default().tag(b'I').u32(OTHER).tag(b'N').tuple(&[Written::Text("0".to_owned())]).0;
+    play(&mut session, &[begin(400, 9), (Lsn(300), other)], &mut batch).expect("play");
+    assert!(session.is_whole());
+    assert_eq!((session.position().end_lsn, session.position().open), (Lsn(110), None));
+
+    session.advance(Lsn(500)).expect("advance");
+    assert_eq!(session.end_lsn(), Lsn(110), "a keepalive inside a transaction moves nothing");
+    play(&mut session, &[insert(310, 1)], &mut batch).expect("play");
+    assert!(!session.is_whole());
+}
