@@ -112,7 +112,11 @@ impl Scene {
         let mut load = Load::start(self.shop.url()).await?;
         while interrupt.times() == 0 && events.is_none_or(|enough| self.follower.changes() < enough) {
             load.must_run()?;
-            self.step().await?;
+            let status = self.step().await?;
+            // Who only looks on may want to see how it stands, and mend it.
+            if let Some(status) = status.filter(|_| events.is_some()) {
+                status.must_deliver()?;
+            }
         }
         let totals = load.stop().await?;
         println!(
@@ -141,8 +145,11 @@ impl Scene {
         let deadline = Instant::now() + DRAINED_WITHIN;
         loop {
             self.step().await?;
-            if self.daemon.status().await.is_some_and(|status| status.delivered >= end) {
-                return Ok(());
+            if let Some(status) = self.daemon.status().await {
+                if status.delivered >= end {
+                    return Ok(());
+                }
+                status.must_deliver()?;
             }
             if Instant::now() >= deadline {
                 let limit = DRAINED_WITHIN.as_secs();
@@ -151,27 +158,27 @@ impl Scene {
         }
     }
 
-    /// Shows what is new, of the events and of the daemon.
-    async fn step(&mut self) -> Result<()> {
+    /// Shows what is new, of the events and now and then of the daemon.
+    async fn step(&mut self) -> Result<Option<Status>> {
         self.follower.print_new().await?;
         if let Some(news) = self.daemon.see_to()? {
             println!("-- {news}");
         }
-        let (when, records) = self.shown;
-        if when.elapsed() >= STATUS_EVERY {
-            let status = self.daemon.status().await;
-            // A daemon that was started again counts from 0.
-            let more = status
-                .as_ref()
-                .map_or(0, |status| status.records.checked_sub(records).unwrap_or(status.records));
-            let rate = more as f64 / when.elapsed().as_secs_f64();
-            self.shown = (Instant::now(), status.as_ref().map_or(0, |status| status.records));
-            println!(
-                "-- {}",
-                status.map_or_else(|| "the daemon does not answer".to_owned(), |status| line(&status, rate))
-            );
+        let (when, before) = self.shown;
+        if when.elapsed() < STATUS_EVERY {
+            return Ok(None);
         }
-        Ok(())
+        let status = self.daemon.status().await;
+        let records = status.as_ref().map_or(0, |status| status.records);
+        // A daemon that was started again counts from 0.
+        let more = records.checked_sub(before).unwrap_or(records);
+        let rate = more as f64 / when.elapsed().as_secs_f64();
+        self.shown = (Instant::now(), records);
+        match &status {
+            None => println!("-- the daemon does not answer"),
+            Some(status) => println!("-- {}", line(status, rate)),
+        }
+        Ok(status)
     }
 }
 

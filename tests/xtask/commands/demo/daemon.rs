@@ -39,10 +39,23 @@ pub struct Daemon {
 pub struct Status {
     pub state: String,
     pub reason: Option<String>,
+    pub hint: Option<String>,
     /// The newest place in the log whose events are in Kafka.
     pub delivered: u64,
     pub records: u64,
     pub lag_seconds: f64,
+}
+
+impl Status {
+    /// An error when nothing will be delivered until a person has done something.
+    pub fn must_deliver(&self) -> Result<()> {
+        if matches!(self.state.as_str(), "STARTING" | "RUNNING" | "DEGRADED" | "STALLED") {
+            return Ok(());
+        }
+        let Self { state, reason, hint, .. } = self;
+        let [reason, hint] = [reason, hint].map(|text| text.as_deref().unwrap_or("no reason given"));
+        Err(Error::new(format!("the connector is {state}: {reason}\n  hint: {hint}")))
+    }
 }
 
 impl Daemon {
@@ -120,6 +133,7 @@ impl Daemon {
         Some(Status {
             state: own["state"].as_str()?.to_owned(),
             reason: own["reason"].as_str().map(str::to_owned),
+            hint: own["hint"].as_str().map(str::to_owned),
             delivered: own["delivered"].as_u64()?,
             records: own["delivered_records"].as_u64()?,
             lag_seconds: own["lag_seconds"].as_f64()?,
