@@ -16,6 +16,7 @@ use pgwire_replication::{PgWireError, TlsConfig};
 use secrecy::ExposeSecret;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio_postgres::error::SqlState;
 
 use crate::config::{Host, Settings, SslMode};
 use crate::errors;
@@ -281,8 +282,16 @@ pub fn server_error(peer: &str, payload: &[u8]) -> Error {
     let fields = ErrorFields::parse(payload);
     let code = fields.code.unwrap_or_default();
     let message = fields.message.unwrap_or_default();
-    Error::new(errors::kind_of(&code), format!("postgres at {peer} refused"))
-        .source(format!("{message} (SQLSTATE {code})"))
+    let error = Error::new(errors::kind_of(&code), format!("postgres at {peer} refused"))
+        .source(format!("{message} (SQLSTATE {code})"));
+    if code != SqlState::UNDEFINED_OBJECT.code() {
+        return error;
+    }
+    error.hint(
+        "old log is read with the catalog of its time: if the publication was dropped and made anew, what was \
+         written between cannot be sent; compare the tables with their topics, then start anew with \
+         `millrace position <file> reset --yes`",
+    )
 }
 
 fn from_pgwire(peer: &str, error: PgWireError) -> Error {

@@ -69,9 +69,9 @@ impl PostgresSource {
         let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
         start::follow_timeline(&mut handshake, facts, &mut position).await?;
         let walsender = handshake.backend_pid;
-        let wire =
+        let mut wire =
             handshake.start_replication(&settings.slot, position.end_lsn, &settings.publication).await?;
-        start::verify_active(settings, client, &position, walsender).await?;
+        start::verify_active(settings, client, &position, walsender, &mut wire).await?;
         tracing::info!(slot = %settings.slot, from = %position.end_lsn, "streaming");
 
         let abandoned = Arc::new(AtomicBool::new(false));

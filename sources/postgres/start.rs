@@ -20,6 +20,7 @@ use crate::lsn::Lsn;
 use crate::position::{Stored, Streamed, creating};
 use crate::server::{self, ServerFacts};
 use crate::slot::{self, Slot};
+use crate::wire::Wire;
 
 /// A sink that takes longer than this to commit one small position is not there.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
@@ -134,6 +135,7 @@ pub async fn verify_active(
     client: &Client,
     position: &Streamed,
     walsender: i32,
+    wire: &mut Wire,
 ) -> Result<()> {
     let deadline = Instant::now() + ACTIVE_PATIENCE;
     loop {
@@ -143,6 +145,7 @@ pub async fn verify_active(
         if slot.active_pid == Some(walsender) {
             return not_ahead(&slot, position);
         }
+        wire.refused()?;
         if Instant::now() >= deadline {
             return Err(Error::transient(format!(
                 "slot {} is not active under our own walsender (process {walsender})",

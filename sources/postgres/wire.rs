@@ -143,6 +143,21 @@ impl Wire {
         }
     }
 
+    /// Looks into what has come without taking it: a server that refuses the first change it decodes has
+    /// said so, and closed, before anybody reads.
+    pub fn refused(&mut self) -> Result<()> {
+        // A full buffer holds changes, so nothing was refused; and reading into no space looks like an end.
+        let filled = if self.end < self.buffer.len() { self.fill().map(drop) } else { Ok(()) };
+        let mut unread = self.buffer.get(self.start..self.end).unwrap_or_default();
+        while let Some((tag, payload, rest)) = whole_frame(unread) {
+            if tag == b'E' {
+                return Err(crate::handshake::server_error(&self.peer, payload));
+            }
+            unread = rest;
+        }
+        filled
+    }
+
     /// Waits for bytes until `deadline`. While they keep coming it only pauses: see the top of the file.
     pub fn wait(&mut self, deadline: Instant) -> Result<()> {
         if self.busy {
@@ -223,6 +238,14 @@ fn oversized(peer: &str, length: usize, limit: usize) -> Error {
         "postgres at {peer} sends a row of {length} bytes, above the limit of {limit} bytes"
     ))
     .hint("no row of Postgres is that large: look for something between the server and us, or exclude the table")
+}
+
+/// Tag, payload and what follows, if the frame is here to its end.
+fn whole_frame(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let ([tag, length @ ..], rest) = bytes.split_first_chunk::<5>()?;
+    let payload = usize::try_from(u32::from_be_bytes(*length)).ok()?.checked_sub(4)?;
+    let (payload, rest) = rest.split_at_checked(payload)?;
+    Some((*tag, payload, rest))
 }
 
 /// One step of a non-blocking TLS read: ciphertext in, plaintext out.
@@ -318,6 +341,23 @@ mod tests {
         while wire.fill().expect("fill") == Filled::Nothing {}
         let error = wire.frame(1 << 20).expect_err("too large");
         assert!(error.to_string().contains("above the limit"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_behind_changes_is_seen_and_the_changes_are_still_there() {
+        let (mut wire, mut server) = pair();
+        server.write_all(&[b'd', 0, 0, 0, 5, 9]).expect("write");
+        while wire.fill().expect("fill") == Filled::Nothing {}
+        wire.refused().expect("no refusal yet");
+        server.write_all(b"E\0\0\0\x12C42704\0Mgone\0\0").expect("write");
+        drop(server);
+        let error = loop {
+            if let Err(error) = wire.refused() {
+                break error;
+            }
+        };
+        assert!(error.to_string().contains("gone (SQLSTATE 42704)"), "{error}");
+        assert_eq!(next(&mut wire), [9]);
     }
 
     #[test]
