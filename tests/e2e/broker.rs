@@ -3,14 +3,15 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::ResponseError;
 use kafka_protocol::indexmap::IndexMap;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
-    ProduceRequest, TopicName,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    IncrementalAlterConfigsRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
@@ -70,6 +71,17 @@ impl Broker {
             .with_replication_factor(1);
         let request = CreateTopicsRequest::default().with_topics(vec![creation]).with_timeout_ms(TIMEOUT_MS);
         self.call(&request).await.topics.iter().for_each(|made| accepted(made.error_code, topic));
+    }
+
+    /// Gives a topic more partitions, so many in all.
+    pub async fn add_partitions(&self, topic: &str, count: i32) {
+        let growth = CreatePartitionsTopic::default()
+            .with_name(topic_name(topic))
+            .with_count(count)
+            .with_assignments(None);
+        let request =
+            CreatePartitionsRequest::default().with_topics(vec![growth]).with_timeout_ms(TIMEOUT_MS);
+        self.call(&request).await.results.iter().for_each(|grown| accepted(grown.error_code, topic));
     }
 
     pub async fn delete_topic(&self, topic: &str) {

@@ -188,7 +188,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// The reason holds each of these words.
-    pub fn says(&self, words: &[&str]) -> &Self {
+    pub fn expect_reason(&self, words: &[&str]) -> &Self {
         for word in words {
             assert!(self.reason.contains(word), "the reason does not say {word:?}: {self:?}");
         }
@@ -196,7 +196,7 @@ impl Refusal {
     }
 
     /// The hint holds each of these words.
-    pub fn advises(&self, words: &[&str]) -> &Self {
+    pub fn expect_hint(&self, words: &[&str]) -> &Self {
         for word in words {
             assert!(self.hint.contains(word), "the hint does not say {word:?}: {self:?}");
         }

@@ -13,7 +13,7 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     let mut shop = Shop::on(&servers, "broker-late").await;
     servers.kafka.stop().await.expect("Kafka stops");
     shop.start_in_any_state().await;
-    shop.not_ready("DEGRADED").await.says(&[&servers.kafka.bootstrap()]);
+    shop.not_ready("DEGRADED").await.expect_reason(&[&servers.kafka.bootstrap()]);
     servers.kafka.start().await.expect("Kafka starts");
     shop.daemon().wait_for_state_within(RECOVERY, &shop.name, "RUNNING").await;
     shop.rows(1..=10).await.expect_rows(1..=10).await;
@@ -58,7 +58,7 @@ async fn a_topic_that_cannot_be_created_is_named_with_the_reason() {
     shop.file.set("sink/kafka/topic_defaults/replication", 3);
     shop.start_in_any_state().await.rows(1..=1).await;
     let refusal = shop.not_ready("FAILED").await;
-    refusal.says(&[&shop.name, "replication factor"]).advises(&["[sink.kafka"]);
+    refusal.expect_reason(&[&shop.name, "replication factor"]).expect_hint(&["[sink.kafka"]);
 }
 
 #[tokio::test]
@@ -86,6 +86,20 @@ async fn a_topic_that_is_there_already_is_used_as_it_is() {
 }
 
 #[tokio::test]
+async fn partitions_added_to_a_topic_halt_the_connector_before_any_key_moves() {
+    let mut shop = Shop::open("more-partitions").await;
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await.term().await;
+    let topic = shop.topic("public.orders");
+    shop.broker().add_partitions(&topic, 3).await;
+    shop.start_in_any_state().await.rows(11..=20).await;
+    let refusal = shop.not_ready("FAILED").await;
+    refusal.expect_reason(&[&topic, "partitions"]);
+    assert!(!refusal.hint.is_empty(), "no remedy: {refusal:?}");
+    let events = shop.events("public.orders").await;
+    assert!(events.iter().all(|event| event.partition == 0), "{events:?}");
+}
+
+#[tokio::test]
 async fn a_row_above_the_topic_s_limit_stops_the_connector_and_nothing_is_lost_once_it_is_raised() {
     let mut shop = Shop::open("too-large").await;
     shop.file.set("sink/kafka/topic_defaults/config/max.message.bytes", "20000");
@@ -97,7 +111,7 @@ async fn a_row_above_the_topic_s_limit_stops_the_connector_and_nothing_is_lost_o
     shop.rows(5..=6).await;
     let refusal = shop.not_ready("FAILED").await;
     let topic = shop.topic("public.orders");
-    refusal.says(&["public.orders", "the limit is"]).advises(&["max.message.bytes", &topic]);
+    refusal.expect_reason(&["public.orders", "the limit is"]).expect_hint(&["max.message.bytes", &topic]);
     assert_eq!(shop.events("public.orders").await.len(), 3);
     shop.broker().set_topic_config(&topic, "max.message.bytes", "1000000").await;
     shop.kill().start().await.expect_rows(1..=6).await;

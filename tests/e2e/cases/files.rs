@@ -39,7 +39,7 @@ async fn a_wrong_password_fails_the_connector_and_is_never_shown() {
     shop.file.set("source/postgres/url", without).set("source/postgres/password", "hunter2-hunter2");
     shop.start_in_any_state().await;
     let refusal = shop.not_ready("FAILED").await;
-    refusal.says(&["authentication"]).advises(&["password"]);
+    refusal.expect_reason(&["authentication"]).expect_hint(&["password"]);
     let (_, config) = shop.daemon().get(&format!("/connectors/{}/config", shop.name)).await;
     let log = shop.daemon().log();
     assert!(!log.contains("hunter2") && !config.contains("hunter2"), "the password is shown");
@@ -53,7 +53,7 @@ async fn a_server_without_logical_decoding_is_refused_with_the_setting_to_type()
     let servers = Arc::new(Servers::with(Own::postgres_with(&[("wal_level", "replica")])).await);
     let mut shop = Shop::on(&servers, "wal-level").await;
     shop.start_in_any_state().await;
-    shop.not_ready("FAILED").await.says(&["wal_level"]).advises(&["wal_level", "logical"]);
+    shop.not_ready("FAILED").await.expect_reason(&["wal_level"]).expect_hint(&["wal_level", "logical"]);
     let ended = check(&shop);
     assert_eq!(ended.code, Some(2), "{}", ended.text());
     assert!(ended.text().contains("FAIL  wal_level"), "{}", ended.text());

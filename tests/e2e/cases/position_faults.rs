@@ -20,7 +20,7 @@ async fn a_dropped_slot_is_a_lost_position_and_is_not_made_again() {
     let slot = shop.slot();
     shop.sql.run(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
     shop.start_in_any_state().await;
-    shop.not_ready("POSITION_LOST").await.says(&[&slot, "gone"]).advises(&["millrace position"]);
+    shop.not_ready("POSITION_LOST").await.expect_reason(&[&slot, "gone"]).expect_hint(&["millrace position"]);
     let made: bool = shop
         .sql
         .one(&format!("SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')"))
@@ -35,7 +35,10 @@ async fn an_advanced_slot_is_a_lost_position() {
     let slot = shop.slot();
     shop.sql.run(&format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())")).await;
     shop.start_in_any_state().await;
-    shop.not_ready("POSITION_LOST").await.says(&[&slot, "moved"]).advises(&["millrace position"]);
+    shop.not_ready("POSITION_LOST")
+        .await
+        .expect_reason(&[&slot, "moved"])
+        .expect_hint(&["millrace position"]);
 }
 
 #[tokio::test]
@@ -46,7 +49,7 @@ async fn a_slot_created_anew_is_a_lost_position() {
     shop.sql.run(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
     shop.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
     shop.start_in_any_state().await;
-    shop.not_ready("POSITION_LOST").await.says(&[&slot]).advises(&["millrace position"]);
+    shop.not_ready("POSITION_LOST").await.expect_reason(&[&slot]).expect_hint(&["millrace position"]);
 }
 
 #[tokio::test]
@@ -56,7 +59,7 @@ async fn a_lost_position_is_still_lost_after_a_restart() {
     shop.sql.run(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
     shop.start_in_any_state().await.not_ready("POSITION_LOST").await;
     let refusal = shop.kill().start_in_any_state().await.not_ready("POSITION_LOST").await;
-    refusal.says(&[&slot]);
+    refusal.expect_reason(&[&slot]);
 }
 
 #[tokio::test]
@@ -77,7 +80,7 @@ async fn a_server_restored_to_before_the_position_is_refused() {
     copy(&backup, &data);
     servers.postgres.start().await.expect("Postgres starts");
     shop.reconnect().await.start_in_any_state().await;
-    shop.not_ready("POSITION_AHEAD").await.says(&["restored"]).advises(&["millrace position"]);
+    shop.not_ready("POSITION_AHEAD").await.expect_reason(&["restored"]).expect_hint(&["millrace position"]);
     // Not confirmed either: the server could still be given its own log back.
     let rows: i64 = shop.sql.one("SELECT count(*) FROM orders WHERE id > 0").await;
     assert_eq!(rows, 10);
@@ -98,7 +101,7 @@ async fn a_position_topic_made_anew_is_a_lost_position_and_not_a_first_start() {
     until("the topic is gone", async || (!shop.broker().has_topic(&topic).await).then_some(())).await;
     shop.start_in_any_state().await;
     let refusal = shop.not_ready("POSITION_LOST").await;
-    refusal.says(&[&shop.slot()]).advises(&["millrace position", "set"]);
+    refusal.expect_reason(&[&shop.slot()]).expect_hint(&["millrace position", "set"]);
 }
 
 #[tokio::test]
@@ -110,7 +113,7 @@ async fn a_corrupt_position_record_is_named_by_its_offset() {
     let end = until("the record is there", async || shop.broker().last_offset(&topic, 0).await).await;
     shop.start_in_any_state().await;
     let refusal = shop.not_ready("POSITION_LOST").await;
-    refusal.says(&[&format!("offset {end}"), &topic]).advises(&["millrace position"]);
+    refusal.expect_reason(&[&format!("offset {end}"), &topic]).expect_hint(&["millrace position"]);
 }
 
 #[tokio::test]
@@ -119,7 +122,7 @@ async fn a_slot_without_any_position_is_nobody_s_first_start() {
     let slot = shop.slot();
     shop.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
     shop.start_in_any_state().await;
-    shop.not_ready("POSITION_LOST").await.says(&[&slot]).advises(&["millrace position", "set"]);
+    shop.not_ready("POSITION_LOST").await.expect_reason(&[&slot]).expect_hint(&["millrace position", "set"]);
 }
 
 #[tokio::test]

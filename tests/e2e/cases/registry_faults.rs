@@ -16,11 +16,10 @@ async fn gated_shop(name: &str) -> (Shop, Gate) {
 #[tokio::test]
 async fn a_registry_that_is_down_holds_rows_and_log_until_it_is_back() {
     let (mut shop, mut gate) = gated_shop("registry-down").await;
-    shop.start_in_any_state().await;
-    shop.wait_for_slot(true).await;
-    shop.rows(1..=10).await;
+    // Nothing is asked of the registry before the first row.
+    shop.start().await.rows(1..=10).await;
     let rows_end = shop.sql.log_end().await;
-    shop.not_ready("DEGRADED").await.says(&["registry"]);
+    shop.not_ready("DEGRADED").await.expect_reason(&["registry"]);
     assert!(shop.confirmed().await < rows_end, "the rows were confirmed and are lost");
     gate.open();
     shop.wait_for_state("RUNNING").await;
@@ -31,10 +30,9 @@ async fn a_registry_that_is_down_holds_rows_and_log_until_it_is_back() {
 async fn a_registry_that_answers_500_is_asked_again() {
     let (mut shop, mut gate) = gated_shop("registry-500").await;
     gate.fail();
-    shop.start_in_any_state().await;
-    shop.wait_for_slot(true).await;
-    shop.rows(1..=10).await;
-    shop.not_ready("DEGRADED").await.says(&["registry"]);
+    // Nothing is asked of the registry before the first row.
+    shop.start().await.rows(1..=10).await;
+    shop.not_ready("DEGRADED").await.expect_reason(&["registry"]);
     until("it was asked more than once", async || (gate.failed() > 1).then_some(())).await;
     gate.open();
     shop.wait_for_state("RUNNING").await;
@@ -64,11 +62,10 @@ async fn an_incompatible_schema_stops_the_connector_and_names_the_subject() {
         "fields": [{"name": "op", "type": "int"}]});
     shop.subjects().register(&subject, &other).await;
     shop.subjects().set_compatibility(&subject, "FULL").await;
-    shop.start_in_any_state().await;
-    shop.wait_for_slot(true).await;
-    shop.rows(1..=10).await;
+    // Nothing is asked of the registry before the first row.
+    shop.start().await.rows(1..=10).await;
     let rows_end = shop.sql.log_end().await;
-    shop.not_ready("FAILED").await.says(&[&subject]).advises(&["compatib"]);
+    shop.not_ready("FAILED").await.expect_reason(&[&subject]).expect_hint(&["compatib"]);
     assert!(shop.confirmed().await < rows_end, "the rows were confirmed and are lost");
     shop.subjects().set_compatibility(&subject, "NONE").await;
     shop.kill().start().await.expect_rows(1..=10).await;

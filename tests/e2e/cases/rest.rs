@@ -83,7 +83,7 @@ async fn what_is_not_there_is_answered_in_connect_s_words() {
 async fn health_says_that_the_process_lives_and_readiness_why_it_does_not_work() {
     let mut shop = Shop::open("health").await;
     shop.capture(&["public.missing"]).start_in_any_state().await;
-    shop.not_ready("DEGRADED").await.says(&["public.missing"]);
+    shop.not_ready("DEGRADED").await.expect_reason(&["public.missing"]);
     let (status, health) = shop.daemon().json("/health").await;
     assert_eq!((status, &health["status"]), (200, &json!("healthy")));
     let (status, body) = shop.daemon().json("/ready").await;

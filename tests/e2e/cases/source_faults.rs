@@ -9,12 +9,46 @@ use xtask::services::Shutdown;
 async fn a_table_that_is_created_later_is_waited_for() {
     let mut shop = Shop::open("later").await;
     shop.capture(&["public.orders", "public.later"]).start_in_any_state().await;
-    shop.not_ready("DEGRADED").await.says(&["public.later"]);
+    shop.not_ready("DEGRADED").await.expect_reason(&["public.later"]);
     shop.table("later", "id int PRIMARY KEY").await;
     shop.wait_for_state("RUNNING").await;
     shop.sql.run("INSERT INTO later VALUES (1)").await;
     let events = shop.wait_for_events("public.later", 1).await;
     assert_eq!(events[0].id(), Some(1));
+}
+
+#[tokio::test]
+async fn a_table_without_replica_identity_is_refused_before_its_updates_are() {
+    let mut shop = Shop::open("run-no-identity").await;
+    shop.table("notes", "line int, words text").await;
+    shop.capture(&["public.orders", "public.notes"]).start_in_any_state().await;
+    let sql = "ALTER TABLE \"public\".\"notes\" REPLICA IDENTITY FULL";
+    shop.not_ready("FAILED").await.expect_reason(&["public.notes", "replica identity"]).expect_hint(&[sql]);
+    // Published, the table would take no update any more, and the shop would stand still.
+    shop.sql.run("INSERT INTO notes VALUES (1, 'a'); UPDATE notes SET words = 'b'; DELETE FROM notes").await;
+    shop.sql.run(sql).await;
+    shop.kill().start().await;
+    shop.sql.run("INSERT INTO notes VALUES (2, 'c'); UPDATE notes SET words = 'd'").await;
+    let events = shop.wait_for_events("public.notes", 2).await;
+    assert_eq!((events[1].op(), events[1].after("words")), ("u", &"d".into()));
+}
+
+#[tokio::test]
+async fn a_publication_dropped_behind_our_back_halts_the_connector_and_confirms_nothing() {
+    let mut shop = Shop::open("no-publication").await;
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await.term().await;
+    let publication = shop.slot();
+    shop.sql.run(&format!("DROP PUBLICATION {publication}")).await;
+    shop.rows(11..=20).await;
+    let rows_end = shop.sql.log_end().await;
+    shop.start_in_any_state().await;
+    let state = until("the connector halts", async || {
+        let state = shop.daemon().state(&shop.name).await?;
+        (state == "FAILED" || state == "POSITION_LOST").then_some(state)
+    })
+    .await;
+    shop.not_ready(&state).await.expect_reason(&[&publication]).expect_hint(&["publication"]);
+    assert!(shop.confirmed().await < rows_end, "rows that nobody sent were confirmed");
 }
 
 #[tokio::test]
@@ -25,7 +59,7 @@ async fn a_slot_that_somebody_else_reads_is_waited_for() {
     let holder = SlotHolder::start(&shop.servers.postgres, shop.database(), &shop.slot(), &shop.slot());
     shop.wait_for_slot(true).await;
     shop.start_in_any_state().await;
-    shop.not_ready("DEGRADED").await.says(&[&shop.slot()]).advises(&["pg_terminate_backend"]);
+    shop.not_ready("DEGRADED").await.expect_reason(&[&shop.slot()]).expect_hint(&["pg_terminate_backend"]);
     holder.release();
     shop.wait_for_state("RUNNING").await;
     shop.rows(11..=20).await.expect_rows(1..=20).await;
@@ -44,7 +78,7 @@ async fn a_slot_of_another_plugin_is_refused() {
     })
     .await;
     let refusal = shop.not_ready(&refusal).await;
-    refusal.says(&[&slot]).advises(&["pg_drop_replication_slot"]);
+    refusal.expect_reason(&[&slot]).expect_hint(&["pg_drop_replication_slot"]);
     let plugin: String = shop
         .sql
         .one(&format!("SELECT plugin::text FROM pg_replication_slots WHERE slot_name = '{slot}'"))

@@ -200,7 +200,7 @@ async fn a_value_that_no_format_holds_stops_the_connector_and_names_the_column()
     // Ends 29 years after the last microsecond that a long counts from 1970.
     shop.sql.run("INSERT INTO kinds VALUES (1, now()), (2, '294276-12-31')").await;
     let refusal = shop.not_ready("FAILED").await;
-    refusal.says(&["public.kinds", "at", "range"]);
+    refusal.expect_reason(&["public.kinds", "at", "range"]);
     assert!(
         shop.daemon().metric("millrace_failed_events_total", &shop.name).await >= Some(1.0),
         "not counted"
