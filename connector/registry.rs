@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_core::batch::EncodedBatch;
 use millrace_core::encode::{Dialect, Encoding, Format};
 use millrace_core::error::Result;
 use millrace_core::position::Position;
@@ -220,6 +219,7 @@ pub async fn position(connector: &Connector) -> Result<Option<Position>> {
 /// Moves the stored position and gives the new one. The sink is opened as for streaming, so that an instance
 /// that still runs is shut out and cannot move it back.
 pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> {
+    let forget = matches!(to, Move::Forget);
     let position = match (&connector.source, to) {
         (Source::Postgres(from), Move::To(lsn)) => millrace_postgres::chosen(from, lsn.as_deref()).await?,
         (Source::Postgres(from), Move::Forget) => millrace_postgres::forgotten(from).await?,
@@ -227,20 +227,14 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
     let progress = Arc::new(Progress::default());
     match &connector.sink {
         Sink::Kafka(to, registry) => {
-            write_position(kafka(connector, to, registry, progress)?, &position).await?;
+            kafka(connector, to, registry, progress)?.overwrite(&position, forget).await?;
         }
         Sink::Stdout(to) => {
-            write_position(StdoutSink::new(to.clone(), &connector.name, progress), &position).await?;
+            let mut sink = StdoutSink::new(to.clone(), &connector.name, progress);
+            sink.overwrite(&position).await?;
         }
     }
     Ok(position)
-}
-
-async fn write_position<K: millrace_core::sink::Sink>(mut sink: K, position: &Position) -> Result<()> {
-    sink.open().await?;
-    let end = Some(position.clone());
-    sink.send(&EncodedBatch { end, whole: true, drained: true, seq: 1, ..EncodedBatch::default() }).await?;
-    sink.close().await.map(drop)
 }
 
 fn postgres(connector: &Connector, settings: &millrace_postgres::config::Settings) -> PostgresSource {

@@ -72,6 +72,16 @@ impl Admin {
         })
     }
 
+    /// Whether every partition's leader serves it.
+    pub async fn answers(&self, topic: &str, partitions: u32) -> Result<bool> {
+        let name = topic.to_owned();
+        self.blocking(move |client| {
+            (0..partitions.cast_signed())
+                .all(|partition| client.inner().fetch_watermarks(&name, partition, TIMEOUT).is_ok())
+        })
+        .await
+    }
+
     /// Names of all topics that we may see, and the id of a broker.
     pub async fn cluster(&self) -> Result<(Vec<String>, i32)> {
         let metadata = self.blocking(|client| client.inner().fetch_metadata(None, TIMEOUT)).await?;

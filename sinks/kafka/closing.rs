@@ -45,16 +45,20 @@ pub struct Standing {
     /// The newest batch ends where a source transaction ends.
     pub whole: bool,
     pub drained: bool,
+    /// The transaction before it is still being committed, so that this one could not be yet either.
+    pub waits: bool,
 }
 
 pub fn close_reason(standing: &Standing, limits: &Limits) -> Option<Close> {
     let s = standing;
     if s.whole {
         return match () {
-            () if s.records == 0 => Some(Close::PositionOnly),
-            () if s.drained => Some(Close::Drained),
             () if s.records >= limits.records_max => Some(Close::Records),
             () if s.bytes >= limits.bytes_max => Some(Close::Bytes),
+            // What comes meanwhile goes into the same commit; asked again once the one before is through.
+            () if s.waits => None,
+            () if s.records == 0 => Some(Close::PositionOnly),
+            () if s.drained => Some(Close::Drained),
             () if s.age >= limits.age_max => Some(Close::Age),
             () => None,
         };
@@ -108,6 +112,8 @@ mod tests {
             ("nothing yet", whole, None),
             ("only a position", Standing { records: 0, ..whole }, Some(Close::PositionOnly)),
             ("drained", Standing { drained: true, ..whole }, Some(Close::Drained)),
+            ("drained, behind a commit", Standing { drained: true, waits: true, ..whole }, None),
+            ("full, behind a commit", Standing { bytes: 1_000, waits: true, ..whole }, Some(Close::Bytes)),
             ("drained inside a source transaction", Standing { drained: true, ..torn }, None),
             ("records", Standing { records: 100, ..whole }, Some(Close::Records)),
             ("one record less", Standing { records: 99, ..whole }, None),

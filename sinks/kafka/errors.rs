@@ -111,9 +111,10 @@ pub fn error(what: impl Into<String>, failure: Failure) -> Error {
             "check that the brokers run and that bootstrap in [sink.kafka] reaches them",
         ),
         Class::OutOfStep => (Error::transient(what), "the producers are opened anew"),
+        // Nothing is guessed: the position read at the next opening says what happened.
         Class::Unknown => (
-            Error::fatal(what),
-            "this code of the broker is not known to this version; report it with the broker's version",
+            Error::transient(what),
+            "this code of the broker is not known to this version; if it stays, report it with the broker's version",
         ),
     };
     error.hint(hint).source(failure)
@@ -146,8 +147,8 @@ mod tests {
             (Err::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, Class::Away, Kind::Transient),
             (Err::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, Class::Away, Kind::Transient),
             (Err::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION, Class::Away, Kind::Transient),
-            (Err::RD_KAFKA_RESP_ERR_UNKNOWN, Class::Unknown, Kind::Fatal),
-            (Err::RD_KAFKA_RESP_ERR_INCONSISTENT_VOTER_SET, Class::Unknown, Kind::Fatal),
+            (Err::RD_KAFKA_RESP_ERR_UNKNOWN, Class::Unknown, Kind::Transient),
+            (Err::RD_KAFKA_RESP_ERR_INCONSISTENT_VOTER_SET, Class::Unknown, Kind::Transient),
         ];
         for (code, expected, kind) in table {
             let code = Code(code as i32);

@@ -40,8 +40,8 @@ use registry::Registry;
 use topics::Topics;
 use transaction::{Session, Stop};
 
-/// An orderly end, commits and threads together.
-const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// An orderly end, commits and threads together: with what the source takes, below the daemon's 10 s.
+const CLOSE_WITHIN: Duration = Duration::from_millis(3_500);
 /// Old producers are shut out by the epoch of the new ones, so this wait only keeps memory small.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -55,6 +55,8 @@ pub struct KafkaSink {
     leaving: Vec<oneshot::Receiver<()>>,
     /// The next opening follows an abort or a doubtful commit.
     recycle: bool,
+    /// Fenced, and the claims have not said yet by whom: until they do, nobody is shut out.
+    unjudged: bool,
 }
 
 impl KafkaSink {
@@ -80,7 +82,15 @@ impl KafkaSink {
             doubt: Doubt::default(),
             claimed: false,
         };
-        Ok(Self { session: None, stopped: None, opening, registry, leaving: Vec::new(), recycle: false })
+        Ok(Self {
+            session: None,
+            stopped: None,
+            opening,
+            registry,
+            leaving: Vec::new(),
+            recycle: false,
+            unjudged: false,
+        })
     }
 
     /// The session is over; its producers abort what is open and end, on their own threads.
@@ -94,20 +104,29 @@ impl KafkaSink {
     /// The error for whoever asked, once the reason of the stop is known. Cancel-safe: what is not yet told
     /// is kept.
     async fn tell(&mut self) -> Error {
-        let fenced = match &self.stopped {
-            Some(stop) if stop.is_fenced() => Some(self.opening.taken_over().await),
-            Some(_) => None,
-            None => return Error::transient("the sink is not open").hint("it is opened anew"),
-        };
-        match (self.stopped.take(), fenced.flatten()) {
-            (_, Some(fenced)) => fenced,
-            (Some(stop), None) => stop.into_error(),
-            (None, None) => Error::transient("the sink is not open"),
+        if let Err(taken) = self.judge().await {
+            self.stopped = None;
+            return taken;
         }
+        match self.stopped.take() {
+            Some(stop) => stop.into_error(),
+            None => Error::transient("the sink is not open").hint("it is opened anew"),
+        }
+    }
+
+    /// After a fence, asks the claims. `Err`: another instance took over, or nobody could say.
+    async fn judge(&mut self) -> Result<()> {
+        if !self.unjudged {
+            return Ok(());
+        }
+        let taken = self.opening.taken_over().await?;
+        self.unjudged = false;
+        taken.map_or(Ok(()), Err)
     }
 
     fn stop(&mut self, stop: Stop) {
         self.recycle |= !matches!(stop, Stop::Error(_));
+        self.unjudged |= stop.is_fenced();
         self.end_session(stop.is_doubtful());
         self.stopped = Some(stop);
     }
@@ -117,6 +136,28 @@ impl KafkaSink {
         for ended in self.leaving.drain(..) {
             // Either it ends, or the process goes on without waiting for it.
             let _ = timeout_at(deadline, ended).await;
+        }
+    }
+}
+
+impl KafkaSink {
+    /// Puts a position in the place of whatever is stored, readable or not, by an operator's decision. An
+    /// instance that still runs is shut out first. `forget` also takes away the partition counts.
+    pub async fn overwrite(&mut self, position: &Position, forget: bool) -> Result<()> {
+        let known = match forget {
+            true => self.opening.recorded_topics().await?,
+            false => Vec::new(),
+        };
+        let written = async {
+            let (mut session, _) = self.opening.open(Some(position)).await?;
+            session.overwrite(position, &known).await
+        };
+        match written.await {
+            Ok(()) => Ok(()),
+            Err(stop) => {
+                self.stop(stop);
+                Err(self.tell().await)
+            }
         }
     }
 }
@@ -133,10 +174,11 @@ impl Sink for KafkaSink {
         self.end_session(false);
         self.stopped = None;
         self.leave(Instant::now() + LEAVE_WITHIN).await;
+        self.judge().await?;
         if std::mem::take(&mut self.recycle) {
             self.opening.progress.recycles.fetch_add(1, Ordering::Relaxed);
         }
-        match self.opening.open().await {
+        match self.opening.open(None).await {
             Ok((session, position)) => {
                 self.session = Some(session);
                 Ok(position)
@@ -201,10 +243,13 @@ impl Sink for KafkaSink {
             }
         }
         self.leave(deadline).await;
-        match self.stopped.take() {
-            Some(stop) if !stop.is_doubtful() => Err(stop.into_error()),
+        match &self.stopped {
+            Some(stop) if !stop.is_doubtful() => Err(self.tell().await),
             // A doubtful commit is a commit, and its producers are gone.
-            _ => Ok(newest),
+            Some(_) | None => {
+                self.stopped = None;
+                Ok(newest)
+            }
         }
     }
 }

@@ -11,10 +11,12 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, now_us};
 
+use crate::admin::Presence;
 use crate::config::{RETRY_BACKOFF, Settings};
-use crate::native::Topic;
+use crate::errors::Failure;
+use crate::native::{self, Topic};
 use crate::position::{self, Claim, Found, Keys};
-use crate::producer::Producer;
+use crate::producer::{Producer, Trouble};
 use crate::topics::Topics;
 use crate::transaction::{Session, Stop};
 
@@ -80,7 +82,9 @@ pub struct Opening {
 }
 
 impl Opening {
-    pub async fn open(&mut self) -> Result<(Session, Option<Position>), Stop> {
+    /// `over`: the position that is to stand from now on, so that the old one is not read: it may be what
+    /// is broken.
+    pub async fn open(&mut self, over: Option<&Position>) -> Result<(Session, Option<Position>), Stop> {
         self.topics.ensure_position_topic().await?;
         let sizes = self.topics.sizes();
         let producer = |nth| Producer::new(&self.settings, nth, self.doubt.backoff, sizes);
@@ -95,7 +99,10 @@ impl Opening {
         for (producer, topic) in producers.iter().zip(&position_topic) {
             self.claim(producer, topic).await?;
         }
-        let found = self.read().await?;
+        let found = match over {
+            None => self.read().await?,
+            Some(_) => Found::default(),
+        };
         self.topics.reopened(found.partitions);
         let mut session = Session::new(
             producers,
@@ -121,9 +128,10 @@ impl Opening {
         let (key, value) = (self.keys.claim.as_bytes(), position::claim_value(&claim));
         let produced =
             topic.produce(position::STREAM, Some(key), Some(value.as_bytes()), std::iter::empty(), 0);
-        // A code here is told again, with its cause, by the commit that then fails.
+        // An empty transaction would commit without the broker, and look like a claim.
         if let Err(code) = produced {
-            tracing::debug!(code = code.0, "the claim was not taken");
+            let refused = Failure { code, text: native::describe(code), retriable: false };
+            return Err(trouble(producer.failed().unwrap_or(Trouble::Call(refused))));
         }
         let committed = producer.committed(&mut producer.commit(None).done).await.map_err(trouble)?;
         self.claimed = true;
@@ -135,31 +143,39 @@ impl Opening {
         Ok(())
     }
 
+    /// Topics that data went to; none where the position topic is not there yet.
+    pub async fn recorded_topics(&self) -> Result<Vec<String>> {
+        if self.topics.admin.presence(&self.settings.position_topic).await? == Presence::Missing {
+            return Ok(Vec::new());
+        }
+        let (settings, keys) = (self.settings.clone(), self.keys.clone());
+        blocking(move || position::read_topics(&settings, &keys)).await
+    }
+
     async fn read(&self) -> Result<Found> {
         let (settings, keys) = (self.settings.clone(), self.keys.clone());
         blocking(move || position::read(&settings, &keys)).await
     }
 
     /// After librdkafka said fenced, which means two things: another instance took over, or the broker ended
-    /// our own transaction. The claims tell them apart. `None` is the second: open again.
-    pub async fn taken_over(&self) -> Option<Error> {
+    /// our own transaction. The claims tell them apart. `Ok(None)` is the second: open again. While they
+    /// cannot be read nothing is known, and nobody may be shut out.
+    pub async fn taken_over(&self) -> Result<Option<Error>> {
         if !self.claimed {
-            return None;
+            return Ok(None);
         }
         let (settings, keys) = (self.settings.clone(), self.keys.clone());
-        let newest = blocking(move || position::read_claim(&settings, &keys)).await;
-        let claim = newest
-            .inspect_err(|error| tracing::debug!(%error, "cannot read the claims after being fenced"))
-            .ok()
-            .flatten()
-            // Ours was committed, so a stranger's that is newest lies after it.
-            .filter(|claim| claim.instance != self.instance)?;
+        let newest = blocking(move || position::read_claim(&settings, &keys)).await?;
+        // Ours was committed, so a stranger's that is newest lies after it.
+        let Some(claim) = newest.filter(|claim| claim.instance != self.instance) else { return Ok(None) };
         let ago_s = (now_us() / 1000 - claim.time_ms) / 1000;
         let error = Error::fenced(format!(
             "another instance took over connector {}: {}, {ago_s} s ago",
             self.settings.connector, claim.instance
         ));
-        Some(error.hint("stop one of the two, or give them different names; the other one goes on meanwhile"))
+        Ok(Some(
+            error.hint("stop one of the two, or give them different names; the other one goes on meanwhile"),
+        ))
     }
 }
 

@@ -41,7 +41,7 @@ const STEP: i64 = 1_000;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a broker holds a fetch that finds nothing; the last fetch always does, so it delays each start.
-const FETCH_WAIT_MS: &str = "10";
+const FETCH_WAIT_MS: &str = "2";
 
 /// The keys of one connector's records.
 #[derive(Clone, Debug)]
@@ -70,6 +70,10 @@ pub enum Entry {
     Partitions {
         topic: String,
         count: u32,
+    },
+    /// Its partition count was taken away by an operator.
+    Forgotten {
+        topic: String,
     },
     /// Keeps a transactional id alive, or belongs to another connector or a take-over.
     Other,
@@ -107,7 +111,7 @@ impl Keys {
             return claim_of(&object(value)?).ok_or("it is not a claim").map(Entry::Claim);
         }
         let Some(topic) = self.topic_of(key)? else { return Ok(Entry::Other) };
-        let Some(value) = value else { return Ok(Entry::Other) };
+        let Some(value) = value else { return Ok(Entry::Forgotten { topic }) };
         let count = object(value)?.get("partitions").and_then(Value::as_u64);
         let count = count.and_then(|count| u32::try_from(count).ok()).ok_or("it has no partition count")?;
         Ok(Entry::Partitions { topic, count })
@@ -181,6 +185,13 @@ pub fn read(settings: &Settings, keys: &Keys) -> Result<Found> {
     Ok(found)
 }
 
+/// The topics whose partition counts stand in the position topic. Blocks its thread like `read`.
+pub fn read_topics(settings: &Settings, keys: &Keys) -> Result<Vec<String>> {
+    let mut found = Found::default();
+    Reading::new(settings, keys)?.slow(&mut found)?;
+    Ok(found.partitions.into_keys().collect())
+}
+
 /// The newest claim, and nothing else: who fenced us? Blocks its thread like `read`.
 pub fn read_claim(settings: &Settings, keys: &Keys) -> Result<Option<Claim>> {
     let mut found = Found::default();
@@ -237,7 +248,7 @@ impl<'a> Reading<'a> {
             self.span(STREAM, lower, upper, |entry| match entry {
                 Entry::Position(at) => position = Some(at),
                 Entry::Claim(by) => claim = Some(by),
-                Entry::Partitions { .. } | Entry::Other => (),
+                Entry::Partitions { .. } | Entry::Forgotten { .. } | Entry::Other => (),
             })?;
             // Steps further back hold older records only.
             found.claim = found.claim.take().or(claim);
@@ -256,10 +267,14 @@ impl<'a> Reading<'a> {
         if low == end {
             return Ok(());
         }
-        self.span(SLOW, low, end, |entry| {
-            if let Entry::Partitions { topic, count } = entry {
+        self.span(SLOW, low, end, |entry| match entry {
+            Entry::Partitions { topic, count } => {
                 found.partitions.insert(topic, count);
             }
+            Entry::Forgotten { topic } => {
+                found.partitions.remove(&topic);
+            }
+            Entry::Position(_) | Entry::Claim(_) | Entry::Other => (),
         })
     }
 

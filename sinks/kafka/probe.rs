@@ -11,9 +11,16 @@ use millrace_core::progress::Progress;
 use millrace_core::sink::{Sink, Targets};
 use millrace_kafka::{KafkaSink, Raw, Settings, read_position};
 
+fn number(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
 fn settings(name: &str) -> Settings {
     let bootstrap = std::env::var("MILLRACE_TEST_BOOTSTRAP").expect("MILLRACE_TEST_BOOTSTRAP");
+    let client: serde_json::Value =
+        serde_json::from_str(&std::env::var("PROBE_CLIENT").unwrap_or("{}".to_owned())).unwrap();
     let raw: Raw = serde_json::from_value(serde_json::json!({
+        "client": client,
         "bootstrap": [bootstrap], "topic_defaults": {"partitions": 4, "replication": 1},
     }))
     .unwrap();
@@ -36,7 +43,8 @@ fn fill(batch: &mut EncodedBatch, topic: u32, records: u32, lsn: u64, bytes: usi
         let key = put(&[n as u8; 12]);
         let value = put(&vec![b'x'; bytes]);
         let mut headers = Vec::new();
-        for (name, value) in [("position", "0000000/16B3748/16B3700/12/0"), ("op", "c")] {
+        let all = [("position", "0000000/16B3748/16B3700/12/0"), ("op", "c")];
+        for (name, value) in all.iter().take(number("PROBE_HEADERS", 2)) {
             headers.extend_from_slice(&(name.len() as u16).to_le_bytes());
             headers.extend_from_slice(name.as_bytes());
             headers.extend_from_slice(&(value.len() as u32).to_le_bytes());
@@ -85,6 +93,7 @@ fn report(name: &str, mut took: Vec<Duration>) {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     let name = format!("probe{}", std::process::id());
     let started = Instant::now();
     let (mut sink, progress) = sink(&name, "one");
@@ -97,7 +106,7 @@ async fn main() {
     for pause in [0, 2, 20] {
         let mut took = Vec::new();
         let cpu = cpu_us();
-        let n = if pause == 20 { 200 } else { 1000 };
+        let n = if pause == 20 { 200 } else { number("PROBE_SMALL", 1000) as u64 };
         for _ in 0..n {
             lsn += 1;
             fill(&mut batch, topic.index, 1, lsn, 500);

@@ -15,7 +15,10 @@ use tokio::sync::oneshot;
 use crate::config::Settings;
 use crate::errors::{self, Class, Code, Failure};
 use crate::native::{Client, Role, Topic, Undelivered};
+use crate::position;
 
+/// The initialisation that follows waits longer, and tells why.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an idle thread runs librdkafka's callbacks.
 const IDLE_POLL: Duration = Duration::from_millis(500);
 /// An abort at the end is a courtesy to readers; the broker does it anyway when the transaction times out.
@@ -25,9 +28,12 @@ const WATCH_SLACK: Duration = Duration::from_secs(5);
 /// Above any batch that fits into memory, so that `batch.size` alone decides.
 const BATCH_RECORDS: &str = "1000000";
 /// Waits for a fuller batch this long; a commit does not wait for it.
-const LINGER_MS: &str = "5";
+const LINGER_MS: &str = "2";
 /// Queued records are bounded by bytes; this only must not come first.
 const QUEUE_RECORDS: &str = "1000000";
+
+/// What a record's headers and bookkeeping may add to its bytes.
+const RECORD_OVERHEAD: u64 = 64 * 1024;
 
 /// Bytes of one batch and of one record, as the topics allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +160,12 @@ impl Producer {
             doubt: backoff.mul_f64(DOUBT),
             open: false,
         };
+        let topic = settings.position_topic.clone();
         let name = format!("kafka-{nth}-{}", settings.connector);
         thread::Builder::new()
             .name(name)
             .spawn(move || {
+                worker.connect(&topic);
                 worker.run(&orders);
                 // Nobody may wait any more.
                 let _ = end.send(());
@@ -179,6 +187,12 @@ impl Producer {
     /// Runs the callbacks that wait, which makes room in the queue.
     pub fn poll(&self) {
         self.client.poll(Duration::ZERO);
+    }
+
+    /// Why the open transaction has failed, as far as librdkafka says; `None` where it says nothing.
+    pub fn failed(&self) -> Option<Trouble> {
+        let undelivered = self.client.events().undelivered();
+        undelivered.map(|record| cause(&self.client, record)).or(self.client.fatal().map(Trouble::Call))
     }
 
     /// A record of the open transaction was not delivered: it can only fail.
@@ -289,8 +303,9 @@ fn config(settings: &Settings, id: &str, backoff: Duration, sizes: Sizes) -> rdk
     owned("retry.backoff.max.ms", backoff_ms);
     owned("message.max.bytes", sizes.record_bytes.to_string());
     owned("queue.buffering.max.messages", QUEUE_RECORDS.to_owned());
-    // Half of the memory each.
-    owned("queue.buffering.max.kbytes", (settings.memory_bytes / 2 / 1024).max(1).to_string());
+    // Half of the memory each; but a queue that cannot hold the largest record would never take it.
+    let queue_bytes = (settings.memory_bytes / 2).max(u64::from(sizes.record_bytes) + RECORD_OVERHEAD);
+    owned("queue.buffering.max.kbytes", queue_bytes.div_ceil(1024).to_string());
     owned("statistics.interval.ms", "0".to_owned());
     if settings.client_value("linger.ms").is_none() {
         owned("linger.ms", LINGER_MS.to_owned());
@@ -313,6 +328,18 @@ struct Worker {
 }
 
 impl Worker {
+    /// An initialisation that finds no connection asks again only after half a second, so there is one first:
+    /// this question goes to the partition's leader, and not through the connection to a bootstrap address,
+    /// which librdkafka drops as soon as it knows the brokers.
+    fn connect(&self, topic: &str) {
+        let partition = position::STREAM.cast_signed();
+        let topic = self.client.topic(topic);
+        let found = topic.and_then(|topic| topic.offsets(partition, CONNECT_TIMEOUT));
+        if let Err(failure) = found {
+            tracing::debug!(%failure, "cannot connect a producer yet");
+        }
+    }
+
     fn run(mut self, orders: &commands::Receiver<Command>) {
         loop {
             match orders.recv_timeout(IDLE_POLL) {

@@ -147,13 +147,19 @@ impl Topics {
         let mut made = false;
         loop {
             match self.admin.presence(name).await? {
-                Presence::Ready { partitions, replication } => return Ok((partitions, replication, made)),
+                // A broker tells of a partition some milliseconds before it takes records for it, and a
+                // record that is refused then waits for a whole retry backoff.
+                Presence::Ready { partitions, replication }
+                    if !made || self.admin.answers(name, partitions).await? =>
+                {
+                    return Ok((partitions, replication, made));
+                }
                 Presence::Missing if !made => {
                     self.admin.create(name, partitions, replication, config).await?;
                     made = true;
                     continue;
                 }
-                Presence::Missing | Presence::Coming => (),
+                Presence::Missing | Presence::Coming | Presence::Ready { .. } => (),
             }
             if Instant::now() > deadline {
                 return Err(Error::transient(format!("topic {name} has partitions without a leader"))

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::closing::{self, Close, Standing};
 use crate::config::Settings;
 use crate::errors::{Code, Failure};
-use crate::native::Topic;
+use crate::native::{self, Topic};
 use crate::position::{self, Keys};
 use crate::producer::{Committed, Gate, Producer, Sizes, Trouble};
 use crate::topics::Topics;
@@ -85,6 +85,11 @@ impl Open {
         }
     }
 
+    /// The broker is about to end it: nothing more can come of it.
+    fn is_overdue(&self, timeout: Duration) -> bool {
+        self.begun.elapsed() > timeout * 9 / 10
+    }
+
     fn standing(&self) -> Standing {
         Standing {
             records: self.records,
@@ -94,6 +99,7 @@ impl Open {
             quiet: self.newest_batch.elapsed(),
             whole: self.whole,
             drained: self.drained,
+            waits: false,
         }
     }
 }
@@ -102,7 +108,8 @@ impl Open {
 struct Pending {
     nth: usize,
     given: Instant,
-    flushed: oneshot::Receiver<()>,
+    /// Taken once it has answered: it must not be asked again.
+    flushed: Option<oneshot::Receiver<()>>,
     is_flushed: bool,
     done: oneshot::Receiver<Result<Committed, Trouble>>,
     gate: Arc<Gate>,
@@ -226,7 +233,10 @@ impl Session {
             };
             tokio::select! {
                 biased;
-                settled = self.settle_one(), if !self.pending.is_empty() => settled?,
+                settled = self.settle_one(), if !self.pending.is_empty() => {
+                    settled?;
+                    self.close_if_due().await?;
+                }
                 () = time => self.on_time().await?,
             }
         }
@@ -238,6 +248,21 @@ impl Session {
             open.drained = true;
         }
         self.close_if_due().await
+    }
+
+    /// Commits a position alone, and with it that nothing is known of these topics any more.
+    pub async fn overwrite(&mut self, position: &Position, forgotten: &[String]) -> Result<(), Stop> {
+        self.begin().await?;
+        for topic in forgotten {
+            let key = self.keys.partitions(topic);
+            self.write(position::SLOW, &key, None).await?;
+        }
+        if let Some(open) = &mut self.open {
+            open.end = Some(position.clone());
+            open.whole = true;
+        }
+        self.close(Close::PositionOnly).await?;
+        self.finish().await
     }
 
     /// Commits what is whole and waits for it.
@@ -264,9 +289,10 @@ impl Session {
         }
         while let Some(before) = self.pending.front_mut() {
             let both = before.nth == self.turn;
-            if !both && !before.is_flushed {
-                let wait = tokio::time::timeout(self.settings.limits.timeout, &mut before.flushed);
-                before.is_flushed = matches!(wait.await, Ok(Ok(())));
+            if !both && let Some(flushed) = &mut before.flushed {
+                let wait = tokio::time::timeout(self.settings.limits.timeout, flushed).await;
+                before.flushed = None;
+                before.is_flushed = matches!(wait, Ok(Ok(())));
             }
             let slow = before.given.elapsed() > self.settings.limits.timeout / 3;
             if !both && before.is_flushed && !slow {
@@ -375,7 +401,7 @@ impl Session {
         if !slot.recorded {
             let key = self.keys.partitions(&slot.name);
             let value = position::partitions_value(slot.partitions);
-            self.write(position::SLOW, &key, &value).await?;
+            self.write(position::SLOW, &key, Some(&value)).await?;
             if let Some(Some(slot)) = self.slots.get_mut(at) {
                 slot.recorded = true;
             }
@@ -384,23 +410,25 @@ impl Session {
     }
 
     /// Adds a record to the position topic, within the open transaction.
-    async fn write(&self, partition: u32, key: &str, value: &str) -> Result<(), Stop> {
+    async fn write(&self, partition: u32, key: &str, value: Option<&str>) -> Result<(), Stop> {
         let Some(topic) = self.position_topic.get(self.turn) else { return Ok(()) };
-        let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+        let (key, value) = (Some(key.as_bytes()), value.map(str::as_bytes));
         while let Err(code) = topic.produce(partition, key, value, std::iter::empty(), 0) {
             self.make_room(code).await?;
         }
         Ok(())
     }
 
-    /// After a record was not taken: waits until the queue has room, or finds out why there is none.
+    /// After a record was not taken: waits until the queue has room, or says why there is none. The open
+    /// transaction is never ended here: without its position a commit of it would be half a truth.
     async fn make_room(&self, code: Code) -> Result<(), Stop> {
         let Some(producer) = self.producers.get(self.turn) else { return Ok(()) };
-        let what = || format!("cannot send to kafka through {}", producer.id());
         match code {
             Code::QUEUE_FULL => {
                 producer.poll();
-                if !producer.has_undelivered() {
+                let waited =
+                    self.open.as_ref().is_some_and(|open| open.is_overdue(self.settings.limits.timeout));
+                if !producer.has_undelivered() && !waited {
                     tokio::time::sleep(QUEUE_RETRY).await;
                     return Ok(());
                 }
@@ -412,14 +440,10 @@ impl Session {
             }
             _ => (),
         }
-        // The transaction has failed; ending it says why, and cannot succeed.
-        let mut ending = producer.commit(None);
-        let trouble = match producer.committed(&mut ending.done).await {
-            Err(trouble) => trouble,
-            Ok(_) => Trouble::Call(Failure { code, text: "a record was not taken".into(), retriable: false }),
-        };
+        let refused = || Trouble::Call(Failure { code, text: native::describe(code), retriable: false });
+        let trouble = producer.failed().unwrap_or_else(refused);
         self.progress.aborts.fetch_add(1, Ordering::Relaxed);
-        Err(Stop::Trouble { what: what(), trouble })
+        Err(Stop::Trouble { what: format!("cannot send to kafka through {}", producer.id()), trouble })
     }
 
     async fn close_if_due(&mut self) -> Result<(), Stop> {
@@ -427,7 +451,8 @@ impl Session {
         if open.end.is_none() {
             return Ok(());
         }
-        match closing::close_reason(&open.standing(), &self.settings.limits) {
+        let standing = Standing { waits: !self.pending.is_empty(), ..open.standing() };
+        match closing::close_reason(&standing, &self.settings.limits) {
             Some(reason) => self.close(reason).await,
             None => Ok(()),
         }
@@ -440,7 +465,7 @@ impl Session {
         if let Some(end) = &open.end {
             let mut text = std::mem::take(&mut self.text);
             position::position_value(end, &mut text);
-            let written = self.write(position::STREAM, &self.keys.position, &text).await;
+            let written = self.write(position::STREAM, &self.keys.position, Some(&text)).await;
             self.text = text;
             written?;
         }
@@ -455,7 +480,7 @@ impl Session {
         self.pending.push_back(Pending {
             nth: self.turn,
             given: Instant::now(),
-            flushed: ending.flushed,
+            flushed: Some(ending.flushed),
             is_flushed: false,
             done: ending.done,
             gate: ending.gate,
@@ -502,6 +527,10 @@ impl Session {
     fn look_at(&self) -> Option<Instant> {
         if let Some(open) = &self.open {
             open.end.as_ref()?;
+            if open.whole && !self.pending.is_empty() {
+                // The end of the one before it is what it waits for.
+                return None;
+            }
             return Some(Instant::now() + closing::look_after(&open.standing(), &self.settings.limits));
         }
         if !self.pending.is_empty() {
@@ -524,7 +553,7 @@ impl Session {
         self.begin().await?;
         let Some(producer) = self.producers.get(self.turn) else { return Ok(()) };
         let key = self.keys.keepalive(producer.id());
-        self.write(position::SLOW, &key, &position::keepalive_value(now_us() / 1000)).await?;
+        self.write(position::SLOW, &key, Some(&position::keepalive_value(now_us() / 1000))).await?;
         self.close(Close::PositionOnly).await?;
         self.keepalives -= 1;
         Ok(())

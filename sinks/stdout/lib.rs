@@ -81,6 +81,12 @@ impl StdoutSink {
         }
     }
 
+    /// Puts a position in the place of whatever the file holds, by an operator's decision.
+    pub async fn overwrite(&mut self, position: &Position) -> Result<()> {
+        self.open = Some(position.clone());
+        self.commit().await
+    }
+
     /// Runs file work off the runtime. The lock makes a new opening wait for work that was given up.
     async fn blocking<T: Send + 'static>(
         &self,
