@@ -38,6 +38,13 @@ mod number {
             high: *mut i64,
             timeout_ms: c_int,
         ) -> c_int;
+        pub fn rd_kafka_metadata(
+            rk: *mut sys::rd_kafka_t,
+            all_topics: c_int,
+            only_topic: *mut sys::rd_kafka_topic_t,
+            metadata: *mut *const sys::rd_kafka_metadata,
+            timeout_ms: c_int,
+        ) -> c_int;
         pub fn rd_kafka_fatal_error(rk: *mut sys::rd_kafka_t, text: *mut c_char, size: usize) -> c_int;
     }
 }
@@ -288,6 +295,20 @@ impl Topic {
             return Err(Code(code));
         }
         let _ = ManuallyDrop::new(headers);
+        Ok(())
+    }
+
+    /// Connects to whichever broker answers first, and learns where the topic's partitions are.
+    pub fn look_up(&self, timeout: Duration) -> Result<(), Failure> {
+        let mut metadata = ptr::null();
+        // SAFETY: client, handle and pointer are alive; the metadata is ours, and given back at once.
+        let code =
+            unsafe { number::rd_kafka_metadata(self.client.rk, 0, self.rkt, &mut metadata, millis(timeout)) };
+        if code != 0 {
+            return Err(failure_of(code));
+        }
+        // SAFETY: as above.
+        unsafe { sys::rd_kafka_metadata_destroy(metadata) };
         Ok(())
     }
 

@@ -226,7 +226,8 @@ impl<'a> Reading<'a> {
         let name = &settings.position_topic;
         let committed_client = client("read_committed")?;
         let handle = |client: &std::sync::Arc<Client>| {
-            client.topic(name).map_err(|failure| errors::error(format!("cannot read topic {name}"), failure))
+            let topic = client.topic(name).and_then(|topic| topic.look_up(READ_TIMEOUT).map(|()| topic));
+            topic.map_err(|failure| errors::error(format!("cannot read topic {name}"), failure))
         };
         Ok(Self {
             keys,

@@ -328,13 +328,14 @@ struct Worker {
 }
 
 impl Worker {
-    /// An initialisation that finds no connection asks again only after half a second, so there is one first:
-    /// this question goes to the partition's leader, and not through the connection to a bootstrap address,
-    /// which librdkafka drops as soon as it knows the brokers.
+    /// An initialisation that finds no connection asks again only after half a second, so there is one first.
+    /// The second question goes to a partition's leader: the connection to the bootstrap address, which may
+    /// have answered the first, is dropped as soon as librdkafka knows the brokers.
     fn connect(&self, topic: &str) {
-        let partition = position::STREAM.cast_signed();
-        let topic = self.client.topic(topic);
-        let found = topic.and_then(|topic| topic.offsets(partition, CONNECT_TIMEOUT));
+        let found = self.client.topic(topic).and_then(|topic| {
+            topic.look_up(CONNECT_TIMEOUT)?;
+            topic.offsets(position::STREAM.cast_signed(), CONNECT_TIMEOUT)
+        });
         if let Err(failure) = found {
             tracing::debug!(%failure, "cannot connect a producer yet");
         }
