@@ -85,7 +85,7 @@ pub async fn run(question: Question) -> Result<ExitCode> {
     if cfg!(debug_assertions) {
         return in_release_mode();
     }
-    build(&["millrace"])?;
+    build("millrace")?;
     let services = Services::start_new(&config(), &Home::temporary()?).await?;
     let bench = bench(&services)?;
     let outcome = match question {
@@ -109,19 +109,17 @@ async fn all(bench: &Bench, arguments: All) -> millrace_bench::Result<()> {
 
 /// The consumer and the writers measure too: they run as fast as the daemon does.
 fn in_release_mode() -> Result<ExitCode> {
-    build(&["millrace", "xtask"])?;
+    build("xtask")?;
     let mut command = Command::new(release_dir()?.join("xtask"));
     command.args(std::env::args_os().skip(1));
     let status = command.status().context(|| "xtask in release mode".to_owned())?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn build(packages: &[&str]) -> Result<()> {
+/// One at a time: built together they would share features that the daemon alone does not have.
+fn build(package: &str) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--release"]).current_dir(repository());
-    for package in packages {
-        command.args(["--package", package]);
-    }
+    command.args(["build", "--release", "--package", package]).current_dir(repository());
     let status = command.status().context(|| "cargo build".to_owned())?;
     if status.success() { Ok(()) } else { Err(Error::new("cargo build --release failed")) }
 }

@@ -207,3 +207,24 @@ listen = "{listen}"
         bootstrap = services.kafka.bootstrap(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: &str) -> Status {
+        let reason = Some("slot shop is gone".to_owned());
+        Status { state: state.into(), reason, hint: None, delivered: 0, records: 0, lag_seconds: 0.0 }
+    }
+
+    #[test]
+    fn a_connector_that_mends_itself_is_waited_for_and_another_one_is_not() {
+        for state in ["STARTING", "RUNNING", "DEGRADED", "STALLED"] {
+            assert!(status(state).must_deliver().is_ok(), "{state}");
+        }
+        for state in ["POSITION_LOST", "POSITION_AHEAD", "FENCED", "FAILED", "STOPPED"] {
+            let error = status(state).must_deliver().unwrap_err().to_string();
+            assert!(error.contains(state) && error.contains("slot shop is gone"), "{error}");
+        }
+    }
+}

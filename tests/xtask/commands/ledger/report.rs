@@ -96,3 +96,50 @@ fn text(facts: &[String], reports: &[Report]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_ledger::checker::{Counts, Outcome, Seen, Verdict};
+    use millrace_ledger::kills::{Planted, Recovery, Watermarks};
+    use millrace_ledger::plant::Fault;
+
+    fn report(outcome: Outcome, lost: u64) -> Report {
+        let counts = Counts { lost, ..Counts::default() };
+        let seen = Seen { events: 900, ..Seen::default() };
+        Report {
+            connector: "ledger".into(),
+            seed: 7,
+            kills: 20,
+            seconds: 80.0,
+            written: Default::default(),
+            verdict: Verdict { outcome, counts, seen, unchecked: Vec::new(), violations: Vec::new() },
+            torn_after_kills: Vec::new(),
+            audit: Watermarks {
+                samples: 1,
+                missed: 0,
+                breaches_total: 0,
+                breaches: Vec::new(),
+                positions: 1,
+            },
+            recovery: Recovery::default(),
+            planted: vec![Planted { fault: Fault::Torn, place: Some("t/0@5".into()), found: 1 }],
+            stopped_orderly: true,
+        }
+    }
+
+    #[test]
+    fn a_passed_run_bounds_the_rate_of_failure_and_shows_what_was_planted() {
+        let text = text(&["Date: today".into()], &[report(Outcome::Passed, 0)]);
+        assert!(text.contains("| 7 | 20 | 0 | 0 | 900 | 0 | 0 | 0 | 0 | 0 | passed |"), "{text}");
+        assert!(text.contains("No fault in 20 kills") && text.contains("15.0 %"), "{text}");
+        assert!(text.contains("| 7 | Torn | t/0@5 | 1 |"), "{text}");
+    }
+
+    #[test]
+    fn a_run_with_a_lost_event_is_marked_and_bounds_nothing() {
+        let text = text(&[], &[report(Outcome::Passed, 0), report(Outcome::Failed, 1)]);
+        assert!(text.contains("| 1 | 0 | 0 | 0 | 0 | **not passed** |"), "{text}");
+        assert!(!text.contains("No fault in"), "{text}");
+    }
+}
