@@ -14,6 +14,7 @@ mod opening;
 mod position;
 mod producer;
 pub mod registry;
+mod stop;
 mod topics;
 mod transaction;
 mod waiting;
@@ -37,8 +38,9 @@ use admin::Presence;
 use opening::{Doubt, Opening};
 use position::Keys;
 use registry::Registry;
+use stop::Stop;
 use topics::Topics;
-use transaction::{Session, Stop};
+use transaction::Session;
 
 /// An orderly end, commits and threads together: with what the source takes, below the daemon's 10 s.
 const CLOSE_WITHIN: Duration = Duration::from_millis(3_500);

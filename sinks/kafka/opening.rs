@@ -17,8 +17,9 @@ use crate::errors::Failure;
 use crate::native::{self, Topic};
 use crate::position::{self, Claim, Found, Keys};
 use crate::producer::{Producer, Trouble};
+use crate::stop::Stop;
 use crate::topics::Topics;
-use crate::transaction::{Session, Stop};
+use crate::transaction::Session;
 
 /// Doubtful commits in a row after which the backoff, and with it the threshold of doubt, is doubled.
 const DOUBTS_IN_A_ROW: u32 = 3;

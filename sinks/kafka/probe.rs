@@ -94,7 +94,7 @@ fn report(name: &str, mut took: Vec<Duration>) {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
-    let name = format!("probe{}", std::process::id());
+    let name = std::env::var("PROBE_NAME").unwrap_or_else(|_| format!("probe{}", std::process::id()));
     let started = Instant::now();
     let (mut sink, progress) = sink(&name, "one");
     println!("first open: {:?} in {:?}", sink.open().await, started.elapsed());

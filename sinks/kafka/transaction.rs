@@ -21,6 +21,7 @@ use crate::errors::{Code, Failure};
 use crate::native::{self, Topic};
 use crate::position::{self, Keys};
 use crate::producer::{Committed, Gate, Producer, Sizes, Trouble};
+use crate::stop::Stop;
 use crate::topics::Topics;
 
 /// Brokers forget a transactional id that is silent for `transactional.id.expiration.ms`, a week by default;
@@ -32,28 +33,6 @@ const QUEUE_RETRY: Duration = Duration::from_millis(1);
 
 /// Records between two runs of the callbacks that give delivered records' memory back.
 const POLL_EVERY: usize = 512;
-
-/// Why a session is over. Every one of these means that the sink is opened anew.
-#[derive(Debug)]
-pub enum Stop {
-    Error(Error),
-    /// The transaction was not committed.
-    Trouble {
-        what: String,
-        trouble: Trouble,
-    },
-    /// It was committed, but its end may have been asked for twice, and the second may yet arrive.
-    Doubtful {
-        id: String,
-        committed: Committed,
-    },
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Stop::Error(error)
-    }
-}
 
 /// The transaction that records go into.
 struct Open {
@@ -573,29 +552,4 @@ fn new_slot(topics: &Topics, index: u32) -> Result<Slot, Stop> {
         record_bytes_max: known.topic.record_bytes_max,
         handles: [None, None],
     })
-}
-
-impl Stop {
-    pub fn is_fenced(&self) -> bool {
-        match self {
-            Stop::Trouble { trouble, .. } => trouble.is_fenced(),
-            Stop::Error(_) | Stop::Doubtful { .. } => false,
-        }
-    }
-
-    pub fn is_doubtful(&self) -> bool {
-        matches!(self, Stop::Doubtful { .. })
-    }
-
-    pub fn into_error(self) -> Error {
-        match self {
-            Stop::Error(error) => error,
-            Stop::Trouble { what, trouble } => trouble.into_error(&what),
-            Stop::Doubtful { id, committed } => Error::transient(format!(
-                "a commit of {id} took {} ms: its end may have been asked for twice, and the second may yet arrive",
-                committed.call.as_millis()
-            ))
-            .hint("both producers are opened anew, which shuts it out; look for the cause at the brokers or the network"),
-        }
-    }
 }
