@@ -3,13 +3,12 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::process::Program;
-use crate::{Result, Servers};
+use crate::process::{Program, command};
+use crate::{Bench, Result};
 
 /// A daemon says where it listens before it opens anything.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
@@ -41,8 +40,8 @@ pub enum From<'a> {
 }
 
 impl Connector {
-    pub fn new(name: &str, database_url: &str, from: From<'_>, servers: &Servers) -> Result<Connector> {
-        let dir = tempfile::Builder::new().prefix("millrace-bench-").tempdir()?;
+    pub fn new(name: &str, database_url: &str, from: From<'_>, bench: &Bench) -> Result<Connector> {
+        let dir = tempfile::Builder::new().prefix("connector-").tempdir_in(&bench.scratch)?;
         let mut source = format!("url = {database_url:?}\ntables = [\"public.bench\"]\n");
         if let From::Slot(slot) = from {
             write!(
@@ -51,17 +50,17 @@ impl Connector {
                  publication = \"bench\"\ncreate_publication = false\n"
             )?;
         }
-        let brokers: Vec<&str> = servers.bootstrap.split(',').collect();
+        let brokers: Vec<&str> = bench.servers.bootstrap.split(',').collect();
         let file = format!(
             "name = {name:?}\n\n[source.postgres]\n{source}\n\
              [format]\nencoding = \"avro\"\nregistry = {:?}\n\n\
              [sink.kafka]\nbootstrap = {brokers:?}\n\n\
              [rest]\nlisten = \"127.0.0.1:0\"\n",
-            servers.registry
+            bench.servers.registry
         );
         fs::write(dir.path().join("connector.toml"), file)?;
         let starts = std::cell::Cell::new(0);
-        Ok(Connector { name: name.to_owned(), millrace: servers.millrace.clone(), dir, starts })
+        Ok(Connector { name: name.to_owned(), millrace: bench.servers.millrace.clone(), dir, starts })
     }
 
     /// Starts the daemon; returns as soon as the process is there.
@@ -69,7 +68,7 @@ impl Connector {
         self.starts.set(self.starts.get() + 1);
         let log = self.dir.path().join(format!("{}.log", self.starts.get()));
         let out = File::create(&log)?;
-        let mut command = Command::new(&self.millrace);
+        let mut command = command(&self.millrace);
         command.args(["run", "--exit-on-failure"]).arg(self.dir.path().join("connector.toml"));
         command.stdin(std::process::Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let program = Program::start(&mut command)?;

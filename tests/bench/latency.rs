@@ -72,7 +72,7 @@ Kafka Connect, tuned for latency, p50 6 to 8 and p99 15 to 28 ms; with its defau
 async fn measure(bench: &Bench, database: &Database, rate: u64, seconds: u64) -> Result<Measured> {
     let name = format!("bench-latency-{rate}");
     let topic = format!("{name}.public.bench");
-    let connector = Connector::new(&name, &database.url, From::Now, &bench.servers)?;
+    let connector = Connector::new(&name, &database.url, From::Now, bench)?;
     let mut daemon = connector.start()?;
     until_reading(database, &daemon).await?;
     let observer = Observer::start(&bench.servers, &topic);

@@ -46,6 +46,8 @@ pub struct Servers {
 pub struct Bench {
     pub servers: Servers,
     pub report: PathBuf,
+    /// A directory for connector files, logs and samples; what is put there is deleted again.
+    pub scratch: PathBuf,
     /// What was typed.
     pub command: String,
     /// Name and version of what took part; Postgres answers for itself.

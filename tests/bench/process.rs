@@ -1,7 +1,7 @@
 //! Programs under measurement, and what the kernel counts for a process.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::Result;
 /// built for.
 const TICKS: f64 = 100.0;
 
-/// A program that is killed, at the latest, when its handle is dropped.
+/// A program that is killed when its handle is dropped, and by the kernel when this process dies first.
+/// To be started from the main thread: the kernel's promise ends with the thread that started it.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -21,10 +22,7 @@ pub struct Program {
 
 impl Program {
     pub fn start(command: &mut Command) -> Result<Program> {
-        // A group of its own: what is sent to ours does not change a measurement half-way.
-        let child = command.process_group(0).spawn();
-        let child =
-            child.map_err(|e| format!("{} cannot be started: {e}", command.get_program().display()))?;
+        let child = command.spawn().map_err(|error| format!("setpriv cannot be started: {error}"))?;
         Ok(Program { child })
     }
 
@@ -58,6 +56,14 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A command for [`Program::start`]: setpriv arranges for the kernel's part and then becomes the program,
+/// with the same process id.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 /// User and system time of all threads of a process in seconds, in steps of 10 ms; of a zombie too.
@@ -96,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_cpu_time_of_an_ended_program_can_be_read_until_it_is_waited_for() {
-        let mut command = Command::new("sh");
+        let mut command = command("sh");
         command.args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]);
         let mut program = Program::start(&mut command).unwrap();
         while !program.ended().unwrap() {

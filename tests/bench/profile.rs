@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::process::Program;
-use crate::{Result, report};
+use crate::process::{Program, command};
+use crate::{Bench, Result, report};
 
 /// Off every multiple of 100 and of the scheduler's tick, so that it does not beat with them.
 const SAMPLES_PER_SECOND: &str = "997";
@@ -22,8 +22,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// `None`, with the reason, on a machine where it cannot be used.
-    pub fn new() -> Result<std::result::Result<Recorder, String>> {
-        let dir = tempfile::Builder::new().prefix("millrace-perf-").tempdir()?;
+    pub fn new(bench: &Bench) -> Result<std::result::Result<Recorder, String>> {
+        let dir = tempfile::Builder::new().prefix("perf-").tempdir_in(&bench.scratch)?;
         let probe = Command::new("perf")
             .args(["record", "-q", "-g", "-o"])
             .arg(dir.path().join("probe"))
@@ -42,7 +42,7 @@ impl Recorder {
 
     pub fn start(&mut self, pid: u32) -> Result<()> {
         let log = File::create(self.dir.path().join("log"))?;
-        let mut command = Command::new("perf");
+        let mut command = command("perf");
         command.args(["record", "-q", "-g", "-F", SAMPLES_PER_SECOND, "-p", &pid.to_string(), "-o"]);
         command.arg(self.dir.path().join("data"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

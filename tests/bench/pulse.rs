@@ -1,12 +1,12 @@
 //! One run over a slot that waits, timed from the slot becoming active to the last event, with the CPU
 //! time of everybody who took part. Start at [`pg_recvlogical`] and [`millrace`].
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::daemon::{Connector, Daemon, From};
 use crate::database::{Database, Written};
-use crate::process::{Program, cpu_seconds, memory_peak_bytes, scheduled_seconds};
+use crate::process::{Program, command, cpu_seconds, memory_peak_bytes, scheduled_seconds};
 use crate::profile::Recorder;
 use crate::{Bench, Error, Result, verify};
 
@@ -49,7 +49,7 @@ pub async fn pg_recvlogical(
 ) -> Result<Run> {
     let slot = "recvlogical";
     database.copy_slot(base, slot).await?;
-    let mut command = Command::new(&bench.servers.pg_recvlogical);
+    let mut command = command(&bench.servers.pg_recvlogical);
     command.args(["--dbname", &database.url, "--slot", slot, "--start", "--file", "/dev/null"]);
     command.args(["--option", "proto_version=1", "--option", "publication_names=bench"]);
     command.args(["--option", "messages=true", "--endpos", &written.end]);
@@ -80,7 +80,7 @@ pub async fn millrace(
 ) -> Result<Run> {
     let slot = name.replace('-', "_");
     database.copy_slot(base, &slot).await?;
-    let connector = Connector::new(name, &database.url, From::Slot(&slot), &bench.servers)?;
+    let connector = Connector::new(name, &database.url, From::Slot(&slot), bench)?;
     let mut daemon = connector.start()?;
     let begun = Gauge::begin(database, &slot, &daemon.program, &bench.servers.broker_pids).await;
     let mut gauge = begun.map_err(|error| daemon.failure(&error.to_string()))?;

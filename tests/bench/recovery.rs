@@ -49,7 +49,7 @@ pub async fn run(bench: &Bench, options: &Options) -> Result<()> {
     let facts = machine::facts(bench, &database).await?;
     let name = "bench-recovery";
     let topic = format!("{name}.public.bench");
-    let connector = Connector::new(name, &database.url, From::Now, &bench.servers)?;
+    let connector = Connector::new(name, &database.url, From::Now, bench)?;
     let launched_us = now_us();
     let daemon = connector.start()?;
     until_reading(&database, &daemon).await?;

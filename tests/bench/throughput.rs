@@ -239,7 +239,7 @@ async fn profile(
     written: &Written,
     workload: &Workload,
 ) -> Result<String> {
-    let mut recorder = match Recorder::new()? {
+    let mut recorder = match Recorder::new(bench)? {
         Ok(recorder) => recorder,
         Err(why) => return Ok(format!("{}: `perf` was not available ({why}).\n", workload.what)),
     };

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the figures of the report, measured on servers of their own.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -86,8 +87,9 @@ pub async fn run(question: Question) -> Result<ExitCode> {
         return in_release_mode();
     }
     build("millrace")?;
-    let services = Services::start_new(&config(), &Home::temporary()?).await?;
-    let bench = bench(&services)?;
+    let home = Home::temporary()?;
+    let services = Services::start_new(&config(), &home).await?;
+    let bench = bench(&services, &home)?;
     let outcome = match question {
         Question::Postgres(arguments) => throughput::run(&bench, &arguments.into()).await,
         Question::Latency(arguments) => latency::run(&bench, &arguments.into()).await,
@@ -111,9 +113,9 @@ async fn all(bench: &Bench, arguments: All) -> millrace_bench::Result<()> {
 fn in_release_mode() -> Result<ExitCode> {
     build("xtask")?;
     let mut command = Command::new(release_dir()?.join("xtask"));
-    command.args(std::env::args_os().skip(1));
-    let status = command.status().context(|| "xtask in release mode".to_owned())?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    // Becomes it, so that a signal to this process is a signal to the measurement.
+    let error = command.args(std::env::args_os().skip(1)).exec();
+    Err(Error::new(format!("xtask in release mode: {error}")))
 }
 
 /// One at a time: built together they would share features that the daemon alone does not have.
@@ -139,7 +141,7 @@ fn config() -> Config {
     config
 }
 
-fn bench(services: &Services) -> Result<Bench> {
+fn bench(services: &Services, home: &Home) -> Result<Bench> {
     let servers = Servers {
         postgres: services.postgres.url(),
         bootstrap: services.kafka.bootstrap(),
@@ -156,6 +158,7 @@ fn bench(services: &Services) -> Result<Bench> {
     Ok(Bench {
         servers,
         report: repository().join("tests/bench/REPORT.md"),
+        scratch: home.dir.clone(),
         command: format!("cargo xtask {}", typed.join(" ")),
         versions: versions.map(|(name, version)| (name.to_owned(), version)).to_vec(),
         server_notes: vec![
