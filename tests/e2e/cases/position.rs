@@ -17,11 +17,15 @@ async fn the_position_topic_holds_claims_the_first_start_and_then_positions() {
     assert_eq!(stream[0].value["instance"], stream[1].value["instance"]);
     assert_ne!(stream[0].value["id"], stream[1].value["id"]);
     assert!(stream[0].value["time"].is_i64(), "{:?}", stream[0]);
-    assert_eq!((&stream[2].key, &stream[2].value["state"]), (&position, &json!("creating")));
-    assert_eq!(stream[2].value["slot"], shop.slot());
-    let written = &stream[3..];
+    // A slow machine may have put a claim in doubt, and opened anew: what is not a claim is a position.
+    let written: Vec<_> = stream.iter().filter(|record| record.key != claim).collect();
     assert!(written.iter().all(|record| record.key == position), "{written:?}");
-    let ends: Vec<u64> = written.iter().map(|record| lsn(&record.value["end_lsn"])).collect();
+    assert_eq!(
+        (&written[0].value["state"], &written[0].value["slot"]),
+        (&json!("creating"), &json!(shop.slot()))
+    );
+    let ends: Vec<u64> = written[1..].iter().map(|record| lsn(&record.value["end_lsn"])).collect();
+    assert!(!ends.is_empty(), "no position follows the first start");
     assert!(ends.is_sorted(), "{ends:?}");
 }
 

@@ -30,7 +30,7 @@ async fn an_old_instance_that_goes_on_after_a_new_one_took_over_doubles_nothing(
     load.await.expect("the load is written");
     shop.expect_rows_within(TAKEN_OVER, 1..=60_000).await;
 
-    // One of the two works, and the other one knows it.
+    // One of the two works, and the other one knows it: it was shut out, or waits for the slot.
     let new = shop.take_daemon();
     let states = until("one works and the other does not", async || {
         let states = [old.state(&name).await?, new.state(&name).await?];
@@ -38,6 +38,7 @@ async fn an_old_instance_that_goes_on_after_a_new_one_took_over_doubles_nothing(
     })
     .await;
     let active = states.iter().position(|state| state == "RUNNING").expect("just counted");
+    assert!(["FENCED", "DEGRADED"].contains(&states[1 - active].as_str()), "{states:?}");
     let (mut active, mut idle) = if active == 0 { (old, new) } else { (new, old) };
     idle.kill();
     shop.rows(60_001..=60_100).await;
