@@ -47,9 +47,10 @@ async fn e2e(tally: &mut Tally) {
         Err(e) => return tally.fail("e2e: servers", &e),
     };
     println!("ready after {:.1} s", started.elapsed().as_secs_f32());
-    // The tests run the daemon's binary; cargo builds it for the tests of its own package only.
-    if tally.stage("e2e: the daemon", cargo(&["build", "--package", "millrace"])) {
-        let mut tests = cargo(&["test", "--package", "millrace-e2e", "--no-fail-fast"]);
+    // The tests run the daemon's binary; cargo builds it for the tests of its own package only. Of the whole
+    // workspace, so that features are those of the stages before and librdkafka is not built once more.
+    if tally.stage("e2e: the daemon", cargo(&["build", "--workspace", "--bin", "millrace"])) {
+        let mut tests = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast"]);
         tests.env(SHARED, &home.dir);
         tally.tests("e2e", tests);
     }
