@@ -27,8 +27,9 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
 const WATCH_SLACK: Duration = Duration::from_secs(5);
 /// Above any batch that fits into memory, so that `batch.size` alone decides.
 const BATCH_RECORDS: &str = "1000000";
-/// Waits for a fuller batch this long; a commit does not wait for it.
-const LINGER_MS: &str = "2";
+/// Waits for a fuller batch this long; a commit does not wait for it. Above the time a broker takes to
+/// answer: once the oldest record is older than this, librdkafka polls without pause until the answer comes.
+const LINGER_MS: &str = "20";
 /// Queued records are bounded by bytes; this only must not come first.
 const QUEUE_RECORDS: &str = "1000000";
 
