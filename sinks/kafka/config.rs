@@ -215,7 +215,7 @@ const OWNED: [(&str, &str); 34] = [
 ];
 
 /// Room for two transactions' worth of records in flight while the process stays small.
-const MEMORY_BYTES: u64 = 16 * 1024 * 1024;
+const MEMORY_BYTES: u64 = 8 * 1024 * 1024;
 const MEMORY_BYTES_MIN: u64 = 1024 * 1024;
 
 impl Settings {
