@@ -44,6 +44,9 @@ struct Open {
     source_bytes: u64,
     source: u64,
     end: Option<Position>,
+    /// The position that was sent last. The first batch's goes out before its records: with both partitions
+    /// known at once, librdkafka announces them to the coordinator in one request and not in two.
+    sent: Option<Position>,
     whole: bool,
     drained: bool,
 }
@@ -59,6 +62,7 @@ impl Open {
             source_bytes: 0,
             source: 0,
             end: None,
+            sent: None,
             whole: false,
             drained: false,
         }
@@ -183,6 +187,9 @@ impl Session {
             self.keep_alive().await?;
         }
         self.begin().await?;
+        if self.open.as_ref().is_some_and(|open| open.sent.is_none()) {
+            self.send_position(end).await?;
+        }
         self.enqueue(batch).await?;
         if let Some(open) = &mut self.open {
             open.end = Some(end.clone());
@@ -388,6 +395,19 @@ impl Session {
         Ok(())
     }
 
+    /// Within a transaction the last one counts.
+    async fn send_position(&mut self, position: &Position) -> Result<(), Stop> {
+        let mut text = std::mem::take(&mut self.text);
+        position::position_value(position, &mut text);
+        let written = self.write(position::STREAM, &self.keys.position, Some(&text)).await;
+        self.text = text;
+        written?;
+        if let Some(open) = &mut self.open {
+            open.sent = Some(position.clone());
+        }
+        Ok(())
+    }
+
     /// Adds a record to the position topic, within the open transaction.
     async fn write(&self, partition: u32, key: &str, value: Option<&str>) -> Result<(), Stop> {
         let Some(topic) = self.position_topic.get(self.turn) else { return Ok(()) };
@@ -441,12 +461,10 @@ impl Session {
     /// the position is enqueued, and then everything at once.
     async fn close(&mut self, reason: Close) -> Result<(), Stop> {
         let Some(open) = &self.open else { return Ok(()) };
-        if let Some(end) = &open.end {
-            let mut text = std::mem::take(&mut self.text);
-            position::position_value(end, &mut text);
-            let written = self.write(position::STREAM, &self.keys.position, Some(&text)).await;
-            self.text = text;
-            written?;
+        if let Some(end) = &open.end
+            && open.sent.as_ref() != Some(end)
+        {
+            self.send_position(&end.clone()).await?;
         }
         let Some(open) = self.open.take() else { return Ok(()) };
         if reason.cuts() && self.cut != Some(open.source) {

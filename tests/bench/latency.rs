@@ -12,8 +12,9 @@ use crate::report::{self, Goal};
 use crate::writers::{Load, Writers};
 use crate::{Bench, Result, machine, topics, verify};
 
-/// Of load, before the measured part: the first events make the topic and register the schemas.
-const WARM_UP_SECONDS: u64 = 5;
+/// Of load, before the measured part: the first events make the topic and register the schemas, and a
+/// broker that was just started compiles itself for half a minute.
+const WARM_UP_SECONDS: u64 = 20;
 /// What is on its way when the writers end.
 const ALL_SEEN_WITHIN: Duration = Duration::from_secs(30);
 const ACTIVE_WITHIN: Duration = Duration::from_secs(30);
@@ -64,7 +65,7 @@ pub async fn run(bench: &Bench, options: &Options) -> Result<()> {
 const METHOD: &str = "\
 One-row commits at a fixed pace; the daemon with its default settings. Timed from the commit's timestamp \
 (`source.ts_us`) to the answer of the fetch that brought the event to an independent `read_committed` \
-consumer, which long-polls from its own thread; one clock for both. The first 5 seconds of load are left \
+consumer, which long-polls from its own thread; one clock for both. The first 20 seconds of load are left \
 out. Every row is checked to be there once. For scale, on another machine of 2 cores: Debezium 3.6 on \
 Kafka Connect, tuned for latency, p50 6 to 8 and p99 15 to 28 ms; with its defaults 400 to 550 and 960 ms.
 ";

@@ -136,6 +136,7 @@ fn release_dir() -> Result<PathBuf> {
 
 fn config() -> Config {
     let mut config = Config::default();
+    config.kafka.whole_heap = true;
     config.postgres.fsync = false;
     config.postgres.settings = vec![("autovacuum".into(), "off".into())];
     config
@@ -163,7 +164,7 @@ fn bench(services: &Services, home: &Home) -> Result<Bench> {
         versions: versions.map(|(name, version)| (name.to_owned(), version)).to_vec(),
         server_notes: vec![
             "Postgres: fsync, full_page_writes and autovacuum off, otherwise its defaults with \
-             wal_level = logical; Kafka: one broker, its defaults, topics of one partition"
+             wal_level = logical; Kafka: one broker, its defaults and its start script's 1 GiB heap, topics of one partition"
                 .to_owned(),
         ],
     })
