@@ -164,7 +164,8 @@ fn bench(services: &Services, home: &Home) -> Result<Bench> {
         versions: versions.map(|(name, version)| (name.to_owned(), version)).to_vec(),
         server_notes: vec![
             "Postgres: fsync, full_page_writes and autovacuum off, otherwise its defaults with \
-             wal_level = logical; Kafka: one broker, its defaults and its start script's 1 GiB heap, topics of one partition"
+             wal_level = logical; Kafka: one broker, its defaults and its start script's 1 GiB heap, \
+             topics of one partition"
                 .to_owned(),
         ],
     })
