@@ -41,7 +41,19 @@ pub fn load(paths: &[PathBuf], environment: &Environment) -> Result<Loaded, Vec<
             (None, found) => rest = found,
             _ => {}
         }
-        match connectors.iter().find(|known| known.name == connector.name) {
+        // Names of slots and publications have no hyphen, so `a-b` and `a_b` would share theirs.
+        let slot_name = |connector: &Connector| connector.name.replace('-', "_");
+        match connectors.iter().find(|known| slot_name(known) == slot_name(&connector)) {
+            Some(known) if known.name != connector.name => problems.push(
+                Problem::new(
+                    &connector.file,
+                    format!(
+                        "name: {:?} and {:?} in {} differ only in - and _",
+                        connector.name, known.name, known.file
+                    ),
+                )
+                .hint("their slots and publications would have one name: change more of one of the two"),
+            ),
             Some(known) => problems.push(
                 Problem::new(
                     &connector.file,

@@ -161,6 +161,15 @@ fn a_snapshot_that_is_not_built_is_refused() {
 }
 
 #[test]
+fn two_names_that_would_share_a_slot_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    at(folder.path(), "a.toml", &STDOUT.replace("\"orders\"", "\"orders-eu\""));
+    at(folder.path(), "b.toml", &STDOUT.replace("\"orders\"", "\"orders_eu\""));
+    let problems = load(&[folder.path().to_owned()], &Environment::default()).unwrap_err();
+    assert!(problems[0].message.contains("differ only in - and _"), "{problems:?}");
+}
+
+#[test]
 fn two_files_of_one_name_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     at(folder.path(), "a.toml", STDOUT);

@@ -4,7 +4,7 @@ use millrace_core::error::{Error, Kind, Result};
 use millrace_core::report::Report;
 use tokio_postgres::Client;
 
-use crate::config::Settings;
+use crate::config::{Server, Settings, SslMode};
 use crate::control;
 use crate::publication::{self, Plan, Publication, Wanted};
 use crate::server::{self, CONDITIONS, ServerFacts};
@@ -18,10 +18,24 @@ pub async fn check(settings: &Settings) -> Result<Report> {
         Err(error) => failed(&mut report, &place, &error),
         Ok(control) => {
             report.pass(place, "connected");
+            encryption(&mut report, settings, &control.server);
             findings(&mut report, &control.client, settings).await?;
         }
     }
     Ok(report)
+}
+
+fn encryption(report: &mut Report, settings: &Settings, server: &Server) {
+    let subject = "TLS";
+    match settings.tls.mode {
+        _ if server.is_local() => report.pass(subject, format!("{server} is on this machine")),
+        SslMode::VerifyFull => report.pass(subject, "the server proved its name"),
+        SslMode::Disable | SslMode::Prefer | SslMode::Require | SslMode::VerifyCa => report.warn(
+            subject,
+            "anybody between here and the server can pass for it",
+            "sslmode = \"verify-full\", and sslrootcert where the authority is your own",
+        ),
+    }
 }
 
 async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> Result<()> {

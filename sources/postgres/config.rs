@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::tables::TablePattern;
-pub use url::Host;
+pub use url::{Host, Server, Target};
 
 /// 1 MiB: some thousand rows, enough to spread what a batch costs, and small enough to stay in the cache.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -69,14 +69,24 @@ pub enum Snapshot {
 pub enum SslMode {
     Disable,
     /// TLS where the server offers it.
-    #[default]
     Prefer,
     /// TLS, with any certificate.
     Require,
     /// TLS, with a certificate that chains to a trusted root.
     VerifyCa,
     /// The same, and made out to the host.
+    #[default]
     VerifyFull,
+}
+
+impl SslMode {
+    /// Whether a server without TLS is refused.
+    pub fn demands(self) -> bool {
+        match self {
+            SslMode::Disable | SslMode::Prefer => false,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => true,
+        }
+    }
 }
 
 /// What both connections need to set up TLS.
@@ -93,8 +103,11 @@ pub struct Tls {
 pub struct Settings {
     /// The connector's name; part of `application_name`.
     pub connector: String,
-    pub host: Host,
-    pub port: u16,
+    /// The one that is spoken to: the first until a connection is made.
+    pub server: Server,
+    /// In the order in which they are tried.
+    pub servers: Vec<Server>,
+    pub target: Target,
     pub user: String,
     pub database: String,
     pub password: Option<SecretString>,
@@ -130,8 +143,13 @@ impl Settings {
             connector: connector.to_owned(),
             tls: tls(&raw, &url, &mut problems),
             password: problems.only_one(raw.password, url.password, "password"),
-            host: url.host,
-            port: url.port,
+            server: url
+                .servers
+                .first()
+                .cloned()
+                .unwrap_or_else(|| Server { host: Host::Tcp(String::new()), port: 0 }),
+            servers: url.servers,
+            target: url.target,
             user: url.user,
             database: url.database,
             tables: tables(&raw.tables, &mut problems),
@@ -168,7 +186,7 @@ impl Settings {
 
     /// `user@host:port/database`, for messages: everything but the password.
     pub fn place(&self) -> String {
-        format!("{}@{}:{}/{}", self.user, self.host, self.port, self.database)
+        format!("{}@{}/{}", self.user, self.server, self.database)
     }
 
     /// What the server shows of both our connections.
@@ -197,7 +215,10 @@ fn tls(raw: &Raw, url: &url::Url, problems: &mut Problems) -> Tls {
             None
         }
     };
-    let mode = match (raw.sslmode.or(url.sslmode).unwrap_or_default(), &root_cert) {
+    // Nobody listens in on this machine; everywhere else a server has to prove who it is.
+    let is_local = url.servers.iter().all(Server::is_local);
+    let usual = if is_local { SslMode::Prefer } else { SslMode::VerifyFull };
+    let mode = match (raw.sslmode.or(url.sslmode).unwrap_or(usual), &root_cert) {
         // As libpq: who names a root wants it looked at.
         (SslMode::Require, Some(_)) => SslMode::VerifyCa,
         (mode, _) => mode,

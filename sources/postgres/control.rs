@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use millrace_core::error::{Error, Result};
+use millrace_core::error::{Error, Kind, Result};
 use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode as Demand;
 use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{Host, Settings, SslMode};
+use crate::config::{Host, Server, Settings, SslMode, Target};
 use crate::{errors, tls};
 
 /// A dead peer is noticed after 30 + 3 * 10 seconds of silence, and after 30 with data under way.
@@ -29,24 +29,61 @@ const OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UT
 #[derive(Debug)]
 pub struct Control {
     pub client: Client,
+    /// Which of the servers it is with.
+    pub server: Server,
     /// Resolves when the connection ends, with the reason, if it was not us.
     pub ended: JoinHandle<Result<()>>,
 }
 
-/// Opens a query connection within `connect_timeout`.
+/// Opens a query connection to the first server that answers and is of the kind that `url` asks for, within
+/// `connect_timeout` each.
 pub async fn connect(settings: &Settings) -> Result<Control> {
+    let mut failure = None;
+    for server in &settings.servers {
+        let settings = Settings { server: server.clone(), ..settings.clone() };
+        let opened = match connect_to(&settings).await {
+            Ok(control) => suits(control, &settings).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            // As in libpq: a server that answers and refuses has the last word.
+            Err(error) if error.kind() == Kind::Transient => failure = Some(error),
+            settled => return settled,
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::config("url names no host")))
+}
+
+/// Refuses a server that is not of the kind that `target_session_attrs` asks for.
+async fn suits(control: Control, settings: &Settings) -> Result<Control> {
+    if settings.target == Target::Any {
+        return Ok(control);
+    }
+    let what = "cannot tell a primary from a standby";
+    let sql = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'";
+    let row = control.client.query_one(sql, &[]).await.map_err(|error| errors::query(what, error))?;
+    let column = |index| row.try_get(index).map_err(|error| errors::query(what, error));
+    if settings.target.accepts(column(0)?, column(1)?) {
+        return Ok(control);
+    }
+    Err(Error::transient(format!("postgres at {} is not {}", settings.place(), settings.target))
+        .hint("a failover may be under way: it is tried again; else correct target_session_attrs in url"))
+}
+
+async fn connect_to(settings: &Settings) -> Result<Control> {
     let config = client_config(settings);
+    let server = settings.server.clone();
     let opening = async {
         match tls::client_config(&settings.tls)? {
             None => {
                 let opened = config.connect(NoTls).await;
                 let (client, connection) = opened.map_err(|error| errors::connection(settings, error))?;
-                Ok(Control { client, ended: drive(settings, connection) })
+                Ok(Control { client, server, ended: drive(settings, connection) })
             }
             Some(tls) => {
                 let opened = config.connect(MakeRustlsConnect::new(tls)).await;
                 let (client, connection) = opened.map_err(|error| errors::connection(settings, error))?;
-                Ok(Control { client, ended: drive(settings, connection) })
+                Ok(Control { client, server, ended: drive(settings, connection) })
             }
         }
     };
@@ -66,12 +103,12 @@ where
 
 fn client_config(settings: &Settings) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
-    match &settings.host {
+    match &settings.server.host {
         Host::Tcp(host) => config.host(host),
         Host::Unix(directory) => config.host_path(directory),
     };
     config
-        .port(settings.port)
+        .port(settings.server.port)
         .user(&settings.user)
         .dbname(&settings.database)
         .application_name(settings.application_name())
@@ -81,7 +118,7 @@ fn client_config(settings: &Settings) -> tokio_postgres::Config {
         .keepalives_idle(KEEPALIVE_IDLE)
         .keepalives_interval(KEEPALIVE_INTERVAL)
         .keepalives_retries(KEEPALIVE_RETRIES)
-        .ssl_mode(match (settings.tls.mode, &settings.host) {
+        .ssl_mode(match (settings.tls.mode, &settings.server.host) {
             // No TLS over a local socket, as in libpq.
             (SslMode::Disable, _) | (_, Host::Unix(_)) => Demand::Disable,
             (SslMode::Prefer, _) => Demand::Prefer,

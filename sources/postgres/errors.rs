@@ -38,18 +38,36 @@ pub fn query(what: impl Into<String>, error: tokio_postgres::Error) -> Error {
     }
 }
 
+/// What to type where a server offers no TLS.
+pub const NO_TLS_HINT: &str = "switch TLS on at the server (ssl = on); sslmode = \"disable\" in \
+     [source.postgres] sends everything, passwords too, in the clear";
+
+/// What to type where a certificate does not convince.
+const CERTIFICATE_HINT: &str = "away from this machine sslmode is verify-full unless the file says otherwise: \
+     set sslrootcert to the PEM file of the authority that signed the server's certificate, and name the \
+     host in url as the certificate does; sslmode = \"require\" encrypts and looks at nothing";
+
+/// A TLS handshake failed.
+pub fn tls(what: impl Into<String>, error: io::Error) -> Error {
+    if bad_certificate(&error) {
+        return Error::config(what).source(error).hint(CERTIFICATE_HINT);
+    }
+    Error::transient(what).source(error)
+}
+
 /// The connection could not be made, or ended.
 pub fn connection(settings: &Settings, error: tokio_postgres::Error) -> Error {
     let what = format!("cannot connect to postgres at {}", settings.place());
     match error.as_db_error() {
         Some(db) => refused(settings, what, db),
-        None if bad_certificate(&error) => {
-            Error::config(what).source(error).hint("check sslmode, sslrootcert, sslcert and sslkey")
-        }
+        None if bad_certificate(&error) => Error::config(what).source(error).hint(CERTIFICATE_HINT),
         None if error.is_closed() || cause::<io::Error>(&error).is_some() => {
             Error::transient(what).source(error)
         }
         // What is left was decided here and not on the way: no password, no TLS, an unknown mechanism.
+        None if settings.tls.mode.demands() => {
+            Error::config(what).source(error).hint(format!("check password; {NO_TLS_HINT}"))
+        }
         None => Error::config(what).source(error).hint("check password and sslmode in [source.postgres]"),
     }
 }
@@ -97,7 +115,7 @@ fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
 }
 
 /// A handshake that will fail again until a file is changed.
-fn bad_certificate(error: &tokio_postgres::Error) -> bool {
+fn bad_certificate(error: &(dyn StdError + 'static)) -> bool {
     matches!(
         cause::<rustls::Error>(error),
         Some(

@@ -6,37 +6,33 @@
 use std::time::Duration;
 
 use millrace_core::error::{Error, Result};
-use pgwire_replication::auth::ScramClient;
+use millrace_core::progress::State;
+use pgwire_replication::PgWireError;
 use pgwire_replication::protocol::framing::{
     BackendMessage, read_backend_message, write_password_message, write_query, write_startup_message,
 };
 use pgwire_replication::protocol::messages::{ErrorFields, auth, parse_auth_request};
-use pgwire_replication::tls::rustls::{MaybeTlsStream, maybe_upgrade_to_tls};
-use pgwire_replication::{PgWireError, TlsConfig};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use secrecy::ExposeSecret;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio_postgres::error::SqlState;
 
-use crate::config::{Host, Settings, SslMode};
+use crate::config::Settings;
 use crate::errors;
 use crate::lsn::Lsn;
+use crate::socket::Socket;
 use crate::wire::Wire;
 
 /// Protocol 3.0.
 const PROTOCOL_VERSION: i32 = 196_608;
-
-/// A peer that vanished without a word is noticed after 10 + 3 x 5 s.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-const KEEPALIVE_EACH: Duration = Duration::from_secs(5);
-const KEEPALIVE_PROBES: u32 = 3;
 
 /// Above the server's own `authentication_timeout` of 60 s there is nothing to wait for.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A replication connection before the stream begins.
 pub struct Handshake {
-    stream: MaybeTlsStream,
+    stream: Socket,
     /// The server process behind it: the walsender to be.
     pub backend_pid: i32,
     /// `user@host:port/database`, for messages.
@@ -52,30 +48,8 @@ impl Handshake {
     }
 
     async fn connect_now(settings: &Settings, application: &str) -> Result<Self> {
-        let peer = settings.place();
-        let Host::Tcp(host) = &settings.host else {
-            return Err(Error::config("a replication connection over a unix socket is not supported")
-                .hint("name a host in source.postgres.url, 127.0.0.1 for this machine"));
-        };
-        let tcp = TcpStream::connect((host.as_str(), settings.port)).await.map_err(|error| {
-            Error::transient(format!("cannot reach postgres at {peer}"))
-                .hint("is the server running, and are host and port in source.postgres.url right?")
-                .source(error)
-        })?;
-        let io = |error: std::io::Error| {
-            Error::transient(format!("cannot prepare the connection to {peer}")).source(error)
-        };
-        tcp.set_nodelay(true).map_err(io)?;
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_EACH)
-            .with_retries(KEEPALIVE_PROBES);
-        SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(io)?;
-        let stream = maybe_upgrade_to_tls(tcp, &tls(settings), host)
-            .await
-            .map_err(|error| from_pgwire(&peer, error))?;
-
-        let mut handshake = Self { stream, backend_pid: 0, peer };
+        let stream = Socket::open(settings).await?;
+        let mut handshake = Self { stream, backend_pid: 0, peer: settings.place() };
         handshake.authenticate(settings, application).await?;
         Ok(handshake)
     }
@@ -128,7 +102,7 @@ impl Handshake {
                 );
                 self.password(&[hash.as_bytes(), b"\0"].concat()).await
             }
-            auth::SASL => self.scram(&settings.user, password, data).await,
+            auth::SASL => self.scram(password, data).await,
             other => Err(Error::config(format!(
                 "postgres at {} asks for authentication method {other}, which is not supported",
                 self.peer
@@ -137,27 +111,37 @@ impl Handshake {
         }
     }
 
-    async fn scram(&mut self, user: &str, password: &str, mechanisms: &[u8]) -> Result<()> {
-        if !mechanisms.split(|byte| *byte == 0).any(|name| name == b"SCRAM-SHA-256") {
+    async fn scram(&mut self, password: &str, mechanisms: &[u8]) -> Result<()> {
+        let offers = |wanted: &str| mechanisms.split(|byte| *byte == 0).any(|name| name == wanted.as_bytes());
+        let (mechanism, binding) = match self.stream.server_end_point() {
+            Some(end_point) if offers(SCRAM_SHA_256_PLUS) => {
+                (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(end_point))
+            }
+            // Tells the server that we would have: it breaks off if somebody took its offer out.
+            Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        };
+        if !offers(mechanism) {
             return Err(Error::config(format!("postgres at {} does not offer SCRAM-SHA-256", self.peer))
                 .hint("set password_encryption = 'scram-sha-256' and the role's password anew"));
         }
-        let scram = ScramClient::new(user);
-        let first = scram.client_first.as_bytes();
+        let failed = |peer: &str, error: std::io::Error| {
+            Error::config(format!("authentication at postgres {peer} failed"))
+                .hint("check user and password in source.postgres, and pg_hba.conf")
+                .source(error)
+        };
+        let mut scram = ScramSha256::new(password.as_bytes(), binding);
+        let first = scram.message();
         let length = u32::try_from(first.len()).unwrap_or(u32::MAX).to_be_bytes();
-        self.password(&[b"SCRAM-SHA-256\0", &length[..], first].concat()).await?;
-
-        let server_first = self.read_auth(auth::SASL_CONTINUE).await?;
-        let (client_final, message, salted) =
-            scram.client_final(password, &server_first).map_err(|error| from_pgwire(&self.peer, error))?;
-        self.password(client_final.as_bytes()).await?;
-
-        let server_final = self.read_auth(auth::SASL_FINAL).await?;
-        ScramClient::verify_server_final(&server_final, &salted, &message)
-            .map_err(|error| from_pgwire(&self.peer, error))
+        self.password(&[mechanism.as_bytes(), b"\0", &length[..], first].concat()).await?;
+        let challenge = self.read_auth(auth::SASL_CONTINUE).await?;
+        scram.update(&challenge).map_err(|error| failed(&self.peer, error))?;
+        self.password(scram.message()).await?;
+        let proof = self.read_auth(auth::SASL_FINAL).await?;
+        scram.finish(&proof).map_err(|error| failed(&self.peer, error))
     }
 
-    async fn read_auth(&mut self, expected: i32) -> Result<String> {
+    async fn read_auth(&mut self, expected: i32) -> Result<Vec<u8>> {
         let message = self.read().await?;
         if message.tag != b'R' {
             return Err(self.unexpected("authentication", message.tag));
@@ -170,7 +154,7 @@ impl Handshake {
                 self.peer
             )));
         }
-        Ok(String::from_utf8_lossy(data).into_owned())
+        Ok(data.to_vec())
     }
 
     async fn password(&mut self, payload: &[u8]) -> Result<()> {
@@ -223,13 +207,8 @@ impl Handshake {
         let broken = |error: std::io::Error| {
             Error::transient("cannot hand the replication connection to its thread").source(error)
         };
-        match self.stream {
-            MaybeTlsStream::Plain(tcp) => Ok(Wire::new(tcp.into_std().map_err(broken)?, None, self.peer)),
-            MaybeTlsStream::Tls(tls) => {
-                let (tcp, session) = (*tls).into_inner();
-                Ok(Wire::new(tcp.into_std().map_err(broken)?, Some(session), self.peer))
-            }
-        }
+        let (socket, session) = self.stream.apart().map_err(broken)?;
+        Ok(Wire::new(socket, session, self.peer))
     }
 
     /// The next message that is not an error.
@@ -259,24 +238,6 @@ async fn within<T>(peer: &str, step: impl Future<Output = Result<T>>) -> Result<
     })
 }
 
-/// The settings in the words of the module that upgrades the socket.
-fn tls(settings: &Settings) -> TlsConfig {
-    let (cert, key) = settings.tls.client.clone().unzip();
-    TlsConfig {
-        mode: match settings.tls.mode {
-            SslMode::Disable => pgwire_replication::SslMode::Disable,
-            SslMode::Prefer => pgwire_replication::SslMode::Prefer,
-            SslMode::Require => pgwire_replication::SslMode::Require,
-            SslMode::VerifyCa => pgwire_replication::SslMode::VerifyCa,
-            SslMode::VerifyFull => pgwire_replication::SslMode::VerifyFull,
-        },
-        ca_pem_path: settings.tls.root_cert.clone(),
-        sni_hostname: None,
-        client_cert_pem_path: cert,
-        client_key_pem_path: key,
-    }
-}
-
 /// An ErrorResponse, classified by its SQLSTATE.
 pub fn server_error(peer: &str, payload: &[u8]) -> Error {
     let fields = ErrorFields::parse(payload);
@@ -287,20 +248,20 @@ pub fn server_error(peer: &str, payload: &[u8]) -> Error {
     if code != SqlState::UNDEFINED_OBJECT.code() {
         return error;
     }
-    error.hint(
-        "old log is read with the catalog of its time: if the publication was dropped and made anew, what was \
-         written between cannot be sent; compare the tables with their topics, then start anew with \
-         `millrace position <file> reset --yes`",
-    )
+    error
+        .hint(
+            "old log is read with the catalog of its time: what was written while the publication did not exist \
+             (it was made after the slot, or dropped and made anew) cannot be sent; go on from now with \
+             `millrace position <file> set --to <SELECT pg_current_wal_lsn()> --yes`, or start anew with \
+             `millrace position <file> reset --yes`, and compare the tables with their topics",
+        )
+        .state(State::PositionLost)
 }
 
 fn from_pgwire(peer: &str, error: PgWireError) -> Error {
     match error {
         PgWireError::Auth(_) => Error::config(format!("authentication at postgres {peer} failed"))
             .hint("check user and password in source.postgres, and pg_hba.conf")
-            .source(error),
-        PgWireError::Tls(_) => Error::config(format!("TLS with postgres {peer} failed"))
-            .hint("check sslmode, sslrootcert, sslcert and sslkey in source.postgres")
             .source(error),
         PgWireError::Io(_) => {
             Error::transient(format!("the connection to postgres {peer} broke")).source(error)

@@ -172,7 +172,7 @@ fn standby(facts: &ServerFacts, settings: &Settings) -> Result<Held, Lack> {
         (true, true) => Ok(Held { subject, detail: "a standby".to_owned() }),
         (true, false) => Err(Lack {
             subject,
-            message: format!("{} is a standby, which decodes from PostgreSQL 16 on", settings.host),
+            message: format!("{} is a standby, which decodes from PostgreSQL 16 on", settings.server.host),
             hint: "name the primary in url".to_owned(),
         }),
     }

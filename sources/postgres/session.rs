@@ -115,6 +115,11 @@ impl Session {
         position
     }
 
+    /// The server goes on under another timeline: a standby was promoted, with its walsenders.
+    pub fn on_timeline(&mut self, timeline: u32) {
+        self.whole.timeline = self.whole.timeline.max(timeline);
+    }
+
     /// The end of what is whole.
     pub fn end_lsn(&self) -> Lsn {
         self.whole.end_lsn

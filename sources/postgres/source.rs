@@ -4,7 +4,7 @@
 //! here, for the heartbeat, for what the status shows, and to notice that the server is going down.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millrace_core::error::{Error, Result};
@@ -25,12 +25,15 @@ use crate::position::Streamed;
 use crate::relation::Origin;
 use crate::server::{self, ServerFacts};
 use crate::session::Session;
-use crate::stream::{Describe, Limits, Stream};
+use crate::stream::{Describe, Limits, Stream, Told};
 use crate::types::Types;
 use crate::{catalog, check, publication, slot, start};
 
 /// How often the status learns what the server keeps for us.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// A standby is asked more often: a promotion should be noticed before much is delivered after it.
+const SAMPLE_STANDBY_EVERY: Duration = Duration::from_secs(1);
 
 /// A query on a healthy connection takes milliseconds; past this the connection counts as lost.
 const QUERY_PATIENCE: Duration = Duration::from_secs(10);
@@ -74,7 +77,7 @@ impl PostgresSource {
         start::verify_active(settings, client, &position, walsender, &mut wire).await?;
         tracing::info!(slot = %settings.slot, from = %position.end_lsn, "streaming");
 
-        let abandoned = Arc::new(AtomicBool::new(false));
+        let told = Arc::new(Told::default());
         let limits = Limits {
             batch_bytes_max: settings.batch_bytes_max,
             batch_rows_max: settings.batch_rows_max,
@@ -86,9 +89,9 @@ impl PostgresSource {
         };
         let describe = self.describe(client.clone());
         let session = Session::new(position);
-        let stream = Stream::new(wire, session, feed, describe, limits, abandoned.clone());
+        let stream = Stream::new(wire, session, feed, describe, limits, told.clone());
         let thread = tokio::task::spawn_blocking(move || stream.run());
-        Ok(Reading { thread, abandoned })
+        Ok(Reading { thread, told })
     }
 
     /// What the stream's thread calls for each Relation message.
@@ -122,23 +125,40 @@ impl PostgresSource {
         progress: &Progress,
     ) -> Result<()> {
         let mut heartbeat = interval(self.settings.heartbeat_interval.unwrap_or(SAMPLE_EVERY));
-        let mut sample = interval(SAMPLE_EVERY);
+        let mut is_standby = facts.in_recovery;
+        let mut sample = interval(if is_standby { SAMPLE_STANDBY_EVERY } else { SAMPLE_EVERY });
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let beats = self.settings.heartbeat_interval.is_some() && !facts.in_recovery;
+        let beats = self.settings.heartbeat_interval.is_some();
         loop {
             tokio::select! {
                 biased;
                 ended = &mut reading.thread => return joined(ended),
                 _ = &mut *ended => {
                     // The server waits in its shutdown until the walsender has heard from us: let it go.
-                    reading.abandoned.store(true, Ordering::Relaxed);
+                    reading.told.abandoned.store(true, Ordering::Relaxed);
                     return joined((&mut reading.thread).await);
                 }
-                _ = heartbeat.tick(), if beats => self.beat(client).await?,
-                _ = sample.tick() => self.sample(client, progress).await?,
+                _ = heartbeat.tick(), if beats && !is_standby => self.beat(client).await?,
+                _ = sample.tick() => {
+                    self.sample(client, progress).await?;
+                    if is_standby {
+                        is_standby = self.follow(client, &reading.told).await?;
+                    }
+                }
             }
         }
+    }
+
+    /// The walsenders of a promoted standby go on, on the new timeline, and so must the position: one that
+    /// named the old timeline past the place where the server left it would look like a restored server's.
+    async fn follow(&self, client: &Client, told: &Told) -> Result<bool> {
+        let facts = tokio::time::timeout(QUERY_PATIENCE, server::facts(client)).await;
+        let facts = facts.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
+        if told.timeline.swap(facts.timeline, Ordering::Relaxed) < facts.timeline && !facts.in_recovery {
+            tracing::info!(timeline = facts.timeline, "the standby was promoted; streaming goes on from it");
+        }
+        Ok(facts.in_recovery)
     }
 
     async fn beat(&self, client: &Client) -> Result<()> {
@@ -191,14 +211,16 @@ impl Source for PostgresSource {
         let Some(position) = place else { return Ok(()) };
 
         let progress = feed.progress.clone();
-        let Control { client, ended } = control;
+        let Control { client, server, ended } = control;
+        // Both connections are with one server, whichever of several it is.
+        self.settings.server = server;
         let client = Arc::new(client);
         let mut ended = ended;
         let mut reading = self.stream(&client, &facts, position, feed).await?;
         let result = self.attend(&mut ended, &client, &facts, &mut reading, &progress).await;
         if result.is_err() {
             // Whatever failed here, the thread must be gone before the next attempt.
-            reading.abandoned.store(true, Ordering::Relaxed);
+            reading.told.abandoned.store(true, Ordering::Relaxed);
             if !reading.thread.is_finished() {
                 let _ = (&mut reading.thread).await;
             }
@@ -210,7 +232,7 @@ impl Source for PostgresSource {
 /// The stream's thread while it runs.
 struct Reading {
     thread: JoinHandle<Result<()>>,
-    abandoned: Arc<AtomicBool>,
+    told: Arc<Told>,
 }
 
 fn joined(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {

@@ -4,7 +4,7 @@
 //! what was delivered. It answers the server on a timer whatever the rest of the pipeline is doing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use millrace_core::batch::ChangeBatch;
@@ -65,14 +65,22 @@ pub struct Limits {
 pub type Describe =
     Box<dyn FnMut(RelationMessage) -> Result<(u32, millrace_core::relation::Relation, bool)> + Send>;
 
+/// What the query connection tells the reader.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The control connection is gone: the server may be shutting down and waits for us.
+    pub abandoned: AtomicBool,
+    /// The server's, where it has moved since the stream began.
+    pub timeline: AtomicU32,
+}
+
 pub struct Stream {
     wire: Wire,
     session: Session,
     feed: Feed,
     describe: Describe,
     limits: Limits,
-    /// Set when the control connection is gone: the server may be shutting down and waits for us.
-    abandoned: Arc<AtomicBool>,
+    told: Arc<Told>,
     batch: Option<ChangeBatch>,
     /// When the batch was taken up.
     batch_since: Instant,
@@ -94,7 +102,7 @@ impl Stream {
         feed: Feed,
         describe: Describe,
         limits: Limits,
-        abandoned: Arc<AtomicBool>,
+        told: Arc<Told>,
     ) -> Self {
         let at = session.end_lsn();
         let now = Instant::now();
@@ -104,7 +112,7 @@ impl Stream {
             feed,
             describe,
             limits,
-            abandoned,
+            told,
             batch: None,
             batch_since: now,
             stopping_since: None,
@@ -234,6 +242,7 @@ impl Stream {
 
     fn send(&mut self, drained: bool) -> Result<(), Ended> {
         let Some(mut batch) = self.batch.take() else { return Ok(()) };
+        self.session.on_timeline(self.told.timeline.load(Ordering::Relaxed));
         let position = self.session.position();
         // Invariant 3.
         assert!(position.end_lsn >= self.sent, "positions only rise");
@@ -263,7 +272,7 @@ impl Stream {
         if self.feed.broken() {
             return Err(Ended::Stopping);
         }
-        if self.abandoned.load(Ordering::Relaxed) {
+        if self.told.abandoned.load(Ordering::Relaxed) {
             return Err(Error::transient("the control connection to postgres was lost")
                 .hint("if the server is shutting down or restarting, this passes by itself")
                 .into());

@@ -6,12 +6,12 @@
 //! and takes again; only a socket that stayed empty over a whole pause is waited for.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::ClientConnection;
+use socket2::Socket;
 
 /// What one read can take: about ten times what a walsender writes in one pause.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -41,7 +41,7 @@ pub enum Filled {
 }
 
 pub struct Wire {
-    stream: TcpStream,
+    stream: Socket,
     tls: Option<ClientConnection>,
     buffer: Vec<u8>,
     /// Unread bytes are `buffer[start..end]`.
@@ -56,7 +56,7 @@ pub struct Wire {
 
 impl Wire {
     /// `stream` must be non-blocking.
-    pub fn new(stream: TcpStream, tls: Option<ClientConnection>, peer: String) -> Self {
+    pub fn new(stream: Socket, tls: Option<ClientConnection>, peer: String) -> Self {
         let buffer = vec![0; BUFFER_BYTES];
         Self { stream, tls, buffer, start: 0, end: 0, heard: Instant::now(), busy: false, peer }
     }
@@ -249,11 +249,7 @@ fn whole_frame(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 /// One step of a non-blocking TLS read: ciphertext in, plaintext out.
-fn read_tls(
-    session: &mut ClientConnection,
-    stream: &mut TcpStream,
-    space: &mut [u8],
-) -> std::io::Result<usize> {
+fn read_tls(session: &mut ClientConnection, stream: &mut Socket, space: &mut [u8]) -> std::io::Result<usize> {
     loop {
         match session.reader().read(space) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -267,11 +263,7 @@ fn read_tls(
 }
 
 /// Takes the plaintext whole at the first call; later calls with an empty message push what is pending.
-fn write_tls(
-    session: &mut ClientConnection,
-    stream: &mut TcpStream,
-    message: &[u8],
-) -> std::io::Result<usize> {
+fn write_tls(session: &mut ClientConnection, stream: &mut Socket, message: &[u8]) -> std::io::Result<usize> {
     let taken = session.writer().write(message)?;
     while session.wants_write() {
         match session.write_tls(stream) {
@@ -287,14 +279,14 @@ fn write_tls(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     fn pair() -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         client.set_nonblocking(true).expect("non-blocking");
         let (server, _) = listener.accept().expect("accept");
-        (Wire::new(client, None, "test".to_owned()), server)
+        (Wire::new(client.into(), None, "test".to_owned()), server)
     }
 
     fn next(wire: &mut Wire) -> Vec<u8> {

@@ -27,7 +27,7 @@ fn the_shortest_file_gets_every_default() {
         ("millrace_orders_eu", "millrace_orders_eu")
     );
     assert_eq!(settings.heartbeat_interval, Some(HEARTBEAT));
-    assert_eq!(settings.tls, Tls::default());
+    assert_eq!(settings.tls.mode, SslMode::VerifyFull, "the server is not on this machine");
     assert!(settings.create_slot && settings.create_publication && !settings.slot_made_beforehand);
     assert!(settings.wants("public", "orders") && !settings.wants("public", "items"));
 }
@@ -46,7 +46,33 @@ fn every_part_of_the_url_is_read() {
 #[test]
 fn a_host_that_is_a_path_is_a_socket_directory() {
     let settings = resolved("url = 'postgres://bob@%2Frun%2Fpg:5433/shop'\ntables = ['a.b']");
-    assert_eq!((settings.host, settings.port), (Host::Unix("/run/pg".into()), 5433));
+    assert_eq!(settings.server, Server { host: Host::Unix("/run/pg".into()), port: 5433 });
+}
+
+#[test]
+fn several_hosts_are_kept_in_their_order() {
+    let settings = resolved(
+        "url = 'postgres://bob@a,b:5433,[::1]:5434/shop?target_session_attrs=read-write'\ntables = ['a.b']",
+    );
+    let servers: Vec<_> = settings.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["a:5432", "b:5433", "::1:5434"]);
+    assert_eq!((settings.server.to_string().as_str(), settings.target), ("a:5432", Target::ReadWrite));
+}
+
+#[test]
+fn only_a_server_on_this_machine_need_not_prove_who_it_is() {
+    for (place, expected) in [
+        ("localhost", SslMode::Prefer),
+        ("127.0.0.1:6000", SslMode::Prefer),
+        ("[::1]", SslMode::Prefer),
+        ("%2Frun%2Fpg", SslMode::Prefer),
+        ("db.internal", SslMode::VerifyFull),
+        ("10.0.0.7", SslMode::VerifyFull),
+        ("localhost,db.internal", SslMode::VerifyFull),
+    ] {
+        let settings = resolved(&format!("url = 'postgres://bob@{place}/shop'\ntables = ['a.b']"));
+        assert_eq!(settings.tls.mode, expected, "{place}");
+    }
 }
 
 #[test]

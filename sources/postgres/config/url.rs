@@ -2,6 +2,7 @@
 //! repeated in a message, because it may hold the password.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use millrace_core::error::Error;
@@ -10,6 +11,64 @@ use secrecy::{ExposeSecret, SecretString};
 use super::SslMode;
 
 const DEFAULT_PORT: u16 = 5432;
+
+/// One place where a server may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub host: Host,
+    pub port: u16,
+}
+
+impl Server {
+    /// Whether nobody outside this machine can be in between.
+    pub fn is_local(&self) -> bool {
+        match &self.host {
+            Host::Unix(_) => true,
+            Host::Tcp(host) => {
+                host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Which of several servers will do, in libpq's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    #[default]
+    Any,
+    /// One that takes writes.
+    ReadWrite,
+    Primary,
+    Standby,
+}
+
+impl Target {
+    pub fn accepts(self, is_standby: bool, is_read_only: bool) -> bool {
+        match self {
+            Target::Any => true,
+            Target::ReadWrite => !is_read_only,
+            Target::Primary => !is_standby,
+            Target::Standby => is_standby,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Target::Any => "any",
+            Target::ReadWrite => "read-write",
+            Target::Primary => "primary",
+            Target::Standby => "standby",
+        })
+    }
+}
 
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +89,9 @@ impl fmt::Display for Host {
 
 #[derive(Debug)]
 pub(super) struct Url {
-    pub host: Host,
-    pub port: u16,
+    /// In the order in which they are tried; never empty.
+    pub servers: Vec<Server>,
+    pub target: Target,
     pub user: String,
     pub database: String,
     pub password: Option<SecretString>,
@@ -45,8 +105,8 @@ pub(super) struct Url {
 impl Default for Url {
     fn default() -> Self {
         Self {
-            host: Host::Tcp(String::new()),
-            port: DEFAULT_PORT,
+            servers: vec![Server { host: Host::Tcp(String::new()), port: DEFAULT_PORT }],
+            target: Target::Any,
             user: String::new(),
             database: String::new(),
             password: None,
@@ -80,33 +140,38 @@ pub(super) fn parse(url: &SecretString) -> Result<Url, Vec<Error>> {
     parsed.user = decode(user, "user");
     parsed.database = decode(database, "database");
     parsed.password = password.map(|word| decode(word, "password").into());
-    let (host, port) = split_port(place);
-    let host = decode(host, "host");
+    let places: Vec<_> = place.split(',').map(split_port).collect();
+    let hosts: Vec<_> = places.iter().map(|(host, port)| (decode(host, "host"), *port)).collect();
+    parsed.servers = hosts.into_iter().map(|(host, port)| server(host, port, &mut problems)).collect();
 
-    if host.is_empty() {
-        problems.push(problem("url names no host"));
-    }
-    if place.contains(',') {
-        problems.push(problem("url names more than one host"));
-    }
     if parsed.user.is_empty() {
         problems.push(problem("url names no user"));
     }
     if parsed.database.is_empty() {
         problems.push(problem("url names no database"));
     }
-    match port.map(str::parse::<u16>) {
-        None => {}
-        Some(Ok(port)) if port != 0 => parsed.port = port,
-        Some(_) => problems.push(problem("url: the port is not a number from 1 to 65535")),
-    }
-    parsed.host = if host.starts_with('/') { Host::Unix(host.into()) } else { Host::Tcp(host) };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         if let Err(what) = parameter(&mut parsed, pair) {
             problems.push(problem(what));
         }
     }
     if problems.is_empty() { Ok(parsed) } else { Err(problems) }
+}
+
+fn server(host: String, port: Option<&str>, problems: &mut Vec<Error>) -> Server {
+    if host.is_empty() {
+        problems.push(problem("url names no host"));
+    }
+    let port = match port.map(str::parse::<u16>) {
+        None => DEFAULT_PORT,
+        Some(Ok(port)) if port != 0 => port,
+        Some(_) => {
+            problems.push(problem("url: the port is not a number from 1 to 65535"));
+            DEFAULT_PORT
+        }
+    };
+    let host = if host.starts_with('/') { Host::Unix(host.into()) } else { Host::Tcp(host) };
+    Server { host, port }
 }
 
 fn problem(what: &str) -> Error {
@@ -136,6 +201,15 @@ fn parameter(url: &mut Url, pair: &str) -> Result<(), &'static str> {
                 _ => return Err("url: sslmode is none of disable, prefer, require, verify-ca, verify-full"),
             });
         }
+        "target_session_attrs" => {
+            url.target = match value.as_str() {
+                "any" => Target::Any,
+                "read-write" => Target::ReadWrite,
+                "primary" => Target::Primary,
+                "standby" => Target::Standby,
+                _ => return Err("url: target_session_attrs is none of any, read-write, primary, standby"),
+            };
+        }
         "sslrootcert" => url.sslrootcert = Some(value.into()),
         "sslcert" => url.sslcert = Some(value.into()),
         "sslkey" => url.sslkey = Some(value.into()),
@@ -145,7 +219,10 @@ fn parameter(url: &mut Url, pair: &str) -> Result<(), &'static str> {
         }
         // Not named: behind an unencoded `?` of a password it is a part of that.
         _ => {
-            return Err("url: a parameter is none of sslmode, sslrootcert, sslcert, sslkey, connect_timeout");
+            return Err(
+                "url: a parameter is none of sslmode, sslrootcert, sslcert, sslkey, connect_timeout, \
+                 target_session_attrs",
+            );
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The position and the source no longer fit each other: the connector stops and says what to type, and
 //! never guesses past a gap.
 
-use millrace_e2e::{Own, Servers, Shop, until};
+use millrace_e2e::{Own, Servers, Shop, run_to_end, until};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -123,6 +123,27 @@ async fn a_slot_without_any_position_is_nobody_s_first_start() {
     shop.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
     shop.start_in_any_state().await;
     shop.not_ready("POSITION_LOST").await.expect_reason(&[&slot]).expect_hint(&["millrace position", "set"]);
+}
+
+#[tokio::test]
+async fn a_publication_younger_than_its_slot_is_said_and_left_behind_by_the_remedy() {
+    let mut shop = Shop::open("young-publication").await;
+    let slot = shop.slot();
+    shop.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
+    shop.rows(1..=10).await;
+    shop.file.set("source/postgres/slot_made_beforehand", true);
+    shop.start_in_any_state().await;
+    shop.not_ready("POSITION_LOST")
+        .await
+        .expect_reason(&[&slot, "does not exist"])
+        .expect_hint(&["set --to <SELECT pg_current_wal_lsn()> --yes"]);
+    shop.kill().wait_for_slot(false).await;
+    let now: String = shop.sql.one("SELECT pg_current_wal_lsn()::text").await;
+    let file = shop.write_file();
+    let file = file.to_str().expect("a readable path");
+    let moved = run_to_end(&["position", file, "set", "--to", &now, "--yes"], shop.dir());
+    assert_eq!(moved.code, Some(0), "{}", moved.text());
+    shop.start().await.rows(11..=20).await.expect_rows(11..=20).await;
 }
 
 #[tokio::test]

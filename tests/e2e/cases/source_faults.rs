@@ -66,6 +66,25 @@ async fn a_slot_that_somebody_else_reads_is_waited_for() {
 }
 
 #[tokio::test]
+async fn the_first_of_several_hosts_that_takes_writes_is_used_over_its_local_socket_too() {
+    let mut shop = Shop::open("hosts").await;
+    let folder: String = shop.sql.one("SHOW unix_socket_directories").await;
+    let url = shop.servers.postgres.url_of(shop.database());
+    let (login, place) = url.rsplit_once("127.0.0.1").expect("the server is on this machine");
+    let (port, database) = place.split_once('/').expect("a database");
+    let folder = folder.replace('/', "%2F");
+    // Nobody listens on port 1.
+    let hosts = format!("{login}127.0.0.1:1,{folder}{port}/{database}?target_session_attrs=read-write");
+    shop.file.set("source/postgres/url", hosts);
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await;
+    let local: i64 = shop
+        .sql
+        .one("SELECT count(*) FROM pg_stat_replication WHERE client_addr IS NULL AND usename = current_user")
+        .await;
+    assert!(local >= 1, "the stream does not run over the local socket");
+}
+
+#[tokio::test]
 async fn a_slot_of_another_plugin_is_refused() {
     let mut shop = Shop::open("slot-plugin").await;
     let slot = shop.slot();
