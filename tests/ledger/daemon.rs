@@ -80,10 +80,15 @@ pub struct Daemon {
 impl Daemon {
     /// Writes the file into `dir`; the log of all starts goes beside it.
     pub fn prepare(binary: &Path, dir: &Path, connector: &ConnectorFile) -> Result<Daemon> {
+        Self::with_file(binary, dir, &connector.name, &connector.text())
+    }
+
+    /// The same for a file of any text.
+    pub fn with_file(binary: &Path, dir: &Path, name: &str, text: &str) -> Result<Daemon> {
         std::fs::create_dir_all(dir)?;
-        let file = dir.join(format!("{}.toml", connector.name));
-        std::fs::write(&file, connector.text())?;
-        let log = dir.join(format!("{}.log", connector.name));
+        let file = dir.join(format!("{name}.toml"));
+        std::fs::write(&file, text)?;
+        let log = dir.join(format!("{name}.log"));
         File::create(&log)?;
         Ok(Daemon { binary: binary.to_owned(), file, log, child: None })
     }

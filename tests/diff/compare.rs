@@ -1,0 +1,205 @@
+//! Both sides' topics, partition by partition and record by record. Start at [`compare`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::Result;
+use crate::allowed::Allowed;
+use crate::records::{Topics, Written};
+use crate::tokens::{Token, tokens};
+
+/// How many kinds of difference a report shows.
+const SHOWN_MAX: usize = 60;
+/// How much of a value a report shows.
+const VALUE_SHOWN: usize = 160;
+
+/// Something that only one side wrote, or wrote differently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub topic: String,
+    pub place: String,
+    pub theirs: String,
+    pub ours: String,
+}
+
+/// What came of a comparison.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub topics: usize,
+    /// Pairs that were compared.
+    pub records: u64,
+    /// Pairs without any difference beyond the allowed ones.
+    pub equal: u64,
+    /// The first of each kind, and how many there were.
+    pub differences: BTreeMap<(String, String), (Difference, u64)>,
+}
+
+impl Report {
+    pub fn passed(&self) -> bool {
+        self.differences.is_empty() && self.records > 0
+    }
+
+    fn add(&mut self, difference: Difference) {
+        // The same column differs in `before` and `after` for one reason.
+        let place = difference.place.replace(".before.", ".after.");
+        let kind = (difference.topic.clone(), place);
+        self.differences.entry(kind).or_insert((difference, 0)).1 += 1;
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} topics, {} records, {} equal", self.topics, self.records, self.equal)?;
+        for (difference, count) in self.differences.values().take(SHOWN_MAX) {
+            let Difference { topic, place, theirs, ours } = difference;
+            writeln!(f, "  {topic} {place} ({count} times)")?;
+            writeln!(f, "    debezium: {}\n    millrace: {}", shortened(theirs), shortened(ours))?;
+        }
+        match self.differences.len().checked_sub(SHOWN_MAX) {
+            Some(more) if more > 0 => writeln!(f, "  and {more} kinds more"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    if text.len() <= VALUE_SHOWN {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(VALUE_SHOWN).collect();
+    format!("{start}... ({} bytes)", text.len())
+}
+
+/// Pairs the records of each partition in their order.
+pub fn compare(theirs: &Topics, ours: &Topics, allowed: &mut Allowed) -> Result<Report> {
+    let places: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
+    let mut report = Report {
+        topics: places.iter().map(|(topic, _)| topic).collect::<BTreeSet<_>>().len(),
+        ..Report::default()
+    };
+    for place in places {
+        let none = Vec::new();
+        let (left, right) = (theirs.get(place).unwrap_or(&none), ours.get(place).unwrap_or(&none));
+        let (topic, partition) = place;
+        if left.len() != right.len() {
+            report.add(Difference {
+                topic: topic.clone(),
+                place: format!("partition {partition}"),
+                theirs: format!("{} records", left.len()),
+                ours: format!("{} records", right.len()),
+            });
+        }
+        for (left, right) in left.iter().zip(right) {
+            report.records += 1;
+            let found = pair(topic, left, right, allowed)?;
+            report.equal += u64::from(found.is_empty());
+            found.into_iter().for_each(|difference| report.add(difference));
+        }
+    }
+    Ok(report)
+}
+
+fn pair(topic: &str, left: &Written, right: &Written, allowed: &mut Allowed) -> Result<Vec<Difference>> {
+    let mut found = Vec::new();
+    let mut differ = |place: &str, theirs: &str, ours: &str| {
+        if theirs != ours && !allowed.covers(place, theirs, ours) {
+            let (theirs, ours) = (theirs.to_owned(), ours.to_owned());
+            found.push(Difference { topic: topic.to_owned(), place: place.to_owned(), theirs, ours });
+        }
+    };
+    differ("schema.key", &left.key_schema, &right.key_schema);
+    differ("schema.value", &left.value_schema, &right.value_schema);
+    texts("key", left.key.as_deref(), right.key.as_deref(), &mut differ)?;
+    texts("value", left.value.as_deref(), right.value.as_deref(), &mut differ)?;
+    let names =
+        |written: &Written| -> Vec<String> { written.headers.iter().map(|(name, _)| name.clone()).collect() };
+    differ("headers", &names(left).join(" "), &names(right).join(" "));
+    for (name, theirs) in &left.headers {
+        if let Some((_, ours)) = right.headers.iter().find(|(other, _)| other == name) {
+            differ(&format!("header.{name}"), theirs, ours);
+        }
+    }
+    Ok(found)
+}
+
+fn texts(
+    part: &str,
+    left: Option<&str>,
+    right: Option<&str>,
+    differ: &mut impl FnMut(&str, &str, &str),
+) -> Result<()> {
+    let (Some(left), Some(right)) = (left, right) else {
+        differ(part, left.unwrap_or("none"), right.unwrap_or("none"));
+        return Ok(());
+    };
+    if left == right {
+        return Ok(());
+    }
+    let (left, right) = (tokens(left)?, tokens(right)?);
+    let places =
+        |tokens: &[Token]| -> Vec<String> { tokens.iter().map(|token| token.place.clone()).collect() };
+    if places(&left) == places(&right) {
+        for (theirs, ours) in left.iter().zip(&right) {
+            differ(&format!("{part}.{}", theirs.place), &theirs.raw, &ours.raw);
+        }
+        return Ok(());
+    }
+    let by_place = |tokens: &[Token]| -> BTreeMap<String, String> {
+        tokens.iter().map(|token| (token.place.clone(), token.raw.clone())).collect()
+    };
+    let (theirs, ours) = (by_place(&left), by_place(&right));
+    for place in theirs.keys().chain(ours.keys()).collect::<BTreeSet<_>>() {
+        let of =
+            |side: &BTreeMap<String, String>| side.get(place).map_or("nothing", String::as_str).to_owned();
+        differ(&format!("{part}.{place}"), &of(&theirs), &of(&ours));
+    }
+    if theirs.keys().eq(ours.keys()) {
+        differ(part, "its own order of fields", "another order of fields");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(value: &str) -> Written {
+        Written {
+            key: Some("{\"id\":1}".into()),
+            value: Some(value.into()),
+            key_schema: String::new(),
+            value_schema: String::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    fn topics(values: &[&str]) -> Topics {
+        Topics::from([(("public.t".to_owned(), 0), values.iter().map(|value| written(value)).collect())])
+    }
+
+    fn kinds(theirs: &[&str], ours: &[&str]) -> Vec<String> {
+        let mut allowed = Allowed::read().unwrap();
+        let report = compare(&topics(theirs), &topics(ours), &mut allowed).unwrap();
+        report.differences.keys().map(|(_, place)| place.clone()).collect()
+    }
+
+    #[test]
+    fn what_is_equal_but_for_the_processing_time_passes() {
+        let (theirs, ours) = ([r#"{"op":"c","ts_ms":1}"#], [r#"{"op":"c","ts_ms":2}"#]);
+        assert_eq!(kinds(&theirs, &ours), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_planted_difference_is_found() {
+        for (theirs, ours, expected) in [
+            (vec![r#"{"a":1}"#], vec![r#"{"a":2}"#], "value.a"),
+            (vec![r#"{"a":1.0}"#], vec![r#"{"a":1}"#], "value.a"),
+            (vec![r#"{"a":1}"#], vec![r#"{"a":1,"b":null}"#], "value.b"),
+            (vec![r#"{"a":1,"b":2}"#], vec![r#"{"b":2,"a":1}"#], "value"),
+            (vec![r#"{"a":1}"#, "{}"], vec![r#"{"a":1}"#], "partition 0"),
+            (vec![r#"{"source":{"ts_ms":1}}"#], vec![r#"{"source":{"ts_ms":2}}"#], "value.source.ts_ms"),
+        ] {
+            assert_eq!(kinds(&theirs, &ours), [expected], "{theirs:?} {ours:?}");
+        }
+    }
+}

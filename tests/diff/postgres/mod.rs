@@ -1,0 +1,136 @@
+//! Postgres: random tables over every type, read by both sides at the same time. Start at [`run`].
+
+mod sides;
+mod tables;
+mod values;
+
+use std::time::{Duration, Instant};
+
+use millrace_ledger::random::Random;
+use tokio_postgres::{Client, NoTls};
+
+use crate::allowed::Allowed;
+use crate::compare::{Report, compare};
+use crate::records::{Decoder, Topics, read};
+use crate::{Encoding, Place, Result};
+
+use tables::Table;
+pub use values::families;
+
+/// Both sides are done with a workload of this size within seconds.
+const DONE_WITHIN: Duration = Duration::from_secs(90);
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub place: Place,
+    /// Of the server; the run makes a database of its own.
+    pub url: String,
+    pub encoding: Encoding,
+    pub seed: u64,
+    pub tables: usize,
+    pub transactions: usize,
+    /// Only types whose name holds one of these; all where there is none.
+    pub only: Vec<String>,
+    /// Lines for the daemon's `[source.postgres]` and `[format]`, and Debezium's properties for the same.
+    pub modes: Modes,
+}
+
+/// The same choices in both sides' words.
+#[derive(Clone, Debug, Default)]
+pub struct Modes {
+    pub source: Vec<String>,
+    pub format: Vec<String>,
+    pub debezium: Vec<(String, String)>,
+}
+
+/// Makes tables, starts both sides, writes, waits until both have everything, and compares.
+pub async fn run(config: &Config, allowed: &mut Allowed) -> Result<Report> {
+    let database = format!("diff_{}_{}", config.seed, std::process::id());
+    connect(&config.url).await?.batch_execute(&format!("CREATE DATABASE {database}")).await?;
+    let url = format!("{}/{database}", config.url.rsplit_once('/').ok_or("a url without a database")?.0);
+    let client = connect(&url).await?;
+    let mut random = Random::new(config.seed);
+    client.batch_execute(values::PREPARE).await?;
+    let families = values::available(&client, &config.only).await?;
+    let tables: Vec<Table> =
+        (0..config.tables).map(|number| Table::random(number, &families, &mut random)).collect();
+    for table in &tables {
+        client.batch_execute(&table.create()).await.map_err(|error| said(&table.create(), &error))?;
+    }
+    let mut sides = sides::start(config, &database, &url, &tables).await?;
+    let outcome = write_and_compare(config, &client, &tables, &mut random, &mut sides, allowed).await;
+    let removed = sides.stop().await;
+    let report = outcome?;
+    removed?;
+    Ok(report)
+}
+
+async fn write_and_compare(
+    config: &Config,
+    client: &Client,
+    tables: &[Table],
+    random: &mut Random,
+    sides: &mut sides::Sides,
+    allowed: &mut Allowed,
+) -> Result<Report> {
+    let mut refused = 0;
+    for _ in 0..config.transactions {
+        client.batch_execute("BEGIN").await?;
+        for _ in 0..=random.below(6) {
+            let statement = random.pick(tables).statement(random);
+            client.batch_execute("SAVEPOINT s").await?;
+            if let Err(error) = client.batch_execute(&statement).await {
+                // A key that is there already is chance; anything else would hide a hole in the workload.
+                if error.code() != Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION) {
+                    return Err(said(&statement, &error));
+                }
+                refused += 1;
+                client.batch_execute("ROLLBACK TO s").await?;
+            }
+        }
+        client.batch_execute(if random.percent(5) { "ROLLBACK" } else { "COMMIT" }).await?;
+    }
+    if refused > config.transactions {
+        return Err(format!("{refused} statements were refused").into());
+    }
+    client.batch_execute("INSERT INTO the_end VALUES (1)").await?;
+    let (theirs, ours) = both(config, sides).await?;
+    compare(&theirs, &ours, allowed)
+}
+
+/// Reads until the last row has come through on both sides.
+async fn both(config: &Config, sides: &mut sides::Sides) -> Result<(Topics, Topics)> {
+    let mut decoder = Decoder::new(config.encoding, &config.place.registry)?;
+    let deadline = Instant::now() + DONE_WITHIN;
+    loop {
+        sides.still_run().await?;
+        let is_done = |topics: &Topics| topics.keys().any(|(topic, _)| topic == "public.the_end");
+        let theirs = read(&config.place.bootstrap, &sides.their_topics(), &mut decoder).await?;
+        let ours = read(&config.place.bootstrap, &sides.our_topics(), &mut decoder).await?;
+        if is_done(&theirs) && is_done(&ours) {
+            return Ok((theirs, ours));
+        }
+        if Instant::now() >= deadline {
+            return Err(format!(
+                "not done: debezium {}, millrace {}; {}",
+                is_done(&theirs),
+                is_done(&ours),
+                sides.log_tail()
+            )
+            .into());
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+fn said(statement: &str, error: &tokio_postgres::Error) -> crate::Error {
+    let what = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
+    format!("{statement}\n{what}").into()
+}
+
+async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}

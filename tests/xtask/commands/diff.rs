@@ -1,0 +1,129 @@
+//! `cargo xtask diff`: the daemon and a live Debezium read the same database at the same time, and every
+//! record of the one is compared with that of the other.
+
+use std::process::ExitCode;
+
+use millrace_diff::allowed::Allowed;
+use millrace_diff::{Encoding, Place, postgres};
+use xtask::services::{Config, Connect, ConnectConfig, Home, PostgresConfig, PostgresVersion, Services};
+use xtask::{Context, Error, Result};
+
+use super::binary::{self, Profile};
+use super::interrupt::{EXIT_INTERRUPTED, Interrupt};
+
+#[derive(clap::Subcommand)]
+pub enum Subject {
+    /// Debezium's Postgres connector.
+    Postgres(Arguments),
+}
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Decides tables and rows; several, parted by commas, are as many runs.
+    #[arg(long = "seed", value_delimiter = ',', default_values_t = [1])]
+    seeds: Vec<u64>,
+    /// json (with schemas) or avro; both, one after the other, where it is not given.
+    #[arg(long)]
+    encoding: Option<String>,
+    /// Tables of each run.
+    #[arg(long, default_value_t = 12)]
+    tables: usize,
+    /// Transactions of each run.
+    #[arg(long, default_value_t = 120)]
+    transactions: usize,
+    /// Only types whose name holds one of these, parted by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// The major version of the server, 14 to 18.
+    #[arg(long, default_value = "15")]
+    postgres: String,
+    /// A line for the daemon's [format], given as often as there are lines.
+    #[arg(long)]
+    format: Vec<String>,
+    /// A line for the daemon's [source.postgres].
+    #[arg(long)]
+    source: Vec<String>,
+    /// A property for Debezium, key=value, that says the same.
+    #[arg(long)]
+    debezium: Vec<String>,
+    /// The daemon's release build.
+    #[arg(long)]
+    release: bool,
+}
+
+pub async fn run(subject: Subject) -> Result<ExitCode> {
+    let Subject::Postgres(arguments) = subject;
+    let interrupt = Interrupt::listen()?;
+    tokio::select! {
+        biased;
+        () = interrupt.asked(1) => {
+            println!("stopped before the end: nothing is compared");
+            Ok(ExitCode::from(EXIT_INTERRUPTED))
+        }
+        outcome = against_debezium(&arguments) => outcome,
+    }
+}
+
+async fn against_debezium(arguments: &Arguments) -> Result<ExitCode> {
+    let encodings = encodings(arguments)?;
+    let version: PostgresVersion = arguments.postgres.parse()?;
+    let binary = binary::build(if arguments.release { Profile::Release } else { Profile::Debug }).await?;
+    println!("-- starting Kafka, the schema registry, Postgres and Kafka Connect");
+    let home = Home::temporary()?;
+    let config =
+        Config { postgres: PostgresConfig { version, ..PostgresConfig::default() }, ..Config::default() };
+    let services = Services::start_new(&config, &home).await?;
+    let connect = Connect::start_new(&ConnectConfig::default(), &services.kafka.bootstrap(), &home).await?;
+    let place = Place {
+        bootstrap: services.kafka.bootstrap(),
+        registry: services.registry.url(),
+        connect: connect.url(),
+        binary,
+        dir: binary::target()?.join("diff"),
+    };
+    let mut allowed = Allowed::read().context(|| "the list of allowed differences".to_owned())?;
+    let mut passed = true;
+    for seed in &arguments.seeds {
+        for encoding in &encodings {
+            let config = postgres::Config {
+                place: place.clone(),
+                url: services.postgres.url(),
+                encoding: *encoding,
+                seed: *seed,
+                tables: arguments.tables,
+                transactions: arguments.transactions,
+                only: arguments.only.clone(),
+                modes: modes(arguments)?,
+            };
+            let report = postgres::run(&config, &mut allowed).await;
+            let report = report.context(|| format!("the run with seed {seed} could not be finished"))?;
+            println!("-- seed {seed}, {encoding:?}: {report}");
+            passed &= report.passed();
+        }
+    }
+    for (reason, count) in allowed.used() {
+        println!("allowed {count} times: {reason}");
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn encodings(arguments: &Arguments) -> Result<Vec<Encoding>> {
+    match arguments.encoding.as_deref() {
+        None => Ok(vec![Encoding::Json, Encoding::Avro]),
+        Some("json") => Ok(vec![Encoding::Json]),
+        Some("avro") => Ok(vec![Encoding::Avro]),
+        Some(other) => Err(Error::new(format!("{other} is no encoding: json or avro"))),
+    }
+}
+
+fn modes(arguments: &Arguments) -> Result<postgres::Modes> {
+    let property = |text: &String| {
+        let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        pair.ok_or_else(|| Error::new(format!("{text} is no key=value")))
+    };
+    Ok(postgres::Modes {
+        source: arguments.source.clone(),
+        format: arguments.format.clone(),
+        debezium: arguments.debezium.iter().map(property).collect::<Result<_>>()?,
+    })
+}

