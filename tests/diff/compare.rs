@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use serde_json::Value as Json;
+
 use crate::Result;
 use crate::allowed::Allowed;
 use crate::records::{Topics, Written};
@@ -107,8 +109,8 @@ fn pair(topic: &str, left: &Written, right: &Written, allowed: &mut Allowed) -> 
             found.push(Difference { topic: topic.to_owned(), place: place.to_owned(), theirs, ours });
         }
     };
-    differ("schema.key", &left.key_schema, &right.key_schema);
-    differ("schema.value", &left.value_schema, &right.value_schema);
+    schemas("schema.key", &left.key_schema, &right.key_schema, &mut differ);
+    schemas("schema.value", &left.value_schema, &right.value_schema, &mut differ);
     texts("key", left.key.as_deref(), right.key.as_deref(), &mut differ)?;
     texts("value", left.value.as_deref(), right.value.as_deref(), &mut differ)?;
     let names =
@@ -135,6 +137,13 @@ fn texts(
     if left == right {
         return Ok(());
     }
+    let (left, right) = match (split(left), split(right)) {
+        (Some((their_schema, left)), Some((our_schema, right))) => {
+            schemas(&format!("schema.{part}"), their_schema, our_schema, differ);
+            (left, right)
+        }
+        _ => (left, right),
+    };
     let (left, right) = (tokens(left)?, tokens(right)?);
     let places =
         |tokens: &[Token]| -> Vec<String> { tokens.iter().map(|token| token.place.clone()).collect() };
@@ -157,6 +166,58 @@ fn texts(
         differ(part, "its own order of fields", "another order of fields");
     }
     Ok(())
+}
+
+/// The schema and the payload of JSON that has both.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix("{\"schema\":")?.strip_suffix('}')?;
+    // Values may hold anything: only the first mark behind a schema is the one.
+    text.split_once(",\"payload\":")
+}
+
+/// Two schema texts: by the names of their fields, and if those agree, letter by letter.
+fn schemas(part: &str, left: &str, right: &str, differ: &mut impl FnMut(&str, &str, &str)) {
+    if left == right {
+        return;
+    }
+    let named = |text: &str| {
+        let mut found = BTreeMap::new();
+        if let Ok(schema) = serde_json::from_str(text) {
+            by_name(&schema, String::new(), &mut found);
+        }
+        found
+    };
+    let (theirs, ours) = (named(left), named(right));
+    if theirs == ours {
+        differ(part, left, right);
+        return;
+    }
+    for place in theirs.keys().chain(ours.keys()).collect::<BTreeSet<_>>() {
+        let of =
+            |side: &BTreeMap<String, String>| side.get(place).map_or("nothing", String::as_str).to_owned();
+        differ(&format!("{part}{place}"), &of(&theirs), &of(&ours));
+    }
+}
+
+/// Flattens a schema; the fields of a struct are told apart by their names, not their numbers.
+fn by_name(schema: &Json, place: String, found: &mut BTreeMap<String, String>) {
+    match schema {
+        Json::Object(members) => {
+            for (name, member) in members {
+                by_name(member, format!("{place}.{name}"), found);
+            }
+        }
+        Json::Array(members) => {
+            for (index, member) in members.iter().enumerate() {
+                let name = member.get("field").or(member.get("name")).and_then(Json::as_str);
+                let name = name.map_or_else(|| index.to_string(), str::to_owned);
+                by_name(member, format!("{place}[{name}]"), found);
+            }
+        }
+        scalar => {
+            found.insert(place, scalar.to_string());
+        }
+    }
 }
 
 #[cfg(test)]

