@@ -17,7 +17,7 @@ use tracing::Instrument;
 
 use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::encode::{Encoded, Encoder, Format};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::position::Position;
 use crate::progress::{Progress, now_us};
 use crate::sink::{Sink, Targets};
@@ -104,7 +104,22 @@ pub async fn run<S: Source, K: Sink>(
         .unwrap_or_else(|_| Err(Error::fatal("the encoder stopped by a panic")));
     // The cause is where the chain broke first: an error downstream makes the ones upstream stop quietly,
     // and a source that fails still lets what it sent be delivered.
-    sent.and(encoded).and(read)
+    sent.and(encoded)?;
+    if let Err(error) = &read
+        && ends_for_good(error.kind())
+    {
+        // What the source compared its own state with may be old by now: a rival that has moved on leaves the
+        // same traces as a slot that was lost.
+        sink.undisturbed().await?;
+    }
+    read
+}
+
+fn ends_for_good(kind: Kind) -> bool {
+    match kind {
+        Kind::Config | Kind::Fatal => true,
+        Kind::Transient | Kind::Record | Kind::Fenced => false,
+    }
 }
 
 struct EncodeTask<T: Targets> {

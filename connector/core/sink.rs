@@ -29,8 +29,15 @@ pub trait Sink: Send {
     /// Nothing more is coming now: commit what is open, if it ends at a transaction's end.
     fn idle(&mut self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Commits what is whole, waits for it and gives the newest durable position, if any. The last call.
+    /// Commits what is whole, waits for it and gives the newest durable position, if any. The last call but
+    /// for `undisturbed`.
     fn close(&mut self) -> impl Future<Output = Result<Option<Position>>> + Send;
+
+    /// Asked before a source's word that it cannot go on is believed: fails where another instance has moved
+    /// the position, or taken over, since this one read it. A sink that nobody shares has nothing to look at.
+    fn undisturbed(&mut self) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// A place that records can go to.

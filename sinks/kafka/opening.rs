@@ -88,6 +88,8 @@ impl Opening {
     pub async fn open(&mut self, over: Option<&Position>) -> Result<(Session, Option<Position>), Stop> {
         self.topics.ensure_position_topic().await?;
         let sizes = self.topics.sizes();
+        let backoff_ms = u64::try_from(self.doubt.backoff.as_millis()).unwrap_or(u64::MAX);
+        self.progress.commit_backoff_ms.store(backoff_ms, Ordering::Relaxed);
         let producer = |nth| Producer::new(&self.settings, nth, self.doubt.backoff, sizes);
         let producers = [producer(0)?, producer(1)?];
         for producer in &producers {
@@ -168,15 +170,35 @@ impl Opening {
         let (settings, keys) = (self.settings.clone(), self.keys.clone());
         let newest = blocking(move || position::read_claim(&settings, &keys)).await?;
         // Ours was committed, so a stranger's that is newest lies after it.
-        let Some(claim) = newest.filter(|claim| claim.instance != self.instance) else { return Ok(None) };
+        Ok(self.strangers(newest))
+    }
+
+    /// Whether what was read at opening is still the newest. `Err`: another instance has taken over, or the
+    /// position was moved, and whoever judged by the old one opens again first.
+    pub async fn undisturbed(&self, newest: Option<&Position>) -> Result<()> {
+        let found = self.read().await?;
+        if let Some(taken) = self.strangers(found.claim) {
+            return Err(taken);
+        }
+        if found.position.as_ref() != newest {
+            let connector = &self.settings.connector;
+            return Err(Error::transient(format!(
+                "the position of connector {connector} was moved meanwhile"
+            ))
+            .hint("it is opened anew and goes on from there"));
+        }
+        Ok(())
+    }
+
+    /// The error for a newest claim that is not ours.
+    fn strangers(&self, newest: Option<Claim>) -> Option<Error> {
+        let claim = newest.filter(|claim| claim.instance != self.instance)?;
         let ago_s = (now_us() / 1000 - claim.time_ms) / 1000;
         let error = Error::fenced(format!(
             "another instance took over connector {}: {}, {ago_s} s ago",
             self.settings.connector, claim.instance
         ));
-        Ok(Some(
-            error.hint("stop one of the two, or give them different names; the other one goes on meanwhile"),
-        ))
+        Some(error.hint("stop one of the two, or give them different names; the other one goes on meanwhile"))
     }
 }
 
