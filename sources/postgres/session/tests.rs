@@ -30,8 +30,13 @@ fn message(lsn: u64, transactional: bool) -> Logged {
 }
 
 fn described() -> Logged {
+    described_at(0)
+}
+
+/// The server sends it right before a change, under that change's place in the log.
+fn described_at(lsn: u64) -> Logged {
     let writer = Writer::default().tag(b'R').u32(TABLE).string("public").string("t").tag(b'd').u16(1);
-    (Lsn(0), writer.tag(1).string("id").u32(20).u32(u32::MAX).0)
+    (Lsn(lsn), writer.tag(1).string("id").u32(20).u32(u32::MAX).0)
 }
 
 fn relation() -> Relation {
@@ -159,7 +164,8 @@ fn a_relation_sent_again_inside_the_cut_transaction_does_not_count() {
     let mut session = session_at(110, Some(open));
     let mut batch = fresh(&mut session);
     let mut replay = log()[5..].to_vec();
-    replay.insert(1, described());
+    // Between two changes of the place up to which the position reaches.
+    replay.insert(3, described_at(55));
     play(&mut session, &replay, &mut batch).expect("play");
     let ids: Vec<_> = rows(&batch).into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids, ["5", "6", "7", "8"]);
