@@ -74,6 +74,18 @@ pub fn class(code: Code) -> Class {
     }
 }
 
+/// What librdkafka calls the connection on which transactions are ended.
+const COORDINATOR: &str = "TxnCoordinator";
+
+/// Whether an error that librdkafka reports beside all calls can have touched a commit that is under way. A
+/// broker that is gone for good while the others do its work is reported for ever, and puts none in doubt.
+/// Which connection an error is of stands in its text alone, which begins with the connection's name.
+pub fn concerns_commit(code: Code, text: &str) -> bool {
+    const ALL_BROKERS_DOWN: i32 = Err::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN as i32;
+    const FATAL: i32 = Err::RD_KAFKA_RESP_ERR__FATAL as i32;
+    matches!(code.0, ALL_BROKERS_DOWN | FATAL) || text.starts_with(COORDINATOR)
+}
+
 /// What a call of librdkafka failed with.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -157,6 +169,20 @@ mod tests {
             let error = error("cannot commit", failure);
             assert_eq!(error.kind(), kind, "{code:?}");
             assert!(error.hint_text().is_some());
+        }
+    }
+
+    #[test]
+    fn only_an_error_of_the_coordinator_or_of_all_brokers_concerns_a_commit() {
+        let transport = Code(Err::RD_KAFKA_RESP_ERR__TRANSPORT as i32);
+        let table = [
+            (transport, "TxnCoordinator: kafka-2:9092: Disconnected (after 10ms in state UP)", true),
+            (transport, "kafka-9:9092/bootstrap: Connect to ipv4#10.0.0.9:9092 failed", false),
+            (transport, "kafka-2:9092/2: Disconnected", false),
+            (Code(Err::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN as i32), "1/1 brokers are down", true),
+        ];
+        for (code, text, expected) in table {
+            assert_eq!(concerns_commit(code, text), expected, "{text}");
         }
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka_sys as sys;
 
-use crate::errors::{Code, Failure};
+use crate::errors::{self, Code, Failure};
 
 // The bindings make an enum of error codes, and a broker may send a code that the enum does not have, which
 // would be undefined behaviour in Rust. The same functions, with numbers: a C enum is an int.
@@ -88,7 +88,7 @@ impl Events {
         lock(&self.trouble).clone()
     }
 
-    /// Whether librdkafka reported a broken connection or the like since the last time this was asked.
+    /// Whether librdkafka reported what can have touched a commit since the last time this was asked.
     pub fn take_errors_seen(&self) -> bool {
         self.errors_seen.swap(false, Ordering::AcqRel)
     }
@@ -563,14 +563,17 @@ unsafe extern "C" fn on_delivery(
 /// `opaque` is the `Events` that `Client::new` set.
 unsafe extern "C" fn on_error(
     _rk: *mut sys::rd_kafka_t,
-    _code: c_int,
+    code: c_int,
     text: *const c_char,
     opaque: *mut c_void,
 ) {
     // SAFETY: by the contract above; librdkafka hands over a text that ends with a zero.
     let (events, text) = unsafe { (&*opaque.cast::<Events>(), CStr::from_ptr(text)) };
-    *lock(&events.trouble) = Some(text.to_string_lossy().into_owned());
-    events.errors_seen.store(true, Ordering::Release);
+    let text = text.to_string_lossy();
+    if errors::concerns_commit(Code(code), &text) {
+        events.errors_seen.store(true, Ordering::Release);
+    }
+    *lock(&events.trouble) = Some(text.into_owned());
 }
 
 /// # Safety

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use millrace_core::error::{Error, Result};
 use tokio::sync::oneshot;
 
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::errors::{self, Class, Code, Failure};
 use crate::native::{Client, Role, Topic, Undelivered};
 use crate::position;
@@ -23,8 +23,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_POLL: Duration = Duration::from_millis(500);
 /// An abort at the end is a courtesy to readers; the broker does it anyway when the transaction times out.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Beyond librdkafka's own timeouts: a call that takes longer does not come back.
-const WATCH_SLACK: Duration = Duration::from_secs(5);
 /// Above any batch that fits into memory, so that `batch.size` alone decides.
 const BATCH_RECORDS: &str = "1000000";
 /// Waits for a fuller batch this long; a commit does not wait for it. Above the time a broker takes to
@@ -157,7 +155,7 @@ impl Producer {
         let (end, ended) = oneshot::channel();
         let worker = Worker {
             client: client.clone(),
-            timeout: settings.limits.timeout,
+            limits: settings.limits,
             doubt: backoff.mul_f64(DOUBT),
             open: false,
         };
@@ -172,8 +170,7 @@ impl Producer {
                 let _ = end.send(());
             })
             .map_err(|error| Error::transient("cannot start a thread for a producer").source(error))?;
-        let watch = settings.limits.timeout + WATCH_SLACK;
-        Ok(Self { id, client, commands, ended: Some(ended), watch })
+        Ok(Self { id, client, commands, ended: Some(ended), watch: settings.limits.watch() })
     }
 
     pub fn id(&self) -> &str {
@@ -234,8 +231,7 @@ impl Producer {
         &self,
         done: &mut oneshot::Receiver<Result<Committed, Trouble>>,
     ) -> Result<Committed, Trouble> {
-        // Its own time and its predecessor's.
-        match tokio::time::timeout(self.watch * 2, done).await {
+        match tokio::time::timeout(self.watch, done).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(self.lost()),
         }
@@ -298,8 +294,7 @@ fn config(settings: &Settings, id: &str, backoff: Duration, sizes: Sizes) -> rdk
     owned("transaction.timeout.ms", timeout_ms.to_string());
     owned("enable.idempotence", "true".to_owned());
     owned("acks", "all".to_owned());
-    // A record fails while its transaction can still be ended in order.
-    owned("message.timeout.ms", (timeout_ms * 2 / 3).to_string());
+    owned("message.timeout.ms", settings.limits.delivery().as_millis().to_string());
     owned("retry.backoff.ms", backoff_ms.clone());
     owned("retry.backoff.max.ms", backoff_ms);
     owned("message.max.bytes", sizes.record_bytes.to_string());
@@ -322,7 +317,7 @@ fn config(settings: &Settings, id: &str, backoff: Duration, sizes: Sizes) -> rdk
 /// The thread's side.
 struct Worker {
     client: Arc<Client>,
-    timeout: Duration,
+    limits: Limits,
     doubt: Duration,
     /// A transaction is begun and not ended.
     open: bool,
@@ -346,7 +341,8 @@ impl Worker {
         loop {
             match orders.recv_timeout(IDLE_POLL) {
                 Ok(Command::Init(reply)) => {
-                    let _ = reply.send(self.until(|client, left| client.init_transactions(left)));
+                    let deadline = Instant::now() + self.limits.call();
+                    let _ = reply.send(self.until(deadline, |client, left| client.init_transactions(left)));
                 }
                 Ok(Command::Begin(reply)) => {
                     let begun = self.client.begin_transaction();
@@ -382,20 +378,24 @@ impl Worker {
         flushed: oneshot::Sender<()>,
         given: Instant,
     ) -> Result<Committed, Trouble> {
-        let flush = self.client.flush(self.timeout);
+        // One deadline for all of it: the broker ends the transaction then, whatever this still waits for.
+        let deadline = given + self.limits.ending();
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let flush = self.client.flush(left());
         if let Some(undelivered) = self.client.events().undelivered() {
             return Err(cause(&self.client, undelivered));
         }
         flush.map_err(|failure| self.fatal_or(failure))?;
         let _ = flushed.send(());
         if let Some(previous) = previous
-            && !previous.is_clear_within(self.timeout)
+            && !previous.is_clear_within(left())
         {
             return Err(Trouble::Predecessor);
         }
         self.client.events().take_errors_seen();
         let started = Instant::now();
-        self.until(|client, left| client.commit_transaction(left))
+        let deadline = deadline.min(started + self.limits.call());
+        self.until(deadline, |client, left| client.commit_transaction(left))
             .map_err(|failure| self.fatal_or(failure))?;
         let call = started.elapsed();
         self.open = false;
@@ -404,9 +404,12 @@ impl Worker {
         Ok(Committed { doubtful, call, whole: given.elapsed() })
     }
 
-    /// The same call again while librdkafka says so, until a deadline below the transaction timeout.
-    fn until(&self, call: impl Fn(&Client, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.timeout * 9 / 10;
+    /// The same call again while librdkafka says so, until a deadline.
+    fn until(
+        &self,
+        deadline: Instant,
+        call: impl Fn(&Client, Duration) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match call(&self.client, left.max(Duration::from_millis(1))) {
@@ -450,11 +453,17 @@ mod tests {
     const SIZES: Sizes = Sizes { batch_bytes: 1_000_000, record_bytes: 1_048_588 };
 
     async fn open() -> (Cluster, Producer, Topic) {
+        open_beside(&[]).await
+    }
+
+    /// With these in the list of bootstrap servers too.
+    async fn open_beside(others: &[&str]) -> (Cluster, Producer, Topic) {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
-        let raw = serde_json::from_value(serde_json::json!({
-            "bootstrap": cluster.bootstrap_servers().split(',').collect::<Vec<_>>(),
-        }));
+        let mut bootstrap = others.to_vec();
+        let servers = cluster.bootstrap_servers();
+        bootstrap.extend(servers.split(','));
+        let raw = serde_json::from_value(serde_json::json!({ "bootstrap": bootstrap }));
         let settings = Settings::resolve(raw.unwrap(), "orders").unwrap();
         let producer = Producer::new(&settings, 0, Duration::from_millis(500), SIZES).unwrap();
         producer.init().await.unwrap();
@@ -541,6 +550,42 @@ mod tests {
         send(&producer, &topic).await;
         let committed = commit(&producer).await.unwrap();
         assert!(committed.doubtful, "it was asked for twice: {committed:?}");
+    }
+
+    /// Waits for librdkafka to tell of something, and says whether that puts a commit in doubt.
+    async fn told(producer: &Producer) -> Option<bool> {
+        for _ in 0..100 {
+            producer.poll();
+            if producer.client.events().trouble().is_some() {
+                return Some(producer.client.events().take_errors_seen());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        None
+    }
+
+    #[tokio::test]
+    async fn a_dead_bootstrap_server_beside_living_ones_puts_no_commit_in_doubt() {
+        let dead = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"];
+        // librdkafka begins with any of them, and may begin with the living one.
+        for _ in 0..20 {
+            let (_cluster, producer, topic) = open_beside(&dead).await;
+            let Some(in_doubt) = told(&producer).await else { continue };
+            assert!(!in_doubt);
+            send(&producer, &topic).await;
+            assert!(!commit(&producer).await.unwrap().doubtful);
+            return;
+        }
+        panic!("librdkafka told of nothing");
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_goes_puts_a_commit_in_doubt() {
+        let (cluster, producer, topic) = open().await;
+        send(&producer, &topic).await;
+        assert!(!commit(&producer).await.unwrap().doubtful);
+        cluster.broker_down(1).unwrap();
+        assert_eq!(told(&producer).await, Some(true));
     }
 
     #[tokio::test]

@@ -571,3 +571,52 @@ fn new_slot(topics: &Topics, index: u32) -> Result<Slot, Stop> {
         handles: [None, None],
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+
+    use super::*;
+
+    const SIZES: Sizes = Sizes { batch_bytes: 1_000_000, record_bytes: 1_048_588 };
+
+    async fn session() -> (MockCluster<'static, DefaultProducerContext>, Session) {
+        let cluster = MockCluster::new(1).unwrap();
+        let servers = cluster.bootstrap_servers();
+        let raw = serde_json::json!({ "bootstrap": servers.split(',').collect::<Vec<_>>() });
+        let raw = serde_json::from_value(raw).unwrap();
+        let settings = Arc::new(Settings::resolve(raw, "orders").unwrap());
+        let name = settings.position_topic.clone();
+        cluster.create_topic(&name, 2, 1).unwrap();
+        let producer = |nth| Producer::new(&settings, nth, Duration::from_millis(500), SIZES).unwrap();
+        let producers = [producer(0), producer(1)];
+        for producer in &producers {
+            producer.init().await.unwrap();
+        }
+        let position_topic = [producers[0].topic(&name).unwrap(), producers[1].topic(&name).unwrap()];
+        let topics = Arc::new(Topics::new(settings.clone(), Arc::default()));
+        let keys = Keys::new("orders", "shop");
+        let session = Session::new(producers, position_topic, settings, topics, keys, Arc::default(), SIZES);
+        (cluster, session)
+    }
+
+    fn position(n: u64) -> EncodedBatch {
+        let end = Some(Position::new(format!("{{\"n\":{n}}}")));
+        EncodedBatch { end, whole: true, drained: true, seq: n, ..EncodedBatch::default() }
+    }
+
+    #[tokio::test]
+    async fn a_doubtful_commit_ends_the_session_although_it_was_committed() {
+        let (cluster, mut session) = session().await;
+        for n in 1..=4 {
+            session.send(&position(n)).await.unwrap();
+            session.settled().await.unwrap();
+        }
+        cluster.broker_round_trip_time(1, Duration::from_millis(450)).unwrap();
+        session.send(&position(5)).await.unwrap();
+        let stop = session.settled().await.unwrap_err();
+        assert!(stop.is_doubtful(), "{stop:?}");
+        assert_eq!(session.newest.as_ref().map(Position::as_str), Some("{\"n\":5}"));
+    }
+}
