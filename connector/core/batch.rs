@@ -87,6 +87,40 @@ pub struct Transaction {
 }
 
 /// Changes on their way from a source to the encoder.
+/// A buffer of this size is always kept: several times what a batch holds by default.
+const KEPT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Small uses in a row after which a large buffer is given back: one large batch in so many pays for its
+/// memory anew.
+const SMALL_USES: u8 = 8;
+
+/// Notices that a batch keeps the memory of a huge row that came once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waste {
+    /// Uses in a row that needed little of a large buffer.
+    small_uses: u8,
+}
+
+impl Waste {
+    /// After a use: whether the memory is to be given back.
+    fn after(&mut self, bytes: &Vec<u8>) -> bool {
+        let is_small = bytes.capacity() > KEPT_BYTES && bytes.len() < bytes.capacity() / 4;
+        self.small_uses = if is_small { self.small_uses + 1 } else { 0 };
+        let waste = self.small_uses >= SMALL_USES;
+        if waste {
+            self.small_uses = 0;
+        }
+        waste
+    }
+}
+
+fn empty<T>(buffer: &mut Vec<T>, give_back: bool) {
+    buffer.clear();
+    if give_back {
+        buffer.shrink_to(KEPT_BYTES / size_of::<T>().max(1));
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct ChangeBatch {
     pub bytes: Vec<u8>,
@@ -102,14 +136,16 @@ pub struct ChangeBatch {
     pub drained: bool,
     /// Rises by one a batch; checked by the encoder and the sink. Set by the feed.
     pub seq: u64,
+    pub waste: Waste,
 }
 
 impl ChangeBatch {
     pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.cells.clear();
-        self.changes.clear();
-        self.transactions.clear();
+        let waste = self.waste.after(&self.bytes);
+        empty(&mut self.bytes, waste);
+        empty(&mut self.cells, waste);
+        empty(&mut self.changes, waste);
+        empty(&mut self.transactions, waste);
         self.relations.clear();
         self.end = None;
         self.whole = false;
@@ -170,12 +206,14 @@ pub struct EncodedBatch {
     pub seq: u64,
     /// Commit time of the newest transaction in the batch, microseconds since 1970; 0 in an empty one.
     pub commit_ts_us: i64,
+    pub waste: Waste,
 }
 
 impl EncodedBatch {
     pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.records.clear();
+        let waste = self.waste.after(&self.bytes);
+        empty(&mut self.bytes, waste);
+        empty(&mut self.records, waste);
         self.end = None;
         self.whole = false;
         self.drained = false;
@@ -215,6 +253,27 @@ mod tests {
         let mut batch = ChangeBatch { bytes: vec![1; 100], ..ChangeBatch::default() };
         batch.clear();
         assert!(batch.bytes.is_empty() && batch.bytes.capacity() >= 100);
+    }
+
+    #[test]
+    fn the_memory_of_a_huge_row_is_given_back_after_some_small_batches_and_steady_large_ones_keep_theirs() {
+        let mut batch = ChangeBatch::default();
+        let mut clear_after = |bytes: usize| {
+            batch.bytes.resize(bytes, 1);
+            batch.clear();
+            batch.bytes.capacity()
+        };
+        let huge = 10 * KEPT_BYTES;
+        for _ in 0..3 * SMALL_USES {
+            assert!(clear_after(huge) >= huge);
+        }
+        for _ in 1..SMALL_USES {
+            assert!(clear_after(1_000) >= huge);
+        }
+        assert!(clear_after(1_000) <= KEPT_BYTES);
+        for _ in 0..2 * SMALL_USES {
+            assert!(clear_after(1_000) >= 1_000);
+        }
     }
 
     #[test]
