@@ -28,7 +28,10 @@ pub(crate) fn bad_value(plan: &Plan, mark: Mark, index: usize, bad: Bad) -> Erro
     match bad {
         Bad::Special => error.hint("set decimals = \"string\" in [format]"),
         Bad::NullElement => error.hint("use the dialect of Millrace, or leave the column out"),
-        Bad::Malformed | Bad::OutOfRange => error,
+        Bad::Malformed | Bad::OutOfRange => error.hint(format!(
+            "correct the row, or leave column {name} out of what is captured; if the value is right for the \
+             database, report it with the column's type"
+        )),
     }
 }
 
@@ -50,8 +53,11 @@ pub(crate) fn no_old_row(plan: &Plan, mark: Mark) -> Error {
 pub(crate) fn too_large(plan: &Plan, mark: Mark, size: usize) -> Error {
     let (table, limit, topic) = (&plan.table, plan.record_bytes_max, &plan.topic_name);
     let place = place(mark);
-    Error::record(format!("table {table}: the record at {place} has {size} bytes and the limit is {limit}"))
-        .hint(format!("raise max.message.bytes of topic {topic}, and record_bytes_max if that is lower"))
+    Error::record(format!(
+        "table {table}: the record at {place} has {size} bytes and the limit is {limit}, with what Kafka adds to \
+         a record taken off"
+    ))
+    .hint(format!("raise max.message.bytes of topic {topic}, and record_bytes_max if that is lower"))
 }
 
 #[cold]
