@@ -2,6 +2,7 @@
 //! metrics. Start at `router`. Nothing here changes anything.
 
 mod connect;
+mod listener;
 mod ready;
 mod shapes;
 
@@ -57,7 +58,7 @@ pub async fn serve(
 ) {
     let open = address.ip().is_loopback() || open_reading;
     let router = router(Daemon { connectors, worker_id: address.to_string().into() }, open);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(listener::Capped::new(listener), router).await {
         tracing::error!("rest stopped: {error}");
     }
 }
