@@ -2,7 +2,7 @@
 //!
 //! One client of the wrapper, made when first needed. Every call is bounded and off the async runtime.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -32,6 +32,16 @@ pub enum Presence {
         partitions: u32,
         replication: u32,
     },
+}
+
+/// What there is to see of a cluster.
+pub struct Cluster {
+    /// By topic.
+    pub partitions: HashMap<String, u32>,
+    /// The id of the one that answered.
+    pub broker: i32,
+    /// How many are up.
+    pub brokers: usize,
 }
 
 pub struct Admin {
@@ -82,13 +92,23 @@ impl Admin {
         .await
     }
 
-    /// Names of all topics that we may see, and the id of a broker.
-    pub async fn cluster(&self) -> Result<(Vec<String>, i32)> {
+    /// All topics that we may see, and the brokers that are up.
+    pub async fn cluster(&self) -> Result<Cluster> {
         let metadata = self.blocking(|client| client.inner().fetch_metadata(None, TIMEOUT)).await?;
         let about = || format!("cannot reach kafka at {}", self.settings.brokers());
         let metadata = metadata.map_err(|error| self.error(about(), &error))?;
-        let names = metadata.topics().iter().map(|topic| topic.name().to_owned()).collect();
-        Ok((names, metadata.orig_broker_id()))
+        let known = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        let count = |partitions: usize| u32::try_from(partitions).unwrap_or(u32::MAX);
+        Ok(Cluster {
+            partitions: known.map(|t| (t.name().to_owned(), count(t.partitions().len()))).collect(),
+            broker: metadata.orig_broker_id(),
+            brokers: metadata.brokers().len(),
+        })
+    }
+
+    /// The id that the brokers gave themselves, once one of them has answered anything.
+    pub async fn cluster_id(&self) -> Result<Option<String>> {
+        self.blocking(|client| client.inner().fetch_cluster_id(Duration::ZERO)).await
     }
 
     /// `None` leaves a number to the broker. A topic that is there already is fine.
@@ -111,6 +131,10 @@ impl Admin {
         match created.into_iter().next() {
             Some(Err((_, rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists))) | Some(Ok(_)) | None => {
                 Ok(())
+            }
+            Some(Err((_, rdkafka::types::RDKafkaErrorCode::InvalidReplicationFactor))) => {
+                let brokers = self.cluster().await?.brokers;
+                Err(too_few_brokers(&about(), replication, brokers))
             }
             Some(Err((_, code))) => Err(refused(about(), Code(code as i32))),
         }
@@ -222,6 +246,19 @@ fn options() -> AdminOptions {
 
 fn plain(code: Code) -> Failure {
     Failure { code, text: native::describe(code), retriable: false }
+}
+
+/// Brokers come and go, and the same order is taken once they are there.
+fn too_few_brokers(about: &str, replication: Option<u32>, brokers: usize) -> Error {
+    let wanted = match replication {
+        Some(replicas) => format!("{replicas} replicas are asked for"),
+        None => "the brokers' own default.replication.factor asks for more".to_owned(),
+    };
+    let are = if brokers == 1 { "is" } else { "are" };
+    Error::transient(format!(
+        "{about}: the replication factor cannot be had: {wanted}, and {brokers} of the brokers {are} up"
+    ))
+    .hint("start the missing brokers, or set replication in [sink.kafka.topic_defaults]; it is tried again")
 }
 
 /// The cluster's own answer: a missing right is the user's to give, here, before anything was begun.

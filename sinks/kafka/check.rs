@@ -32,9 +32,9 @@ pub async fn check(settings: &Settings, topics: &Topics, registry: Option<&Regis
 async fn brokers(report: &mut Report, settings: &Settings, topics: &Topics) -> Option<i32> {
     let subject = format!("kafka at {}", settings.brokers());
     match topics.admin.cluster().await {
-        Ok((names, broker)) => {
-            report.pass(subject, format!("answers; {} topics to be seen", names.len()));
-            Some(broker)
+        Ok(cluster) => {
+            report.pass(subject, format!("answers; {} topics to be seen", cluster.partitions.len()));
+            Some(cluster.broker)
         }
         Err(error) => {
             fail(report, &subject, &error);

@@ -243,6 +243,12 @@ impl Shop {
         .await
     }
 
+    /// As [`Shop::wait_for_events`], in a topic that was deleted and made again since it was read.
+    pub async fn wait_for_events_anew(&mut self, table: &str, count: usize) -> Vec<Event> {
+        self.records.forget(&self.topic(table));
+        self.wait_for_events(table, count).await
+    }
+
     /// Writes a fence, waits for it, and answers the events of the orders before it, other fences left out.
     /// What is committed after it in the same partition is not looked at.
     pub async fn settled(&mut self) -> Vec<Event> {

@@ -58,10 +58,26 @@ async fn a_broker_paused_past_the_transaction_timeout_has_every_row_once() {
 #[tokio::test]
 async fn a_topic_that_cannot_be_created_is_named_with_the_reason() {
     let mut shop = Shop::open("no-topic").await;
-    shop.file.set("sink/kafka/topic_defaults/replication", 3);
-    shop.start_in_any_state().await.rows(1..=1).await;
+    shop.file.set("sink/kafka/topic_defaults/config/retention.ms", "for ever");
+    shop.start().await.rows(1..=1).await;
     let refusal = shop.not_ready("FAILED").await;
-    refusal.expect_reason(&[&shop.name, "replication factor"]).expect_hint(&["[sink.kafka"]);
+    refusal.expect_reason(&[&shop.topic("public.orders")]).expect_hint(&["[sink.kafka"]);
+}
+
+#[tokio::test]
+async fn a_topic_that_wants_more_brokers_than_are_up_is_waited_for() {
+    let mut shop = Shop::open("few-brokers").await;
+    shop.file.set("sink/kafka/topic_defaults/replication", 3);
+    shop.start_in_any_state().await;
+    let refusal = shop.not_ready("DEGRADED").await;
+    refusal.expect_reason(&[&shop.position_topic(), "replication factor", "3 replicas", "1 of the brokers"]);
+    refusal.expect_hint(&["[sink.kafka.topic_defaults]"]);
+    // Somebody makes it, which is the same as a cluster that has grown.
+    let compacted = [("cleanup.policy", "compact")];
+    shop.broker().create_topic_with(&shop.position_topic(), 2, &compacted).await;
+    shop.broker().create_topic(&shop.topic("public.orders"), 1).await;
+    shop.wait_for_state("RUNNING").await;
+    shop.rows(1..=10).await.expect_rows(1..=10).await;
 }
 
 #[tokio::test]
@@ -100,6 +116,45 @@ async fn partitions_added_to_a_topic_halt_the_connector_before_any_key_moves() {
     assert!(!refusal.hint.is_empty(), "no remedy: {refusal:?}");
     let events = shop.events("public.orders").await;
     assert!(events.iter().all(|event| event.partition == 0), "{events:?}");
+}
+
+/// The topics are looked at every quarter of a minute.
+const SEEN: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn partitions_added_under_a_running_connector_halt_it_before_any_key_moves() {
+    let mut shop = Shop::open("growing").await;
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await;
+    let topic = shop.topic("public.orders");
+    let load = shop.load(11..=2_000_000_000, 1).await;
+    shop.broker().add_partitions(&topic, 3).await;
+    shop.daemon().wait_for_state_within(SEEN, &shop.name, "FAILED").await;
+    let refusal = shop.not_ready("FAILED").await;
+    refusal.expect_reason(&[&topic, "3 partitions", "written with 1"]).expect_hint(&["millrace position"]);
+    load.abort();
+    let events = shop.events("public.orders").await;
+    assert!(events.iter().all(|event| event.partition == 0), "a key moved");
+    let refusal = shop.kill().start_in_any_state().await.not_ready("FAILED").await;
+    refusal.expect_reason(&[&topic, "3 partitions"]);
+}
+
+#[tokio::test]
+async fn a_data_topic_that_was_deleted_is_not_quietly_made_again() {
+    let mut shop = Shop::open("topic-deleted").await;
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await.term().await;
+    let topic = shop.topic("public.orders");
+    shop.broker().delete_topic(&topic).await;
+    within(RECOVERY, "the topic is gone", async || (!shop.broker().has_topic(&topic).await).then_some(()))
+        .await;
+    shop.start_in_any_state().await.rows(11..=20).await;
+    let refusal = shop.not_ready("FAILED").await;
+    refusal.expect_reason(&[&topic, "gone"]).expect_hint(&["kafka-topics.sh --create", &topic]);
+    assert!(!shop.broker().has_topic(&topic).await, "it was made again");
+    // As the hint says.
+    shop.broker().create_topic(&topic, 1).await;
+    shop.kill().start().await;
+    let events = shop.wait_for_events_anew("public.orders", 10).await;
+    assert_eq!(events.first().and_then(|event| event.id()), Some(11));
 }
 
 #[tokio::test]
