@@ -11,6 +11,7 @@ use millrace_core::progress::Progress;
 use millrace_core::report::Report;
 use millrace_core::sink::Sink as _;
 use millrace_core::source::Source as _;
+use millrace_core::turn::Turn;
 use millrace_kafka::KafkaSink;
 use millrace_postgres::PostgresSource;
 use millrace_stdout::StdoutSink;
@@ -158,22 +159,41 @@ fn registry(
 
 /// Builds the pair and runs it until it ends.
 pub async fn drive(connector: &Connector, progress: Arc<Progress>, stopping: watch::Receiver<bool>) -> Ended {
-    let Connector { format, .. } = connector;
+    let format = connector.format.clone();
     match (&connector.source, &connector.sink) {
         (Source::Postgres(from), Sink::Kafka(to, registry)) => {
-            match kafka(connector, to, registry, progress.clone()) {
+            let (source, instance) = (postgres(connector, from), instance());
+            match kafka(connector, to, registry, &instance, progress.clone()) {
                 Ok(sink) => {
-                    supervisor::attempts(postgres(connector, from), sink, format.clone(), progress, stopping)
-                        .await
+                    let turn = turn(connector, to, &instance, &progress);
+                    supervisor::attempts(source, sink, format, progress, stopping, turn).await
                 }
                 Err(error) => supervisor::failed(&error, &progress),
             }
         }
         (Source::Postgres(from), Sink::Stdout(to)) => {
             let sink = StdoutSink::new(to.clone(), &connector.name, progress.clone());
-            supervisor::attempts(postgres(connector, from), sink, format.clone(), progress, stopping).await
+            let source = postgres(connector, from);
+            supervisor::attempts(source, sink, format, progress, stopping, None).await
         }
     }
+}
+
+/// Where several instances stand by for each other.
+fn turn(
+    connector: &Connector,
+    settings: &millrace_kafka::Settings,
+    instance: &str,
+    progress: &Arc<Progress>,
+) -> Option<Turn> {
+    connector.high_availability.then(|| millrace_kafka::group::join(settings, instance, progress.clone()))
+}
+
+/// Drawn once a process and connector, so that a sink knows its own claims when it opens again. The host is
+/// there for people.
+fn instance() -> String {
+    let system = rustix::system::uname();
+    format!("{}/{}", system.nodename().to_string_lossy(), uuid::Uuid::new_v4().simple())
 }
 
 /// What `millrace check` found on the source's and on the sink's side.
@@ -184,7 +204,7 @@ pub async fn check(connector: &Connector) -> [(&'static str, Result<Report>); 2]
     let progress = Arc::new(Progress::default());
     let sink = match &connector.sink {
         Sink::Kafka(to, registry) => {
-            let report = match kafka(connector, to, registry, progress) {
+            let report = match kafka(connector, to, registry, &instance(), progress) {
                 Ok(sink) => sink.check().await,
                 Err(error) => Err(error),
             };
@@ -227,7 +247,7 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
     let progress = Arc::new(Progress::default());
     match &connector.sink {
         Sink::Kafka(to, registry) => {
-            kafka(connector, to, registry, progress)?.overwrite(&position, forget).await?;
+            kafka(connector, to, registry, &instance(), progress)?.overwrite(&position, forget).await?;
         }
         Sink::Stdout(to) => {
             let mut sink = StdoutSink::new(to.clone(), &connector.name, progress);
@@ -249,10 +269,9 @@ fn kafka(
     connector: &Connector,
     settings: &millrace_kafka::config::Settings,
     registry: &Option<millrace_kafka::registry::Settings>,
+    instance: &str,
     progress: Arc<Progress>,
 ) -> Result<KafkaSink> {
-    // Drawn once a process and connector, so that a sink knows its own claims when it opens again.
-    let instance = uuid::Uuid::new_v4().to_string();
     let prefix = &connector.format.topic_prefix;
-    KafkaSink::new(settings.clone(), registry.clone(), prefix, instance, progress)
+    KafkaSink::new(settings.clone(), registry.clone(), prefix, instance.to_owned(), progress)
 }

@@ -13,6 +13,8 @@ use crate::registry::{RawSink, RawSource};
 pub struct File {
     /// Names the slot, the transactional id and the metrics label.
     pub name: Option<String>,
+    /// Several instances with this file stand by for each other.
+    pub high_availability: Option<bool>,
     pub source: RawSource,
     pub format: Format,
     pub sink: RawSink,

@@ -16,6 +16,8 @@ const NAME_LEN_MAX: usize = 50;
 #[derive(Clone, Debug)]
 pub struct Connector {
     pub name: String,
+    /// Several instances with this file stand by for each other, and one at a time is at work.
+    pub high_availability: bool,
     /// The file it came from, as it was given.
     pub file: String,
     pub source: Source,
@@ -86,12 +88,16 @@ pub fn resolve(
     problems: &mut Problems,
 ) -> Option<Connector> {
     let name = name(raw.name.as_deref(), problems);
+    let high_availability = raw.high_availability.unwrap_or(false);
+    if high_availability && raw.sink.kafka.is_none() {
+        problems.add("high_availability", "needs [sink.kafka]: a consumer group there says whose turn it is");
+    }
     let format = format::resolve(&raw.format, &name, problems);
     let source = raw.source.resolve(&name, problems);
     let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
     let (source, sink) = (source?, sink?);
     let shown = registry::with_connect_keys(shown, &source);
-    Some(Connector { name, file: file.to_owned(), source, format, sink, shown })
+    Some(Connector { name, high_availability, file: file.to_owned(), source, format, sink, shown })
 }
 
 fn name(name: Option<&str>, problems: &mut Problems) -> String {

@@ -86,6 +86,11 @@ impl Latency {
     }
 }
 
+/// Tables with a count of their own: a page of some 400 kB.
+pub const TABLES_MAX: usize = 1_000;
+/// Stands for the rest; no table's name is without its schema.
+pub const OTHER_TABLES: &str = "(others)";
+
 /// Events by operation: create, update, delete, truncate.
 pub type OpCounts = [u64; 4];
 
@@ -125,6 +130,9 @@ pub struct Progress {
     /// Times that the producers were opened anew after an abort or a doubtful commit.
     pub recycles: AtomicU64,
     pub doubtful_commits: AtomicU64,
+    /// How long the sink waits before it asks for a commit again; it grows where commits are slow all the
+    /// time. 0 where there is no such thing.
+    pub commit_backoff_ms: AtomicU64,
     pub restarts: AtomicU64,
     pub commit_latency: Latency,
     /// From the source's commit to the sink's.
@@ -134,6 +142,8 @@ pub struct Progress {
     events: Mutex<BTreeMap<String, OpCounts>>,
     topics: Mutex<Vec<String>>,
     position: Mutex<Option<Position>>,
+    kafka_cluster_id: Mutex<Option<String>>,
+    active_instance: Mutex<Option<String>>,
 }
 
 impl Default for Progress {
@@ -156,6 +166,7 @@ impl Default for Progress {
             aborts: AtomicU64::default(),
             recycles: AtomicU64::default(),
             doubtful_commits: AtomicU64::default(),
+            commit_backoff_ms: AtomicU64::default(),
             restarts: AtomicU64::default(),
             commit_latency: Latency::default(),
             end_to_end: Latency::default(),
@@ -163,6 +174,8 @@ impl Default for Progress {
             events: Mutex::default(),
             topics: Mutex::default(),
             position: Mutex::default(),
+            kafka_cluster_id: Mutex::default(),
+            active_instance: Mutex::default(),
         }
     }
 }
@@ -179,9 +192,12 @@ impl Progress {
         lock(&self.shown).clone()
     }
 
-    /// Adds a batch's events of one table.
+    /// Adds a batch's events of one table. Tables beyond the first so many share one count: each has its lines
+    /// on the page of metrics.
     pub fn count_events(&self, table: &str, counts: &OpCounts) {
         let mut events = lock(&self.events);
+        let is_counted = events.len() < TABLES_MAX || events.contains_key(table);
+        let table = if is_counted { table } else { OTHER_TABLES };
         if !events.contains_key(table) {
             events.insert(table.to_owned(), OpCounts::default());
         }
@@ -210,6 +226,24 @@ impl Progress {
 
     pub fn set_position(&self, position: Position) {
         *lock(&self.position) = Some(position);
+    }
+
+    /// Where several instances stand by for each other: the one that is active, as far as this one knows.
+    pub fn set_active_instance(&self, instance: Option<String>) {
+        *lock(&self.active_instance) = instance;
+    }
+
+    pub fn active_instance(&self) -> Option<String> {
+        lock(&self.active_instance).clone()
+    }
+
+    /// What the brokers of the sink call their cluster.
+    pub fn set_kafka_cluster_id(&self, id: String) {
+        *lock(&self.kafka_cluster_id) = Some(id);
+    }
+
+    pub fn kafka_cluster_id(&self) -> Option<String> {
+        lock(&self.kafka_cluster_id).clone()
     }
 
     /// The newest position that is durable in the sink.
@@ -250,6 +284,17 @@ mod tests {
         let (counts, sum) = latency.read();
         assert_eq!((counts[0], counts[LATENCY_BUCKETS.len()]), (1, 1));
         assert!((sum - 60.001).abs() < 1e-6);
+    }
+
+    #[test]
+    fn tables_beyond_the_limit_share_one_count() {
+        let progress = Progress::default();
+        for n in 0..TABLES_MAX + 5 {
+            progress.count_events(&format!("public.t{n}"), &[1, 0, 0, 0]);
+        }
+        progress.count_events("public.t0", &[1, 0, 0, 0]);
+        let events = progress.events();
+        assert_eq!((events.len(), events[OTHER_TABLES][0], events["public.t0"][0]), (TABLES_MAX + 1, 5, 2));
     }
 
     #[test]

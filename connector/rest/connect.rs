@@ -14,9 +14,11 @@ use crate::supervisor::Connector;
 /// Connect shows its build's commit here; ours is the version.
 const COMMIT: &str = env!("CARGO_PKG_VERSION");
 
-pub async fn root() -> Response {
-    // Connectors of one daemon may write to different clusters, so there is no one id to show.
-    Json(json!({"version": env!("CARGO_PKG_VERSION"), "commit": COMMIT, "kafka_cluster_id": ""}))
+pub async fn root(State(daemon): State<Daemon>) -> Response {
+    // Connectors of one daemon may write to different clusters; tools expect one, so it is the first.
+    let id = daemon.connectors.iter().find_map(|connector| connector.progress.kafka_cluster_id());
+    let id = id.unwrap_or_default();
+    Json(json!({"version": env!("CARGO_PKG_VERSION"), "commit": COMMIT, "kafka_cluster_id": id}))
         .into_response()
 }
 

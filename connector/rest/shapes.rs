@@ -70,6 +70,7 @@ fn own_status(shown: &Shown, progress: &Progress) -> Value {
         "reason": shown.reason,
         "hint": shown.hint,
         "since_ms": shown.since_ms,
+        "active_instance": progress.active_instance(),
         "received": progress.received.load(Ordering::Relaxed),
         "delivered": progress.delivered.load(Ordering::Relaxed),
         "confirmed": progress.confirmed.load(Ordering::Relaxed),
@@ -81,6 +82,8 @@ fn own_status(shown: &Shown, progress: &Progress) -> Value {
         "delivered_records": progress.delivered_records.load(Ordering::Relaxed),
         "failed_events": progress.failed_events.load(Ordering::Relaxed),
         "commits": progress.commits.load(Ordering::Relaxed),
+        "doubtful_commits": progress.doubtful_commits.load(Ordering::Relaxed),
+        "commit_backoff_ms": progress.commit_backoff_ms.load(Ordering::Relaxed),
         "restarts": progress.restarts.load(Ordering::Relaxed),
     })
 }

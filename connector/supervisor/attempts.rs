@@ -1,36 +1,69 @@
 //! The life of one connector: attempt after attempt, each from `Sink::open`, until it is told to stop or an
-//! error says that trying again cannot help.
+//! error says that trying again cannot help. Where instances stand by for each other, each attempt waits for
+//! its turn and ends with it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use millrace_core::encode::Format;
-use millrace_core::error::{Error, Kind};
+use millrace_core::error::{Error, Kind, Result};
 use millrace_core::pipeline;
 use millrace_core::progress::{Progress, State};
 use millrace_core::retry::Backoff;
 use millrace_core::sink::Sink;
 use millrace_core::source::Source;
+use millrace_core::turn::Turn;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::Ended;
 
-/// Runs one source into one sink; ends only when told to or when trying again cannot help.
+/// Runs one source into one sink; ends only when told to or when trying again cannot help. `turn`: other
+/// instances stand by, and one at a time is at work.
 pub async fn run<S: Source, K: Sink>(
+    source: S,
+    sink: K,
+    format: Format,
+    progress: Arc<Progress>,
+    stopping: watch::Receiver<bool>,
+    mut turn: Option<Turn>,
+) -> Ended {
+    let ended = attempts(source, sink, format, progress, stopping, &mut turn).await;
+    if let Some(turn) = turn {
+        // The next one need not wait until this one is missed.
+        turn.leave().await;
+    }
+    ended
+}
+
+async fn attempts<S: Source, K: Sink>(
     mut source: S,
     mut sink: K,
     format: Format,
     progress: Arc<Progress>,
     mut stopping: watch::Receiver<bool>,
+    turn: &mut Option<Turn>,
 ) -> Ended {
     let mut backoff = Backoff::default();
     let mut trouble = Trouble::default();
     info!("starting");
     loop {
+        if let Some(turn) = turn {
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => return stopped(&progress),
+                () = turn.come(&progress) => {}
+            }
+            if progress.shown().state == State::Standby {
+                info!("it is this instance's turn");
+                progress.show(State::Starting, None, None);
+            }
+        }
         let before = delivered(&progress);
-        let attempt =
-            pipeline::run(&mut source, &mut sink, format.clone(), progress.clone(), stopping.clone()).await;
+        let (end, ending) = watch::channel(false);
+        let running = pipeline::run(&mut source, &mut sink, format.clone(), progress.clone(), ending);
+        let attempt = until_told(running, end, &mut stopping, turn.as_mut()).await;
         let moved = delivered(&progress) != before;
         if moved {
             backoff.reset();
@@ -38,17 +71,26 @@ pub async fn run<S: Source, K: Sink>(
         }
         let error = match attempt {
             Ok(()) if *stopping.borrow() => return stopped(&progress),
+            Ok(()) if turn.as_ref().is_some_and(|turn| !turn.is_mine()) => {
+                info!("it is another instance's turn");
+                continue;
+            }
             Ok(()) => Error::transient("the pipeline ended without a reason").hint("it is started anew"),
             Err(error) => error,
         };
         if error.kind() == Kind::Record {
             progress.failed_events.fetch_add(1, Ordering::Relaxed);
         }
-        match next(error.kind()) {
+        match next(error.kind(), turn.is_some()) {
             Next::Again => trouble.tell(&error),
             Next::End => return failed(&error, &progress),
         }
-        progress.show(error.shown_state(), Some(error.to_string()), error.hint_text().map(str::to_owned));
+        let state = match error.kind() {
+            // Whoever took over is the active one now, or this one's turn comes again.
+            Kind::Fenced => State::Standby,
+            Kind::Config | Kind::Transient | Kind::Record | Kind::Fatal => error.shown_state(),
+        };
+        progress.show(state, Some(error.to_string()), error.hint_text().map(str::to_owned));
         // `wait_for` also ends when the daemon has gone.
         tokio::select! {
             biased;
@@ -57,6 +99,31 @@ pub async fn run<S: Source, K: Sink>(
         }
         progress.restarts.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Runs one attempt. It ends in good order when the daemon stops, and when its turn is over.
+async fn until_told(
+    attempt: impl Future<Output = Result<()>>,
+    end: watch::Sender<bool>,
+    stopping: &mut watch::Receiver<bool>,
+    turn: Option<&mut Turn>,
+) -> Result<()> {
+    let over = async {
+        match turn {
+            Some(turn) => turn.over().await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut attempt = pin!(attempt);
+    tokio::select! {
+        biased;
+        ended = &mut attempt => return ended,
+        // `wait_for` also ends when the daemon has gone.
+        _ = stopping.wait_for(|stop| *stop) => {}
+        () = over => {}
+    }
+    end.send_replace(true);
+    attempt.await
 }
 
 /// Anything that only a working sink moves.
@@ -70,9 +137,10 @@ enum Next {
     End,
 }
 
-/// What an error of each kind means for the connector.
-fn next(kind: Kind) -> Next {
+/// What an error of each kind means for the connector. `stands_by`: one of several instances.
+fn next(kind: Kind, stands_by: bool) -> Next {
     match kind {
+        Kind::Fenced if stands_by => Next::Again,
         Kind::Transient => Next::Again,
         // The policy for rejects was applied before: what arrives here is to stop at.
         Kind::Record => Next::End,

@@ -28,6 +28,8 @@ pub struct Raw {
     pub topic_defaults: RawTopics,
     pub position_topic: Option<String>,
     pub transactional_id_prefix: Option<String>,
+    /// Parts the names of this deployment from those of others on the same brokers.
+    pub cluster: Option<String>,
     #[serde(default)]
     pub transaction: RawTransaction,
     /// What both producers' queues may hold together.
@@ -135,6 +137,9 @@ pub struct TopicDefaults {
     pub config: BTreeMap<String, String>,
 }
 
+/// Beyond librdkafka's own timeouts: a call that takes longer does not come back.
+const WATCH_SLACK: Duration = Duration::from_secs(5);
+
 /// When a Kafka transaction is committed. See `transaction::close_reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -145,6 +150,34 @@ pub struct Limits {
     pub cut_bytes: u64,
     /// After this long the broker aborts a transaction that nobody ended.
     pub timeout: Duration,
+}
+
+/// Each of these lies within the one after it, so that what is slow fails where it can be told why.
+impl Limits {
+    /// A record that is not delivered by then fails, while its transaction can still be ended in order.
+    pub fn delivery(&self) -> Duration {
+        self.timeout * 2 / 3
+    }
+
+    /// One call and its repetitions.
+    pub fn call(&self) -> Duration {
+        self.timeout * 9 / 10
+    }
+
+    /// Ending a transaction, from the order on: the flush, the wait for the one before it, and the commit
+    /// call together. The broker ends it by then anyway.
+    pub fn ending(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whoever waits for one of the above gives up.
+    pub fn watch(&self) -> Duration {
+        self.ending() + WATCH_SLACK
+    }
+
+    fn are_nested(&self) -> bool {
+        self.delivery() < self.call() && self.call() < self.ending() && self.ending() < self.watch()
+    }
 }
 
 #[derive(Clone)]
@@ -217,6 +250,8 @@ const OWNED: [(&str, &str); 34] = [
 /// Room for two transactions' worth of records in flight while the process stays small.
 const MEMORY_BYTES: u64 = 8 * 1024 * 1024;
 const MEMORY_BYTES_MIN: u64 = 1024 * 1024;
+/// As long as a connector's name: both are parts of a topic's name.
+const CLUSTER_LEN_MAX: usize = 50;
 
 impl Settings {
     /// Everything that is wrong, not only the first problem.
@@ -238,8 +273,9 @@ impl Settings {
                 .hint(format!("memory_bytes = {MEMORY_BYTES} or leave it out")),
             );
         }
+        let name = full_name(raw.cluster.as_deref(), connector, &mut wrong);
         let position_topic =
-            raw.position_topic.clone().unwrap_or_else(|| format!("millrace-{connector}-position"));
+            raw.position_topic.clone().unwrap_or_else(|| format!("millrace-{name}-position"));
         check_topic_name(&position_topic, &mut wrong);
         let prefix = raw.transactional_id_prefix.as_deref().unwrap_or("millrace");
         let topic_defaults = topic_defaults(&raw.topic_defaults, &mut wrong);
@@ -249,7 +285,7 @@ impl Settings {
             bootstrap: raw.bootstrap,
             topic_defaults,
             position_topic,
-            transactional_id: format!("{prefix}-{connector}"),
+            transactional_id: format!("{prefix}-{name}"),
             limits,
             memory_bytes,
             client,
@@ -277,6 +313,11 @@ impl Settings {
         self.client.iter().find(|(name, _)| name == key).map(|(_, value)| value.expose_secret())
     }
 
+    /// Whose one partition goes to the active instance, where several stand by for each other.
+    pub(crate) fn turn_topic(&self) -> String {
+        format!("{}-turn", self.position_topic)
+    }
+
     /// `kafka-1:9092,kafka-2:9092`, for messages.
     pub fn brokers(&self) -> String {
         self.bootstrap.join(",")
@@ -298,6 +339,22 @@ impl Settings {
             }
         }
     }
+}
+
+/// The connector's name among all that use these brokers. A point cannot be in either part, so that no two
+/// pairs make one name.
+fn full_name(cluster: Option<&str>, connector: &str, wrong: &mut Vec<Error>) -> String {
+    let Some(cluster) = cluster else { return connector.to_owned() };
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    if cluster.is_empty() || cluster.len() > CLUSTER_LEN_MAX || !cluster.chars().all(fits) {
+        wrong.push(
+            Error::config(format!(
+                "sink.kafka.cluster is {cluster:?}, not 1 to {CLUSTER_LEN_MAX} lower-case letters, digits, `-` and `_`"
+            ))
+            .hint("cluster = \"staging\", or leave it out"),
+        );
+    }
+    format!("{cluster}.{connector}")
 }
 
 fn limits(raw: &RawTransaction, wrong: &mut Vec<Error>) -> Limits {
@@ -339,6 +396,8 @@ fn limits(raw: &RawTransaction, wrong: &mut Vec<Error>) -> Limits {
             ))
             .hint("age_max_ms = 50 in [sink.kafka.transaction]"),
         );
+    } else {
+        assert!(limits.are_nested(), "a wait ends after the one around it: {limits:?}");
     }
     limits
 }
@@ -469,6 +528,26 @@ mod tests {
         let settings = Settings::resolve(raw(serde_json::json!({"bootstrap": ["a:1"]})), "orders").unwrap();
         assert_eq!(settings.position_topic, "millrace-orders-position");
         assert_eq!(settings.transactional_id, "millrace-orders");
+    }
+
+    #[test]
+    fn a_cluster_s_name_parts_ids_and_topics_from_those_of_another_deployment() {
+        let raw = raw(serde_json::json!({"bootstrap": ["a:1"], "cluster": "blue"}));
+        let settings = Settings::resolve(raw, "orders").unwrap();
+        assert_eq!(settings.transactional_id, "millrace-blue.orders");
+        assert_eq!(settings.position_topic, "millrace-blue.orders-position");
+        let found = problems(serde_json::json!({"bootstrap": ["a:1"], "cluster": "Blue.1"}));
+        assert!(found.len() == 1 && found[0].starts_with("sink.kafka.cluster"), "{found:?}");
+    }
+
+    #[test]
+    fn every_wait_lies_within_the_one_around_it() {
+        for timeout_ms in [5_000, 30_000, 900_000] {
+            let raw =
+                raw(serde_json::json!({"bootstrap": ["a:1"], "transaction": {"timeout_ms": timeout_ms}}));
+            let limits = Settings::resolve(raw, "orders").unwrap().limits;
+            assert!(limits.are_nested(), "{limits:?}");
+        }
     }
 
     #[test]

@@ -9,8 +9,10 @@ mod check;
 mod closing;
 pub mod config;
 mod errors;
+pub mod group;
 mod native;
 mod opening;
+mod partitions;
 mod position;
 mod producer;
 pub mod registry;
@@ -49,6 +51,10 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 pub struct KafkaSink {
     session: Option<Session>,
+    /// Of the topics that the session writes to.
+    partitions: partitions::Watch,
+    /// The newest position that was read or committed here.
+    newest: Option<Position>,
     /// Why the last session ended, until somebody was told.
     stopped: Option<Stop>,
     opening: Opening,
@@ -86,6 +92,8 @@ impl KafkaSink {
         };
         Ok(Self {
             session: None,
+            partitions: partitions::Watch::new(opening.topics.clone()),
+            newest: None,
             stopped: None,
             opening,
             registry,
@@ -98,6 +106,7 @@ impl KafkaSink {
     /// The session is over; its producers abort what is open and end, on their own threads.
     fn end_session(&mut self, doubtful: bool) {
         let Some(mut session) = self.session.take() else { return };
+        self.newest.clone_from(&session.newest);
         let limit = self.opening.settings.limits.timeout / 4;
         self.opening.doubt.session_over(session.clean, doubtful, limit);
         self.leaving.extend(session.producers.iter_mut().filter_map(|producer| producer.ended()));
@@ -183,6 +192,7 @@ impl Sink for KafkaSink {
         match self.opening.open(None).await {
             Ok((session, position)) => {
                 self.session = Some(session);
+                self.partitions.opened();
                 Ok(position)
             }
             Err(stop) => {
@@ -208,7 +218,12 @@ impl Sink for KafkaSink {
 
     async fn settled(&mut self) -> Result<Position> {
         if let Some(session) = &mut self.session {
-            match session.settled().await {
+            let settled = tokio::select! {
+                biased;
+                settled = session.settled() => settled,
+                changed = self.partitions.changed() => Err(Stop::Error(changed)),
+            };
+            match settled {
                 Ok(position) => return Ok(position),
                 Err(stop) => self.stop(stop),
             }
@@ -253,6 +268,11 @@ impl Sink for KafkaSink {
                 Ok(newest)
             }
         }
+    }
+
+    async fn undisturbed(&mut self) -> Result<()> {
+        self.end_session(false);
+        self.opening.undisturbed(self.newest.as_ref()).await
     }
 }
 

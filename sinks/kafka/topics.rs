@@ -95,7 +95,7 @@ impl Topics {
         }
         let mut waiting = Waiting::new(&self.progress);
         loop {
-            match self.try_ensure(name).await {
+            match waiting.during(self.try_ensure(name), || self.silent(name)).await {
                 Err(error) if error.kind() == Kind::Transient => waiting.after(&error).await,
                 answer => return answer,
             }
@@ -122,16 +122,47 @@ impl Topics {
     /// The position topic; its layout is not a matter of taste.
     pub async fn ensure_position_topic(&self) -> Result<()> {
         let name = &self.settings.position_topic;
+        let mut waiting = Waiting::new(&self.progress);
+        let ensured = waiting.during(self.try_ensure_position_topic(name), || self.silent(name)).await;
+        if self.progress.kafka_cluster_id().is_none()
+            && let Some(id) = self.admin.cluster_id().await?
+        {
+            self.progress.set_kafka_cluster_id(id);
+        }
+        ensured
+    }
+
+    async fn try_ensure_position_topic(&self, name: &str) -> Result<()> {
         let config: BTreeMap<_, _> =
             position::TOPIC_CONFIG.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let replication = self.settings.topic_defaults.replication;
-        let (partitions, _, made) =
-            self.present(name, Some(position::PARTITIONS), replication, &config).await?;
+        let present = self.present(name, Some(position::PARTITIONS), replication, &config).await;
+        let (partitions, _, made) = present.map_err(|error| match error.kind() {
+            Kind::Config => error.hint(format!(
+                "give this user Create on topic {name}, or make it beforehand: kafka-topics.sh --create --topic \
+                 {name} --partitions {} --config cleanup.policy=compact; position_topic in [sink.kafka] names another",
+                position::PARTITIONS
+            )),
+            Kind::Transient | Kind::Record | Kind::Fenced | Kind::Fatal => error,
+        })?;
         if made {
             return Ok(());
         }
         let policy = self.admin.topic_config(name).await?;
         position_topic_fits(name, partitions, policy.as_ref())
+    }
+
+    /// The topic of one partition whose owner is the active instance.
+    pub async fn ensure_turn_topic(&self, name: &str) -> Result<()> {
+        let replication = self.settings.topic_defaults.replication;
+        let (partitions, _, _) = self.present(name, Some(1), replication, &BTreeMap::new()).await?;
+        if partitions != 1 {
+            return Err(Error::config(format!(
+                "topic {name} has {partitions} partitions, and needs 1: its owner is the active instance"
+            ))
+            .hint(format!("kafka-topics.sh --delete --topic {name}; Millrace creates it again")));
+        }
+        Ok(())
     }
 
     /// Creates the topic where it is missing and waits until it can be written: partitions, replication, and
@@ -144,9 +175,11 @@ impl Topics {
         config: &BTreeMap<String, String>,
     ) -> Result<(u32, u32, bool)> {
         let deadline = Instant::now() + LEADERS_WITHIN;
+        let written = self.table().recorded.get(name).copied();
         let mut made = false;
         loop {
-            match self.admin.presence(name).await? {
+            let presence = self.admin.presence(name).await?;
+            match presence {
                 // A broker tells of a partition some milliseconds before it takes records for it, and a
                 // record that is refused then waits for a whole retry backoff.
                 Presence::Ready { partitions, replication }
@@ -154,7 +187,9 @@ impl Topics {
                 {
                     return Ok((partitions, replication, made));
                 }
-                Presence::Missing if !made => {
+                // A broker that has just started may not know all topics yet, so one that was written to is
+                // waited for.
+                Presence::Missing if !made && written.is_none() => {
                     self.admin.create(name, partitions, replication, config).await?;
                     made = true;
                     continue;
@@ -162,6 +197,9 @@ impl Topics {
                 Presence::Missing | Presence::Coming | Presence::Ready { .. } => (),
             }
             if Instant::now() > deadline {
+                if let (Presence::Missing, Some(partitions)) = (presence, written) {
+                    return Err(gone(name, partitions));
+                }
                 return Err(Error::transient(format!("topic {name} has partitions without a leader"))
                     .hint("check the brokers; kafka-topics.sh --describe shows which partition"));
             }
@@ -172,15 +210,33 @@ impl Topics {
     /// Invariant 4: with another count a key would move to another partition, beside its own past.
     fn check_count(&self, name: &str, now: u32) -> Result<()> {
         match self.table().recorded.get(name) {
-            Some(&recorded) if recorded != now => Err(Error::fatal(format!(
-                "topic {name} has {now} partitions, and was written with {recorded}"
-            ))
-            .hint(format!(
-                "keys would change their partition and lose their order: recreate {name} with {recorded} \
-                 partitions, or begin anew with `millrace position <file> reset`"
-            ))),
+            Some(&recorded) if recorded != now => Err(other_count(name, now, recorded)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether every topic in use still has the partitions that it is written with.
+    pub async fn verify_counts(&self) -> Result<()> {
+        let in_use: Vec<Known> = self.table().topics.iter().filter(|known| known.fresh).cloned().collect();
+        if in_use.is_empty() {
+            return Ok(());
+        }
+        let now = self.admin.cluster().await?.partitions;
+        for Known { name, topic, .. } in &in_use {
+            // One that is missing is told by the records that do not get there.
+            if let Some(&now) = now.get(&**name)
+                && now != topic.partitions
+            {
+                return Err(other_count(name, now, topic.partitions));
+            }
+        }
+        Ok(())
+    }
+
+    fn silent(&self, topic: &str) -> Error {
+        let brokers = self.settings.brokers();
+        Error::transient(format!("kafka at {brokers} has not answered yet about topic {topic}"))
+            .hint("check that the brokers run and that bootstrap in [sink.kafka] reaches them")
     }
 
     fn report_deviations(
@@ -246,6 +302,23 @@ impl Topics {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn other_count(name: &str, now: u32, written: u32) -> Error {
+    Error::fatal(format!("topic {name} has {now} partitions, and was written with {written}")).hint(format!(
+        "keys would change their partition and lose their order: recreate {name} with {written} partitions, or \
+         begin anew with `millrace position <file> reset`"
+    ))
+}
+
+/// To make it again in silence would hide that everything in it is lost.
+fn gone(name: &str, written: u32) -> Error {
+    Error::fatal(format!("topic {name} is gone, and with it the records that were delivered to it")).hint(
+        format!(
+            "see who deleted it; to go on after the position without them: kafka-topics.sh --create --topic \
+             {name} --partitions {written}; to begin anew: `millrace position <file> reset`"
+        ),
+    )
 }
 
 /// `config` is `None` where we may not see it.

@@ -9,6 +9,7 @@ use millrace_core::position::Position;
 use millrace_core::report::Report;
 use millrace_core::sink::{Targets, Topic};
 use millrace_core::source::Feed;
+use millrace_core::turn::{self, Standing};
 
 use super::*;
 
@@ -80,10 +81,14 @@ struct Running {
 }
 
 fn start(script: impl IntoIterator<Item = Error>) -> Running {
+    start_in_turn(script, None)
+}
+
+fn start_in_turn(script: impl IntoIterator<Item = Error>, turn: Option<Turn>) -> Running {
     let progress = Arc::new(Progress::default());
     let (stopping, listen) = watch::channel(false);
     let script = Script(script.into_iter().collect());
-    let task = tokio::spawn(run(script, Nothing, Format::new("shop"), progress.clone(), listen));
+    let task = tokio::spawn(run(script, Nothing, Format::new("shop"), progress.clone(), listen, turn));
     Running { task, progress, stopping }
 }
 
@@ -142,6 +147,60 @@ fn only_what_may_pass_by_itself_is_tried_again() {
         (Kind::Fenced, Next::End),
         (Kind::Fatal, Next::End),
     ] {
-        assert_eq!(next(kind), expected, "{kind:?}");
+        assert_eq!(next(kind, false), expected, "{kind:?}");
+        let standing_by = if kind == Kind::Fenced { Next::Again } else { expected };
+        assert_eq!(next(kind, true), standing_by, "{kind:?}");
     }
+}
+
+/// Proves every turn that it gives.
+fn give(mut giver: turn::Giver, mut mine: watch::Receiver<bool>) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let standing = Standing {
+                mine: *mine.borrow_and_update(),
+                active: Some("somebody".to_owned()),
+                trouble: None,
+            };
+            giver.standing.send_replace(standing);
+            tokio::select! {
+                proof = giver.proofs.recv() => match proof {
+                    Some(proof) => proof.send(*mine.borrow()).expect("somebody waits for it"),
+                    None => return,
+                },
+                _ = mine.changed() => {}
+            }
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_works_only_in_its_turn_and_leaves_when_it_stops() {
+    let (turn, giver) = turn::turn();
+    let (mine, told) = watch::channel(false);
+    let membership = give(giver, told);
+    let running = start_in_turn([], Some(turn));
+    for _ in 0..2 {
+        until(&running.progress, State::Standby).await;
+        mine.send_replace(true);
+        until(&running.progress, State::Running).await;
+        mine.send_replace(false);
+    }
+    until(&running.progress, State::Standby).await;
+    assert_eq!(running.progress.restarts.load(Ordering::Relaxed), 0);
+    running.stopping.send_replace(true);
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+    membership.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_was_fenced_in_its_turn_tries_again() {
+    let (turn, giver) = turn::turn();
+    let (_mine, told) = watch::channel(true);
+    give(giver, told);
+    let running = start_in_turn([Error::fenced("another instance took over")], Some(turn));
+    until(&running.progress, State::Running).await;
+    assert_eq!(running.progress.restarts.load(Ordering::Relaxed), 1);
+    running.stopping.send_replace(true);
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
 }

@@ -5,6 +5,7 @@ mod changes;
 mod encodings;
 mod exactly_once;
 mod files;
+mod high_availability;
 mod position;
 mod position_faults;
 mod registry_faults;
