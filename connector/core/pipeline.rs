@@ -105,11 +105,15 @@ pub async fn run<S: Source, K: Sink>(
     // The cause is where the chain broke first: an error downstream makes the ones upstream stop quietly,
     // and a source that fails still lets what it sent be delivered.
     sent.and(encoded)?;
+    believed(read, sink).await
+}
+
+/// A source's last word, held against the sink: what it compared its own state with may be old by now, and a
+/// rival that has moved on leaves the same traces as a slot that was lost.
+async fn believed<K: Sink>(read: Result<()>, sink: &mut K) -> Result<()> {
     if let Err(error) = &read
         && ends_for_good(error.kind())
     {
-        // What the source compared its own state with may be old by now: a rival that has moved on leaves the
-        // same traces as a slot that was lost.
         sink.undisturbed().await?;
     }
     read
