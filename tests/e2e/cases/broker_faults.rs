@@ -158,6 +158,21 @@ async fn a_data_topic_that_was_deleted_is_not_quietly_made_again() {
 }
 
 #[tokio::test]
+async fn a_data_topic_deleted_under_a_running_connector_halts_it() {
+    let mut shop = Shop::open("topic-taken").await;
+    shop.file.set("sink/kafka/transaction/timeout_ms", 6_000);
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await;
+    let topic = shop.topic("public.orders");
+    shop.broker().delete_topic(&topic).await;
+    let load = shop.load(11..=2_000_000_000, 1).await;
+    shop.daemon().wait_for_state_within(SEEN, &shop.name, "FAILED").await;
+    load.abort();
+    let refusal = shop.not_ready("FAILED").await;
+    refusal.expect_reason(&[&topic, "gone"]).expect_hint(&["kafka-topics.sh --create", &topic]);
+    assert!(!shop.broker().has_topic(&topic).await, "it was made again");
+}
+
+#[tokio::test]
 async fn a_row_above_the_topic_s_limit_stops_the_connector_and_nothing_is_lost_once_it_is_raised() {
     let mut shop = Shop::open("too-large").await;
     shop.file.set("sink/kafka/topic_defaults/config/max.message.bytes", "20000");

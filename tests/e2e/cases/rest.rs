@@ -14,6 +14,11 @@ async fn the_reading_endpoints_have_the_shapes_of_kafka_connect() {
     assert!(
         root["version"].is_string() && root["commit"].is_string() && root["kafka_cluster_id"].is_string()
     );
+    assert_eq!(
+        root["kafka_cluster_id"].as_str().map(str::len),
+        Some(22),
+        "the id that Kafka gave itself: {root}"
+    );
     assert_eq!(daemon.json("/connectors").await, (200, json!([name])));
 
     let (_, status) = daemon.json(&format!("/connectors/{name}/status")).await;
