@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millrace_core::chaos;
 use millrace_core::error::{Error, Kind};
 use tracing::{error, info, warn};
 
@@ -19,7 +20,14 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_NOT_DRAINED: u8 = 3;
 
 pub async fn run(arguments: Run) -> u8 {
-    let loaded = match config::load(&arguments.paths, &config::Environment::of_process()) {
+    let environment = config::Environment::of_process();
+    if let Some(order) = environment.chaos()
+        && let Err(why) = chaos::arm(order)
+    {
+        error!("cannot start: {why}");
+        return EXIT_CONFIG;
+    }
+    let loaded = match config::load(&arguments.paths, &environment) {
         Ok(loaded) => loaded,
         Err(problems) => return refuse(&problems),
     };

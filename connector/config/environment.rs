@@ -13,6 +13,9 @@ const PREFIX: &str = "MILLRACE";
 /// Keys that hold lists: in the environment their items are parted by commas.
 pub const LISTS: [&str; 3] = ["source.postgres.tables", "format.registry", "sink.kafka.bootstrap"];
 
+/// Orders faults for a test; builds without debug assertions refuse it.
+const CHAOS: &str = "MILLRACE_CHAOS";
+
 /// The variables of one process.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<String, String>);
@@ -33,6 +36,11 @@ impl Environment {
 
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    /// What a test ordered to go wrong inside this process.
+    pub fn chaos(&self) -> Option<&str> {
+        self.get(CHAOS)
     }
 
     /// The file with the overlay on it. Nothing is parsed on the way: the password `000123` stays as it is.

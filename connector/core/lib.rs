@@ -4,6 +4,7 @@
 //! `sink`, and hands the sink's settled `position` back. Knows no database, no broker, no HTTP.
 
 pub mod batch;
+pub mod chaos;
 pub mod encode;
 pub mod error;
 pub mod pipeline;

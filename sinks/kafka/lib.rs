@@ -26,6 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millrace_core::batch::EncodedBatch;
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
@@ -136,6 +137,9 @@ impl KafkaSink {
     }
 
     fn stop(&mut self, stop: Stop) {
+        if stop.is_fenced() {
+            chaos::pass(Point::Fenced);
+        }
         self.recycle |= !matches!(stop, Stop::Error(_));
         self.unjudged |= stop.is_fenced();
         self.end_session(stop.is_doubtful());
@@ -247,6 +251,7 @@ impl Sink for KafkaSink {
         if let Some(session) = &mut self.session {
             let finished = timeout_at(deadline - LEAVE_WITHIN, session.finish()).await;
             newest.clone_from(&session.newest);
+            chaos::pass(Point::Closed);
             match finished {
                 Ok(Ok(())) => self.end_session(false),
                 Ok(Err(stop)) => self.stop(stop),

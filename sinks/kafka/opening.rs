@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, now_us};
@@ -94,7 +95,9 @@ impl Opening {
         let producers = [producer(0)?, producer(1)?];
         for producer in &producers {
             let what = || format!("cannot initialise transactional id {}", producer.id());
+            chaos::pass(Point::BeforeInit);
             producer.init().await.map_err(|trouble| Stop::Trouble { what: what(), trouble })?;
+            chaos::pass(Point::AfterInit);
         }
         let [first, second] = &producers;
         let name = &self.settings.position_topic;
@@ -106,6 +109,7 @@ impl Opening {
             None => self.read().await?,
             Some(_) => Found::default(),
         };
+        chaos::pass(Point::PositionRead);
         self.topics.reopened(found.partitions);
         let mut session = Session::new(
             producers,
@@ -138,6 +142,7 @@ impl Opening {
         }
         let committed = producer.committed(&mut producer.commit(None).done).await.map_err(trouble)?;
         self.claimed = true;
+        chaos::pass(Point::Claimed);
         if committed.doubtful {
             self.doubt.claim_doubtful(self.settings.limits.timeout / 4);
             self.progress.doubtful_commits.fetch_add(1, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use tokio::sync::oneshot;
 
@@ -356,8 +357,10 @@ impl Worker {
         }
         self.client.purge();
         if self.open {
+            chaos::pass(Point::BeforeAbort);
             // The broker ends it anyway, later; and what follows begins with a new epoch.
             let _ = self.client.abort_transaction(ABORT_TIMEOUT);
+            chaos::pass(Point::Aborted);
         }
     }
 
@@ -393,6 +396,7 @@ impl Worker {
             return Err(Trouble::Predecessor);
         }
         self.client.events().take_errors_seen();
+        chaos::pass(Point::Flushed);
         let started = Instant::now();
         let deadline = deadline.min(started + self.limits.call());
         self.until(deadline, |client, left| client.commit_transaction(left))
@@ -400,7 +404,8 @@ impl Worker {
         let call = started.elapsed();
         self.open = false;
         self.client.poll(Duration::ZERO);
-        let doubtful = call > self.doubt || self.client.events().take_errors_seen();
+        let doubtful =
+            (call > self.doubt || self.client.events().take_errors_seen()) && !chaos::recycle_off();
         Ok(Committed { doubtful, call, whole: given.elapsed() })
     }
 

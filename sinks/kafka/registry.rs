@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::Progress;
 use reqwest::{StatusCode, Url};
@@ -132,6 +133,7 @@ impl Registry {
         loop {
             match self.try_all(subject, &body).await {
                 Ok(id) => {
+                    chaos::pass(Point::SchemaRegistered);
                     self.ids().insert(key, id);
                     return Ok(id);
                 }

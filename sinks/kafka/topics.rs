@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Kind, Result};
 use millrace_core::progress::Progress;
 use millrace_core::sink::Topic;
@@ -191,6 +192,7 @@ impl Topics {
                 // waited for.
                 Presence::Missing if !made && written.is_none() => {
                     self.admin.create(name, partitions, replication, config).await?;
+                    chaos::pass(Point::TopicCreated);
                     made = true;
                     continue;
                 }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use millrace_core::batch::{EncodedBatch, Record};
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, now_us};
@@ -98,6 +99,8 @@ struct Pending {
     gate: Arc<Gate>,
     position: Option<Position>,
     records: u64,
+    /// It ends inside a source transaction.
+    cuts: bool,
 }
 
 /// A data topic in each producer.
@@ -191,6 +194,7 @@ impl Session {
             self.send_position(end).await?;
         }
         self.enqueue(batch).await?;
+        chaos::pass(Point::BatchEnqueued);
         if let Some(open) = &mut self.open {
             open.end = Some(end.clone());
             open.whole = batch.whole;
@@ -310,6 +314,7 @@ impl Session {
             while let Err(code) = self.try_produce(batch, record) {
                 self.make_room(code).await?;
             }
+            chaos::pass(Point::RecordEnqueued);
             let Some(open) = &mut self.open else { continue };
             open.records += 1;
             open.bytes += bytes;
@@ -466,6 +471,7 @@ impl Session {
         {
             self.send_position(&end.clone()).await?;
         }
+        chaos::pass(Point::PositionEnqueued);
         let Some(open) = self.open.take() else { return Ok(()) };
         if reason.cuts() && self.cut != Some(open.source) {
             self.cut = Some(open.source);
@@ -483,6 +489,7 @@ impl Session {
             gate: ending.gate,
             position: open.end,
             records: open.records,
+            cuts: reason.cuts(),
         });
         self.turn = 1 - self.turn;
         Ok(())
@@ -502,6 +509,11 @@ impl Session {
                 return Err(Stop::Trouble { what: format!("cannot commit a transaction of {id}"), trouble });
             }
         };
+        chaos::pass(match ended {
+            Pending { cuts: true, .. } => Point::CutCommitted,
+            Pending { records: 0, .. } => Point::IdleCommitted,
+            Pending { .. } => Point::Committed,
+        });
         self.progress.commits.fetch_add(1, Ordering::Relaxed);
         self.progress.commit_latency.observe(committed.whole);
         self.progress.delivered_records.fetch_add(ended.records, Ordering::Relaxed);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, State};
@@ -75,6 +76,7 @@ impl PostgresSource {
         let mut wire =
             handshake.start_replication(&settings.slot, position.end_lsn, &settings.publication).await?;
         start::verify_active(settings, client, &position, walsender, &mut wire).await?;
+        chaos::pass(Point::SlotChecked);
         tracing::info!(slot = %settings.slot, from = %position.end_lsn, "streaming");
 
         let told = Arc::new(Told::default());

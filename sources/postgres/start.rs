@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::State;
@@ -269,7 +270,9 @@ async fn create(
     facts: &ServerFacts,
     feed: &mut Feed,
 ) -> Result<Option<Streamed>> {
+    chaos::pass(Point::CreatingCommitted);
     let consistent = slot::create(client, settings, facts).await?;
+    chaos::pass(Point::SlotCreated);
     tracing::info!(slot = %settings.slot, at = %consistent, "created the replication slot");
     begin_at(settings, facts, feed, consistent).await
 }
@@ -283,6 +286,7 @@ async fn begin_at(
     let position =
         Streamed::starting_at(&facts.system_identifier.to_string(), facts.timeline, &settings.slot, at);
     let committed = commit(feed, position.to_position()).await?;
+    chaos::pass(Point::FirstPositionCommitted);
     Ok(committed.map(|()| position))
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use millrace_core::batch::ChangeBatch;
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{State, now_us};
 use millrace_core::source::{Feed, Stopping};
@@ -293,6 +294,7 @@ impl Stream {
         let Stored::Streamed(streamed) = Stored::parse(&position)? else { return Ok(()) };
         self.delivered = self.delivered.max(streamed.end_lsn);
         self.feed.progress.delivered.store(self.delivered.0, Ordering::Relaxed);
+        chaos::pass(Point::Unconfirmed);
         let soon = Instant::now() + CONFIRM_EVERY;
         self.next_status = self.next_status.min(soon);
         Ok(())
@@ -311,6 +313,7 @@ impl Stream {
         let ask = self.wire.silence() > self.limits.receive_timeout / 3;
         let update = status_update(self.confirmed, now_us(), ask);
         self.wire.send(&update, self.limits.receive_timeout)?;
+        chaos::pass(Point::ConfirmSent);
         self.feed.progress.confirmed.store(self.confirmed.0, Ordering::Relaxed);
         self.next_status = Instant::now() + self.limits.status_interval;
         Ok(())
@@ -318,6 +321,7 @@ impl Stream {
 
     /// An orderly end: the last whole batch is delivered and confirmed before the connection goes.
     fn finish(mut self) -> Result<()> {
+        chaos::pass(Point::Stopping);
         let deadline = Instant::now() + STOP_DELIVERY_PATIENCE;
         let unsent = self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty());
         let worth_it = unsent || self.session.end_lsn() > self.sent;
