@@ -12,7 +12,6 @@
 //! Every wait is for a condition and has a deadline ([`until`]).
 
 mod binary;
-mod broker;
 mod daemon;
 mod event;
 mod file;
@@ -26,11 +25,11 @@ mod sql;
 mod wait;
 
 pub use binary::{Ended, run_to_end};
-pub use broker::Broker;
 pub use daemon::{Daemon, Refusal};
 pub use event::Event;
 pub use file::File;
 pub use gate::Gate;
+pub use millrace_ledger::broker::Broker;
 pub use records::Records;
 pub use registry::Subjects;
 pub use servers::{Own, Servers};

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use millrace_ledger::broker::Broker;
 use millrace_ledger::reader::{Isolation, Outcome, Reader};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use crate::broker::Broker;
 use crate::daemon::{Daemon, Refusal};
 use crate::event::Event;
 use crate::file::File;

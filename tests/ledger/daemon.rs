@@ -1,9 +1,10 @@
 //! The daemon under test: its file, its process, and its end by force.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -13,6 +14,8 @@ use crate::tables::TABLES;
 
 /// SIGTERM drains and commits within 10 s; a little more is a failure, not a wait.
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
+/// SIGABRT, by which a process ends itself.
+const ABORTED: i32 = 6;
 /// What is shown of a log when a run cannot go on.
 const LOG_TAIL_LINES: usize = 30;
 
@@ -27,14 +30,28 @@ pub struct ConnectorFile {
     pub registry_url: String,
     pub partitions: u32,
     pub position_topic: String,
+    /// Of the Kafka transactions; the daemon's own default where it is `None`.
+    pub transaction_timeout: Option<Duration>,
+    /// After which a request to a broker counts as lost; librdkafka's default where it is `None`.
+    pub socket_timeout: Option<Duration>,
+    /// Source transactions above it are cut; the daemon's own default where it is `None`.
+    pub cut_bytes: Option<u64>,
+    /// Several daemons may have this file, and one of them is at work.
+    pub high_availability: bool,
 }
 
 impl ConnectorFile {
     pub fn text(&self) -> String {
         let tables: Vec<_> = TABLES.iter().map(|table| format!("\"ledger.{}\"", table.name)).collect();
+        let line = |key: &str, value: Option<u128>| match value {
+            None => String::new(),
+            Some(value) => format!("{key} = {value}\n"),
+        };
+        let ms = |key: &str, time: Option<Duration>| line(key, time.map(|time| time.as_millis()));
         let brokers: Vec<_> = self.bootstrap.split(',').map(|broker| format!("\"{broker}\"")).collect();
         format!(
             r#"name = "{name}"
+high_availability = {high_availability}
 
 [source.postgres]
 url = "{url}"
@@ -55,10 +72,15 @@ position_topic = "{position_topic}"
 partitions = {partitions}
 replication = 1
 
+[sink.kafka.transaction]
+{cut_bytes}{transaction_timeout}
+[sink.kafka.client]
+{socket_timeout}
 [rest]
 listen = "127.0.0.1:0"
 "#,
             name = self.name,
+            high_availability = self.high_availability,
             url = self.postgres_url,
             slot = self.slot,
             tables = tables.join(", "),
@@ -66,15 +88,37 @@ listen = "127.0.0.1:0"
             brokers = brokers.join(", "),
             position_topic = self.position_topic,
             partitions = self.partitions,
+            cut_bytes = line("cut_bytes", self.cut_bytes.map(u128::from)),
+            transaction_timeout = ms("timeout_ms", self.transaction_timeout),
+            socket_timeout = ms("\"socket.timeout.ms\"", self.socket_timeout),
         )
     }
 }
+
+/// A connector as its daemon shows it.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub ready: bool,
+    pub name: String,
+    pub reason: String,
+    pub hint: String,
+}
+
+/// By which the daemon is ordered to die at a place, or to leave a rule out.
+const ORDER: &str = "MILLRACE_CHAOS";
 
 pub struct Daemon {
     binary: PathBuf,
     file: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// Obeyed from every start on.
+    pub standing_order: Option<String>,
+    /// Set for every start.
+    pub variables: Vec<(String, String)>,
+    /// Where this start's lines begin in the log.
+    log_from: usize,
+    started: Option<Instant>,
 }
 
 impl Daemon {
@@ -90,7 +134,16 @@ impl Daemon {
         std::fs::write(&file, text)?;
         let log = dir.join(format!("{name}.log"));
         File::create(&log)?;
-        Ok(Daemon { binary: binary.to_owned(), file, log, child: None })
+        Ok(Daemon {
+            binary: binary.to_owned(),
+            file,
+            log,
+            child: None,
+            standing_order: None,
+            variables: Vec::new(),
+            log_from: 0,
+            started: None,
+        })
     }
 
     pub fn log(&self) -> &Path {
@@ -98,8 +151,21 @@ impl Daemon {
     }
 
     pub fn start(&mut self) -> Result<()> {
+        let order = self.standing_order.clone();
+        self.start_ordered(order.as_deref())
+    }
+
+    /// With an order for a fault inside it; it needs a build with debug assertions.
+    pub fn start_ordered(&mut self, order: Option<&str>) -> Result<()> {
+        self.log_from = std::fs::read(&self.log)?.len();
         let log = OpenOptions::new().append(true).open(&self.log)?;
-        let child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        if let Some(order) = order {
+            command.env(ORDER, order);
+        }
+        let variables = self.variables.iter().map(|(name, value)| (name, value));
+        let child = command
+            .envs(variables)
             .arg("run")
             .arg(&self.file)
             .stdin(Stdio::null())
@@ -109,7 +175,93 @@ impl Daemon {
             .spawn()
             .map_err(|error| format!("{}: {error}", self.binary.display()))?;
         self.child = Some(child);
+        self.started = Some(Instant::now());
         Ok(())
+    }
+
+    /// Another process on the same file, not started yet.
+    pub fn twin(&self) -> Result<Daemon> {
+        let log = self.log.with_extension("twin.log");
+        let log = if self.log == log { self.file.with_extension("log") } else { log };
+        File::create(&log)?;
+        let (binary, file) = (self.binary.clone(), self.file.clone());
+        let standing_order = self.standing_order.clone();
+        Ok(Daemon {
+            binary,
+            file,
+            log,
+            child: None,
+            standing_order,
+            variables: self.variables.clone(),
+            log_from: 0,
+            started: None,
+        })
+    }
+
+    /// When it was started last.
+    pub fn started(&self) -> Option<Instant> {
+        self.started
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// The most memory that it ever held, in kB.
+    pub fn memory_peak_kb(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    }
+
+    /// SIGSTOP: it keeps its connections and does nothing.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// SIGTERM, without waiting for what comes of it.
+    pub fn term(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let id = self.pid().ok_or("the daemon does not run")?;
+        let pid = Pid::from_raw(i32::try_from(id)?).ok_or("the daemon has no process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Waits until it has died at the place that it was ordered to.
+    pub async fn died(&mut self, patience: Duration) -> Result<()> {
+        let child = self.child.as_mut().ok_or("the daemon does not run")?;
+        let Ok(status) = tokio::time::timeout(patience, child.wait()).await else {
+            return Err(format!("the daemon did not die where it was told to within {patience:?}").into());
+        };
+        self.child = None;
+        match status?.signal() {
+            Some(ABORTED) => Ok(()),
+            _ => Err(format!("the daemon ended otherwise than it was told to:\n{}", self.log_tail()).into()),
+        }
+    }
+
+    /// What REST answers about the connector: its state and, where it is not ready, why and what to type.
+    pub async fn state(&self) -> Option<State> {
+        let text = std::fs::read_to_string(&self.log).ok()?;
+        let (_, address) = text.get(self.log_from..)?.split_once("rest listening on ")?;
+        let root = address.split_whitespace().next()?;
+        // A client with TLS in it does not start without a provider; only the first call of a process chooses.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().ok()?;
+        let ready = http.get(format!("{root}/ready")).send().await.ok()?.status().is_success();
+        let name = self.file.file_stem()?.to_str()?;
+        let answer = http.get(format!("{root}/connectors/{name}/status")).send().await.ok()?;
+        let body: serde_json::Value = answer.json().await.ok()?;
+        let text = |key: &str| body["millrace"][key].as_str().unwrap_or_default().to_owned();
+        Some(State { ready, name: text("state"), reason: text("reason"), hint: text("hint") })
     }
 
     /// An error if the process has ended by itself, with the end of its log.
@@ -133,12 +285,8 @@ impl Daemon {
 
     /// SIGTERM, and waits for the orderly end.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
+        self.term()?;
         let mut child = self.child.take().ok_or("the daemon does not run")?;
-        if let Some(id) = child.id()
-            && let Some(pid) = Pid::from_raw(i32::try_from(id)?)
-        {
-            kill_process(pid, Signal::TERM)?;
-        }
         match tokio::time::timeout(STOP_TIME_MAX, child.wait()).await {
             Ok(status) => Ok(status?),
             Err(_) => {

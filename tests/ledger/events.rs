@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::avro::{Registry, Undecodable};
 use crate::reader::{KafkaTx, Record};
-use crate::tables::{Canonical, TABLES, Table, canonical, key_text, short_hash};
+use crate::tables::{Canonical, Form, TABLES, Table, canonical, extra_text, key_text, short_hash};
 
 /// Where a record lies in Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,15 +180,24 @@ impl Decoder {
             .ok_or_else(|| foreign("the topic is of no ledger table".to_owned()))?;
         let table = &TABLES[index];
         let tx = Some(record.tx.ok_or_else(|| foreign("written outside any Kafka transaction".to_owned()))?);
-        let key = record.key.as_deref().ok_or_else(|| foreign("the record has no key".to_owned()))?;
-        let key = self.decode(key).await?;
-        let key = key_of(table, &key).map_err(|text| (ProblemKind::Unfit, format!("key: {text}")))?;
-        let body = match record.value.as_deref() {
-            None => Body::Tombstone,
-            Some(value) => {
+        let keyless = table.form == Form::Keyless;
+        let key = match record.key.as_deref() {
+            None if keyless => None,
+            None => return Err(foreign("the record has no key".to_owned())),
+            Some(_) if keyless => return Err(foreign("the record has a key, and the table none".to_owned())),
+            Some(key) => {
+                let key = self.decode(key).await?;
+                Some(key_of(table, &key).map_err(|text| (ProblemKind::Unfit, format!("key: {text}")))?)
+            }
+        };
+        let (key, body) = match (key, record.value.as_deref()) {
+            (Some(key), None) => (key, Body::Tombstone),
+            (None, None) => return Err(foreign("the record has neither key nor value".to_owned())),
+            (key, Some(value)) => {
                 let value = self.decode(value).await?;
-                let change = change(table, &key, &value).map_err(|text| (ProblemKind::Unfit, text))?;
-                Body::Change(change)
+                let unfit = |text| (ProblemKind::Unfit, text);
+                let (row_key, change) = change(table, key.as_deref(), &value).map_err(unfit)?;
+                (row_key, Body::Change(change))
             }
         };
         let position = match record.header("position") {
@@ -252,7 +261,8 @@ fn canonical_row(columns: &[crate::tables::Column], row: &Value) -> Result<Vec<C
         .collect()
 }
 
-fn change(table: &'static Table, key: &str, envelope: &Value) -> Result<Change, String> {
+/// The change, and the key of its row; `key` is that of the record.
+fn change(table: &'static Table, key: Option<&str>, envelope: &Value) -> Result<(String, Change), String> {
     let op = match field(envelope, "op") {
         Some(Value::String(op)) => match op.as_str() {
             "c" => Op::Create,
@@ -279,23 +289,53 @@ fn change(table: &'static Table, key: &str, envelope: &Value) -> Result<Change, 
         return Err(format!("an event of op {op:?} has after = {}", after.is_some()));
     }
     let mut seq = None;
-    if let Some(row) = &after {
-        let row_key = key_text(row.iter().take(table.keys).map(Canonical::text));
-        if row_key != key {
+    let of_row = |row: &Vec<Canonical>| key_text(row.iter().take(table.keys).map(Canonical::text));
+    let row_key = match (after.as_ref().map(of_row), key) {
+        (Some(row_key), Some(key)) if row_key != key => {
             return Err(format!("the row's key is {row_key}, the record's {key}"));
         }
+        (Some(row_key), _) => row_key,
+        (None, Some(key)) => key.to_owned(),
+        (None, None) => before.as_ref().map(of_row).ok_or("a delete without key and old row")?,
+    };
+    if let Some(row) = &after {
         let text = table.column_index("seq").and_then(|index| row.get(index)).map(Canonical::text);
         seq = text.and_then(|text| text.parse().ok());
     }
-    Ok(Change { op, xid, seq, before: before.map(|row| cells(&row)), after: after.map(|row| cells(&row)) })
+    let (before, after) = (before.map(|row| cells(&row)), after.map(|row| cells(&row)));
+    Ok((row_key, Change { op, xid, seq, before, after }))
 }
 
 fn image(table: &Table, envelope: &Value, name: &str) -> Result<Option<Vec<Canonical>>, String> {
     match field(envelope, name) {
         None => Err(format!("the envelope has no {name}")),
         Some(Value::Null) => Ok(None),
-        Some(row) => canonical_row(table.columns, row).map(Some).map_err(|text| format!("{name}: {text}")),
+        Some(row) => whole_row(table, row).map(Some).map_err(|text| format!("{name}: {text}")),
     }
+}
+
+/// The table's own columns and, of a loose one, all the others as one.
+fn whole_row(table: &Table, row: &Value) -> Result<Vec<Canonical>, String> {
+    if table.form != Form::Loose {
+        return canonical_row(table.columns, row);
+    }
+    let Value::Record(fields) = row else { return Err(format!("the row is {row:?}")) };
+    let (own, extra) = fields.split_at_checked(table.columns.len()).ok_or("columns are missing")?;
+    let mut columns = canonical_row(table.columns, &Value::Record(own.to_vec()))?;
+    let mut texts = Vec::new();
+    for (name, value) in extra {
+        match value {
+            Value::Union(_, inner) => match &**inner {
+                Value::Null => {}
+                Value::String(text) => texts.push((name.as_str(), text.as_str())),
+                other => return Err(format!("column {name} is {other:?}")),
+            },
+            Value::String(text) => texts.push((name.as_str(), text.as_str())),
+            other => return Err(format!("column {name} is {other:?}")),
+        }
+    }
+    columns.push(Canonical::Text(extra_text(texts.into_iter())));
+    Ok(columns)
 }
 
 fn cells(row: &[Canonical]) -> Box<[Cell]> {

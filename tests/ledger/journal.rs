@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::{Client, Row};
 
 use crate::Result;
-use crate::tables::{TABLES, parse_payload, table_index};
+use crate::tables::{Form, TABLES, parse_payload, table_index};
 
 /// Read so many journal rows at once: the whole journal may be millions.
 const PAGE_ROWS: i64 = 50_000;
@@ -17,10 +17,12 @@ pub enum Did {
     Delete,
     /// An update that gives the row another key.
     Rekey,
+    /// All rows go, and no event says so.
+    Truncate,
 }
 
 impl Did {
-    pub const ALL: [Did; 4] = [Did::Insert, Did::Update, Did::Delete, Did::Rekey];
+    pub const ALL: [Did; 5] = [Did::Insert, Did::Update, Did::Delete, Did::Rekey, Did::Truncate];
 
     pub fn code(self) -> &'static str {
         match self {
@@ -28,15 +30,19 @@ impl Did {
             Did::Update => "u",
             Did::Delete => "d",
             Did::Rekey => "k",
+            Did::Truncate => "t",
         }
     }
 
-    /// How many events a consumer sees of it: a delete has a tombstone, a rekey both and a create.
-    pub fn events(self) -> u64 {
+    /// How many events a consumer sees of it: a delete has a tombstone where there is a key, a rekey both and a
+    /// create.
+    pub fn events(self, table: usize) -> u64 {
         match self {
             Did::Insert | Did::Update => 1,
+            Did::Delete if TABLES[table].form == Form::Keyless => 1,
             Did::Delete => 2,
             Did::Rekey => 3,
+            Did::Truncate => 0,
         }
     }
 }
@@ -118,13 +124,14 @@ pub async fn read_content(client: &Client) -> Result<Content> {
 
 /// For transactions by xid: how many events a consumer must see of each.
 pub async fn events_due(client: &Client, xids: &[i64]) -> Result<BTreeMap<u64, u64>> {
-    let sql = "SELECT xid, op, count(*) FROM ledger.journal WHERE xid = ANY($1) GROUP BY xid, op";
+    let sql = "SELECT xid, op, count(*), tbl FROM ledger.journal WHERE xid = ANY($1) GROUP BY xid, op, tbl";
     let mut due = BTreeMap::new();
     for row in client.query(sql, &[&xids]).await? {
         let op: &str = row.try_get(1)?;
         let did = Did::ALL.into_iter().find(|did| did.code() == op).ok_or("unknown operation")?;
         let changes = u64::try_from(row.try_get::<_, i64>(2)?)?;
-        *due.entry(u64::try_from(row.try_get::<_, i64>(0)?)?).or_default() += changes * did.events();
+        let table = table_index(row.try_get(3)?).ok_or("the journal names an unknown table")?;
+        *due.entry(u64::try_from(row.try_get::<_, i64>(0)?)?).or_default() += changes * did.events(table);
     }
     Ok(due)
 }

@@ -3,19 +3,22 @@
 //! Nothing here shares code with the daemon. What the [`writers`] commit stands in a [`journal`]
 //! of the same transaction; [`reader`], [`avro`] and [`events`] bring back what a consumer sees;
 //! the [`checker`] compares the two, and [`plant`] shows that it would find a fault.
-//! [`kills::run_kills`] is a whole run, and the place to start reading.
+//! [`run::run`] is a whole run, and the place to start reading; [`proxy`] stands between the daemon and its
+//! servers where the links themselves are to fail.
 
 pub mod avro;
+pub mod broker;
 mod calendar;
 pub mod checker;
 pub mod daemon;
 pub mod events;
 pub mod journal;
-pub mod kills;
 pub mod plant;
 pub mod position;
+pub mod proxy;
 pub mod random;
 pub mod reader;
+pub mod run;
 pub mod tables;
 pub mod watermark;
 pub mod writers;

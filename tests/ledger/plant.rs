@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use crate::checker::Counts;
-use crate::events::{Body, Cell, Event, Op};
+use crate::events::{Body, Cell, Event, Op, Problem, ProblemKind};
 use crate::random::Random;
+use crate::tables::{Form, TABLES};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -15,11 +16,30 @@ pub enum Fault {
     Torn,
     FieldChanged,
     Phantom,
+    /// One event in a Kafka transaction of its own.
+    Divided,
+    PositionFell,
+    /// The events give another row than the table has.
+    Folded,
+    /// A record at a place where nothing was committed.
+    Misplaced,
+    Undecodable,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 6] =
-        [Fault::Dropped, Fault::Doubled, Fault::Swapped, Fault::Torn, Fault::FieldChanged, Fault::Phantom];
+    pub const ALL: [Fault; 11] = [
+        Fault::Dropped,
+        Fault::Doubled,
+        Fault::Swapped,
+        Fault::Torn,
+        Fault::FieldChanged,
+        Fault::Phantom,
+        Fault::Divided,
+        Fault::PositionFell,
+        Fault::Folded,
+        Fault::Misplaced,
+        Fault::Undecodable,
+    ];
 
     /// The count that must not be zero once the fault is planted.
     pub fn shows_in(self, counts: &Counts) -> u64 {
@@ -27,22 +47,34 @@ impl Fault {
             Fault::Dropped => counts.lost,
             Fault::Doubled => counts.doubled,
             Fault::Swapped => counts.reordered,
-            Fault::Torn => counts.torn,
+            Fault::Torn | Fault::Divided => counts.torn,
+            Fault::PositionFell => counts.position_regression,
+            Fault::Folded => counts.fold_mismatch,
+            Fault::Misplaced => counts.uncommitted_extra,
+            Fault::Undecodable => counts.unresolved_schema,
             Fault::FieldChanged => counts.hash_mismatch,
             Fault::Phantom => counts.phantom,
         }
     }
 }
 
+/// What was read, with a fault in it.
+pub struct Planting {
+    pub events: Vec<Event>,
+    pub problems: Vec<Problem>,
+    pub place: String,
+}
+
 /// The events with one fault in them, and where; `None` if they hold no place for it.
-pub fn plant(events: &[Event], fault: Fault, random: &mut Random) -> Option<(Vec<Event>, String)> {
+pub fn plant(events: &[Event], fault: Fault, random: &mut Random) -> Option<Planting> {
     if events.is_empty() {
         return None;
     }
     let start = random.below_usize(events.len());
     let at = (0..events.len()).map(|i| (start + i) % events.len()).find(|at| fits(events, *at, fault))?;
     let mut planted = events.to_vec();
-    let place = events[at].place.to_string();
+    let place = events[at].place.clone();
+    let mut problems = Vec::new();
     match fault {
         Fault::Dropped => {
             planted.remove(at);
@@ -65,6 +97,29 @@ pub fn plant(events: &[Event], fault: Fault, random: &mut Random) -> Option<(Vec
                 *hash ^= 1;
             }
         }
+        Fault::Divided => {
+            if let Some(tx) = &mut planted[at].tx {
+                tx.ordinal += 1 << 32;
+            }
+        }
+        Fault::PositionFell => {
+            if let Some(position) = &mut planted[at].position {
+                (position.change_lsn, position.final_lsn) = (0, 0);
+            }
+        }
+        Fault::Folded => {
+            if let Body::Change(change) = &mut planted[at].body
+                && let Some(Cell::Hash(hash)) = change.after.as_mut().and_then(|row| row.first_mut())
+            {
+                *hash ^= 1;
+            }
+        }
+        Fault::Misplaced => planted[at].place.offset += 1 << 32,
+        Fault::Undecodable => {
+            planted.remove(at);
+            let text = "its schema does not resolve".to_owned();
+            problems.push(Problem { place: place.clone(), kind: ProblemKind::Unresolved, text });
+        }
         Fault::Phantom => {
             let mut event = events[at].clone();
             if let Body::Change(change) = &mut event.body {
@@ -73,14 +128,32 @@ pub fn plant(events: &[Event], fault: Fault, random: &mut Random) -> Option<(Vec
             planted.insert(at + 1, event);
         }
     }
-    Some((planted, place))
+    Some(Planting { events: planted, problems, place: place.to_string() })
 }
 
 fn fits(events: &[Event], at: usize, fault: Fault) -> bool {
     let event = &events[at];
-    let Some(change) = event.change() else { return fault == Fault::Dropped };
+    let Some(change) = event.change() else {
+        return matches!(fault, Fault::Dropped | Fault::Misplaced | Fault::Undecodable);
+    };
+    let lies = |e: &Event| (e.table, e.place.partition) == (event.table, event.place.partition);
     match fault {
-        Fault::Dropped | Fault::Doubled => true,
+        Fault::Dropped | Fault::Doubled | Fault::Misplaced | Fault::Undecodable => true,
+        Fault::Divided => {
+            let same = |e: &Event| e.place.offset != event.place.offset && lies(e) && e.tx == event.tx;
+            event.position.is_some() && events.iter().any(same)
+        }
+        Fault::PositionFell => {
+            let before = events.get(..at).unwrap_or_default();
+            event.position.is_some() && before.iter().any(lies)
+        }
+        Fault::Folded => {
+            let later = events.get(at + 1..).unwrap_or_default();
+            let of_key = |e: &Event| e.table == event.table && e.key == event.key;
+            // A truncation takes a row away without an event.
+            let stays = TABLES[event.table].form != Form::Loose;
+            stays && change.after.is_some() && !later.iter().any(of_key)
+        }
         Fault::Swapped => change.op != Op::Delete && next_of_key(events, at).is_some(),
         Fault::Torn => {
             let rest = &events[at + 1..];

@@ -40,6 +40,11 @@ impl Positions {
     }
 }
 
+/// Whether it is a position of the stream.
+pub fn is_position(record: &Record) -> bool {
+    mark(record).is_some()
+}
+
 /// Claims and marks of a first start carry no `end_lsn` and are no positions.
 fn mark(record: &Record) -> Option<Mark> {
     if record.partition != STREAM {

@@ -45,6 +45,19 @@ pub struct Table {
     pub keys: usize,
     /// Replica identity FULL: old rows are in the log.
     pub full: bool,
+    pub form: Form,
+}
+
+/// What sets a table apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Plain,
+    /// Its rows lie in parts, and its events carry its own name.
+    Partitioned,
+    /// No primary key: events without a key, and no tombstones. Its first column tells rows apart all the same.
+    Keyless,
+    /// One writer's alone, who truncates it and adds, drops and renames columns of text.
+    Loose,
 }
 
 const fn column(name: &'static str, kind: Kind, declared: &'static str) -> Column {
@@ -58,11 +71,12 @@ const fn toasted(name: &'static str, kind: Kind, declared: &'static str) -> Colu
 const SEQ: Column = column("seq", Kind::Integer, "bigint not null");
 const TXID: Column = column("txid", Kind::Uuid, "uuid not null");
 
-pub static TABLES: [Table; 3] = [
+pub static TABLES: [Table; 6] = [
     Table {
         name: "account",
         keys: 1,
         full: false,
+        form: Form::Plain,
         columns: &[
             column("id", Kind::Integer, "bigint not null"),
             SEQ,
@@ -82,6 +96,7 @@ pub static TABLES: [Table; 3] = [
         name: "wide",
         keys: 1,
         full: false,
+        form: Form::Plain,
         columns: &[
             column("id", Kind::Integer, "bigint not null"),
             SEQ,
@@ -98,9 +113,48 @@ pub static TABLES: [Table; 3] = [
         name: "member",
         keys: 2,
         full: true,
+        form: Form::Plain,
         columns: &[
             column("team", Kind::Integer, "bigint not null"),
             column("login", Kind::Text, "text not null"),
+            SEQ,
+            TXID,
+            column("note", Kind::Text, "text"),
+        ],
+    },
+    Table {
+        name: "measure",
+        keys: 1,
+        full: false,
+        form: Form::Partitioned,
+        columns: &[
+            column("id", Kind::Integer, "bigint not null"),
+            SEQ,
+            TXID,
+            column("reading", Kind::Double, "double precision"),
+            column("taken", Kind::TimestampTz, "timestamptz"),
+        ],
+    },
+    Table {
+        name: "entry",
+        keys: 1,
+        full: true,
+        form: Form::Keyless,
+        columns: &[
+            column("id", Kind::Integer, "bigint not null"),
+            SEQ,
+            TXID,
+            column("note", Kind::Text, "text"),
+            column("details", Kind::Json, "jsonb"),
+        ],
+    },
+    Table {
+        name: "scratch",
+        keys: 1,
+        full: false,
+        form: Form::Loose,
+        columns: &[
+            column("id", Kind::Integer, "bigint not null"),
             SEQ,
             TXID,
             column("note", Kind::Text, "text"),
@@ -141,15 +195,48 @@ impl Table {
             let text = canonical_sql(column.kind, &format!("{alias}.{}", column.name));
             format!("left(md5(coalesce({text}, chr(30))), 8)")
         };
-        self.columns.iter().map(hash).collect::<Vec<_>>().join(" || ")
+        let mut hashes: Vec<_> = self.columns.iter().map(hash).collect();
+        if self.form == Form::Loose {
+            hashes.push(format!("left(md5({}), 8)", self.extra_sql(alias)));
+        }
+        hashes.join(" || ")
+    }
+
+    /// SQL for the columns that came later, by name; see [`extra_text`].
+    fn extra_sql(&self, alias: &str) -> String {
+        let own: Vec<_> = self.columns.iter().map(|column| format!("'{}'", column.name)).collect();
+        format!(
+            "coalesce((SELECT string_agg(e.key || '=' || e.value, ',' ORDER BY e.key COLLATE \"C\") \
+             FROM jsonb_each_text(to_jsonb({alias}) - ARRAY[{}]) e WHERE e.value IS NOT NULL), '')",
+            own.join(", ")
+        )
     }
 
     pub fn create_sql(&self) -> String {
         let columns: Vec<_> = self.columns.iter().map(|c| format!("{} {}", c.name, c.declared)).collect();
         let key: Vec<_> = self.key_columns().iter().map(|c| c.name).collect();
         let name = self.name;
-        let mut sql =
-            format!("CREATE TABLE ledger.{name} ({}, PRIMARY KEY ({}));", columns.join(", "), key.join(", "));
+        let (columns, key) = (columns.join(", "), key.join(", "));
+        let mut sql = match self.form {
+            Form::Plain | Form::Loose => {
+                format!("CREATE TABLE ledger.{name} ({columns}, PRIMARY KEY ({key}));")
+            }
+            Form::Keyless => {
+                format!("CREATE TABLE ledger.{name} ({columns}); CREATE INDEX ON ledger.{name} ({key});")
+            }
+            Form::Partitioned => {
+                let part = |n| {
+                    format!(
+                        "CREATE TABLE ledger.{name}_{n} PARTITION OF ledger.{name} \
+                         FOR VALUES WITH (MODULUS 3, REMAINDER {n});"
+                    )
+                };
+                let parts: String = (0..3).map(part).collect();
+                format!(
+                    "CREATE TABLE ledger.{name} ({columns}, PRIMARY KEY ({key})) PARTITION BY HASH ({key}); {parts}"
+                )
+            }
+        };
         if self.full {
             sql += &format!("ALTER TABLE ledger.{name} REPLICA IDENTITY FULL;");
         }
@@ -256,6 +343,13 @@ fn unavailable(value: &Value) -> bool {
         Value::Bytes(bytes) => bytes == UNAVAILABLE.as_bytes(),
         _ => false,
     }
+}
+
+/// The columns of a loose table beyond its own, all of text, by name.
+pub fn extra_text<'a>(columns: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut columns: Vec<_> = columns.map(|(name, value)| format!("{name}={value}")).collect();
+    columns.sort();
+    columns.join(",")
 }
 
 /// The key's printed form from the canonical texts of its columns.

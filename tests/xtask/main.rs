@@ -24,6 +24,8 @@ enum Command {
     Demo(commands::demo::Arguments),
     /// Exactly once, proved: writers at work, the daemon killed at random moments, everything compared.
     Ledger(commands::ledger::Arguments),
+    /// Faults of every kind, one a trial, in a run that goes on and is checked in full.
+    Chaos(commands::chaos::Arguments),
     /// The figures of tests/bench/REPORT.md, measured on servers of their own.
     #[command(subcommand)]
     Bench(commands::bench::Question),
@@ -41,6 +43,7 @@ async fn main() -> ExitCode {
         Command::Demo(arguments) => commands::demo::run(arguments).await,
         Command::Ledger(arguments) => commands::ledger::run(arguments).await,
         Command::Diff(subject) => commands::diff::run(subject).await,
+        Command::Chaos(arguments) => commands::chaos::run(arguments).await,
         Command::Bench(question) => commands::bench::run(question).await,
         Command::Test(arguments) => commands::test::run(arguments).await,
     };

@@ -213,7 +213,7 @@ fn unequal(row: &[Cell], entry: &Entry, before: Option<&Entry>, findings: &mut F
         return Some(format!("{} columns instead of {}", row.len(), entry.payload.len()));
     }
     for (index, (cell, wanted)) in row.iter().zip(&*entry.payload).enumerate() {
-        let name = table.columns[index].name;
+        let name = table.columns.get(index).map_or("of a later shape", |column| column.name);
         match cell {
             Cell::Hash(hash) if hash == wanted => {}
             Cell::Hash(_) => return Some(format!("column {name} is not what was written")),

@@ -6,9 +6,11 @@ use super::alignment::Aligned;
 use super::expectation::Expectation;
 use super::{Evidence, Findings};
 use crate::events::{Body, Cell, Event};
+use crate::journal::Entry;
 use crate::tables::TABLES;
 
-type Folded<'a> = BTreeMap<(usize, &'a str), Box<[u32]>>;
+/// A row, and the change that wrote it where the journal knows it.
+type Folded<'a> = BTreeMap<(usize, &'a str), (Box<[u32]>, Option<i64>)>;
 
 pub fn folds(
     evidence: &Evidence<'_>,
@@ -19,16 +21,19 @@ pub fn folds(
     let mut folded = Folded::new();
     for (event, item) in evidence.events.iter().zip(aligned) {
         // Phantoms fold too: a consumer cannot tell them from events.
-        let written = item.map(|item| &*expectation.entry(item).payload).unwrap_or_default();
-        fold(&mut folded, event, written);
+        fold(&mut folded, event, item.map(|item| expectation.entry(item)));
     }
     for ((table, key), row) in evidence.content {
         match folded.remove(&(*table, &**key)) {
-            Some(found) if found == *row => {}
+            Some((found, _)) if own_columns(*table, &found) == own_columns(*table, row) => {}
             Some(_) => mismatch(*table, key, "the folded row is not the table's", findings),
             None => mismatch(*table, key, "the table has a row that the events do not give", findings),
         }
     }
+    // A truncation has no event: what it took away is known from the journal alone.
+    folded.retain(|(table, _), (_, seq)| {
+        seq.is_none_or(|seq| expectation.truncated.get(table).is_none_or(|last| seq > *last))
+    });
     for (table, key) in folded.into_keys() {
         mismatch(table, key, "the events give a row that the table does not have", findings);
     }
@@ -36,7 +41,7 @@ pub fn folds(
 
 /// A value that the log did not hold is taken from the journal: the alignment has proved that it
 /// is the one that stood there.
-fn fold<'a>(folded: &mut Folded<'a>, event: &'a Event, written: &[u32]) {
+fn fold<'a>(folded: &mut Folded<'a>, event: &'a Event, entry: Option<&Entry>) {
     let key = (event.table, &*event.key);
     let row = match &event.body {
         Body::Tombstone => None,
@@ -48,9 +53,15 @@ fn fold<'a>(folded: &mut Folded<'a>, event: &'a Event, written: &[u32]) {
     };
     let resolve = |(index, cell): (usize, &Cell)| match cell {
         Cell::Hash(hash) => *hash,
-        Cell::Unavailable => written.get(index).copied().unwrap_or(0),
+        Cell::Unavailable => entry.and_then(|entry| entry.payload.get(index)).copied().unwrap_or(0),
     };
-    folded.insert(key, row.iter().enumerate().map(resolve).collect());
+    let row = row.iter().enumerate().map(resolve).collect();
+    folded.insert(key, (row, entry.map(|entry| entry.seq)));
+}
+
+/// Columns that came later stand in a row's newest event as they were then, and in the table as they are now.
+fn own_columns(table: usize, row: &[u32]) -> &[u32] {
+    row.get(..TABLES[table].columns.len()).unwrap_or(row)
 }
 
 fn mismatch(table: usize, key: &str, text: &str, findings: &mut Findings) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::journal::{Did, Entry};
+use crate::tables::{Form, TABLES};
 
 /// One expected record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Expectation<'a> {
     pub previous: Vec<Option<usize>>,
     /// The number of expected events of each source transaction.
     pub events_due: HashMap<u64, u64>,
+    /// The last truncation of each table that had one.
+    pub truncated: HashMap<usize, i64>,
 }
 
 impl<'a> Expectation<'a> {
@@ -37,10 +40,11 @@ impl<'a> Expectation<'a> {
         let mut rows: HashMap<Key<'a>, usize> = HashMap::new();
         let mut previous = Vec::with_capacity(journal.len());
         let mut events_due: HashMap<u64, u64> = HashMap::new();
+        let mut truncated = HashMap::new();
         for (index, entry) in journal.iter().enumerate() {
             let key = (entry.table, &*entry.key);
             previous.push(rows.remove(&key));
-            *events_due.entry(entry.xid).or_default() += entry.did.events();
+            *events_due.entry(entry.xid).or_default() += entry.did.events(entry.table);
             let mut expect = |key: Key<'a>, parts: &[Part]| {
                 let parts = parts.iter().map(|part| Expected { entry: index, part: *part });
                 keys.entry(key).or_default().extend(parts);
@@ -48,7 +52,13 @@ impl<'a> Expectation<'a> {
             match entry.did {
                 Did::Insert => expect(key, &[Part::Create]),
                 Did::Update => expect(key, &[Part::Update]),
+                Did::Delete if TABLES[entry.table].form == Form::Keyless => expect(key, &[Part::Delete]),
                 Did::Delete => expect(key, &[Part::Delete, Part::Tombstone]),
+                Did::Truncate => {
+                    rows.retain(|(table, _), _| *table != entry.table);
+                    truncated.insert(entry.table, entry.seq);
+                    continue;
+                }
                 Did::Rekey => {
                     expect(key, &[Part::Delete, Part::Tombstone]);
                     expect((entry.table, entry.now_at()), &[Part::Create]);
@@ -58,7 +68,7 @@ impl<'a> Expectation<'a> {
                 rows.insert((entry.table, entry.now_at()), index);
             }
         }
-        Expectation { journal, keys, previous, events_due }
+        Expectation { journal, keys, previous, events_due, truncated }
     }
 
     pub fn entry(&self, expected: Expected) -> &'a Entry {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use millrace_ledger::broker::Broker;
 use millrace_ledger::watermark::{Audit, Subject, Watch};
 use millrace_ledger::writers::connect;
 use xtask::services::Services;
 
-use crate::producer::{Producer, create_topic};
+use crate::producer::Producer;
 use crate::reading::own;
 
 /// Audits a fresh slot beside a topic whose positions these are.
@@ -17,7 +18,7 @@ async fn audit(name: &str, end_lsns: &[&str]) -> Audit {
     let topic = own(&format!("ledger-audit-{name}-"));
     let client = connect(&url).await.unwrap();
     client.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await.unwrap();
-    create_topic(&kafka, &topic, 2).await;
+    Broker::at(&kafka).create_topic(&topic, 2).await;
     let mut producer = Producer::open(&kafka, &topic).await;
     let subject = Subject {
         postgres_url: url,

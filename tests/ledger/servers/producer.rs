@@ -7,28 +7,16 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    AddPartitionsToTxnRequest, CreateTopicsRequest, EndTxnRequest, FindCoordinatorRequest,
-    InitProducerIdRequest, ProduceRequest, TopicName, TransactionalId,
+    AddPartitionsToTxnRequest, EndTxnRequest, FindCoordinatorRequest, InitProducerIdRequest, ProduceRequest,
+    TopicName, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use millrace_ledger::reader::Connection;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-pub async fn create_topic(bootstrap: &str, name: &str, partitions: i32) {
-    let mut connection = Connection::open(bootstrap).await.unwrap();
-    let topic = CreatableTopic::default()
-        .with_name(topic_name(name))
-        .with_num_partitions(partitions)
-        .with_replication_factor(1);
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
-    let answer = connection.call(&request).await.unwrap();
-    assert_eq!(answer.topics[0].error_code, 0, "{:?}", answer.topics[0].error_message);
-}
 
 pub struct Producer {
     /// One broker is leader and coordinator of everything here.
@@ -38,6 +26,8 @@ pub struct Producer {
     epoch: i16,
     sequences: BTreeMap<(String, i32), i32>,
     pub compression: Compression,
+    /// Of every record.
+    pub key: Option<Bytes>,
 }
 
 impl Producer {
@@ -64,6 +54,7 @@ impl Producer {
                     epoch: answer.producer_epoch,
                     sequences: BTreeMap::new(),
                     compression: Compression::None,
+                    key: Some(Bytes::from_static(b"key")),
                 };
             }
             assert!(Instant::now() < deadline, "no coordinator: {}", answer.error_code);
@@ -117,7 +108,7 @@ impl Producer {
                 offset: i64::from(index),
                 sequence: *next + index,
                 timestamp: 1_700_000_000_000,
-                key: Some(Bytes::from_static(b"key")),
+                key: self.key.clone(),
                 value: Some(Bytes::copy_from_slice(value.as_bytes())),
                 headers: [("position".into(), Some(Bytes::from_static(b"here")))].into(),
             })

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use kafka_protocol::records::Compression;
+use millrace_ledger::broker::Broker;
 use millrace_ledger::reader::{Isolation, Outcome, Read, Reader, Start};
 use xtask::services::{Home, Kafka, KafkaConfig, Services};
 
-use crate::producer::{Producer, create_topic};
+use crate::producer::Producer;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,7 +43,7 @@ async fn settled(bootstrap: &str, topic: &str) {
 async fn committed_records_are_read_and_aborted_ones_are_not() {
     let kafka = Services::for_tests().await.unwrap().kafka.bootstrap();
     let topic = &own("ledger-reading.aborted");
-    create_topic(&kafka, topic, 2).await;
+    Broker::at(&kafka).create_topic(topic, 2).await;
     let mut one = Producer::open(&kafka, &own("ledger-reading-one")).await;
     let mut two = Producer::open(&kafka, &own("ledger-reading-two")).await;
     one.send(topic, 0, &["a", "b"]).await;
@@ -88,7 +89,7 @@ fn sorted(mut values: Vec<String>) -> Vec<String> {
 async fn an_open_transaction_holds_the_end_back_and_a_tail_goes_on_after_it() {
     let kafka = Services::for_tests().await.unwrap().kafka.bootstrap();
     let topic = &own("ledger-reading.open");
-    create_topic(&kafka, topic, 1).await;
+    Broker::at(&kafka).create_topic(topic, 1).await;
     let mut one = Producer::open(&kafka, &own("ledger-open-one")).await;
     let mut two = Producer::open(&kafka, &own("ledger-open-two")).await;
     one.send(topic, 0, &["first"]).await;
@@ -119,7 +120,7 @@ async fn an_open_transaction_holds_the_end_back_and_a_tail_goes_on_after_it() {
 async fn what_a_fenced_producer_left_is_aborted() {
     let kafka = Services::for_tests().await.unwrap().kafka.bootstrap();
     let topic = &own("ledger-reading.fenced");
-    create_topic(&kafka, topic, 1).await;
+    Broker::at(&kafka).create_topic(topic, 1).await;
     let mut killed = Producer::open(&kafka, &own("ledger-fenced")).await;
     killed.send(topic, 0, &["left"]).await;
     let mut next = Producer::open(&kafka, &own("ledger-fenced")).await;
@@ -140,7 +141,7 @@ async fn what_a_fenced_producer_left_is_aborted() {
 async fn thousands_of_records_over_many_fetches_come_each_once_in_order() {
     let kafka = Services::for_tests().await.unwrap().kafka.bootstrap();
     let topic = &own("ledger-reading.many");
-    create_topic(&kafka, topic, 1).await;
+    Broker::at(&kafka).create_topic(topic, 1).await;
     let mut producer = Producer::open(&kafka, &own("ledger-many")).await;
     let kinds =
         [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
@@ -164,8 +165,8 @@ async fn thousands_of_records_over_many_fetches_come_each_once_in_order() {
 async fn topics_are_found_by_their_prefix() {
     let kafka = Services::for_tests().await.unwrap().kafka.bootstrap();
     let prefix = own("ledger-prefix.");
-    create_topic(&kafka, &format!("{prefix}a"), 3).await;
-    create_topic(&kafka, &own("ledger-other."), 1).await;
+    Broker::at(&kafka).create_topic(&format!("{prefix}a"), 3).await;
+    Broker::at(&kafka).create_topic(&own("ledger-other."), 1).await;
     let mut reader = Reader::new(&kafka, Isolation::ReadCommitted, PATIENCE);
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -194,7 +195,7 @@ async fn a_broker_that_restarts_under_a_tail_loses_nothing() {
     let kafka = Kafka::start_new(&KafkaConfig::default(), &Home::temporary().unwrap()).await.unwrap();
     let bootstrap = kafka.bootstrap();
     let topic = &own("ledger-restart");
-    create_topic(&bootstrap, topic, 1).await;
+    Broker::at(&bootstrap).create_topic(topic, 1).await;
     let mut producer = Producer::open(&bootstrap, &own("ledger-restart")).await;
     producer.send(topic, 0, &["before"]).await;
     producer.end(true).await;

@@ -17,13 +17,16 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 use crate::random::Random;
-use crate::tables::{TABLES, key_text};
+use crate::tables::{Form, TABLES, Table, key_text};
 use crate::{Error, Result, journal};
 use statements::{Statements, Verb};
 use writer::Writer;
 
 /// Keys below zero are shared by all writers, and these mark the end of a run.
 const FINAL_KEY: i64 = -1_000;
+/// Above those of every writer; each large transaction has its own part of what lies there.
+const LARGE_KEYS: i64 = 1 << 50;
+const LARGE_ROWS_AT_ONCE: usize = 5_000;
 /// Few enough that writers meet at them.
 const SHARED_KEYS: i64 = 8;
 
@@ -59,8 +62,16 @@ pub struct Totals {
     pub errors: u64,
 }
 
+/// What the writers are told.
+#[derive(Debug, Default)]
+struct Orders {
+    stop: AtomicBool,
+    /// After the transaction under way.
+    pause: AtomicBool,
+}
+
 pub struct Writers {
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     counters: Arc<Counters>,
     /// Aborted when the handle is dropped.
     tasks: JoinSet<Result<()>>,
@@ -89,15 +100,15 @@ impl Writers {
     /// Inserts the shared rows and sets the writers to work, until [`Writers::stop`].
     pub async fn start(workload: &Workload) -> Result<Writers> {
         insert_shared(&workload.postgres_url, workload.seed).await?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let orders = Arc::new(Orders::default());
         let counters = Arc::new(Counters::default());
         let mut tasks = JoinSet::new();
         for index in 0..workload.writers {
             let mut writer = Writer::connect(workload, index, counters.clone()).await?;
-            let stop = stop.clone();
-            tasks.spawn(async move { writer.work(&stop).await });
+            let orders = orders.clone();
+            tasks.spawn(async move { writer.work(&orders).await });
         }
-        Ok(Writers { stop, counters, tasks })
+        Ok(Writers { orders, counters, tasks })
     }
 
     pub fn totals(&self) -> Totals {
@@ -111,9 +122,13 @@ impl Writers {
         }
     }
 
+    pub fn pause(&self, paused: bool) {
+        self.orders.pause.store(paused, Ordering::Relaxed);
+    }
+
     /// Lets each writer end its transaction; an error that stopped one is an error here.
     pub async fn stop(&mut self) -> Result<Totals> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.orders.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
             ended.map_err(Error::from)??;
         }
@@ -137,7 +152,8 @@ async fn insert_shared(url: &str, seed: u64) -> Result<()> {
 
 /// Tables whose key is one number.
 fn shared_tables() -> impl Iterator<Item = usize> {
-    TABLES.iter().enumerate().filter(|(_, table)| table.keys == 1).map(|(index, _)| index)
+    let ours = |table: &Table| table.keys == 1 && table.form != Form::Loose;
+    TABLES.iter().enumerate().filter(move |(_, table)| ours(table)).map(|(index, _)| index)
 }
 
 /// Writes the last row of each table, in one transaction, after the writers have stopped. When a
@@ -160,4 +176,28 @@ pub async fn write_final_rows(url: &str) -> Result<Vec<(usize, String)>> {
     }
     client.batch_execute("COMMIT").await?;
     Ok(keys)
+}
+
+/// Inserts so many rows in one transaction, beside the writers; answers how many bytes they are as text.
+pub async fn write_large(url: &str, seed: u64, rows: u64) -> Result<u64> {
+    let client = connect(url).await?;
+    let statements = Statements::prepare(&client).await?;
+    let mut random = Random::new(seed);
+    let txid = random.uuid();
+    let first = LARGE_KEYS + i64::try_from(seed % (1 << 30))? * (1 << 24);
+    let mut bytes = 0;
+    client.batch_execute("BEGIN").await?;
+    for chunk in (0..rows).step_by(LARGE_ROWS_AT_ONCE) {
+        let until = rows.min(chunk + u64::try_from(LARGE_ROWS_AT_ONCE)?);
+        let keys = (chunk..until).map(|n| i64::try_from(n).map(|n| json!(first + n)));
+        let keys = keys.collect::<std::result::Result<Vec<_>, _>>()?;
+        let rows: Vec<_> = keys
+            .iter()
+            .map(|key| rows::row(&TABLES[0], std::slice::from_ref(key), true, &mut random))
+            .collect();
+        bytes += rows.iter().map(|row| row.to_string().len()).sum::<usize>();
+        statements.run(&client, 0, Verb::Insert, rows, &txid).await?;
+    }
+    client.batch_execute("COMMIT").await?;
+    Ok(u64::try_from(bytes)?)
 }

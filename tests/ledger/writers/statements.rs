@@ -50,6 +50,19 @@ impl Statements {
         Ok(Statements(all))
     }
 
+    /// Takes all rows of a table away.
+    pub async fn truncate(&self, client: &Client, table: usize, txid: &str) -> Result<()> {
+        let (name, code) = (TABLES[table].name, Did::Truncate.code());
+        client.batch_execute(&format!("TRUNCATE ledger.{name}")).await?;
+        // Once the lock is held: every change before it has a lower number, every one after it a higher.
+        let sql = format!(
+            "INSERT INTO ledger.journal (seq, txid, xid, tbl, op, key, payload) \
+             SELECT nextval('ledger.change'), ($1::text)::uuid, pg_current_xact_id()::text::bigint, '{name}', '{code}', '', ''"
+        );
+        client.execute(&sql, &[&txid]).await?;
+        Ok(())
+    }
+
     /// Applies the verb to all rows; every row must be hit, or the writer's picture is wrong.
     pub async fn run(
         &self,

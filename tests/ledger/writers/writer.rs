@@ -1,22 +1,28 @@
 //! One writer: its connection, the keys it owns, and its next transaction.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use tokio_postgres::Client;
 
 use super::statements::{Statements, Verb};
-use super::{Counters, SHARED_KEYS, Workload, connect, rows, shared_tables};
+use super::{Counters, Orders, SHARED_KEYS, Workload, connect, rows, shared_tables};
 use crate::random::Random;
-use crate::tables::{TABLES, Table};
+use crate::tables::{Form, TABLES, Table};
 use crate::{Error, Result};
 
 /// Far more than a writer ever inserts.
 const KEYS_PER_WRITER: i64 = 1_000_000_000;
 /// Above so many rows a writer would rather delete.
 const LIVE_MAX: usize = 4_000;
+/// The loose table in [`TABLES`].
+const LOOSE: usize = 5;
+/// Columns that were added to it and not dropped again, at most.
+const EXTRA_MAX: usize = 4;
+const EXTRA_SQL: &str = "SELECT attname::text FROM pg_attribute WHERE attrelid = 'ledger.scratch'::regclass \
+     AND attnum > 4 AND NOT attisdropped";
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a writer that is ahead of its share sleeps before it looks again.
 const PACE: Duration = Duration::from_millis(20);
@@ -70,8 +76,13 @@ impl Writer {
         })
     }
 
-    pub async fn work(&mut self, stop: &AtomicBool) -> Result<()> {
-        while !stop.load(Ordering::Relaxed) {
+    pub async fn work(&mut self, orders: &Orders) -> Result<()> {
+        let stopped = || orders.stop.load(Ordering::Relaxed);
+        while !stopped() {
+            if orders.pause.load(Ordering::Relaxed) {
+                tokio::time::sleep(PACE).await;
+                continue;
+            }
             let began = Instant::now();
             let changes = match self.transaction().await {
                 Ok(changes) => changes,
@@ -85,7 +96,7 @@ impl Writer {
                 let writers = u32::try_from(self.workload.writers)?;
                 let share = Duration::from_secs(1) * writers / u32::try_from(rate)?.max(1);
                 let due = began + share * u32::try_from(changes)?;
-                while Instant::now() < due && !stop.load(Ordering::Relaxed) {
+                while Instant::now() < due && !stopped() {
                     tokio::time::sleep(PACE).await;
                 }
             }
@@ -149,11 +160,10 @@ impl Writer {
             open.shared = true;
             return self.change_shared(open).await;
         }
-        let table = match self.random.below(100) {
-            0..60 => 0,
-            60..80 => 1,
-            _ => 2,
-        };
+        let table = self.table();
+        if TABLES[table].form == Form::Loose && self.random.percent(20) {
+            return self.reshape(open).await;
+        }
         let room = usize::try_from(wanted - open.changes)?;
         let live = self.keys[table].live.len();
         let verb = match self.random.below(100) {
@@ -162,6 +172,7 @@ impl Writer {
             0..60 => Verb::Update,
             60..75 => Verb::Touch,
             75..90 => Verb::Delete,
+            _ if TABLES[table].form == Form::Keyless => Verb::Update,
             _ => Verb::Rekey,
         };
         let count = match verb {
@@ -171,6 +182,39 @@ impl Writer {
         let rows = self.rows(table, verb, count);
         open.changes += self.statements.run(&self.client, table, verb, rows, &open.txid).await?;
         Ok(())
+    }
+
+    fn table(&mut self) -> usize {
+        match self.random.below(100) {
+            0..50 => 0,
+            50..65 => 1,
+            65..78 => 2,
+            78..89 => 3,
+            // Nobody else's picture of it would be right.
+            _ if self.index == 0 && self.random.percent(60) => LOOSE,
+            _ => 4,
+        }
+    }
+
+    /// Truncates the loose table, or gives it another shape, both inside the transaction under way.
+    async fn reshape(&mut self, open: &mut Open) -> Result<()> {
+        if self.random.percent(30) {
+            self.statements.truncate(&self.client, LOOSE, &open.txid).await?;
+            self.keys[LOOSE] = Keys::default();
+            open.changes += 1;
+            return Ok(());
+        }
+        let extra = self.client.query(EXTRA_SQL, &[]).await?;
+        let extra: Vec<String> =
+            extra.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>()?;
+        let fresh = format!("x{}", self.random.below(1 << 40));
+        let change = match (extra.as_slice(), self.random.below(3)) {
+            ([], _) | (_, 0) if extra.len() < EXTRA_MAX => format!("ADD {fresh} text DEFAULT 'of {fresh}'"),
+            (_, 1) => format!("RENAME {} TO {fresh}", self.random.pick(&extra)),
+            _ => format!("DROP {}", self.random.pick(&extra)),
+        };
+        let name = TABLES[LOOSE].name;
+        Ok(self.client.batch_execute(&format!("ALTER TABLE ledger.{name} {change}")).await?)
     }
 
     /// The rows for a verb; the writer's picture of its keys follows at once.

@@ -179,8 +179,15 @@ pub fn commit() -> Result<String> {
         Ok::<String, Error>(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed =
-        git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!tests/bench/REPORT.md"])?;
+    let changed = git(&[
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ".",
+        ":!tests/bench/REPORT.md",
+        ":!tests/ledger/REPORT.md",
+    ])?;
     Ok(if changed.is_empty() { commit } else { format!("{commit} with uncommitted changes") })
 }
 

@@ -27,10 +27,12 @@ impl Profile {
 pub async fn build(profile: Profile) -> Result<PathBuf> {
     println!("-- building the daemon ({} mode)", profile.name());
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repository()).args(["build", "--package", "millrace"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    command.current_dir(repository()).arg("build");
+    match profile {
+        Profile::Release => command.args(["--package", "millrace", "--release"]),
+        // As the tests have built it: with other features librdkafka would be built once more.
+        Profile::Debug => command.args(["--workspace", "--bin", "millrace"]),
+    };
     let status = command.stdin(Stdio::null()).kill_on_drop(true).status().await;
     match status.context(|| "cargo build".to_owned())? {
         status if status.success() => Ok(target()?.join(profile.name()).join("millrace")),

@@ -5,17 +5,13 @@
 mod report;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use millrace_ledger::kills::{self, Report};
+use millrace_ledger::run::{self, Kills, Report};
 use xtask::services::{Config, Home, Services};
 use xtask::{Context, Result};
 
 use super::binary::{self, Profile};
 use super::interrupt::{EXIT_INTERRUPTED, Interrupt};
-
-/// Enough for the daemon to be at work again, and for some transactions more.
-const SECONDS_A_KILL: u32 = 4;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -54,18 +50,17 @@ async fn prove(arguments: &Arguments) -> Result<ExitCode> {
     let dir = binary::target()?.join("ledger");
     let mut reports = Vec::new();
     for seed in &arguments.seeds {
-        let mut config = kills::Config::new(
+        let mut config = run::Config::new(
             &services.postgres.url(),
             &services.kafka.bootstrap(),
             &services.registry.url(),
             binary.clone(),
             dir.clone(),
         );
-        config.kills = arguments.kills;
+        config.trials = arguments.kills;
         config.seed = *seed;
-        config.duration = Duration::from_secs(u64::from(SECONDS_A_KILL * arguments.kills.max(1)));
         println!("-- seed {seed}: {} kills; the daemon's log: {}", arguments.kills, dir.display());
-        let ran = kills::run_kills(&config, |news| println!("{news}")).await;
+        let ran = run::run(&config, &mut Kills, |news| println!("{news}")).await;
         let report = ran.context(|| format!("the run with seed {seed} could not be finished"))?;
         println!("{report}");
         reports.push(report);

@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod binary;
+pub mod chaos;
 pub mod demo;
 pub mod diff;
 mod interrupt;

@@ -52,6 +52,18 @@ pub struct KafkaConfig {
     pub whole_heap: bool,
     /// Lines for `server.properties`, after ours and stronger than them.
     pub properties: Vec<(String, String)>,
+    /// A second way to each broker, in their order; for clients that come through a proxy.
+    pub proxied: Vec<Proxied>,
+    /// The feature `transaction.version`; Kafka's newest where it is `None`.
+    pub transaction_version: Option<u8>,
+}
+
+/// A listener that a broker advertises under another port.
+#[derive(Debug, Clone, Copy)]
+pub struct Proxied {
+    pub port: u16,
+    /// Where the proxy listens.
+    pub advertised: u16,
 }
 
 impl Default for KafkaConfig {
@@ -62,6 +74,8 @@ impl Default for KafkaConfig {
             heap_mb: 1024,
             whole_heap: false,
             properties: Vec::new(),
+            proxied: Vec::new(),
+            transaction_version: None,
         }
     }
 }
@@ -219,6 +233,9 @@ impl Cluster<'_> {
         launch.args = self.java(&["-Xmx128m", "-XX:TieredStopAtLevel=1"], node);
         launch.args.extend(["kafka.tools.StorageTool", "format", "-t", &self.id, "-c"].map(String::from));
         launch.args.push(properties);
+        if let Some(version) = self.config.transaction_version {
+            launch.args.extend(["--feature".to_owned(), format!("transaction.version={version}")]);
+        }
         blocking(move || run_to_end(&launch)).await
     }
 
@@ -262,15 +279,21 @@ impl Cluster<'_> {
         let replicas = self.config.brokers.clamp(1, 3);
         let insync = replicas.div_ceil(2);
         let Node { id, dir, port, controller_port } = node;
+        let (mut listens, mut advertises, mut maps) = (String::new(), String::new(), "");
+        if let Some(second) = self.config.proxied.get(usize::from(*id).saturating_sub(1)) {
+            listens = format!("PROXIED://127.0.0.1:{},", second.port);
+            advertises = format!(",PROXIED://127.0.0.1:{}", second.advertised);
+            maps = ",PROXIED:PLAINTEXT";
+        }
         // A killed broker may not join again before its old session has run out: 9 s by default. Much less
         // would fence a live one on a machine that is busy building.
         let mut text = format!(
             "process.roles=broker,controller\n\
              node.id={id}\n\
              controller.quorum.voters={voters}\n\
-             listeners=CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
-             advertised.listeners=CLIENT://127.0.0.1:{port}\n\
-             listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             listeners=CLIENT://127.0.0.1:{port},{listens}CONTROLLER://127.0.0.1:{controller_port}\n\
+             advertised.listeners=CLIENT://127.0.0.1:{port}{advertises}\n\
+             listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT{maps}\n\
              controller.listener.names=CONTROLLER\n\
              inter.broker.listener.name=CLIENT\n\
              log.dirs={}\n\

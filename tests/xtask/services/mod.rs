@@ -23,8 +23,8 @@ use crate::{Context, Result};
 
 pub use connect::{Connect, ConnectConfig};
 pub use home::{Home, Lifetime, cache, free_port, repository};
-pub use install::{finish, on_path};
-pub use kafka::{Kafka, KafkaConfig, KafkaVersion};
+pub use install::{finish, on_path, packages};
+pub use kafka::{Kafka, KafkaConfig, KafkaVersion, Proxied};
 pub use postgres::{Postgres, PostgresConfig, PostgresVersion, Shutdown};
 pub use registry::{Registry, RegistryConfig};
 pub use server::{Kind, Server};

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use millrace_bench::machine;
-use millrace_ledger::kills::Report;
+use millrace_ledger::run::Report;
 use tokio_postgres::NoTls;
 use xtask::services::{Services, repository};
 use xtask::{Context, Result};
 
-use crate::commands::bench;
 use crate::commands::binary::Profile;
+use crate::commands::{bench, chaos};
 
 const HEAD: &str = "# Ledger report
 
@@ -33,7 +33,9 @@ pub async fn write(profile: Profile, services: &Services, reports: &[Report]) ->
         ),
         format!("Command: `cargo xtask {}`", typed.join(" ")),
     ];
-    std::fs::write(&file, text(&facts, reports)).context(|| file.display().to_string())?;
+    let old = std::fs::read_to_string(&file).context(|| file.display().to_string())?;
+    let whole = format!("{}\n{}", text(&facts, reports), chaos::report::table(&old));
+    std::fs::write(&file, whole).context(|| file.display().to_string())?;
     Ok(file)
 }
 
@@ -64,7 +66,7 @@ fn text(facts: &[String], reports: &[Report]) -> String {
             text,
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {torn} | {verdict} |",
             report.seed,
-            report.kills,
+            report.trials,
             report.written.committed,
             report.written.changes,
             seen.events,
@@ -74,7 +76,7 @@ fn text(facts: &[String], reports: &[Report]) -> String {
             counts.reordered
         );
     }
-    let kills: u32 = reports.iter().map(|report| report.kills).sum();
+    let kills: u32 = reports.iter().map(|report| report.trials).sum();
     if kills > 0 && reports.iter().all(Report::passed) {
         let bound = (300.0 / f64::from(kills)).min(100.0);
         let _ = writeln!(
@@ -101,19 +103,21 @@ fn text(facts: &[String], reports: &[Report]) -> String {
 mod tests {
     use super::*;
     use millrace_ledger::checker::{Counts, Outcome, Seen, Verdict};
-    use millrace_ledger::kills::{Planted, Recovery, Watermarks};
     use millrace_ledger::plant::Fault;
+    use millrace_ledger::run::{Planted, Recovery, Watermarks};
 
     fn report(outcome: Outcome, lost: u64) -> Report {
         let counts = Counts { lost, ..Counts::default() };
         let seen = Seen { events: 900, ..Seen::default() };
         Report {
             connector: "ledger".into(),
+            fault: "F1",
             seed: 7,
-            kills: 20,
+            trials: 20,
             seconds: 80.0,
             written: Default::default(),
             verdict: Verdict { outcome, counts, seen, unchecked: Vec::new(), violations: Vec::new() },
+            disorder: Vec::new(),
             torn_after_kills: Vec::new(),
             audit: Watermarks {
                 samples: 1,

@@ -15,12 +15,16 @@ pub const RECOVERY_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// As in the table of faults.
+    pub fault: &'static str,
     pub connector: String,
     pub seed: u64,
-    pub kills: u32,
+    pub trials: u32,
     pub seconds: f64,
     pub written: Totals,
     pub verdict: Verdict,
+    /// Found while the run went on.
+    pub disorder: Vec<String>,
     /// After a kill, with the markers settled: source transactions that were there in part.
     pub torn_after_kills: Vec<String>,
     pub audit: Watermarks,
@@ -40,17 +44,18 @@ pub struct Watermarks {
     pub positions: u64,
 }
 
-/// From the start after a kill to the next committed position.
+/// From the end of a fault to the next committed position.
 #[derive(Debug, Default, Serialize)]
 pub struct Recovery {
     pub measured: u32,
     pub median_ms: u64,
     pub worst_ms: u64,
     pub too_slow: u32,
+    pub allowed_ms: u64,
 }
 
 impl Recovery {
-    pub fn of(mut times: Vec<Duration>) -> Recovery {
+    pub fn of(mut times: Vec<Duration>, allowed: Duration) -> Recovery {
         times.sort();
         let ms =
             |time: Option<&Duration>| time.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
@@ -59,7 +64,8 @@ impl Recovery {
             measured: count(times.len()),
             median_ms: ms(times.get(times.len() / 2)),
             worst_ms: ms(times.last()),
-            too_slow: count(times.iter().filter(|time| **time > RECOVERY_MAX).count()),
+            too_slow: count(times.iter().filter(|time| **time > allowed).count()),
+            allowed_ms: ms(Some(&allowed)),
         }
     }
 }
@@ -76,6 +82,7 @@ pub struct Planted {
 impl Report {
     pub fn passed(&self) -> bool {
         self.verdict.outcome == Outcome::Passed
+            && self.disorder.is_empty()
             && self.torn_after_kills.is_empty()
             && self.audit.breaches_total == 0
             && self.audit.samples > 0
@@ -89,14 +96,17 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "ledger {}: seed {}, {} kills, {:.0} s",
-            self.connector, self.seed, self.kills, self.seconds
+            "ledger {}: {}, seed {}, {} trials, {:.0} s",
+            self.connector, self.fault, self.seed, self.trials, self.seconds
         )?;
         self.fmt_work(f)?;
         self.fmt_findings(f)?;
         for planted in &self.planted {
             let place = planted.place.as_deref().unwrap_or("no place for it");
             writeln!(f, "  planted   {:?} at {place}: {} found", planted.fault, planted.found)?;
+        }
+        for text in &self.disorder {
+            writeln!(f, "  disorder  {text}")?;
         }
         for text in self.torn_after_kills.iter().take(10) {
             writeln!(f, "  torn      {text}")?;
@@ -116,6 +126,24 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    /// One line of a run that passed.
+    pub fn in_short(&self) -> String {
+        let (seen, recovery) = (&self.verdict.seen, &self.recovery);
+        format!(
+            "{} seed {}: PASSED: {} trials, {} events of {} transactions, {} aborted records, recovery {} ms at the \
+             median and {} at worst, {:.0} s",
+            self.fault,
+            self.seed,
+            self.trials,
+            seen.events,
+            seen.source_transactions,
+            seen.aborted_records,
+            recovery.median_ms,
+            recovery.worst_ms,
+            self.seconds
+        )
+    }
+
     fn fmt_work(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seen, written) = (&self.verdict.seen, &self.written);
         writeln!(
@@ -173,7 +201,7 @@ impl Report {
             recovery.median_ms,
             recovery.worst_ms,
             recovery.too_slow,
-            RECOVERY_MAX.as_secs()
+            recovery.allowed_ms / 1_000
         )
     }
 }
@@ -185,9 +213,10 @@ mod tests {
 
     fn report() -> Report {
         Report {
+            fault: "F1",
             connector: "orders".to_owned(),
             seed: 1,
-            kills: 1,
+            trials: 1,
             seconds: 1.0,
             written: Totals::default(),
             verdict: Verdict {
@@ -197,6 +226,7 @@ mod tests {
                 unchecked: Vec::new(),
                 violations: Vec::new(),
             },
+            disorder: Vec::new(),
             torn_after_kills: Vec::new(),
             audit: Watermarks {
                 samples: 1,
@@ -205,7 +235,7 @@ mod tests {
                 breaches: Vec::new(),
                 positions: 1,
             },
-            recovery: Recovery::of(vec![Duration::from_secs(1)]),
+            recovery: Recovery::of(vec![Duration::from_secs(1)], RECOVERY_MAX),
             planted: Vec::new(),
             stopped_orderly: true,
         }
@@ -214,13 +244,14 @@ mod tests {
     #[test]
     fn a_run_passes_only_if_everything_in_it_does() {
         assert!(report().passed());
-        let faults: [fn(&mut Report); 8] = [
+        let faults: [fn(&mut Report); 9] = [
             |r| r.verdict.outcome = Outcome::Failed,
             |r| r.verdict.outcome = Outcome::CouldNotCheck,
+            |r| r.disorder.push("an event twice".to_owned()),
             |r| r.torn_after_kills.push("transaction 7".to_owned()),
             |r| r.audit.breaches_total = 1,
             |r| r.audit.samples = 0,
-            |r| r.recovery = Recovery::of(vec![Duration::from_secs(11)]),
+            |r| r.recovery = Recovery::of(vec![Duration::from_secs(11)], RECOVERY_MAX),
             |r| r.planted.push(Planted { fault: Fault::Torn, place: None, found: 0 }),
             |r| r.stopped_orderly = false,
         ];
@@ -234,9 +265,9 @@ mod tests {
 
     #[test]
     fn recovery_tells_the_middle_and_the_worst() {
-        let recovery = Recovery::of([12, 1, 2].map(Duration::from_secs).to_vec());
+        let recovery = Recovery::of([12, 1, 2].map(Duration::from_secs).to_vec(), RECOVERY_MAX);
         let told = (recovery.measured, recovery.median_ms, recovery.worst_ms, recovery.too_slow);
         assert_eq!(told, (3, 2_000, 12_000, 1));
-        assert_eq!(Recovery::of(Vec::new()).measured, 0);
+        assert_eq!(Recovery::of(Vec::new(), RECOVERY_MAX).measured, 0);
     }
 }

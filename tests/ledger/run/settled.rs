@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use super::completeness::Completeness;
+use super::live::Order;
 use crate::Result;
 use crate::events::{Body, Decoder};
 use crate::journal::events_due;
@@ -24,6 +25,7 @@ pub struct Tail {
     reader: Reader,
     decoder: Decoder,
     seen: Completeness,
+    order: Order,
     /// Keys of which a row has been seen, asked for by [`Tail::watch_for`].
     awaited: BTreeSet<(usize, String)>,
 }
@@ -34,6 +36,7 @@ impl Tail {
             reader: Reader::new(bootstrap, Isolation::ReadCommitted, PATIENCE),
             decoder,
             seen: Completeness::default(),
+            order: Order::default(),
             awaited: BTreeSet::new(),
         }
     }
@@ -91,8 +94,19 @@ impl Tail {
         Ok(ends)
     }
 
-    /// Reads up to these ends and says which source transactions are there in part.
-    pub async fn torn_up_to(&mut self, ends: &Ends, journal: &Client) -> Result<Vec<String>> {
+    /// Reads everything that is committed by now; how many events there have been.
+    pub async fn catch_up(&mut self) -> Result<u64> {
+        let ends = self.ends().await?;
+        self.read_up_to(&ends).await?;
+        Ok(self.order.events)
+    }
+
+    /// What was found out of order since this was asked last.
+    pub fn disorder(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.order.found)
+    }
+
+    async fn read_up_to(&mut self, ends: &Ends) -> Result<()> {
         for topic in self.topics().await? {
             self.reader.assign(&topic, Start::Earliest).await?;
         }
@@ -101,6 +115,12 @@ impl Tail {
             self.read().await?;
         }
         self.reader.unlimit();
+        Ok(())
+    }
+
+    /// Reads up to these ends and says which source transactions are there in part.
+    pub async fn torn_up_to(&mut self, ends: &Ends, journal: &Client) -> Result<Vec<String>> {
+        self.read_up_to(ends).await?;
         let mut xids = Vec::new();
         for xid in self.seen.doubtful() {
             xids.push(i64::try_from(xid)?);
@@ -114,6 +134,7 @@ impl Tail {
         let events = self.decoder.events(&read.records).await;
         for event in &events.events {
             self.seen.count(event);
+            self.order.see(event);
             if matches!(event.body, Body::Change(_)) {
                 self.awaited.remove(&(event.table, event.key.to_string()));
             }

@@ -1,28 +1,33 @@
-//! What a test does to Kafka by itself: writes a record, makes and deletes topics, changes their settings.
+//! What a test does to Kafka by itself: writes a record, makes and deletes topics, changes their settings,
+//! shuts a producer out.
 
+use std::time::{Duration, Instant};
+
+use crate::reader::{Connection, Isolation, Reader};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::ResponseError;
 use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
-    IncrementalAlterConfigsRequest, ProduceRequest, TopicName,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeConfigsRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ProduceRequest, TopicName,
+    TransactionalId,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
-use millrace_ledger::reader::{Connection, Isolation, Reader};
-
-use crate::wait::PATIENCE;
 
 /// The number of topics among the kinds of things that have settings.
 const TOPIC: i8 = 2;
 const SET: i8 = 0;
 const TIMEOUT_MS: i32 = 10_000;
+/// How long a broker may be out of reach.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Broker {
     address: String,
@@ -100,6 +105,17 @@ impl Broker {
         self.call(&request).await.responses.iter().for_each(|gone| accepted(gone.error_code, topic));
     }
 
+    /// Deletes a partition's records below an offset, as retention does.
+    pub async fn expire(&self, topic: &str, partition: i32, below: i64) {
+        let partition = DeleteRecordsPartition::default().with_partition_index(partition).with_offset(below);
+        let records =
+            DeleteRecordsTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition]);
+        let request = DeleteRecordsRequest::default().with_topics(vec![records]).with_timeout_ms(TIMEOUT_MS);
+        for gone in self.call(&request).await.topics.into_iter().flat_map(|topic| topic.partitions) {
+            accepted(gone.error_code, topic);
+        }
+    }
+
     pub async fn set_topic_config(&self, topic: &str, key: &str, value: &str) {
         let change = AlterableConfig::default()
             .with_name(text(key))
@@ -140,6 +156,26 @@ impl Broker {
         let extents = self.reader().extents(topic).await.expect("the topic can be asked");
         let (_, extent) = extents.iter().find(|((_, index), _)| *index == partition)?;
         (extent.end > extent.earliest).then(|| extent.end - 1)
+    }
+
+    /// Shuts out whoever produces under this id now.
+    pub async fn fence(&self, transactional_id: &str) {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(TransactionalId(text(transactional_id))))
+            .with_transaction_timeout_ms(TIMEOUT_MS)
+            .with_producer_id((-1).into())
+            .with_producer_epoch(-1);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let code = self.call(&request).await.error_code;
+            match ResponseError::try_from_code(code) {
+                None => return,
+                // What is open is being aborted.
+                Some(ResponseError::ConcurrentTransactions) if Instant::now() < deadline => {}
+                Some(error) => panic!("{transactional_id}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn reader(&self) -> Reader {

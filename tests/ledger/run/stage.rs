@@ -1,0 +1,227 @@
+//! What a fault finds: a daemon at work, writers that go on, and a reader that follows.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::Config;
+use super::settled::Tail;
+use crate::Result;
+use crate::daemon::Daemon;
+use crate::position::is_position;
+use crate::random::Random;
+use crate::reader::{Isolation, Reader};
+use crate::watermark::{Subject, Watch};
+use crate::writers::{Totals, Workload, Writers, connect, create_schema, write_final_rows};
+
+/// A first start creates topics, slot and schemas, beside the writers' own start.
+const FIRST_START_MAX: Duration = Duration::from_secs(60);
+/// Beyond what is allowed, so that a slow recovery is measured and not merely cut off.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(120);
+/// At most: behind on everything that was written while the daemon was down.
+const DRAIN_MAX: Duration = Duration::from_secs(300);
+const READER_PATIENCE: Duration = Duration::from_secs(60);
+const SLOT_PAUSE: Duration = Duration::from_millis(20);
+
+pub struct Stage {
+    pub config: Config,
+    pub daemon: Daemon,
+    pub random: Random,
+    pub(super) watch: Watch,
+    tail: Tail,
+    writers: Option<Writers>,
+    pub(super) recoveries: Vec<Duration>,
+    /// What [`Tail`] has found so far.
+    pub(super) disorder: Vec<String>,
+    pub(super) torn: Vec<String>,
+    /// Done so far.
+    pub(super) trials: u32,
+    /// The next fault comes so soon after the last start.
+    pub early: Option<Duration>,
+}
+
+impl Stage {
+    pub async fn prepare(config: &Config) -> Result<Stage> {
+        create_schema(&connect(&config.postgres_url).await?).await?;
+        let daemon = Daemon::prepare(&config.binary, &config.dir, &config.connector_file())?;
+        let watch = Watch::start(Subject {
+            postgres_url: config.postgres_url.clone(),
+            slot: config.slot(),
+            bootstrap: config.bootstrap.clone(),
+            position_topic: config.position_topic(),
+        });
+        Ok(Stage {
+            config: config.clone(),
+            daemon,
+            random: Random::fork(config.seed, u64::MAX - 1),
+            watch,
+            tail: Tail::new(&config.bootstrap, config.decoder()?),
+            writers: None,
+            recoveries: Vec::new(),
+            disorder: Vec::new(),
+            torn: Vec::new(),
+            trials: 0,
+            early: None,
+        })
+    }
+
+    /// Starts the daemon and waits for the first position.
+    pub async fn first_start(&mut self) -> Result<()> {
+        self.daemon.start()?;
+        self.position_after(0, FIRST_START_MAX).await.map(drop)
+    }
+
+    /// Does nothing where they work already.
+    pub async fn set_writers_to_work(&mut self) -> Result<()> {
+        if self.writers.is_some() {
+            return Ok(());
+        }
+        let workload = Workload {
+            postgres_url: self.config.postgres_url.clone(),
+            seed: self.config.seed,
+            writers: self.config.writers,
+            changes_max: self.config.changes_max,
+            changes_per_second: self.config.changes_per_second,
+        };
+        self.writers = Some(Writers::start(&workload).await?);
+        Ok(())
+    }
+
+    /// Whether the writers write.
+    pub fn writers_pause(&self, paused: bool) {
+        if let Some(writers) = &self.writers {
+            writers.pause(paused);
+        }
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.writers.as_ref().map(Writers::totals).unwrap_or_default()
+    }
+
+    /// A connection for what a fault does to the database.
+    pub async fn admin(&self) -> Result<Client> {
+        connect(&self.config.postgres_url).await
+    }
+
+    /// How many positions have been committed.
+    pub fn positions(&self) -> usize {
+        self.watch.positions()
+    }
+
+    /// A random time between two faults.
+    pub async fn work_a_while(&mut self) {
+        let mean = u64::try_from(self.config.between.as_millis()).unwrap_or(0);
+        let late = Duration::from_millis(mean * 3 / 10 + self.random.below(mean * 14 / 10 + 1));
+        tokio::time::sleep(self.early.take().unwrap_or(late)).await;
+    }
+
+    /// Waits for a position beyond the known ones; when it came.
+    pub async fn position_after(&mut self, known: usize, patience: Duration) -> Result<Instant> {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.daemon.still_runs()?;
+            match self.watch.beyond(known, Duration::from_millis(500)).await {
+                Ok(when) => return Ok(when),
+                Err(error) if Instant::now() >= deadline => {
+                    let state = self.daemon.state().await;
+                    return Err(format!("{error}; the daemon says {state:?}").into());
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits for the first new position after the way was free, and how long that took.
+    pub async fn at_work_since(&mut self, free: Instant) -> Result<Duration> {
+        let known = self.positions();
+        let seen = self.position_after(known, RECOVERY_PATIENCE).await?;
+        let recovery = seen.saturating_duration_since(free);
+        self.recoveries.push(recovery);
+        Ok(recovery)
+    }
+
+    /// SIGKILL, and then the ends of the topics, once the markers have settled.
+    pub async fn kill_and_settle(&mut self) -> Result<()> {
+        self.daemon.kill().await?;
+        self.after_death().await
+    }
+
+    /// The daemon is dead: what it left must be whole. Starts it again.
+    pub async fn after_death(&mut self) -> Result<()> {
+        let ends = self.tail.settle().await?;
+        self.daemon.start()?;
+        let admin = self.admin().await?;
+        self.torn.extend(self.tail.torn_up_to(&ends, &admin).await?);
+        Ok(())
+    }
+
+    /// Reads everything that is committed by now and checks its order; how many events there were in all.
+    pub async fn catch_up(&mut self) -> Result<u64> {
+        let seen = self.tail.catch_up().await?;
+        self.disorder.extend(self.tail.disorder());
+        Ok(seen)
+    }
+
+    /// An error if anything was found out of order.
+    pub fn in_order(&self) -> Result<()> {
+        match self.disorder.first() {
+            None => Ok(()),
+            Some(text) => Err(text.clone().into()),
+        }
+    }
+
+    /// The key of the newest position record, as it lies in its topic.
+    pub async fn position_key(&self) -> Result<Vec<u8>> {
+        let topic = self.config.position_topic();
+        let mut reader = Reader::new(&self.config.bootstrap, Isolation::ReadCommitted, READER_PATIENCE);
+        let read = reader.read_all(&[&topic]).await?;
+        let key = read.records.iter().rev().find(|record| is_position(record)).and_then(|r| r.key.clone());
+        Ok(key.ok_or("no position was committed")?.to_vec())
+    }
+
+    /// Ends a run that cannot go on: nothing of it stays at work, and its slot is dropped.
+    pub async fn abandon(mut self) -> Result<()> {
+        if self.daemon.pid().is_some() {
+            self.daemon.kill().await?;
+        }
+        if let Some(writers) = &mut self.writers {
+            writers.stop().await?;
+        }
+        self.watch.finish().await?;
+        let admin = connect(&self.config.postgres_url).await?;
+        let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                   WHERE slot_name = $1 AND active";
+        while admin.execute(sql, &[&self.config.slot()]).await? > 0 {
+            tokio::time::sleep(SLOT_PAUSE).await;
+        }
+        drop_slot(&self.config, &admin).await
+    }
+
+    /// Stops the writers and waits until everything has come through.
+    pub(super) async fn drain(&mut self) -> Result<()> {
+        if let Some(writers) = &mut self.writers {
+            writers.stop().await?;
+        }
+        let finals = write_final_rows(&self.config.postgres_url).await?;
+        if let Err(error) = self.tail.watch_for(finals, DRAIN_MAX).await {
+            return Err(format!("{error}; the daemon says {:?}", self.daemon.state().await).into());
+        }
+        self.daemon.still_runs()?;
+        self.tail.idle().await?;
+        self.disorder.extend(self.tail.disorder());
+        Ok(())
+    }
+
+    /// A random number of milliseconds up to this.
+    pub fn millis(&mut self, max: u64) -> Duration {
+        Duration::from_millis(self.random.below(max + 1))
+    }
+}
+
+/// The slot would hold the log back for ever; topics and tables stay to be looked at.
+pub(super) async fn drop_slot(config: &Config, admin: &Client) -> Result<()> {
+    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+               WHERE slot_name = $1 AND NOT active";
+    admin.execute(sql, &[&config.slot()]).await?;
+    Ok(())
+}

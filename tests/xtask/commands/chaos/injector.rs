@@ -1,0 +1,150 @@
+//! Strikes as a row says; each row's deed is a function of a module of its own.
+
+use std::time::{Duration, Instant};
+
+use millrace_ledger::Result;
+use millrace_ledger::run::{Fault, Kills, Stage, Struck};
+use xtask::services::Shutdown;
+
+use super::row::Row;
+use super::scene::Scene;
+use super::{clock, disk, large, late, links, pair, points, registry};
+
+/// Rows that a soak picks from.
+const SOAK: [Row; 9] = [Row::F1, Row::F2, Row::F3, Row::F4, Row::F5, Row::F8, Row::F10, Row::F11, Row::F13];
+/// Beyond the transaction's timeout and the broker's next look.
+const PAUSE_MIN_MS: u64 = 9_500;
+
+pub struct Injector<'a> {
+    row: Row,
+    scene: &'a Scene,
+    /// Which of several kinds of the row's fault comes next.
+    turn: usize,
+    /// Of the one large transaction.
+    large_rows: u64,
+}
+
+impl<'a> Injector<'a> {
+    pub fn new(row: Row, scene: &'a Scene, turn: usize, large_rows: u64) -> Injector<'a> {
+        Injector { row, scene, turn, large_rows }
+    }
+
+    async fn strike_as(&mut self, row: Row, stage: &mut Stage) -> Result<Struck> {
+        let turn = self.turn;
+        match row {
+            Row::F1 => Kills.strike(stage).await,
+            Row::F2 => points::strike(self.scene, stage, turn).await,
+            Row::F3 => self.break_the_broker(stage, turn).await,
+            Row::F4 => self.kill_both(stage).await,
+            Row::F5 => self.crash_postgres(stage).await,
+            Row::F8 => links::strike(self.scene, stage, turn).await,
+            Row::F9 | Row::F9Off => late::strike(self.scene, stage, turn).await,
+            Row::F10 => pause_the_daemon(stage).await,
+            Row::F11 => pair::strike(stage).await,
+            Row::F14 => disk::strike(self.scene, stage).await,
+            Row::F15 => clock::strike(stage).await,
+            Row::F17 => large::strike(stage, self.large_rows).await,
+            Row::F13 => registry::strike(self.scene, stage, turn).await,
+            Row::F12 | Row::F19 => Err(format!("{row} is no fault of a run that goes on").into()),
+        }
+    }
+
+    async fn break_the_broker(&self, stage: &mut Stage, turn: usize) -> Result<Struck> {
+        let kafka = &self.scene.kafka;
+        if turn.is_multiple_of(2) {
+            kafka.kill();
+            tokio::time::sleep(stage.millis(2_000)).await;
+            kafka.start().await?;
+            return Ok(Struck::now("the broker killed and started again"));
+        }
+        // From a blink to past the transaction's timeout.
+        let pause = Duration::from_millis(200) + stage.millis(12_000);
+        kafka.pause();
+        tokio::time::sleep(pause).await;
+        kafka.resume();
+        Ok(Struck::now(format!("the broker stopped for {:.1} s", pause.as_secs_f64())))
+    }
+
+    async fn kill_both(&self, stage: &mut Stage) -> Result<Struck> {
+        let (kafka, gap) = (&self.scene.kafka, stage.millis(100));
+        let broker_first = stage.random.percent(50);
+        if broker_first {
+            kafka.kill();
+        } else {
+            stage.daemon.kill().await?;
+        }
+        tokio::time::sleep(gap).await;
+        if broker_first {
+            stage.daemon.kill().await?;
+        } else {
+            kafka.kill();
+        }
+        let what =
+            format!("{} first, {} ms apart", if broker_first { "broker" } else { "daemon" }, gap.as_millis());
+        if stage.random.percent(50) {
+            stage.daemon.start()?;
+            kafka.start().await?;
+            return Ok(Struck::now(format!("{what}, the daemon back first")));
+        }
+        kafka.start().await?;
+        stage.after_death().await?;
+        Ok(Struck::now(format!("{what}, the broker back first")))
+    }
+
+    async fn crash_postgres(&self, stage: &mut Stage) -> Result<Struck> {
+        let postgres = &self.scene.postgres;
+        postgres.stop_with(Shutdown::Immediate).await?;
+        tokio::time::sleep(stage.millis(2_000)).await;
+        postgres.start().await?;
+        Ok(Struck::now("Postgres shut down immediately and started again"))
+    }
+}
+
+async fn pause_the_daemon(stage: &mut Stage) -> Result<Struck> {
+    let pause = Duration::from_millis(PAUSE_MIN_MS) + stage.millis(3_000);
+    stage.daemon.pause()?;
+    tokio::time::sleep(pause).await;
+    stage.daemon.resume()?;
+    Ok(Struck::now(format!("the daemon stopped for {:.1} s", pause.as_secs_f64())))
+}
+
+impl Fault for Injector<'_> {
+    fn name(&self) -> &'static str {
+        self.row.name()
+    }
+
+    fn recovery_max(&self) -> Duration {
+        self.row.recovery_max()
+    }
+
+    async fn first_start(&mut self, stage: &mut Stage) -> Result<()> {
+        match self.row {
+            Row::F2 => points::first_start(stage).await,
+            Row::F15 => {
+                clock::prepare(stage)?;
+                stage.first_start().await
+            }
+            Row::F9Off => {
+                stage.daemon.standing_order = Some("recycle-off".to_owned());
+                stage.first_start().await
+            }
+            _ => stage.first_start().await,
+        }
+    }
+
+    async fn strike(&mut self, stage: &mut Stage) -> Result<Struck> {
+        let row = match self.row {
+            Row::F19 => *stage.random.pick(&SOAK),
+            row => row,
+        };
+        let began = Instant::now();
+        let outcome = self.strike_as(row, stage).await;
+        self.turn = self.turn.wrapping_add(1);
+        self.scene.links_pass();
+        let mut struck = outcome?;
+        if self.row == Row::F19 {
+            struck.what = format!("{row}, {}, {:.0} s", struck.what, began.elapsed().as_secs_f64());
+        }
+        Ok(struck)
+    }
+}

@@ -1,0 +1,116 @@
+//! The servers of the runs, and the links between them and the daemon, each through a proxy.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use millrace_ledger::proxy::{Mode, Proxy};
+use millrace_ledger::run::{self, Links};
+use xtask::services::{Config, Home, Kafka, KafkaConfig, Postgres, Proxied, Registry, free_port};
+use xtask::{Context, Result};
+
+use super::disk::SmallDisk;
+use super::large;
+use super::row::Row;
+
+/// Short, so that the trials that wait for it are many.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);
+/// A request held back longer than this is asked again.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
+/// Enough to be always at work on two cores, beside servers and checker.
+const CHANGES_PER_SECOND: u64 = 1_000;
+const CHANGES_MAX: u64 = 4_000;
+
+/// Enough for the daemon to have something under way.
+const BETWEEN: Duration = Duration::from_millis(1_200);
+
+pub struct Scene {
+    pub kafka: Kafka,
+    pub registry: Registry,
+    pub postgres: Postgres,
+    pub kafka_link: Proxy,
+    pub registry_link: Proxy,
+    pub postgres_link: Proxy,
+    /// The feature of the broker.
+    pub transaction_version: Option<u8>,
+    /// The broker's, where it has one. After the broker: it goes last.
+    pub disk: Option<SmallDisk>,
+    binary: PathBuf,
+    dir: PathBuf,
+}
+
+impl Scene {
+    pub async fn set(binary: &Path, dir: &Path, transaction_version: Option<u8>, row: Row) -> Result<Scene> {
+        let proxied = Proxied { port: free_port()?, advertised: free_port()? };
+        let kafka = KafkaConfig {
+            proxied: vec![proxied],
+            transaction_version,
+            properties: vec![
+                // The broker looks for transactions that ran out of their time every 10 s by default.
+                ("transaction.abort.timed.out.transaction.cleanup.interval.ms".into(), "1000".into()),
+            ],
+            ..KafkaConfig::default()
+        };
+        let mut config = Config { kafka, ..Config::default() };
+        // A reader that went silent loses its slot this soon.
+        config.postgres.settings = vec![("wal_sender_timeout".into(), "5s".into())];
+        let disk = if row == Row::F14 { Some(SmallDisk::mount()?) } else { None };
+        let home = Home::temporary()?;
+        let of_kafka = match &disk {
+            Some(disk) => Home { dir: disk.dir(), lifetime: home.lifetime },
+            None => home.clone(),
+        };
+        let (kafka, registry, postgres) = tokio::join!(
+            Kafka::start_new(&config.kafka, &of_kafka),
+            Registry::start_new(&config.registry, &home),
+            Postgres::start_new(&config.postgres, &home),
+        );
+        let (kafka, registry, postgres) = (kafka?, registry?, postgres?);
+        let link = || "a proxy cannot be started".to_owned();
+        Ok(Scene {
+            kafka_link: Proxy::before_broker(proxied.advertised, proxied.port).await.context(link)?,
+            registry_link: Proxy::start(registry.port()).await.context(link)?,
+            postgres_link: Proxy::start(postgres.port()).await.context(link)?,
+            kafka,
+            registry,
+            postgres,
+            transaction_version,
+            disk,
+            binary: binary.to_owned(),
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// A run of so many trials; the daemon goes through the proxies, the checker does not.
+    pub fn config(&self, row: Row, trials: u32, seed: u64) -> run::Config {
+        let (postgres, kafka, registry) = (self.postgres.url(), self.kafka.bootstrap(), self.registry.url());
+        let mut config =
+            run::Config::new(&postgres, &kafka, &registry, self.binary.clone(), self.dir.clone());
+        let through = |url: &str, from: u16, to: u16| url.replace(&format!(":{from}"), &format!(":{to}"));
+        config.links = Links {
+            postgres_url: through(&postgres, self.postgres.port(), self.postgres_link.port()),
+            bootstrap: format!("127.0.0.1:{}", self.kafka_link.port()),
+            registry_url: through(&registry, self.registry.port(), self.registry_link.port()),
+        };
+        config.connector = format!("{}_{}", row.name().replace('-', "_").to_lowercase(), config.connector);
+        config.trials = trials;
+        config.seed = seed;
+        config.between = BETWEEN;
+        config.changes_max = CHANGES_MAX;
+        config.changes_per_second = Some(CHANGES_PER_SECOND);
+        config.transaction_timeout = Some(TRANSACTION_TIMEOUT);
+        config.socket_timeout = Some(SOCKET_TIMEOUT);
+        config.planted = false;
+        config.high_availability = row == Row::F11;
+        if row == Row::F17 {
+            config.cut_bytes = Some(large::CUT_BYTES);
+            config.limits.uncut_changes_max = large::UNCUT_CHANGES_MAX;
+        }
+        config
+    }
+
+    pub fn links_pass(&self) {
+        for link in [&self.kafka_link, &self.registry_link, &self.postgres_link] {
+            link.set(Mode::Pass);
+        }
+    }
+}
