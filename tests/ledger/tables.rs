@@ -204,7 +204,9 @@ impl Table {
 
     /// SQL for the columns that came later, by name; see [`extra_text`].
     fn extra_sql(&self, alias: &str) -> String {
-        let own: Vec<_> = self.columns.iter().map(|column| format!("'{}'", column.name)).collect();
+        // A statement that gives a row another key returns its old one beside it.
+        let old = self.key_columns().iter().map(|column| format!("'old_{}'", column.name));
+        let own: Vec<_> = self.columns.iter().map(|column| format!("'{}'", column.name)).chain(old).collect();
         format!(
             "coalesce((SELECT string_agg(e.key || '=' || e.value, ',' ORDER BY e.key COLLATE \"C\") \
              FROM jsonb_each_text(to_jsonb({alias}) - ARRAY[{}]) e WHERE e.value IS NOT NULL), '')",
@@ -381,6 +383,14 @@ mod tests {
         let text = format!("{:x}{:x}", md5::compute("a"), md5::compute("b"));
         let payload = parse_payload(&[&text[..8], &text[32..40]].concat()).unwrap();
         assert_eq!(*payload, [short_hash("a"), short_hash("b")]);
+    }
+
+    #[test]
+    fn the_old_key_that_a_statement_returns_is_no_column_of_a_later_shape() {
+        let loose = TABLES.iter().find(|table| table.form == Form::Loose).unwrap();
+        assert!(loose.payload_sql("w").contains("'old_id'"));
+        let extra = extra_text([("x2", "b"), ("x10", "a")].into_iter());
+        assert_eq!(extra, "x10=a,x2=b", "by name, as bytes compare");
     }
 
     #[test]

@@ -102,10 +102,12 @@ impl Ends {
     /// Waits until an answer has been kept back, and lets the next ones through.
     pub async fn withheld(&self, patience: Duration) -> Result<()> {
         let mut orders = self.orders.subscribe();
-        let seen = tokio::time::timeout(patience, orders.wait_for(|orders| orders.withheld > 0)).await;
+        // What is seen is let go at once: it is a lock on what is changed next.
+        let seen = async { orders.wait_for(|orders| orders.withheld > 0).await.map(drop) };
+        let seen = tokio::time::timeout(patience, seen).await;
         self.orders.send_modify(|orders| orders.withhold = false);
         match seen {
-            Ok(seen) => Ok(seen.map(drop)?),
+            Ok(seen) => Ok(seen?),
             Err(_) => Err(format!("nobody committed within {patience:?}").into()),
         }
     }
@@ -324,6 +326,16 @@ mod tests {
         assert_eq!(ends.fate(&end_txn(1, "a-0", 1)), Fate::Pass, "asked for again");
         assert_eq!(ends.fate(&produce("a-1")), Fate::Pass);
         assert_eq!(ends.fate(&produce("a-0")), Fate::Trigger("a-0".into()));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_kept_back_once_and_whoever_waits_for_that_goes_on() {
+        let ends = Ends::default();
+        ends.withhold();
+        assert_eq!(ends.fate(&end_txn(1, "a-0", 1)), Fate::Withhold);
+        ends.withheld(Duration::from_secs(5)).await.unwrap();
+        assert_eq!(ends.fate(&end_txn(1, "a-0", 1)), Fate::Pass);
+        assert!(ends.withheld(Duration::from_millis(1)).await.is_ok(), "it has happened");
     }
 
     #[test]

@@ -21,6 +21,7 @@ const RECOVERY_PATIENCE: Duration = Duration::from_secs(120);
 /// At most: behind on everything that was written while the daemon was down.
 const DRAIN_MAX: Duration = Duration::from_secs(300);
 const READER_PATIENCE: Duration = Duration::from_secs(60);
+const STATE_PAUSE: Duration = Duration::from_millis(50);
 const SLOT_PAUSE: Duration = Duration::from_millis(20);
 
 pub struct Stage {
@@ -129,6 +130,22 @@ impl Stage {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Waits until this very process is at work. A position alone does not tell: one of the process before it
+    /// may be seen late.
+    pub async fn running(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.daemon.state().await.is_none_or(|state| state.name != "RUNNING") {
+            self.daemon.still_runs()?;
+            if Instant::now() >= deadline {
+                let state = self.daemon.state().await;
+                return Err(format!("not at work within {patience:?}; the daemon says {state:?}").into());
+            }
+            tokio::time::sleep(STATE_PAUSE).await;
+        }
+        let known = self.positions();
+        self.position_after(known, patience).await.map(drop)
     }
 
     /// Waits for the first new position after the way was free, and how long that took.

@@ -96,22 +96,21 @@ pub async fn strike(scene: &Scene, stage: &mut Stage, turn: usize) -> Result<Str
         _ => 1,
     };
     stage.writers_pause(*how == How::Idle);
-    let known = stage.positions();
     stage.daemon.start_ordered(Some(&format!("crash:{name}:{times}")))?;
     match how {
         How::First | How::Often(_) | How::Idle | How::Unanswered => {}
         How::Abort => {
-            stage.position_after(known, DIES_WITHIN).await?;
+            stage.running(DIES_WITHIN).await?;
             cut_off_until_dead(stage).await?;
         }
         How::Fence => {
-            stage.position_after(known, DIES_WITHIN).await?;
+            stage.running(DIES_WITHIN).await?;
             let broker = Broker::at(&stage.config.bootstrap);
             let nth = stage.random.below_usize(2);
             broker.fence(&transactional_id(stage, nth)).await;
         }
         How::Term => {
-            stage.position_after(known, DIES_WITHIN).await?;
+            stage.running(DIES_WITHIN).await?;
             stage.daemon.term()?;
         }
     }
