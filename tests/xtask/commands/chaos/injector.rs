@@ -13,7 +13,7 @@ use super::{clock, disk, large, late, links, pair, points, registry};
 /// Rows that a soak picks from.
 const SOAK: [Row; 9] = [Row::F1, Row::F2, Row::F3, Row::F4, Row::F5, Row::F8, Row::F10, Row::F11, Row::F13];
 /// Beyond the transaction's timeout and the broker's next look.
-const PAUSE_MIN_MS: u64 = 9_500;
+const PAUSE_MIN_MS: u64 = 18_500;
 
 pub struct Injector<'a> {
     row: Row,
