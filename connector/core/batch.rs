@@ -56,6 +56,33 @@ pub enum Before {
     Full,
 }
 
+/// The cells of a document's change: `Change::after` is a row of these for every operation, and
+/// `Change::before` is empty. A part that the source did not send is `Null`.
+pub mod document {
+    /// The id as JSON: the record's key.
+    pub const ID: usize = 0;
+    /// Documents as JSON.
+    pub const BEFORE: usize = 1;
+    pub const AFTER: usize = 2;
+    /// What an update set, as JSON; an update without the three below has no description.
+    pub const UPDATED: usize = 3;
+    /// Names, as an array prints: `{"a","b.c"}`.
+    pub const REMOVED: usize = 4;
+    /// Names and sizes in turn, as an array prints: `{"a","3"}`.
+    pub const TRUNCATED: usize = 5;
+    /// The logical session, as JSON, and the transaction's number in it.
+    pub const SESSION: usize = 6;
+    pub const TRANSACTION: usize = 7;
+    /// The server's clock at the change, milliseconds since 1970.
+    pub const WALL_MS: usize = 8;
+    /// Where the document after an update comes from.
+    pub const IMAGE: usize = 9;
+    /// What happened to a whole collection, as JSON.
+    pub const OPERATION: usize = 10;
+    /// How many there are.
+    pub const CELLS: usize = 11;
+}
+
 /// A range of `ChangeBatch::cells`: one cell a column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Row {
@@ -73,7 +100,7 @@ pub struct Change {
     pub transaction: u32,
     pub mark: Mark,
     pub before: Row,
-    /// Empty for deletes and truncates.
+    /// Empty for deletes and truncates of rows.
     pub after: Row,
 }
 

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod chaos;
 pub mod encode;
 pub mod error;
+mod first;
 pub mod pipeline;
 pub mod position;
 pub mod progress;

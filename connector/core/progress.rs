@@ -103,7 +103,8 @@ pub fn op_index(op: Op) -> usize {
     }
 }
 
-/// Figures of one connector. A *place* is a point in the source's log as a number (an LSN).
+/// Figures of one connector. A *place* is a point in the source's log as a number (an LSN, a
+/// cluster time).
 #[derive(Debug)]
 pub struct Progress {
     shown: Mutex<Shown>,
@@ -117,6 +118,10 @@ pub struct Progress {
     pub source_end: AtomicU64,
     /// Bytes that the source keeps for us. Written by the source, sampled.
     pub retained_bytes: AtomicU64,
+    /// How far back the source's log reaches, and how long what is delivered stays inside it, where the log
+    /// keeps what it can and not what we need. Written by the source, sampled.
+    pub log_window_s: AtomicU64,
+    pub log_headroom_s: AtomicU64,
     pub received_changes: AtomicU64,
     pub received_bytes: AtomicU64,
     pub transactions: AtomicU64,
@@ -156,6 +161,8 @@ impl Default for Progress {
             confirmed: AtomicU64::default(),
             source_end: AtomicU64::default(),
             retained_bytes: AtomicU64::default(),
+            log_window_s: AtomicU64::default(),
+            log_headroom_s: AtomicU64::default(),
             received_changes: AtomicU64::default(),
             received_bytes: AtomicU64::default(),
             transactions: AtomicU64::default(),

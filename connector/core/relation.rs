@@ -89,6 +89,11 @@ pub enum SourceValue {
     TransactionId,
     /// Optional long: the place of the change, `Mark::change`.
     Place,
+    /// Required int: the low half of the change's place (the increment of a cluster time).
+    Increment,
+    /// Optional string, or optional long, in this cell of a `batch::document`.
+    CellText(usize),
+    CellLong(usize),
     /// Optional long that is never set.
     NoLong,
     /// Optional string that is never set.
@@ -103,6 +108,16 @@ pub struct SourceBlock {
     pub fields: Vec<SourceField>,
 }
 
+/// What a change of a relation is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// One cell a column.
+    #[default]
+    Rows,
+    /// The cells of `batch::document`; the only column is the id.
+    Documents,
+}
+
 #[derive(Clone, Debug)]
 pub struct Relation {
     /// Unique in this process: a new version of a table is a new one.
@@ -114,6 +129,7 @@ pub struct Relation {
     /// Indexes into `columns`, in the key's own order; empty where there is no key.
     pub key: Vec<u16>,
     pub source: SourceBlock,
+    pub shape: Shape,
 }
 
 impl Relation {

@@ -48,7 +48,7 @@ fn murmur2(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relation::SourceBlock;
+    use crate::relation::{Shape, SourceBlock};
 
     fn relation(namespace: &str, name: &str) -> Relation {
         let source = SourceBlock { schema_name: "x.Source", fields: Vec::new() };
@@ -59,6 +59,7 @@ mod tests {
             columns: Vec::new(),
             key: Vec::new(),
             source,
+            shape: Shape::Rows,
         }
     }
 

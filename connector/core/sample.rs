@@ -7,7 +7,7 @@ use millrace_core::encode::{Encoded, Encoder, Encoding, Format};
 use millrace_core::error::Result;
 use millrace_core::position::{Mark, Position};
 use millrace_core::progress::Progress;
-use millrace_core::relation::{Column, Kind, Relation, SourceBlock, SourceField, SourceValue};
+use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock, SourceField, SourceValue};
 use millrace_core::sink::{Targets, Topic};
 
 /// Takes every topic and schema.
@@ -72,6 +72,7 @@ fn relation() -> Relation {
             schema_name: "io.debezium.connector.postgresql.Source",
             fields: fields.map(|(name, value)| SourceField { name, value }).into(),
         },
+        shape: Shape::Rows,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A relation version: what the stream says of a table, completed by what the catalog knows. Pure.
 //! Start at `build`.
 
-use millrace_core::relation::{Column, Relation, SourceBlock, SourceField, SourceValue};
+use millrace_core::relation::{Column, Relation, Shape, SourceBlock, SourceField, SourceValue};
 
 use crate::catalog::{ColumnInfo, TableInfo};
 use crate::defaults;
@@ -35,6 +35,7 @@ pub fn build(
         columns,
         key: key(info, message),
         source: source_block(message, origin),
+        shape: Shape::Rows,
     }
 }
 

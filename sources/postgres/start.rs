@@ -10,8 +10,7 @@ use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::State;
-use millrace_core::source::{Feed, Stopping};
-use tokio::task::block_in_place;
+use millrace_core::source::Feed;
 use tokio_postgres::Client;
 
 use crate::config::Settings;
@@ -22,9 +21,6 @@ use crate::position::{Stored, Streamed, creating};
 use crate::server::{self, ServerFacts};
 use crate::slot::{self, Slot};
 use crate::wire::Wire;
-
-/// A sink that takes longer than this to commit one small position is not there.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a standby may take to replay up to the position before it counts as restored.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
@@ -58,7 +54,7 @@ pub async fn place(
             }
             // Once more: an instance that was shut out meanwhile fails here, before it drops the slot that
             // the one after it has just made.
-            if commit(feed, creating(&begun)).await?.is_none() {
+            if !feed.commit(creating(&begun)).await? {
                 return Ok(None);
             }
             if slot::drop(client, &begun).await? {
@@ -68,7 +64,7 @@ pub async fn place(
         }
         (None, None) if may_create(settings).is_err() => Err(missing_beforehand(settings)),
         (None, None) => {
-            if commit(feed, creating(&settings.slot)).await?.is_none() {
+            if !feed.commit(creating(&settings.slot)).await? {
                 return Ok(None);
             }
             create(settings, client, facts, feed).await
@@ -285,40 +281,9 @@ async fn begin_at(
 ) -> Result<Option<Streamed>> {
     let position =
         Streamed::starting_at(&facts.system_identifier.to_string(), facts.timeline, &settings.slot, at);
-    let committed = commit(feed, position.to_position()).await?;
+    let committed = feed.commit(position.to_position()).await?;
     chaos::pass(Point::FirstPositionCommitted);
-    Ok(committed.map(|()| position))
-}
-
-/// Makes a position durable in the sink before anything is built on it. `None` when the pipeline is stopping.
-async fn commit(feed: &mut Feed, position: Position) -> Result<Option<()>> {
-    let deadline = Instant::now() + COMMIT_PATIENCE;
-    let mut batch = match block_in_place(|| feed.empty_until(deadline)) {
-        Ok(Some(batch)) => batch,
-        Ok(None) => return Err(Error::transient("no batch came back from the sink in time")),
-        Err(Stopping) => return Ok(None),
-    };
-    batch.end = Some(position.clone());
-    batch.whole = true;
-    batch.drained = true;
-    if feed.send(batch).is_err() {
-        return Ok(None);
-    }
-    let wait = async {
-        loop {
-            match feed.delivered_next().await {
-                Ok(Some(delivered)) if delivered == position => return Some(()),
-                Ok(_) => {}
-                Err(_) => return None,
-            }
-        }
-    };
-    tokio::time::timeout(COMMIT_PATIENCE, wait).await.map_err(|_| {
-        Error::transient(format!(
-            "the sink did not make the first position durable within {} s",
-            COMMIT_PATIENCE.as_secs()
-        ))
-    })
+    Ok(committed.then_some(position))
 }
 
 /// A slot that somebody else made is never dropped.

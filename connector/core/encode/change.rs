@@ -17,12 +17,13 @@ use crate::route;
 /// Memory used again for every batch.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    scratch: Scratch,
-    before: Notes,
-    after: Notes,
+    pub scratch: Scratch,
+    pub before: Notes,
+    pub after: Notes,
     pub source: Source,
-    /// What follows the operation's letter in every envelope of the batch.
+    /// What follows the operation's letter in every envelope of the batch, of rows and of documents.
     pub tail: Vec<u8>,
+    pub document_tail: Vec<u8>,
 }
 
 pub(crate) enum Fault {
@@ -50,10 +51,10 @@ pub(crate) struct Pass<'a> {
 
 /// One change with all that its records need.
 #[derive(Clone, Copy)]
-struct Context<'a> {
-    plan: &'a Plan,
-    change: &'a Change,
-    transaction: &'a Transaction,
+pub(crate) struct Context<'a> {
+    pub plan: &'a Plan,
+    pub change: &'a Change,
+    pub transaction: &'a Transaction,
 }
 
 /// The rest of a record, once its key is written.
@@ -83,7 +84,11 @@ impl<'a> Pass<'a> {
                     Error::fatal("a change names a relation or transaction that its batch lacks").into()
                 );
             };
-            self.change::<W>(Context { plan, change, transaction })?;
+            let context = Context { plan, change, transaction };
+            match &plan.update {
+                None => self.change::<W>(context)?,
+                Some(update) => self.document::<W>(context, update)?,
+            }
             let count = counts.get_mut(relation).and_then(|c| c.get_mut(op_index(change.op)));
             if let Some(count) = count.filter(|_| change.op != Op::Truncate || self.format.truncates) {
                 *count += 1;
@@ -135,9 +140,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn cells(&self, context: Context<'_>, row: crate::batch::Row) -> Result<&'a [Cell], Fault> {
+    pub(crate) fn cells(&self, context: Context<'_>, row: crate::batch::Row) -> Result<&'a [Cell], Fault> {
         let cells = self.batch.cells_of(row);
-        if cells.len() == context.plan.row.columns.len() {
+        if cells.len() == context.plan.envelope.cells {
             return Ok(cells);
         }
         Err(reject::cell_count(context.plan, cells.len()).into())
@@ -221,7 +226,7 @@ impl<'a> Pass<'a> {
     }
 
     #[inline]
-    fn key<W: Writer>(
+    pub(crate) fn key<W: Writer>(
         &mut self,
         context: Context<'_>,
         plan: &RowPlan,
@@ -257,7 +262,7 @@ impl<'a> Pass<'a> {
                     .map_err(|fault| row_fault(context, fault))?;
             }
         }
-        self.room.source.put::<W>(context.plan, context.change, context.transaction, out);
+        self.room.source.put::<W>(context.plan, self.batch, context.change, context.transaction, out);
         envelope.op_lead.put(out);
         out.push(event.op);
         out.extend_from_slice(&self.room.tail);
@@ -288,7 +293,7 @@ impl<'a> Pass<'a> {
     }
 
     #[inline]
-    fn push(
+    pub(crate) fn push(
         &mut self,
         context: Context<'_>,
         key: Option<Span>,
@@ -309,7 +314,7 @@ impl<'a> Pass<'a> {
 
     /// From `start` to the end of what is written, if offsets still reach there.
     #[inline]
-    fn span(&self, context: Context<'_>, start: usize) -> Result<Span, Fault> {
+    pub(crate) fn span(&self, context: Context<'_>, start: usize) -> Result<Span, Fault> {
         let end = self.out.bytes.len();
         match (u32::try_from(start), u32::try_from(end)) {
             (Ok(start), Ok(end)) => Ok(Span { start, len: end - start }),

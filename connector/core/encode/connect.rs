@@ -96,20 +96,49 @@ impl Names {
         Schema { name, ..Schema::new(Base::Struct(fields)) }
     }
 
+    /// Documents travel as JSON text. No version, the operation optional and the block last: as Debezium.
+    pub(crate) fn document_envelope(&self, source: &SourceBlock) -> Schema {
+        let json = || Schema::named(Base::String, "io.debezium.data.Json").optional();
+        let array = |items| Schema::new(Base::Array(Box::new(items))).optional();
+        let truncated = vec![
+            Field::new("field", Schema::new(Base::String)),
+            Field::new("size", Schema::new(Base::Int32)),
+        ];
+        let truncated = Schema::named(
+            Base::Struct(truncated),
+            "io.debezium.connector.mongodb.changestream.truncatedarray",
+        );
+        let description = vec![
+            Field::new("removedFields", array(Schema::new(Base::String))),
+            Field::new("updatedFields", json()),
+            Field::new("truncatedArrays", array(truncated)),
+        ];
+        let description = Schema::named(
+            Base::Struct(description),
+            "io.debezium.connector.mongodb.changestream.updatedescription",
+        );
+        let fields = vec![
+            Field::new("before", json()),
+            Field::new("after", json()),
+            Field::new("updateDescription", description.optional()),
+            Field::new("source", source_schema(source)),
+            Field::new("op", Schema::new(Base::String).optional()),
+            Field::new("ts_ms", Schema::new(Base::Int64).optional()),
+            Field::new("transaction", transaction_block()),
+        ];
+        let name = Some(format!("{}.Envelope", self.logical));
+        Schema { name, ..Schema::new(Base::Struct(fields)) }
+    }
+
     pub(crate) fn envelope(&self, row: Vec<Field>, source: &SourceBlock) -> Schema {
         let row_name = Some(format!("{}.Value", self.logical));
         let row = Schema { name: row_name, optional: true, ..Schema::new(Base::Struct(row)) };
         let long = || Schema::new(Base::Int64);
-        let block = vec![
-            Field::new("id", Schema::new(Base::String)),
-            Field::new("total_order", long()),
-            Field::new("data_collection_order", long()),
-        ];
         let fields = vec![
             Field::new("before", row.clone()),
             Field::new("after", row),
             Field::new("source", source_schema(source)),
-            Field::new("transaction", Schema::named(Base::Struct(block), "event.block").optional()),
+            Field::new("transaction", transaction_block()),
             Field::new("op", Schema::new(Base::String)),
             Field::new("ts_ms", long().optional()),
             Field::new("ts_us", long().optional()),
@@ -118,6 +147,15 @@ impl Names {
         let name = Some(format!("{}.Envelope", self.logical));
         Schema { name, version: Some(2), ..Schema::new(Base::Struct(fields)) }
     }
+}
+
+fn transaction_block() -> Schema {
+    let block = vec![
+        Field::new("id", Schema::new(Base::String)),
+        Field::new("total_order", Schema::new(Base::Int64)),
+        Field::new("data_collection_order", Schema::new(Base::Int64)),
+    ];
+    Schema::named(Base::Struct(block), "event.block").optional()
 }
 
 fn source_schema(source: &SourceBlock) -> Schema {
@@ -135,8 +173,12 @@ fn source_field(value: &SourceValue) -> Schema {
         | SourceValue::CommitNs
         | SourceValue::TransactionId
         | SourceValue::Place
+        | SourceValue::CellLong(_)
         | SourceValue::NoLong => Schema::new(Base::Int64).optional(),
-        SourceValue::Sequence | SourceValue::NoText => Schema::new(Base::String).optional(),
+        SourceValue::Increment => Schema::new(Base::Int32),
+        SourceValue::Sequence | SourceValue::CellText(_) | SourceValue::NoText => {
+            Schema::new(Base::String).optional()
+        }
         SourceValue::Snapshot => {
             let text = json::quoted("false");
             let mark =

@@ -1,8 +1,8 @@
 //! Changes to records: `Encoder::prepare` once per relation version, then `Encoder::encode` per batch.
 //!
 //! `prepare` may wait: it makes the topic, has the schemas registered and compiles a `plan`. `encode` walks
-//! the changes (`change`), writes their rows by the plan (`row`), and each value (`value`) from its text
-//! (`lexical`) in the encoding's form (`avro`, `json`). What the values become is decided in `mapping`;
+//! the changes (`change`; those of documents in `document`), writes their rows by the plan (`row`), and each
+//! value (`value`) from its text (`lexical`) in the encoding's form (`avro`, `json`). What the values become is decided in `mapping`;
 //! schemas are built in Kafka Connect's model (`connect`) and printed by `avro_schema` and `json_schema`.
 //!
 //! Headers: `position` (the mark and the record's number within its change) and `unchanged` (columns whose
@@ -29,6 +29,7 @@ mod avro;
 mod avro_schema;
 mod change;
 mod connect;
+mod document;
 mod header;
 mod json;
 mod json_schema;
@@ -40,6 +41,9 @@ mod row;
 mod short;
 mod source;
 mod value;
+
+pub use self::lexical::hex::base64;
+pub use self::lexical::number::java_double;
 
 /// How records look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,8 +251,14 @@ impl<T: Targets> Encoder<T> {
         let now_us = progress::now_us();
         self.room.source.forget();
         match self.format.encoding {
-            Encoding::Avro => self.tail.write::<Avro>(now_us, &mut self.room.tail),
-            Encoding::Json { .. } => self.tail.write::<Json>(now_us, &mut self.room.tail),
+            Encoding::Avro => {
+                self.tail.write::<Avro>(now_us, &mut self.room.tail);
+                self.tail.write_document::<Avro>(now_us, &mut self.room.document_tail);
+            }
+            Encoding::Json { .. } => {
+                self.tail.write::<Json>(now_us, &mut self.room.tail);
+                self.tail.write_document::<Json>(now_us, &mut self.room.document_tail);
+            }
         }
         let mut pass = Pass {
             format: &self.format,
@@ -276,6 +286,8 @@ impl<T: Targets> Encoder<T> {
 
 #[cfg(test)]
 mod change_test;
+#[cfg(test)]
+mod document_test;
 #[cfg(test)]
 mod oracle_test;
 #[cfg(test)]

@@ -8,7 +8,8 @@ use super::mapping::{field, zero};
 use super::short::Lead;
 use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Format, avro_schema, json_schema};
-use crate::relation::{Column, Relation, SourceBlock, SourceValue};
+use crate::batch::document;
+use crate::relation::{Column, Relation, Shape, SourceBlock, SourceValue};
 use crate::route::topic_name;
 use crate::sink::Topic;
 
@@ -27,6 +28,8 @@ pub(crate) struct Plan {
     pub header_key: Option<RowPlan>,
     pub key_columns: Vec<usize>,
     pub envelope: EnvelopePlan,
+    /// For documents.
+    pub update: Option<UpdatePlan>,
     /// Columns that are nullable only because a NULL was seen in them.
     pub widened: Vec<usize>,
     /// A NULL was seen where this plan has none: to be compiled anew.
@@ -65,6 +68,8 @@ pub(crate) struct EnvelopePlan {
     pub after_null: Lead,
     pub after_lead: Lead,
     pub source: Vec<SourceStep>,
+    /// Cells of a change.
+    pub cells: usize,
     /// From the last changing field of the source block to the operation's letter.
     pub op_lead: Lead,
 }
@@ -76,7 +81,7 @@ pub(crate) struct SourceStep {
     pub field: SourceField,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum SourceField {
     CommitMs,
     CommitUs,
@@ -84,6 +89,33 @@ pub(crate) enum SourceField {
     Sequence,
     TransactionId,
     Place,
+    Increment,
+    /// The whole field, by whether the cell holds something.
+    Cell {
+        index: usize,
+        is_long: bool,
+        value: Lead,
+        null: Lead,
+    },
+}
+
+/// What an update of a document set, removed and cut off.
+#[derive(Debug)]
+pub(crate) struct UpdatePlan {
+    pub null: Lead,
+    pub removed: OptionPlan,
+    pub updated: OptionPlan,
+    pub truncated: OptionPlan,
+    pub close: Lead,
+    /// Around each truncated array: before its name, before its size, after it.
+    pub array: [Lead; 3],
+}
+
+/// An optional field.
+#[derive(Debug)]
+pub(crate) struct OptionPlan {
+    pub value: Lead,
+    pub null: Lead,
 }
 
 /// What the schemas of a relation are, before they have ids.
@@ -116,7 +148,10 @@ impl<'a> Draft<'a> {
         let row: Vec<Field> = relation.columns.iter().enumerate().map(schema).collect();
         let key: Vec<Field> = key_columns(relation).map(schema).collect();
         let key = (!key.is_empty()).then(|| names.key(key));
-        let envelope = names.envelope(row, &relation.source);
+        let envelope = match relation.shape {
+            Shape::Rows => names.envelope(row, &relation.source),
+            Shape::Documents => names.document_envelope(&relation.source),
+        };
         Self { format, relation, widened, topic_name, key, envelope }
     }
 
@@ -160,7 +195,8 @@ impl<'a> Draft<'a> {
             key,
             header_key,
             key_columns: key_columns(relation).map(|(index, _)| index).collect(),
-            envelope: EnvelopePlan::compile::<W>(&relation.source, &head),
+            envelope: EnvelopePlan::compile::<W>(relation, &head),
+            update: (relation.shape == Shape::Documents).then(UpdatePlan::compile::<W>),
             widened: self.widened,
             is_stale: false,
             topic,
@@ -265,11 +301,35 @@ impl ColumnPlan {
 }
 
 impl EnvelopePlan {
-    fn compile<W: Writer>(source: &SourceBlock, head: &[u8]) -> Self {
+    fn compile<W: Writer>(relation: &Relation, head: &[u8]) -> Self {
         let open = [head, W::STRUCT_OPEN].concat();
+        let (source, mut constant) = Self::source::<W>(&relation.source);
+        constant.extend_from_slice(W::STRUCT_CLOSE);
+        let (op, cells) = match relation.shape {
+            Shape::Rows => {
+                constant.extend(W::null("transaction", false, Union::NullFirst));
+                (Union::Required, relation.columns.len())
+            }
+            Shape::Documents => (Union::NullFirst, document::CELLS),
+        };
+        constant.extend(W::lead("op", false, op));
+        constant.extend_from_slice(W::OP_OPEN);
+        Self {
+            before_null: [open.clone(), W::null("before", true, Union::NullFirst)].concat().into(),
+            before_lead: [open, W::lead("before", true, Union::NullFirst)].concat().into(),
+            after_null: W::null("after", false, Union::NullFirst).into(),
+            after_lead: W::lead("after", false, Union::NullFirst).into(),
+            source,
+            cells,
+            op_lead: constant.into(),
+        }
+    }
+
+    /// The block's changing fields, and the constant bytes after the last of them.
+    fn source<W: Writer>(block: &SourceBlock) -> (Vec<SourceStep>, Vec<u8>) {
         let mut steps = Vec::new();
         let mut constant = [W::lead("source", false, Union::Required), W::STRUCT_OPEN.into()].concat();
-        for (place, field) in source.fields.iter().enumerate() {
+        for (place, field) in block.fields.iter().enumerate() {
             let is_first = place == 0;
             let mut lead = |union| constant.extend(W::lead(field.name, is_first, union));
             let changing = match &field.value {
@@ -293,21 +353,44 @@ impl EnvelopePlan {
                 SourceValue::Sequence => SourceField::Sequence,
                 SourceValue::TransactionId => SourceField::TransactionId,
                 SourceValue::Place => SourceField::Place,
+                SourceValue::Increment => SourceField::Increment,
+                SourceValue::CellText(index) | SourceValue::CellLong(index) => SourceField::Cell {
+                    index: *index,
+                    is_long: matches!(field.value, SourceValue::CellLong(_)),
+                    value: W::lead(field.name, is_first, Union::NullFirst).into(),
+                    null: W::null(field.name, is_first, Union::NullFirst).into(),
+                },
             };
-            lead(if let SourceField::CommitMs = changing { Union::Required } else { Union::NullFirst });
+            match changing {
+                SourceField::CommitMs | SourceField::Increment => lead(Union::Required),
+                // Whether it is null is known with the change only.
+                SourceField::Cell { .. } => {}
+                _ => lead(Union::NullFirst),
+            }
             steps.push(SourceStep { lead: std::mem::take(&mut constant).into(), field: changing });
         }
-        constant.extend_from_slice(W::STRUCT_CLOSE);
-        constant.extend(W::null("transaction", false, Union::NullFirst));
-        constant.extend(W::lead("op", false, Union::Required));
-        constant.extend_from_slice(W::OP_OPEN);
+        (steps, constant)
+    }
+}
+
+impl UpdatePlan {
+    fn compile<W: Writer>() -> Self {
+        let option = |before: &[u8], name, is_first| OptionPlan {
+            value: [before, &W::lead(name, is_first, Union::NullFirst)].concat().into(),
+            null: [before, &W::null(name, is_first, Union::NullFirst)].concat().into(),
+        };
+        let open = [&W::lead("updateDescription", false, Union::NullFirst), W::STRUCT_OPEN].concat();
         Self {
-            before_null: [open.clone(), W::null("before", true, Union::NullFirst)].concat().into(),
-            before_lead: [open, W::lead("before", true, Union::NullFirst)].concat().into(),
-            after_null: W::null("after", false, Union::NullFirst).into(),
-            after_lead: W::lead("after", false, Union::NullFirst).into(),
-            source: steps,
-            op_lead: constant.into(),
+            null: W::null("updateDescription", false, Union::NullFirst).into(),
+            removed: option(&open, "removedFields", true),
+            updated: option(b"", "updatedFields", false),
+            truncated: option(b"", "truncatedArrays", false),
+            close: W::STRUCT_CLOSE.to_vec().into(),
+            array: [
+                [W::STRUCT_OPEN, &W::lead("field", true, Union::Required)].concat().into(),
+                W::lead("size", false, Union::Required).into(),
+                W::STRUCT_CLOSE.to_vec().into(),
+            ],
         }
     }
 }
@@ -319,6 +402,8 @@ pub(crate) struct Tail {
     before_us: Vec<u8>,
     before_ns: Vec<u8>,
     end: Vec<u8>,
+    /// After the milliseconds of a document.
+    document_end: Vec<u8>,
 }
 
 impl Tail {
@@ -337,7 +422,15 @@ impl Tail {
             before_us: lead("ts_us"),
             before_ns: lead("ts_ns"),
             end: [W::STRUCT_CLOSE, foot].concat(),
+            document_end: [&W::null("transaction", false, Union::NullFirst), W::STRUCT_CLOSE, foot].concat(),
         }
+    }
+
+    pub(crate) fn write_document<W: Writer>(&self, now_us: i64, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.before_ms);
+        W::long(out, now_us / 1000);
+        out.extend_from_slice(&self.document_end);
     }
 
     pub(crate) fn write<W: Writer>(&self, now_us: i64, out: &mut Vec<u8>) {

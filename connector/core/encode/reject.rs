@@ -50,6 +50,15 @@ pub(crate) fn no_old_row(plan: &Plan, mark: Mark) -> Error {
 }
 
 #[cold]
+pub(crate) fn malformed_list(plan: &Plan, mark: Mark) -> Error {
+    Error::fatal(format!(
+        "table {}: the update at {} has a malformed list of fields",
+        plan.table,
+        place(mark)
+    ))
+}
+
+#[cold]
 pub(crate) fn too_large(plan: &Plan, mark: Mark, size: usize) -> Error {
     let (table, limit, topic) = (&plan.table, plan.record_bytes_max, &plan.topic_name);
     let place = place(mark);

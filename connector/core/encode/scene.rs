@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::batch::{Before, Cell, Change, Op, Row, Span, Tag, Transaction};
 use crate::position::{Mark, Position};
-use crate::relation::{Column, Kind, SourceBlock, SourceField, SourceValue};
+use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
 use crate::sink::Topic;
 
 /// One cell: text, NULL, or an unchanged value that was not sent.
@@ -65,6 +65,7 @@ pub fn relation(columns: Vec<Column>, key: &[u16]) -> Arc<Relation> {
         columns,
         key: key.into(),
         source: SourceBlock { schema_name: "io.debezium.connector.postgresql.Source", fields },
+        shape: Shape::Rows,
     })
 }
 

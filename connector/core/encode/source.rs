@@ -1,10 +1,11 @@
 //! The source block of an envelope. Most of it is the same for all rows that one transaction has in one
 //! table, so it is kept, and only what changes from row to row is written anew.
 
+use super::lexical::number;
 use super::plan::{Plan, SourceField};
-use super::short::Short;
+use super::short::{Lead, Short};
 use super::value::Writer;
-use crate::batch::{Change, Transaction};
+use crate::batch::{Change, ChangeBatch, Tag, Transaction};
 
 /// The block of the newest transaction and relation.
 #[derive(Debug, Default)]
@@ -12,15 +13,8 @@ pub(crate) struct Source {
     /// What the rest was built for: relation version and index of the transaction.
     built_for: Option<(u64, u32)>,
     bytes: Vec<u8>,
-    /// The fields that change from row to row, and where in `bytes` each belongs.
-    cuts: Vec<(usize, Cut)>,
-}
-
-/// A field that changes from row to row.
-#[derive(Clone, Copy, Debug)]
-enum Cut {
-    Sequence,
-    Place,
+    /// The fields that change from row to row: where in `bytes` each belongs, and its step in the plan.
+    cuts: Vec<(usize, usize)>,
 }
 
 impl Source {
@@ -34,6 +28,7 @@ impl Source {
     pub(crate) fn put<W: Writer>(
         &mut self,
         plan: &Plan,
+        batch: &ChangeBatch,
         change: &Change,
         transaction: &Transaction,
         out: &mut Vec<u8>,
@@ -44,13 +39,23 @@ impl Source {
             self.built_for = wanted;
         }
         let mut start = 0;
-        for (end, field) in &self.cuts {
+        for (end, step) in &self.cuts {
             out.extend_from_slice(self.bytes.get(start..*end).unwrap_or_default());
             start = *end;
-            match field {
-                Cut::Sequence => put_sequence::<W>(transaction, change.mark.change, out),
+            match plan.envelope.source.get(*step).map(|step| &step.field) {
+                Some(SourceField::Sequence) => put_sequence::<W>(transaction, change.mark.change, out),
                 // Places beyond 2^63 come out negative, as in Java.
-                Cut::Place => W::long(out, change.mark.change.cast_signed()),
+                Some(SourceField::Place) => W::long(out, change.mark.change.cast_signed()),
+                // Half of the place, so nothing is lost; beyond 2^31 negative, as in Java.
+                Some(SourceField::Increment) => W::int(out, (change.mark.change as u32).cast_signed()),
+                Some(SourceField::Cell { index, is_long, value, null }) => {
+                    let cell = batch.cells_of(change.after).get(*index).filter(|cell| cell.tag == Tag::Text);
+                    match cell.map(|cell| put_cell::<W>(batch.text(*cell), *is_long, value, out)) {
+                        Some(()) => {}
+                        None => null.put(out),
+                    }
+                }
+                _ => {}
             }
         }
         out.extend_from_slice(self.bytes.get(start..).unwrap_or_default());
@@ -60,17 +65,29 @@ impl Source {
         self.bytes.clear();
         self.cuts.clear();
         let commit_us = transaction.commit_ts_us;
-        for step in &plan.envelope.source {
+        for (index, step) in plan.envelope.source.iter().enumerate() {
             step.lead.put(&mut self.bytes);
             match step.field {
                 SourceField::CommitMs => W::long(&mut self.bytes, commit_us.div_euclid(1000)),
                 SourceField::CommitUs => W::long(&mut self.bytes, commit_us),
                 SourceField::CommitNs => W::long(&mut self.bytes, commit_us.saturating_mul(1000)),
                 SourceField::TransactionId => W::long(&mut self.bytes, transaction.id),
-                SourceField::Sequence => self.cuts.push((self.bytes.len(), Cut::Sequence)),
-                SourceField::Place => self.cuts.push((self.bytes.len(), Cut::Place)),
+                SourceField::Sequence
+                | SourceField::Place
+                | SourceField::Increment
+                | SourceField::Cell { .. } => self.cuts.push((self.bytes.len(), index)),
             }
         }
+    }
+}
+
+fn put_cell<W: Writer>(text: &[u8], is_long: bool, lead: &Lead, out: &mut Vec<u8>) {
+    lead.put(out);
+    if is_long {
+        // Printed by the source from a number.
+        W::long(out, number::int(text).unwrap_or_default());
+    } else {
+        W::string(out, text);
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct Items {
 /// Memory used again for every value.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    elements: Elements,
+    pub elements: Elements,
     number: decimal::Room,
     pub bytes: Vec<u8>,
 }

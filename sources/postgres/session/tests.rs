@@ -1,6 +1,6 @@
 //! Replays of a scripted log: whatever was delivered before, the rest comes once and looks the same.
 
-use millrace_core::relation::{Column, Kind, SourceBlock};
+use millrace_core::relation::{Column, Kind, Shape, SourceBlock};
 
 use super::*;
 use crate::pgoutput::writer::{Writer, Written};
@@ -48,6 +48,7 @@ fn relation() -> Relation {
         columns: vec![id],
         key: vec![0],
         source: SourceBlock { schema_name: "Source", fields: Vec::new() },
+        shape: Shape::Rows,
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn decode(text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
 }
 
 /// Adds the standard base64 of the bytes, padded.
-pub(crate) fn base64(bytes: &[u8], out: &mut Vec<u8>) {
+pub fn base64(bytes: &[u8], out: &mut Vec<u8>) {
     const ALPHABET: [u8; 64] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let symbol = |bits: u32| ALPHABET[(bits & 63) as usize];
     let (triples, rest) = bytes.as_chunks::<3>();

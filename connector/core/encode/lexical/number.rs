@@ -99,8 +99,12 @@ fn skip_digits(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// A double as Java prints it, for defaults in schema texts.
-pub(crate) fn java_double(value: f64) -> String {
-    java_float(value, &format!("{value:e}"))
+pub fn java_double(value: f64) -> String {
+    let shortest = format!("{value:e}");
+    // Java shows two digits at least, and of the smallest numbers the second one is not zero: 4.9E-324.
+    let two = format!("{value:.1e}");
+    let is_longer = !shortest.contains('.') && two.parse() == Ok(value);
+    java_float(value, if is_longer { &two } else { &shortest })
 }
 
 /// A float as Java prints it.
@@ -182,6 +186,8 @@ mod tests {
             (9_999_999.0, "9999999.0"),
             (1e7, "1.0E7"),
             (-1.5e300, "-1.5E300"),
+            (f64::from_bits(1), "4.9E-324"),
+            (1e23, "1.0E23"),
         ];
         for (value, text) in known {
             assert_eq!(java_double(value), text);
