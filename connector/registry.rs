@@ -13,6 +13,7 @@ use millrace_core::sink::Sink as _;
 use millrace_core::source::Source as _;
 use millrace_core::turn::Turn;
 use millrace_kafka::KafkaSink;
+use millrace_mongodb::MongodbSource;
 use millrace_postgres::PostgresSource;
 use millrace_stdout::StdoutSink;
 use serde::Deserialize;
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use crate::config::{Connector, Problems, RawFormat};
 use crate::supervisor::{self, Ended};
 
-pub const SOURCES: &[&str] = &["postgres"];
+pub const SOURCES: &[&str] = &["postgres", "mongodb"];
 pub const SINKS: &[&str] = &["kafka", "stdout"];
 
 /// What the source block of each event shows in Debezium's dialect: the version that it is held against.
@@ -32,6 +33,7 @@ const DEBEZIUM_VERSION: &str = "3.6.3.Final";
 #[serde(default, deny_unknown_fields)]
 pub struct RawSource {
     pub postgres: Option<millrace_postgres::config::Raw>,
+    pub mongodb: Option<millrace_mongodb::config::Raw>,
 }
 
 /// `[sink.*]`: exactly one.
@@ -45,6 +47,7 @@ pub struct RawSink {
 #[derive(Clone, Debug)]
 pub enum Source {
     Postgres(millrace_postgres::config::Settings),
+    Mongodb(Box<millrace_mongodb::config::Settings>),
 }
 
 #[derive(Clone, Debug)]
@@ -55,12 +58,28 @@ pub enum Sink {
 
 impl RawSource {
     pub fn resolve(self, connector: &str, problems: &mut Problems) -> Option<Source> {
-        let Some(raw) = self.postgres else {
-            problems.add("source", "is missing; add [source.postgres] with url and tables");
-            return None;
-        };
-        let settings = millrace_postgres::config::Settings::resolve(raw, connector);
-        settings.map(Source::Postgres).map_err(|errors| problems.add_section("source.postgres", errors)).ok()
+        match (self.postgres, self.mongodb) {
+            (Some(raw), None) => millrace_postgres::config::Settings::resolve(raw, connector)
+                .map(Source::Postgres)
+                .map_err(|errors| problems.add_section("source.postgres", errors))
+                .ok(),
+            (None, Some(raw)) => millrace_mongodb::config::Settings::resolve(raw, connector)
+                .map(|settings| Source::Mongodb(Box::new(settings)))
+                .map_err(|errors| problems.add_section("source.mongodb", errors))
+                .ok(),
+            (Some(_), Some(_)) => {
+                problems.add("source", "has both postgres and mongodb; a connector has one source");
+                None
+            }
+            (None, None) => {
+                problems.add(
+                    "source",
+                    "is missing; add [source.postgres] with url and tables, or [source.mongodb] with url and \
+                     collections",
+                );
+                None
+            }
+        }
     }
 }
 
@@ -108,11 +127,12 @@ pub fn with_connect_keys(mut shown: BTreeMap<String, String>, source: &Source) -
 pub fn class(source: &Source) -> &'static str {
     match source {
         Source::Postgres(_) => "millrace.source.postgres",
+        Source::Mongodb(_) => "millrace.source.mongodb",
     }
 }
 
 /// Every source, as `/connector-plugins` lists them.
-pub const CLASSES: &[&str] = &["millrace.source.postgres"];
+pub const CLASSES: &[&str] = &["millrace.source.postgres", "millrace.source.mongodb"];
 
 /// Where `[format]` has its registry; a problem where avro has none.
 fn registry(
@@ -159,10 +179,22 @@ fn registry(
 
 /// Builds the pair and runs it until it ends.
 pub async fn drive(connector: &Connector, progress: Arc<Progress>, stopping: watch::Receiver<bool>) -> Ended {
+    match &connector.source {
+        Source::Postgres(from) => into_sink(postgres(connector, from), connector, progress, stopping).await,
+        Source::Mongodb(from) => into_sink(mongodb(connector, from), connector, progress, stopping).await,
+    }
+}
+
+async fn into_sink(
+    source: impl millrace_core::source::Source,
+    connector: &Connector,
+    progress: Arc<Progress>,
+    stopping: watch::Receiver<bool>,
+) -> Ended {
     let format = connector.format.clone();
-    match (&connector.source, &connector.sink) {
-        (Source::Postgres(from), Sink::Kafka(to, registry)) => {
-            let (source, instance) = (postgres(connector, from), instance());
+    match &connector.sink {
+        Sink::Kafka(to, registry) => {
+            let instance = instance();
             match kafka(connector, to, registry, &instance, progress.clone()) {
                 Ok(sink) => {
                     let turn = turn(connector, to, &instance, &progress);
@@ -171,9 +203,8 @@ pub async fn drive(connector: &Connector, progress: Arc<Progress>, stopping: wat
                 Err(error) => supervisor::failed(&error, &progress),
             }
         }
-        (Source::Postgres(from), Sink::Stdout(to)) => {
+        Sink::Stdout(to) => {
             let sink = StdoutSink::new(to.clone(), &connector.name, progress.clone());
-            let source = postgres(connector, from);
             supervisor::attempts(source, sink, format, progress, stopping, None).await
         }
     }
@@ -200,6 +231,7 @@ fn instance() -> String {
 pub async fn check(connector: &Connector) -> [(&'static str, Result<Report>); 2] {
     let source = match &connector.source {
         Source::Postgres(from) => ("source.postgres", postgres(connector, from).check().await),
+        Source::Mongodb(from) => ("source.mongodb", mongodb(connector, from).check().await),
     };
     let progress = Arc::new(Progress::default());
     let sink = match &connector.sink {
@@ -243,6 +275,8 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
     let position = match (&connector.source, to) {
         (Source::Postgres(from), Move::To(lsn)) => millrace_postgres::chosen(from, lsn.as_deref()).await?,
         (Source::Postgres(from), Move::Forget) => millrace_postgres::forgotten(from).await?,
+        (Source::Mongodb(from), Move::To(place)) => millrace_mongodb::chosen(from, place.as_deref()).await?,
+        (Source::Mongodb(_), Move::Forget) => millrace_mongodb::forget(),
     };
     let progress = Arc::new(Progress::default());
     match &connector.sink {
@@ -258,11 +292,18 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
 }
 
 fn postgres(connector: &Connector, settings: &millrace_postgres::config::Settings) -> PostgresSource {
-    let version = match connector.format.dialect {
+    PostgresSource::new(settings.clone(), &connector.format.topic_prefix, version(connector))
+}
+
+fn mongodb(connector: &Connector, settings: &millrace_mongodb::config::Settings) -> MongodbSource {
+    MongodbSource::new(settings.clone(), &connector.format.topic_prefix, version(connector))
+}
+
+fn version(connector: &Connector) -> &'static str {
+    match connector.format.dialect {
         Dialect::Millrace => env!("CARGO_PKG_VERSION"),
         Dialect::Debezium => DEBEZIUM_VERSION,
-    };
-    PostgresSource::new(settings.clone(), &connector.format.topic_prefix, version)
+    }
 }
 
 fn kafka(

@@ -20,7 +20,11 @@ use crate::telemetry::{self, LogFormat};
 const EXIT_CONFIG: u8 = 2;
 
 #[derive(Debug, Parser)]
-#[command(name = "millrace", version, about = "Change data capture from Postgres to Kafka, exactly once")]
+#[command(
+    name = "millrace",
+    version,
+    about = "Change data capture from Postgres and MongoDB to Kafka, exactly once"
+)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

@@ -21,8 +21,9 @@ pub enum Action {
     Show,
     /// Goes on from a place that the slot still has; what lies before it is given up.
     Set {
-        /// A log position like 16/B374D848; without it, the oldest place that the slot can still give.
-        #[arg(long, value_name = "LSN")]
+        /// A log position of Postgres (16/B374D848), a resume token or cluster time of MongoDB (82..., or
+        /// 1700000000.1); without it, the oldest place that the source can still give.
+        #[arg(long, value_name = "PLACE")]
         to: Option<String>,
         /// Needed: nothing can take this back.
         #[arg(long)]

@@ -11,7 +11,14 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 3] = ["source.postgres.tables", "format.registry", "sink.kafka.bootstrap"];
+pub const LISTS: [&str; 6] = [
+    "source.postgres.tables",
+    "source.mongodb.collections",
+    "source.mongodb.exclude_collections",
+    "source.mongodb.exclude_fields",
+    "format.registry",
+    "sink.kafka.bootstrap",
+];
 
 /// Orders faults for a test; builds without debug assertions refuse it.
 const CHAOS: &str = "MILLRACE_CHAOS";

@@ -228,7 +228,9 @@ fn configs() -> PathBuf {
 #[test]
 fn every_example_is_accepted() {
     let environment = Environment::of(&[("PGPASSWORD", "secret")]);
-    for name in ["reference.toml", "postgres-avro-kafka.toml", "postgres-stdout.toml"] {
+    for name in
+        ["reference.toml", "postgres-avro-kafka.toml", "postgres-stdout.toml", "mongodb-avro-kafka.toml"]
+    {
         let text = std::fs::read_to_string(configs().join(name)).unwrap();
         if let Err(problems) = parse_text(&text, &environment) {
             panic!("{name}: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
@@ -272,9 +274,10 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "source",
     "source.postgres",
+    "source.mongodb",
     "format",
     "sink",
     "sink.kafka",

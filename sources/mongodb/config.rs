@@ -1,0 +1,362 @@
+//! `[source.mongodb]`: `Raw` mirrors the file, `Settings` is what the source works with. Start at
+//! `Settings::resolve`, which lists every problem at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_core::error::Error;
+use mongodb::options::{ConnectionString, HostInfo};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::bson::{Dialect, FieldRules, Rule};
+use crate::collections::Pattern;
+
+/// 1 MiB: some thousand events, enough to spread what a batch costs, and small enough to stay in the cache.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Cells and changes are memory too: narrow documents close a batch by their number.
+const BATCH_ROWS_MAX: usize = 10_000;
+/// An idle set writes an entry into its log every ten seconds; a place younger than that does not exist.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Longer than an election, shorter than an operator's patience.
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The table of the file, as it is written there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// `mongodb://user@host,host/?replicaSet=name`. May hold the password, hence a secret.
+    pub url: SecretString,
+    pub password: Option<SecretString>,
+    pub collections: Vec<String>,
+    #[serde(default)]
+    pub exclude_collections: Vec<String>,
+    pub scope: Option<ScopeKind>,
+    pub snapshot: Option<Snapshot>,
+    pub update_document: Option<UpdateDocument>,
+    pub pre_images: Option<bool>,
+    pub json: Option<Dialect>,
+    #[serde(default)]
+    pub exclude_fields: Vec<String>,
+    #[serde(default)]
+    pub rename_fields: BTreeMap<String, String>,
+    pub split_large_events: Option<bool>,
+    pub tls_ca_file: Option<PathBuf>,
+    pub tls_certificate_key_file: Option<PathBuf>,
+    pub heartbeat_interval_s: Option<u64>,
+    pub connect_timeout_s: Option<u64>,
+    pub server_selection_timeout_s: Option<u64>,
+    pub batch_bytes_max: Option<usize>,
+    pub batch_rows_max: Option<usize>,
+}
+
+/// What the change stream is opened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScopeKind {
+    Deployment,
+    Database,
+    Collection,
+}
+
+/// What is copied before the changes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Snapshot {
+    /// Nothing: changes from the first start on.
+    #[default]
+    NoData,
+}
+
+/// Which document stands in `after` of an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateDocument {
+    /// None: only what the update set.
+    None,
+    /// As it is when the event is read, maybe some updates later.
+    #[default]
+    Lookup,
+    /// As the update left it, where the server keeps images.
+    PostImage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Deployment,
+    Database(String),
+    Collection(String, String),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deployment => f.write_str("deployment"),
+            Self::Database(database) => write!(f, "database {database}"),
+            Self::Collection(database, collection) => write!(f, "collection {database}.{collection}"),
+        }
+    }
+}
+
+/// A rule for one field of the collections that a pattern means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldRule {
+    pub collections: Pattern,
+    pub path: String,
+    pub rule: Rule,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The connector's name; what the server shows of our connections.
+    pub connector: String,
+    pub url: SecretString,
+    pub password: Option<SecretString>,
+    /// `host:port,host:port`, for messages.
+    hosts: String,
+    pub collections: Vec<Pattern>,
+    pub exclude_collections: Vec<Pattern>,
+    pub scope: Scope,
+    pub snapshot: Snapshot,
+    pub update_document: UpdateDocument,
+    pub pre_images: bool,
+    pub json: Dialect,
+    pub fields: Vec<FieldRule>,
+    /// Where the server can.
+    pub split_large_events: bool,
+    pub tls_ca_file: Option<PathBuf>,
+    pub tls_certificate_key_file: Option<PathBuf>,
+    pub heartbeat_interval: Duration,
+    pub connect_timeout: Duration,
+    pub server_selection_timeout: Duration,
+    pub batch_bytes_max: usize,
+    pub batch_rows_max: usize,
+}
+
+impl Settings {
+    /// Applies defaults and checks everything that can be checked without a server.
+    pub fn resolve(raw: Raw, connector: &str) -> Result<Self, Vec<Error>> {
+        let mut problems = Problems(Vec::new());
+        let hosts = problems.url(&raw);
+        let collections = problems.patterns("collections", &raw.collections);
+        if raw.collections.is_empty() {
+            problems.add(
+                "collections is empty",
+                "list what to capture: collections = [\"shop.orders\"] or [\"shop.*\"]",
+            );
+        }
+        let settings = Self {
+            connector: connector.to_owned(),
+            hosts,
+            exclude_collections: problems.patterns("exclude_collections", &raw.exclude_collections),
+            scope: problems.scope(raw.scope.unwrap_or(ScopeKind::Deployment), &collections),
+            snapshot: raw.snapshot.unwrap_or_default(),
+            update_document: raw.update_document.unwrap_or_default(),
+            pre_images: raw.pre_images.unwrap_or(false),
+            json: raw.json.unwrap_or_default(),
+            fields: problems.fields(&raw.exclude_fields, &raw.rename_fields),
+            split_large_events: raw.split_large_events.unwrap_or(true),
+            heartbeat_interval: problems.seconds("heartbeat_interval_s", raw.heartbeat_interval_s, HEARTBEAT),
+            connect_timeout: problems.seconds("connect_timeout_s", raw.connect_timeout_s, CONNECT_TIMEOUT),
+            server_selection_timeout: problems.seconds(
+                "server_selection_timeout_s",
+                raw.server_selection_timeout_s,
+                SELECTION_TIMEOUT,
+            ),
+            batch_bytes_max: problems.within(
+                "batch_bytes_max",
+                raw.batch_bytes_max,
+                BATCH_BYTES_MAX,
+                4096..=1 << 30,
+            ),
+            batch_rows_max: problems.within(
+                "batch_rows_max",
+                raw.batch_rows_max,
+                BATCH_ROWS_MAX,
+                1..=1_000_000,
+            ),
+            collections,
+            url: raw.url,
+            password: raw.password,
+            tls_ca_file: raw.tls_ca_file,
+            tls_certificate_key_file: raw.tls_certificate_key_file,
+        };
+        if problems.0.is_empty() { Ok(settings) } else { Err(problems.0) }
+    }
+
+    /// The hosts, for messages.
+    pub fn place(&self) -> &str {
+        &self.hosts
+    }
+
+    /// What the server shows of our connections.
+    pub fn application_name(&self) -> String {
+        format!("millrace-{}", self.connector)
+    }
+
+    /// Whether the file asks for this collection.
+    pub fn wants(&self, database: &str, collection: &str) -> bool {
+        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(database, collection));
+        any(&self.collections) && !any(&self.exclude_collections)
+    }
+
+    /// The rules for the fields of one collection; `None` where there are none.
+    pub fn rules(&self, database: &str, collection: &str) -> Option<FieldRules> {
+        let mut rules = FieldRules::default();
+        for field in self.fields.iter().filter(|field| field.collections.matches(database, collection)) {
+            rules.add(&field.path.split('.').collect::<Vec<_>>(), &field.rule);
+        }
+        Some(rules).filter(|rules| !rules.is_empty())
+    }
+}
+
+/// Collects what is wrong instead of stopping at the first of it.
+struct Problems(Vec<Error>);
+
+impl Problems {
+    fn add(&mut self, message: impl Into<String>, hint: &str) {
+        self.0.push(Error::config(format!("[source.mongodb] {}", message.into())).hint(hint));
+    }
+
+    /// The driver's own words may repeat a part of the url, and with it the password.
+    fn url(&mut self, raw: &Raw) -> String {
+        const HINT: &str = "write url = \"mongodb://user@host:27017,host:27017/?replicaSet=rs0\" and the password in its own key";
+        let text = raw.url.expose_secret();
+        if !text.starts_with("mongodb://") && !text.starts_with("mongodb+srv://") {
+            self.add("url does not begin with mongodb:// or mongodb+srv://", HINT);
+            return String::new();
+        }
+        let Ok(parsed) = ConnectionString::parse(text) else {
+            self.add("url cannot be read", HINT);
+            return String::new();
+        };
+        let has_password = parsed.credential.as_ref().is_some_and(|credential| credential.password.is_some());
+        if has_password && raw.password.is_some() {
+            self.add("password is given twice, in its own key and in url", "remove it from url");
+        }
+        if raw.password.is_some() && parsed.credential.is_none() {
+            self.add("password is given, and url names no user", HINT);
+        }
+        match parsed.host_info {
+            HostInfo::HostIdentifiers(hosts) => {
+                hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            }
+            HostInfo::DnsRecord(name) => name,
+            _ => String::from("?"),
+        }
+    }
+
+    fn patterns(&mut self, key: &str, entries: &[String]) -> Vec<Pattern> {
+        let mut patterns = Vec::new();
+        for entry in entries {
+            match Pattern::parse(entry) {
+                Ok(pattern) if patterns.contains(&pattern) => {
+                    self.add(format!("{key}: {entry:?} is listed twice"), "remove one of the two");
+                }
+                Ok(pattern) => patterns.push(pattern),
+                Err(what) => {
+                    self.add(
+                        format!("{key}: {entry:?} {what}"),
+                        "write database.collection, database.* or *.*",
+                    );
+                }
+            }
+        }
+        patterns
+    }
+
+    /// A narrower stream needs fewer rights, and cannot see what lies beside it.
+    fn scope(&mut self, kind: ScopeKind, collections: &[Pattern]) -> Scope {
+        let first = collections.first();
+        match (kind, first) {
+            (ScopeKind::Deployment, _) | (_, None) => Scope::Deployment,
+            (ScopeKind::Database, Some(first)) => {
+                let one = collections.iter().all(|pattern| pattern.database() == first.database());
+                match first.database().filter(|_| one) {
+                    Some(database) => Scope::Database(database.to_owned()),
+                    None => {
+                        self.add(
+                            "scope is \"database\", and collections names more than one",
+                            "set scope = \"deployment\"",
+                        );
+                        Scope::Deployment
+                    }
+                }
+            }
+            (ScopeKind::Collection, Some(first)) => match (first, collections.len()) {
+                (Pattern::One { database, collection }, 1) => {
+                    Scope::Collection(database.clone(), collection.clone())
+                }
+                _ => {
+                    self.add(
+                        "scope is \"collection\", and collections names more than one",
+                        "set scope = \"database\" or \"deployment\"",
+                    );
+                    Scope::Deployment
+                }
+            },
+        }
+    }
+
+    fn fields(&mut self, excluded: &[String], renamed: &BTreeMap<String, String>) -> Vec<FieldRule> {
+        let excluded = excluded.iter().map(|entry| ("exclude_fields", entry, Rule::Exclude));
+        let renamed = renamed.iter().map(|(entry, new)| ("rename_fields", entry, Rule::Rename(new.clone())));
+        let mut rules = Vec::new();
+        for (key, entry, rule) in excluded.chain(renamed) {
+            let bad_name = matches!(&rule, Rule::Rename(new) if new.is_empty() || new.contains(['.', '\0']));
+            match field(entry).filter(|_| !bad_name) {
+                Some((collections, path)) => rules.push(FieldRule { collections, path, rule }),
+                None => self.add(
+                    format!("{key}: {entry:?} is not usable"),
+                    "write \"database.collection.field\" or \"database.collection.field.nested\", with * for \
+                     any collection; a new name holds no dot",
+                ),
+            }
+        }
+        rules
+    }
+
+    fn seconds(&mut self, key: &str, given: Option<u64>, default: Duration) -> Duration {
+        match given {
+            None => default,
+            // A day: longer than any useful interval, short enough to add to a clock without care.
+            Some(seconds) if (1..=86_400).contains(&seconds) => Duration::from_secs(seconds),
+            Some(seconds) => {
+                self.add(format!("{key} = {seconds} is out of range"), "use 1 to 86400 seconds");
+                default
+            }
+        }
+    }
+
+    fn within(
+        &mut self,
+        key: &str,
+        given: Option<usize>,
+        default: usize,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> usize {
+        match given {
+            Some(value) if !range.contains(&value) => {
+                let hint = format!("use {} to {}", range.start(), range.end());
+                self.add(format!("{key} = {value} is out of range"), &hint);
+                default
+            }
+            _ => given.unwrap_or(default),
+        }
+    }
+}
+
+/// `database.collection.path`; a collection whose name holds a dot cannot be named so, only by `*`.
+fn field(entry: &str) -> Option<(Pattern, String)> {
+    let mut parts = entry.splitn(3, '.');
+    let (database, collection, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let pattern = Pattern::parse(&format!("{database}.{collection}")).ok()?;
+    let usable = path.split('.').all(|part| !part.is_empty()) && path != "_id";
+    usable.then(|| (pattern, path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! What an answer of the server means for the connector, decided by its code. Start at `classified`.
+//!
+//! Unlike a log that is decoded message by message, a change stream is a question that can be asked again
+//! from the place in the sink: nothing is skipped by asking once more. So what is not listed is `Transient`.
+
+use millrace_core::error::{Error, Kind};
+use millrace_core::progress::State;
+use mongodb::error::{Error as DriverError, ErrorKind};
+
+use crate::config::Settings;
+
+/// While what failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A stream is being opened at a position: its token is judged.
+    Opening,
+    Reading,
+}
+
+/// Codes: `src/mongo/base/error_codes.yml`.
+mod code {
+    pub const UNAUTHORIZED: i32 = 13;
+    pub const AUTHENTICATION_FAILED: i32 = 18;
+    pub const CURSOR_NOT_FOUND: i32 = 43;
+    pub const INVALID_RESUME_TOKEN: i32 = 260;
+    pub const CHANGE_STREAM_FATAL: i32 = 280;
+    pub const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
+    /// A token of another form: of another server's version.
+    pub const INVALID_KEY_STRING: i32 = 50811;
+    pub const CHANGE_STREAM_TOPOLOGY: i32 = 464;
+    pub const OBJECT_TOO_LARGE: i32 = 10334;
+    pub const ONLY_ON_REPLICA_SETS: i32 = 40573;
+}
+
+/// What the server's code says; `None` where the error is not an answer.
+pub fn code_of(error: &DriverError) -> Option<i32> {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+/// The user lacks a right.
+pub fn is_unauthorized(error: &DriverError) -> bool {
+    code_of(error) == Some(code::UNAUTHORIZED)
+}
+
+/// The list of the drivers' specification: the stream may be opened again where it stood, at once.
+pub fn is_resumable(error: &DriverError) -> bool {
+    match code_of(error) {
+        Some(code) => code == code::CURSOR_NOT_FOUND || error.contains_label("ResumableChangeStreamError"),
+        None => matches!(
+            error.kind.as_ref(),
+            ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } | ErrorKind::ServerSelection { .. }
+        ),
+    }
+}
+
+/// The place is gone, whatever is done.
+fn is_lost(code: i32, phase: Phase) -> bool {
+    match code {
+        code::CHANGE_STREAM_FATAL | code::CHANGE_STREAM_HISTORY_LOST | code::CHANGE_STREAM_TOPOLOGY => true,
+        // A valid token was judged invalid in the middle of a stream before: only an opening proves it.
+        code::INVALID_RESUME_TOKEN | code::INVALID_KEY_STRING => phase == Phase::Opening,
+        _ => false,
+    }
+}
+
+/// An error of the driver under our own words.
+pub fn classified(what: impl Into<String>, error: DriverError, settings: &Settings, phase: Phase) -> Error {
+    let what = what.into();
+    if let Some(code) = code_of(&error) {
+        return answered(what, code, error, settings, phase);
+    }
+    match error.kind.as_ref() {
+        ErrorKind::Authentication { .. } => Error::config(what)
+            .source(error)
+            .hint("check the user of url, authSource in it, and password, in [source.mongodb]"),
+        ErrorKind::InvalidTlsConfig { .. } => Error::config(what)
+            .source(error)
+            .hint("check tls in url, tls_ca_file and tls_certificate_key_file in [source.mongodb]"),
+        ErrorKind::InvalidArgument { .. } | ErrorKind::IncompatibleServer { .. } => {
+            Error::config(what).source(error).hint("check url in [source.mongodb]")
+        }
+        ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::DnsResolve { .. } => {
+            // A wrong password is found out by the monitors' connections too, and hidden behind this.
+            Error::transient(what).source(error).hint(format!(
+                "is a primary of the replica set reachable at {}, under the names that its members have?",
+                settings.place()
+            ))
+        }
+        _ => Error::transient(what).source(error),
+    }
+}
+
+fn answered(what: String, code: i32, error: DriverError, settings: &Settings, phase: Phase) -> Error {
+    if is_lost(code, phase) {
+        return lost(what, error);
+    }
+    match code {
+        code::UNAUTHORIZED => Error::config(what).source(error).hint(rights(settings)),
+        code::AUTHENTICATION_FAILED => Error::config(what)
+            .source(error)
+            .hint("check the user of url, authSource in it, and password, in [source.mongodb]"),
+        code::ONLY_ON_REPLICA_SETS => Error::config(what).source(error).hint(
+            "change streams need a replica set: start mongod with --replSet rs0 and run: rs.initiate()",
+        ),
+        code::OBJECT_TOO_LARGE => Error::record(what).source(error).hint(
+            "an event is above 16 MB: leave images out (pre_images = false, update_document = \"none\"), or \
+             use a server from 6.0.9, which splits such events",
+        ),
+        _ => Error::new(Kind::Transient, what).source(error),
+    }
+}
+
+fn lost(what: String, error: DriverError) -> Error {
+    Error::fatal(what)
+        .source(error)
+        .hint(
+            "the server no longer has the changes after the position; compare the collections with their \
+             topics, then accept the gap with `millrace position <file> set --yes`, and keep more of the log: \
+             db.adminCommand({replSetResizeOplog: 1, size: <MB>, minRetentionHours: 48})",
+        )
+        .state(State::PositionLost)
+}
+
+/// What the user needs, as typed in a shell.
+pub fn rights(settings: &Settings) -> String {
+    use crate::config::Scope;
+    let resource = match &settings.scope {
+        Scope::Deployment => "db: \"\", collection: \"\"".to_owned(),
+        Scope::Database(database) => format!("db: \"{database}\", collection: \"\""),
+        Scope::Collection(database, collection) => {
+            format!("db: \"{database}\", collection: \"{collection}\"")
+        }
+    };
+    format!(
+        "db.getSiblingDB(\"admin\").createRole({{role: \"millrace\", roles: [], privileges: [{{resource: \
+         {{{resource}}}, actions: [\"find\", \"changeStream\"]}}]}}), and grant it to the user of url"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_opening_judges_a_token() {
+        for (code, phase, expected) in [
+            (286, Phase::Reading, true),
+            (280, Phase::Reading, true),
+            (464, Phase::Opening, true),
+            (260, Phase::Reading, false),
+            (260, Phase::Opening, true),
+            (50811, Phase::Reading, false),
+            (50811, Phase::Opening, true),
+            (10107, Phase::Opening, false),
+            (13, Phase::Opening, false),
+        ] {
+            assert_eq!(is_lost(code, phase), expected, "{code} {phase:?}");
+        }
+    }
+}

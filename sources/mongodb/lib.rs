@@ -1,0 +1,25 @@
+//! MongoDB change streams as a source of changes.
+//!
+//! Start at `source`: it opens the client and has the stream read by two halves, `reader` (asks the server)
+//! and `stream` (decodes, with `session` and `bson`). `start` says where to begin.
+
+pub mod bson;
+pub mod check;
+mod client;
+mod collections;
+pub mod config;
+pub mod errors;
+mod event;
+mod oplog;
+mod pipeline;
+pub mod position;
+mod reader;
+mod relation;
+pub mod resume_token;
+mod session;
+pub mod source;
+mod start;
+mod stream;
+
+pub use source::MongodbSource;
+pub use start::{chosen, forget};

@@ -1,0 +1,169 @@
+//! Asks for replies ahead of whoever decodes them, and opens the stream again where it stood when the server
+//! says that it may. Start at `Reader::run`.
+//!
+//! One reply is being decoded while the next is fetched and waits: a reply has up to 16 MB, so there are two
+//! of them and no more.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use millrace_core::error::{Error, Result};
+use millrace_core::progress::{Progress, State};
+use millrace_core::retry::Backoff;
+use mongodb::Client;
+use mongodb::bson::RawDocumentBuf;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use tokio::sync::mpsc;
+
+use crate::bson::Doc;
+use crate::client::target;
+use crate::config::Settings;
+use crate::errors::{Phase, classified, is_resumable};
+use crate::pipeline::{Begin, stages};
+use crate::resume_token::ResumeToken;
+
+/// How long the server waits for something new before it answers with nothing. An answer with nothing is also
+/// what proves that a transaction has ended, so this bounds how long one waits in an idle deployment.
+const AWAIT: Duration = Duration::from_millis(100);
+
+/// A stream that cannot be opened again for this long is a matter for the whole connector.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the decoder gets.
+pub enum Reply {
+    Batch(RawBatch),
+    Failed(Error),
+}
+
+pub struct Reader {
+    pub client: Client,
+    pub settings: Arc<Settings>,
+    pub splits: bool,
+    pub progress: Arc<Progress>,
+    /// Where to open the stream again: after the newest reply.
+    pub begin: Begin,
+}
+
+/// Opens the stream; nothing is read yet.
+pub async fn open(
+    client: &Client,
+    settings: &Settings,
+    begin: &Begin,
+    splits: bool,
+) -> mongodb::error::Result<RawBatchCursor> {
+    let stages = stages(settings, begin, splits);
+    let (database, collection) = target(client, settings);
+    match collection {
+        None => database.aggregate(stages).max_await_time(AWAIT).batch().await,
+        Some(name) => {
+            let collection = database.collection::<RawDocumentBuf>(&name);
+            collection.aggregate(stages).max_await_time(AWAIT).batch().await
+        }
+    }
+}
+
+/// The stream's place after a reply.
+pub fn place_after(reply: &RawBatch) -> Result<Option<Doc<'_>>, crate::bson::Malformed> {
+    let reply = Doc::new(reply.as_raw_document().as_bytes())?;
+    let cursor = reply.need("cursor")?.document("cursor")?;
+    cursor.get("postBatchResumeToken")?.map(|token| token.document("postBatchResumeToken")).transpose()
+}
+
+impl Reader {
+    /// Ends when the decoder has gone, or after an error that it has got.
+    pub async fn run(mut self, mut cursor: RawBatchCursor, to: mpsc::Sender<Reply>) {
+        let mut trouble = Trouble::default();
+        // A place first, so that nothing is fetched that nobody has room for.
+        while let Ok(place) = to.reserve().await {
+            let error = match cursor.next().await {
+                Some(Ok(batch)) => match self.remember(&batch) {
+                    Ok(()) => {
+                        trouble.pass(&self.progress);
+                        place.send(Reply::Batch(batch));
+                        continue;
+                    }
+                    Err(error) => return place.send(Reply::Failed(error)),
+                },
+                Some(Err(error)) if is_resumable(&error) => Some(error),
+                Some(Err(error)) => {
+                    let what = format!("cannot read the change stream of {}", self.settings.place());
+                    return place.send(Reply::Failed(classified(
+                        what,
+                        error,
+                        &self.settings,
+                        Phase::Reading,
+                    )));
+                }
+                // After an invalidation, for one.
+                None => None,
+            };
+            match self.again(error, &mut trouble).await {
+                Ok(opened) => cursor = opened,
+                Err(error) => return place.send(Reply::Failed(error)),
+            }
+        }
+    }
+
+    fn remember(&mut self, batch: &RawBatch) -> Result<()> {
+        let token = place_after(batch).and_then(|token| token.map(ResumeToken::read).transpose());
+        let token = token.map_err(|error| {
+            Error::fatal(format!("mongodb sent a malformed reply: {error}"))
+                .hint("nothing was skipped; report this with the server's version")
+        })?;
+        if let Some(token) = token {
+            self.begin = Begin::After(token);
+        }
+        Ok(())
+    }
+
+    /// Opens the stream again where it stood.
+    async fn again(
+        &self,
+        mut error: Option<mongodb::error::Error>,
+        trouble: &mut Trouble,
+    ) -> Result<RawBatchCursor> {
+        let what = format!("the change stream of {} broke off", self.settings.place());
+        loop {
+            trouble.wait(&what, error.as_ref(), &self.progress).await;
+            match open(&self.client, &self.settings, &self.begin, self.splits).await {
+                Ok(cursor) => return Ok(cursor),
+                Err(found) if is_resumable(&found) && !trouble.is_too_long() => error = Some(found),
+                Err(found) => return Err(classified(what, found, &self.settings, Phase::Opening)),
+            }
+        }
+    }
+}
+
+/// A stream that broke off, until a reply comes again.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Trouble {
+    /// The first time at once: a primary that stepped down has told where the next one is.
+    async fn wait(&mut self, what: &str, error: Option<&mongodb::error::Error>, progress: &Progress) {
+        if self.since.is_some() {
+            tokio::time::sleep(self.backoff.next_wait()).await;
+        }
+        self.since.get_or_insert_with(Instant::now);
+        if let Some(error) = error {
+            let cause = error.kind.to_string();
+            tracing::warn!(%cause, "{what}; opening it again where it stood");
+            progress.show(State::Degraded, Some(format!("{what}: {cause}")), None);
+        }
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() > REOPEN_PATIENCE)
+    }
+
+    fn pass(&mut self, progress: &Progress) {
+        if self.since.is_some() {
+            progress.show(State::Running, None, None);
+            *self = Self::default();
+        }
+    }
+}

@@ -1,0 +1,551 @@
+//! What a change stream's reader remembers between events: collections, the transaction under way, and the
+//! place of the last event. Pure: events in, changes in the batch and positions out. Start at `Session::apply`.
+//!
+//! A position is only good where everything before it is in a batch: after an event, or at the place that the
+//! server names after a reply (`reply_ended`). The events of a transaction share its session and number; it
+//! has ended with the first event of another one, or with a place past its cluster time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use millrace_core::batch::{Before, Cell, Change, ChangeBatch, Op, Row, Tag, Transaction, document};
+use millrace_core::error::{Error, Result};
+use millrace_core::position::Mark;
+use millrace_core::relation::Relation;
+
+use crate::bson::{
+    Dialect, Doc, Fault, FieldRules, Malformed, Style, Value, put_value, write_document, write_text,
+};
+use crate::config::{Settings, UpdateDocument};
+use crate::event::{Event, Namespace, Operation, Update};
+use crate::position::Streamed;
+use crate::relation::{Origin, build};
+use crate::resume_token::{ClusterTime, ResumeToken, cluster_time_of};
+
+/// What an event means for the batch that it would go into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// A part of the transaction that is being read.
+    Inside,
+    /// The batch is whole before it.
+    Apart,
+}
+
+struct Collection {
+    relation: Arc<Relation>,
+    captured: bool,
+    rules: Option<FieldRules>,
+    /// Its index in the batch with this number.
+    in_batch: Option<(u64, u32)>,
+}
+
+/// The transaction that the last event belongs to.
+struct Open {
+    session: Vec<u8>,
+    number: i64,
+    cluster_time: ClusterTime,
+    /// Its index in the batch with this number.
+    in_batch: Option<(u64, u32)>,
+    /// Session and number in the batch with this number.
+    cells: Option<(u64, [Cell; 2])>,
+}
+
+pub struct Session {
+    settings: Arc<Settings>,
+    origin: Origin,
+    /// By the namespace as events spell it.
+    collections: HashMap<Vec<u8>, Collection>,
+    /// The batch being filled, counted here: indexes into an older one are stale.
+    batch_number: u64,
+    /// The constant part of every position, and the newest place.
+    at: Streamed,
+    /// The token of the newest place, where it is newer than the one in `at`.
+    token: Vec<u8>,
+    open: Option<Open>,
+    fragments: Vec<Vec<u8>>,
+}
+
+impl Session {
+    pub fn new(settings: Arc<Settings>, origin: Origin, from: Streamed) -> Self {
+        Self {
+            settings,
+            origin,
+            collections: HashMap::new(),
+            batch_number: 0,
+            at: from,
+            token: Vec::new(),
+            open: None,
+            fragments: Vec::new(),
+        }
+    }
+
+    /// A new batch is being filled: places in the one before mean nothing any more.
+    pub fn begin_batch(&mut self) {
+        self.batch_number += 1;
+    }
+
+    /// True where no transaction and no event has been taken in part.
+    pub fn is_whole(&self) -> bool {
+        self.open.is_none() && self.fragments.is_empty()
+    }
+
+    /// True where a position can be told: not between the fragments of an event.
+    pub fn has_position(&self) -> bool {
+        self.fragments.is_empty()
+    }
+
+    /// The newest place.
+    pub fn cluster_time(&self) -> ClusterTime {
+        self.at.cluster_time
+    }
+
+    /// Where the session stands after the last event.
+    pub fn position(&mut self) -> Result<Streamed> {
+        if !self.token.is_empty() {
+            let token =
+                ResumeToken::read(Doc::of_elements(&self.token)).map_err(|error| malformed(&error))?;
+            self.at.resume_token = Some(token);
+            self.token.clear();
+        }
+        self.at.open = self.open.is_some();
+        Ok(self.at.clone())
+    }
+
+    /// Whether an event goes on with the transaction that is being read. One that does not ends it.
+    pub fn fit(&mut self, event: Doc<'_>) -> Result<Fit> {
+        if !self.fragments.is_empty() {
+            return Ok(Fit::Inside);
+        }
+        let Some(open) = &self.open else { return Ok(Fit::Apart) };
+        let event = read(&[event])?;
+        let same = event.session().is_some_and(|session| {
+            session.transaction == open.number && session.id.as_bytes() == open.session
+        });
+        if same {
+            return Ok(Fit::Inside);
+        }
+        self.open = None;
+        Ok(Fit::Apart)
+    }
+
+    /// Takes one event, or the next fragment of one. Names the collection that something happened to as a
+    /// whole.
+    pub fn apply(&mut self, doc: Doc<'_>, batch: &mut ChangeBatch) -> Result<()> {
+        let event = read(&[doc])?;
+        if event.fragment.is_none() && self.fragments.is_empty() {
+            return self.whole_event(&event, batch);
+        }
+        self.fragments.push(doc.as_bytes().to_vec());
+        let fragments = std::mem::take(&mut self.fragments);
+        let parts: Vec<Doc<'_>> = fragments.iter().map(|fragment| Doc::of_elements(fragment)).collect();
+        let event = read(&parts)?;
+        if event.is_partial() {
+            self.fragments = fragments;
+            return Ok(());
+        }
+        self.whole_event(&event, batch)
+    }
+
+    /// The server names the place after a reply: everything before it is read. `drained`: the reply was
+    /// empty, so nothing of a transaction that was read in part is still to come from this server.
+    pub fn reply_ended(&mut self, token: Option<Doc<'_>>, drained: bool) -> Result<()> {
+        let Some(token) = token.filter(|_| self.fragments.is_empty()) else { return Ok(()) };
+        let time = cluster_time_of(token).map_err(|error| malformed(&error))?;
+        if self.open.as_ref().is_some_and(|open| drained || time > open.cluster_time) {
+            self.open = None;
+        }
+        // Inside a transaction the token of its last event says the same, and never more.
+        if self.open.is_none() {
+            self.place(token, time);
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, token: Doc<'_>, time: ClusterTime) {
+        self.token.clear();
+        self.token.extend_from_slice(token.as_bytes());
+        // A place behind the last event's time would be an answer of a server that was restored meanwhile; the
+        // token decides, the time is for people.
+        self.at.cluster_time = self.at.cluster_time.max(time);
+    }
+
+    fn whole_event(&mut self, event: &Event<'_>, batch: &mut ChangeBatch) -> Result<()> {
+        let needed = |what| malformed(&Malformed::Field(what));
+        let operation = event.operation.ok_or_else(|| needed("operationType"))?;
+        let time = ClusterTime(event.cluster_time.ok_or_else(|| needed("clusterTime"))?);
+        let n = if time == self.at.event_time { self.at.event_n + 1 } else { 0 };
+        let mark = Mark { commit: time.0, change: time.0, n };
+        self.note_transaction(event, time);
+        match operation {
+            Operation::Insert | Operation::Update | Operation::Replace | Operation::Delete => {
+                self.change(operation, event, mark, batch)?;
+            }
+            Operation::Drop | Operation::Rename | Operation::DropDatabase => {
+                self.of_a_whole(operation, event, mark, batch)?;
+            }
+            Operation::Invalidate => tracing::info!(at = %time, "the stream was invalidated, and goes on"),
+        }
+        self.at.event_time = time;
+        self.at.event_n = n;
+        self.at.sec = time.seconds();
+        self.at.ord = time.timestamp().increment;
+        self.place(event.token, time);
+        Ok(())
+    }
+
+    fn note_transaction(&mut self, event: &Event<'_>, cluster_time: ClusterTime) {
+        let Some(session) = event.session() else {
+            self.open = None;
+            return;
+        };
+        let goes_on = self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.number == session.transaction && open.session == session.id.as_bytes());
+        if !goes_on {
+            let session_id = session.id.as_bytes().to_vec();
+            let number = session.transaction;
+            self.open = Some(Open { session: session_id, number, cluster_time, in_batch: None, cells: None });
+        }
+    }
+
+    fn change(
+        &mut self,
+        operation: Operation,
+        event: &Event<'_>,
+        mark: Mark,
+        batch: &mut ChangeBatch,
+    ) -> Result<()> {
+        let namespace = event.namespace.ok_or_else(|| malformed(&Malformed::Field("ns")))?;
+        let key = event.key.ok_or_else(|| malformed(&Malformed::Field("documentKey")))?;
+        let Some(relation) = self.relation_in(namespace, batch)? else { return Ok(()) };
+        let mut cells = [NULL; document::CELLS];
+        let id = key.need("_id").map_err(|error| malformed(&error))?;
+        cells[document::ID] = text(batch, |out| {
+            // Always in one dialect: what is one id for the server is one key.
+            put_value(Style::compact(Dialect::Relaxed), id, None, out)
+        })
+        .map_err(|fault| self.unwritable(namespace, mark, fault))?;
+        self.documents(namespace, operation, event, &mut cells, batch)
+            .map_err(|fault| self.unwritable(namespace, mark, fault))?;
+        self.session_cells(event, &mut cells, batch)?;
+        let op = match operation {
+            Operation::Insert => Op::Insert,
+            Operation::Delete => Op::Delete,
+            _ => Op::Update,
+        };
+        self.push(op, relation, &cells, event, mark, batch)
+    }
+
+    /// The JSON of the documents and of the description of an update.
+    fn documents(
+        &self,
+        namespace: Namespace<'_>,
+        operation: Operation,
+        event: &Event<'_>,
+        cells: &mut [Cell; document::CELLS],
+        batch: &mut ChangeBatch,
+    ) -> std::result::Result<(), Fault> {
+        let rules = self.collections.get(namespace.raw.as_bytes()).and_then(|entry| entry.rules.as_ref());
+        let style = Style::compact(self.settings.json);
+        if let Some(before) = event.before {
+            cells[document::BEFORE] = text(batch, |out| write_document(style, before, rules, out))?;
+        }
+        if let Some(after) = event.after {
+            cells[document::AFTER] = text(batch, |out| write_document(style, after, rules, out))?;
+        }
+        let Some(update) = event.update.filter(|_| operation == Operation::Update) else { return Ok(()) };
+        let image = match (event.after, self.settings.update_document) {
+            (None, _) | (_, UpdateDocument::None) => "none",
+            (Some(_), UpdateDocument::Lookup) => "lookup",
+            (Some(_), UpdateDocument::PostImage) => "post_image",
+        };
+        cells[document::IMAGE] = copied(batch, image.as_bytes())?;
+        // The driver's own form, with blanks, is what Debezium hands on here.
+        let style = match self.settings.json {
+            Dialect::Strict => Style { dialect: Dialect::Relaxed, spaced: true },
+            _ => style,
+        };
+        description(style, update, rules, cells, batch)
+    }
+
+    fn session_cells(
+        &mut self,
+        event: &Event<'_>,
+        cells: &mut [Cell; document::CELLS],
+        batch: &mut ChangeBatch,
+    ) -> Result<()> {
+        if let Some(ms) = event.wall_ms {
+            let written = copied(batch, ms.to_string().as_bytes());
+            cells[document::WALL_MS] = written.map_err(|fault| too_large(&fault))?;
+        }
+        let (Some(open), Some(session)) = (&mut self.open, event.session()) else { return Ok(()) };
+        let kept = open.cells.filter(|(number, _)| *number == self.batch_number);
+        let pair = match kept {
+            Some((_, pair)) => pair,
+            None => {
+                let style = Style::compact(Dialect::Relaxed);
+                let written =
+                    text(batch, |out| write_document(style, session.id, None, out)).and_then(|id| {
+                        copied(batch, session.transaction.to_string().as_bytes()).map(|number| [id, number])
+                    });
+                written.map_err(|fault| too_large(&fault))?
+            }
+        };
+        open.cells = Some((self.batch_number, pair));
+        [cells[document::SESSION], cells[document::TRANSACTION]] = pair;
+        Ok(())
+    }
+
+    /// A collection, or all of a database's, was dropped or renamed.
+    fn of_a_whole(
+        &mut self,
+        operation: Operation,
+        event: &Event<'_>,
+        mark: Mark,
+        batch: &mut ChangeBatch,
+    ) -> Result<()> {
+        let namespace = event.namespace.ok_or_else(|| malformed(&Malformed::Field("ns")))?;
+        let word = Operation::ALL.iter().find(|(_, known)| *known == operation).map_or("", |(word, _)| *word);
+        let name = full_name(namespace);
+        let to = event.to.map(full_name);
+        // A dropped database's collections were dropped one by one before.
+        let named = !namespace.collection.is_empty();
+        if let Some(to) = &to {
+            tracing::info!(collection = %name, %to, "a captured collection was renamed");
+        } else if named || self.settings.collections.iter().any(|p| p.database() == Some(name.as_str())) {
+            tracing::info!(name = %name, operation = word, "captured documents were dropped");
+        }
+        if !named {
+            return Ok(());
+        }
+        let Some(relation) = self.relation_in(namespace, batch)? else { return Ok(()) };
+        let mut cells = [NULL; document::CELLS];
+        cells[document::OPERATION] = text(batch, |out| {
+            out.extend_from_slice(b"{\"operationType\":");
+            write_text(word.as_bytes(), out);
+            if let Some(to) = &to {
+                out.extend_from_slice(b",\"to\":");
+                write_text(to.as_bytes(), out);
+            }
+            out.push(b'}');
+            Ok(())
+        })
+        .map_err(|fault| too_large(&fault))?;
+        self.session_cells(event, &mut cells, batch)?;
+        self.push(Op::Truncate, relation, &cells, event, mark, batch)
+    }
+
+    fn push(
+        &mut self,
+        op: Op,
+        relation: u32,
+        cells: &[Cell; document::CELLS],
+        event: &Event<'_>,
+        mark: Mark,
+        batch: &mut ChangeBatch,
+    ) -> Result<()> {
+        let transaction = self.transaction_in(event, mark, batch);
+        let start = u32::try_from(batch.cells.len()).map_err(|_| too_large(&"too many cells"))?;
+        batch.cells.extend_from_slice(cells);
+        let after = Row { start, len: CELLS };
+        let (has_before, before) = (Before::None, Row::default());
+        batch.changes.push(Change { op, has_before, relation, transaction, mark, before, after });
+        Ok(())
+    }
+
+    /// The index of the event's transaction in the batch; an event outside of one is its own.
+    fn transaction_in(&mut self, event: &Event<'_>, mark: Mark, batch: &mut ChangeBatch) -> u32 {
+        if let Some(open) = &self.open
+            && let Some((number, index)) = open.in_batch
+            && number == self.batch_number
+        {
+            return index;
+        }
+        let index = u32::try_from(batch.transactions.len()).unwrap_or(u32::MAX);
+        let ms = event.wall_ms.unwrap_or_else(|| i64::try_from(mark.commit >> 32).unwrap_or(0) * 1000);
+        batch.transactions.push(Transaction {
+            id: self.open.as_ref().map_or(0, |open| open.number),
+            commit_ts_us: ms.saturating_mul(1000),
+            previous_commit: None,
+        });
+        if let Some(open) = &mut self.open {
+            open.in_batch = Some((self.batch_number, index));
+        }
+        index
+    }
+
+    /// The collection's index in the batch; `None` when it is not captured.
+    fn relation_in(&mut self, namespace: Namespace<'_>, batch: &mut ChangeBatch) -> Result<Option<u32>> {
+        let key = namespace.raw.as_bytes();
+        if !self.collections.contains_key(key) {
+            let [database, name] = [namespace.database, namespace.collection]
+                .map(|name| String::from_utf8_lossy(name).into_owned());
+            let captured = self.settings.wants(&database, &name);
+            let rules = self.settings.rules(&database, &name);
+            let relation = Arc::new(build(&self.origin, &database, &name));
+            let collection = Collection { relation, captured, rules, in_batch: None };
+            self.collections.insert(key.to_vec(), collection);
+        }
+        let Some(entry) = self.collections.get_mut(key).filter(|entry| entry.captured) else {
+            return Ok(None);
+        };
+        if let Some((number, index)) = entry.in_batch
+            && number == self.batch_number
+        {
+            return Ok(Some(index));
+        }
+        let index = u32::try_from(batch.relations.len()).map_err(|_| too_large(&"too many collections"))?;
+        batch.relations.push(entry.relation.clone());
+        entry.in_batch = Some((self.batch_number, index));
+        Ok(Some(index))
+    }
+
+    fn unwritable(&self, namespace: Namespace<'_>, mark: Mark, fault: Fault) -> Error {
+        let (name, at) = (full_name(namespace), ClusterTime(mark.commit));
+        match fault {
+            Fault::Malformed(error) => malformed(&error),
+            Fault::NameTaken(field) => Error::record(format!(
+                "collection {name}: the document at {at} already has a field {field:?}"
+            ))
+            .hint("correct rename_fields in [source.mongodb]: a renamed field would stand there twice"),
+        }
+    }
+}
+
+/// Small, so it fits any integer.
+const CELLS: u32 = document::CELLS as u32;
+
+const NULL: Cell = Cell { start: 0, len: 0, tag: Tag::Null };
+
+fn description(
+    style: Style,
+    update: Update<'_>,
+    rules: Option<&FieldRules>,
+    cells: &mut [Cell; document::CELLS],
+    batch: &mut ChangeBatch,
+) -> std::result::Result<(), Fault> {
+    cells[document::UPDATED] = text(batch, |out| updated_fields(style, update.updated, rules, out))?;
+    // A name may be left out by a rule, and a list without names is as good as none.
+    let mut removed = Vec::new();
+    for element in update.removed.elements() {
+        let name = element?.1.text("removedFields")?;
+        if let Some((name, _)) = renamed(rules, name) {
+            removed.push(name);
+        }
+    }
+    if !removed.is_empty() {
+        cells[document::REMOVED] = copied(batch, &list(removed.iter().map(Vec::as_slice)))?;
+    }
+    let mut truncated = Vec::new();
+    for element in update.truncated.elements() {
+        let array = element?.1.document("truncatedArrays")?;
+        let size = array.need("newSize")?.integer("newSize")?;
+        if let Some((name, _)) = renamed(rules, array.need("field")?.text("field")?) {
+            truncated.extend([name, size.to_string().into_bytes()]);
+        }
+    }
+    if !truncated.is_empty() {
+        cells[document::TRUNCATED] = copied(batch, &list(truncated.iter().map(Vec::as_slice)))?;
+    }
+    Ok(())
+}
+
+/// The name of a path by the rules, and the rules below it; `None` where it is left out.
+fn renamed<'r>(rules: Option<&'r FieldRules>, path: &[u8]) -> Option<(Vec<u8>, Option<&'r FieldRules>)> {
+    match rules {
+        None => Some((path.to_vec(), None)),
+        Some(rules) => rules.along(path),
+    }
+}
+
+fn updated_fields(
+    style: Style,
+    fields: Doc<'_>,
+    rules: Option<&FieldRules>,
+    out: &mut Vec<u8>,
+) -> std::result::Result<(), Fault> {
+    let Some(rules) = rules else { return write_document(style, fields, None, out) };
+    out.push(b'{');
+    let mut is_first = true;
+    for element in fields.elements() {
+        let (path, value) = element?;
+        let Some((name, below)) = rules.along(path) else { continue };
+        if !is_first {
+            out.extend_from_slice(style.comma());
+        }
+        is_first = false;
+        write_text(&name, out);
+        out.extend_from_slice(style.colon());
+        let below = below.filter(|_| matches!(value, Value::Document(_) | Value::Array(_)));
+        put_value(style, value, below, out)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// The texts as an array prints them.
+fn list<'a>(texts: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut out = vec![b'{'];
+    for (index, text) in texts.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.push(b'"');
+        for byte in String::from_utf8_lossy(text).bytes() {
+            if matches!(byte, b'"' | b'\\') {
+                out.push(b'\\');
+            }
+            out.push(byte);
+        }
+        out.push(b'"');
+    }
+    out.push(b'}');
+    out
+}
+
+/// A cell of these bytes.
+fn copied(batch: &mut ChangeBatch, bytes: &[u8]) -> std::result::Result<Cell, Fault> {
+    text(batch, |out| {
+        out.extend_from_slice(bytes);
+        Ok(())
+    })
+}
+
+/// A cell of what `fill` adds to the batch's bytes.
+fn text(
+    batch: &mut ChangeBatch,
+    fill: impl FnOnce(&mut Vec<u8>) -> std::result::Result<(), Fault>,
+) -> std::result::Result<Cell, Fault> {
+    let start = batch.bytes.len();
+    fill(&mut batch.bytes)?;
+    // A batch closes far below what offsets reach, and a document has 16 MB.
+    let offset = |at: usize| u32::try_from(at).map_err(|_| Fault::Malformed(Malformed::Length));
+    Ok(Cell { start: offset(start)?, len: offset(batch.bytes.len() - start)?, tag: Tag::Text })
+}
+
+fn read<'a>(parts: &[Doc<'a>]) -> Result<Event<'a>> {
+    let mut event = Event::default();
+    for part in parts {
+        event.read(*part).map_err(|error| malformed(&error))?;
+    }
+    Ok(event)
+}
+
+fn full_name(namespace: Namespace<'_>) -> String {
+    let [database, name] = [namespace.database, namespace.collection].map(String::from_utf8_lossy);
+    if name.is_empty() { database.into_owned() } else { format!("{database}.{name}") }
+}
+
+fn malformed(error: &Malformed) -> Error {
+    Error::fatal(format!("mongodb sent a malformed change event: {error}"))
+        .hint("nothing was skipped; report this with the server's version")
+}
+
+fn too_large(what: &impl std::fmt::Debug) -> Error {
+    Error::fatal(format!("a batch of changes is beyond what its offsets reach: {what:?}"))
+        .hint("lower batch_bytes_max in [source.mongodb]")
+}
+
+#[cfg(test)]
+mod tests;

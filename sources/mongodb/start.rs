@@ -1,0 +1,186 @@
+//! From what the sink remembers to the place where the stream begins: start at `place`.
+//!
+//! Never guesses, and never begins at "now" when something was delivered before. A first start makes its
+//! place durable before it reads from there, so that a crash in between finds either no place, with nothing
+//! delivered, or the very place.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use millrace_core::error::{Error, Result};
+use millrace_core::position::Position;
+use millrace_core::progress::State;
+use millrace_core::source::Feed;
+use mongodb::Client;
+
+use crate::client::{self, Facts};
+use crate::config::Settings;
+use crate::errors::{Phase, classified};
+use crate::oplog::Window;
+use crate::pipeline::{Begin, fingerprint};
+use crate::position::{Stored, Streamed, forgotten};
+use crate::reader::{open, place_after};
+use crate::resume_token::{ClusterTime, ResumeToken};
+
+/// How long a member may take to catch up with the position before it counts as restored.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The position to stream from, verified against the server, or `None` when the pipeline is stopping.
+pub async fn place(
+    settings: &Arc<Settings>,
+    client: &Client,
+    facts: &Facts,
+    feed: &mut Feed,
+    from: Option<Position>,
+) -> Result<Option<Streamed>> {
+    match from.as_ref().map(Stored::parse).transpose()? {
+        Some(Stored::Streamed(position)) => {
+            verify(settings, client, facts, &position).await?;
+            Ok(Some(*position))
+        }
+        None | Some(Stored::Forgotten) => {
+            let position = now(settings, client, facts).await?;
+            tracing::info!(at = %position.cluster_time, "first start: changes from now on");
+            let committed = feed.commit(position.to_position()).await?;
+            Ok(committed.then_some(position))
+        }
+    }
+}
+
+/// Where a stream that is opened now begins.
+async fn now(settings: &Settings, client: &Client, facts: &Facts) -> Result<Streamed> {
+    let what = || format!("cannot open a change stream on {} of {}", settings.scope, settings.place());
+    let failed = |error| classified(what(), error, settings, Phase::Reading);
+    let splits = facts.splits();
+    let mut cursor = open(client, settings, &Begin::Now, splits).await.map_err(failed)?;
+    let reply = cursor.next().await.transpose().map_err(failed)?;
+    let token = match &reply {
+        Some(reply) => place_after(reply).and_then(|token| token.map(ResumeToken::read).transpose()),
+        None => Ok(None),
+    };
+    let token = token.ok().flatten();
+    let Some((token, time)) = token.and_then(|token| token.cluster_time().ok().map(|time| (token, time)))
+    else {
+        return Err(Error::fatal(format!("{}: the server tells no place", what()))
+            .hint("report this with the server's version"));
+    };
+    Ok(starting_at(settings, facts, Some(token), time))
+}
+
+fn starting_at(
+    settings: &Settings,
+    facts: &Facts,
+    token: Option<ResumeToken>,
+    time: ClusterTime,
+) -> Streamed {
+    let pipeline = fingerprint(settings, facts.splits());
+    Streamed::starting_at(&facts.replica_set, &settings.scope.to_string(), &pipeline, token, time)
+}
+
+/// Where the stream is to be opened for a position.
+pub fn begin(position: &Streamed) -> Begin {
+    match &position.resume_token {
+        Some(token) => Begin::After(token.clone()),
+        None => Begin::At(position.cluster_time),
+    }
+}
+
+async fn verify(settings: &Arc<Settings>, client: &Client, facts: &Facts, position: &Streamed) -> Result<()> {
+    if position.replica_set != facts.replica_set {
+        return Err(Error::fatal(format!(
+            "the position is of replica set {:?}, and this is {:?}",
+            position.replica_set, facts.replica_set
+        ))
+        .hint("point source.mongodb.url at the old set, or start this connector under a new name")
+        .state(State::PositionLost));
+    }
+    let scope = settings.scope.to_string();
+    if position.scope != scope {
+        return Err(Error::config(format!(
+            "the position is of a stream on {}, and the file asks for one on {scope}",
+            position.scope
+        ))
+        .hint("set scope in [source.mongodb] back, or start this connector under a new name"));
+    }
+    if position.pipeline != fingerprint(settings, facts.splits()) {
+        tracing::info!(
+            "the file asks for other collections or images than before: from the position on, events are those of now"
+        );
+    }
+    caught_up(settings, client, facts, position).await
+}
+
+/// A member that was just restarted, or lags, may still be behind what was delivered from another before.
+async fn caught_up(
+    settings: &Arc<Settings>,
+    client: &Client,
+    facts: &Facts,
+    position: &Streamed,
+) -> Result<()> {
+    let mut end = facts.end;
+    let deadline = Instant::now() + CATCH_UP_PATIENCE;
+    while end < position.cluster_time && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        end = client::facts(client, settings).await?.end;
+    }
+    if end >= position.cluster_time {
+        return Ok(());
+    }
+    Err(Error::fatal(format!(
+        "the server was restored to an earlier time: its log ends at {end}, before the position {}",
+        position.cluster_time
+    ))
+    .hint(
+        "events after the restore point were delivered and no longer exist in the database: compare, then \
+         run `millrace position <file> set --yes`",
+    )
+    .state(State::PositionAhead))
+}
+
+/// The position that an operator chose, proved to be one that the server can serve: a resume token, a cluster
+/// time, or the oldest place that the server still has.
+pub async fn chosen(settings: &Settings, place: Option<&str>) -> Result<Position> {
+    let settings = Arc::new(settings.clone());
+    let client = client::connect(&settings).await?;
+    let facts = client::facts(&client, &settings).await?;
+    facts.preconditions()?;
+    let position = match place {
+        Some(text) => typed(&settings, &facts, text)?,
+        None => {
+            let what = format!("cannot read the log of {}", settings.place());
+            let window = Window::read(&client).await;
+            let window = window.map_err(|error| classified(what, error, &settings, Phase::Reading))?;
+            let Some(window) = window else {
+                return Err(Error::config("the server does not show how far back its log reaches")
+                    .hint("name a place: millrace position <file> set <seconds.increment> --yes"));
+            };
+            starting_at(&settings, &facts, None, window.first)
+        }
+    };
+    let what = format!("{} cannot serve that place", settings.place());
+    let opened = async {
+        let mut cursor = open(&client, &settings, &begin(&position), facts.splits()).await?;
+        cursor.next().await.transpose()
+    };
+    opened.await.map_err(|error| classified(what, error, &settings, Phase::Opening))?;
+    Ok(position.to_position())
+}
+
+fn typed(settings: &Settings, facts: &Facts, text: &str) -> Result<Streamed> {
+    let not_one = || {
+        Error::config(format!("{text:?} is not a place in a change stream"))
+            .hint("a resume token (hexadecimal digits from 82 on), or a cluster time like 1700000000.1")
+    };
+    if let Ok(time) = text.parse::<ClusterTime>() {
+        return Ok(starting_at(settings, facts, None, time));
+    }
+    let token = ResumeToken::typed(text).map_err(|_| not_one())?;
+    let time = token.cluster_time().map_err(|_| not_one())?;
+    Ok(starting_at(settings, facts, Some(token), time))
+}
+
+/// The position of a connector that never ran.
+pub fn forget() -> Position {
+    forgotten()
+}

@@ -1,0 +1,297 @@
+//! Decodes the replies of one change stream, on a thread of its own: start at `Stream::run`.
+//!
+//! Takes replies as the reader (`reader`) has them, lets the session turn events into changes, and sends
+//! batches. The server keeps nothing for us, so there is nothing to confirm: what is delivered is only shown.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use millrace_core::batch::ChangeBatch;
+use millrace_core::error::{Error, Result};
+use millrace_core::progress::State;
+use millrace_core::source::{Feed, Stopping};
+use mongodb::raw_batch_cursor::RawBatch;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::bson::{Doc, Malformed};
+use crate::position::Stored;
+use crate::reader::Reply;
+use crate::resume_token::ClusterTime;
+use crate::session::Session;
+
+/// An idle reader looks up this often for a stop or a timer.
+const TICK: Duration = Duration::from_millis(100);
+/// Wait for a reusable batch before looking at the timers again.
+const BATCH_WAIT: Duration = Duration::from_millis(20);
+/// A stop waits this long for the end of a transaction, and then for the last delivery. The daemon as a whole
+/// has 10 s, and the sink's end wants some of them. What is not delivered by then comes again.
+const STOP_OPEN_PATIENCE: Duration = Duration::from_secs(2);
+const STOP_DELIVERY_PATIENCE: Duration = Duration::from_secs(4);
+/// What is whole goes down after this long even when more is always there to read.
+const BATCH_AGE_MAX: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// A batch closes at the next end of a transaction above this.
+    pub batch_bytes_max: usize,
+    pub batch_rows_max: usize,
+    /// Idle progress reaches the sink this often: each one costs a Kafka transaction.
+    pub advance_every: Duration,
+    /// Shards have logs of their own, so an empty reply proves nothing about a transaction.
+    pub is_mongos: bool,
+}
+
+pub struct Stream {
+    runtime: Handle,
+    replies: mpsc::Receiver<Reply>,
+    session: Session,
+    feed: Feed,
+    limits: Limits,
+    batch: Option<ChangeBatch>,
+    /// When the batch was taken up.
+    batch_since: Instant,
+    stopping_since: Option<Instant>,
+    /// The newest place sent down.
+    sent: ClusterTime,
+    delivered: ClusterTime,
+    next_advance: Instant,
+}
+
+impl Stream {
+    pub fn new(
+        runtime: Handle,
+        replies: mpsc::Receiver<Reply>,
+        session: Session,
+        feed: Feed,
+        limits: Limits,
+    ) -> Self {
+        let (at, now) = (session.cluster_time(), Instant::now());
+        let next_advance = now + limits.advance_every;
+        Self {
+            runtime,
+            replies,
+            session,
+            feed,
+            limits,
+            batch: None,
+            batch_since: now,
+            stopping_since: None,
+            sent: at,
+            delivered: at,
+            next_advance,
+        }
+    }
+
+    /// Ends with `Ok` only because the feed is stopping or broken.
+    pub fn run(mut self) -> Result<()> {
+        let progress = &self.feed.progress;
+        for place in [&progress.received, &progress.delivered, &progress.confirmed] {
+            place.store(self.sent.0, Ordering::Relaxed);
+        }
+        progress.show(State::Running, None, None);
+        match self.read() {
+            Ok(()) => self.finish(),
+            Err(Ended::Stopping) => Ok(()),
+            Err(Ended::Failed(error)) => Err(error),
+        }
+    }
+
+    /// One turn a reply, or a tick.
+    fn read(&mut self) -> Result<(), Ended> {
+        loop {
+            self.tick()?;
+            if self.feed.stopping() {
+                let since = *self.stopping_since.get_or_insert_with(Instant::now);
+                if self.session.is_whole() || since.elapsed() > STOP_OPEN_PATIENCE {
+                    return Ok(());
+                }
+            }
+            if !self.have_batch()? {
+                continue;
+            }
+            let replies = &mut self.replies;
+            let next = async { tokio::time::timeout(TICK, replies.recv()).await };
+            match self.runtime.block_on(next) {
+                Err(_) => {}
+                Ok(Some(Reply::Batch(reply))) => self.take(&reply)?,
+                Ok(Some(Reply::Failed(error))) => {
+                    // What was read is good; where it ends is where the next attempt goes on.
+                    if self.session.is_whole() && self.is_filled() {
+                        self.send(true)?;
+                    }
+                    return Err(error.into());
+                }
+                Ok(None) => return Err(Error::transient("the reader of the change stream ended").into()),
+            }
+        }
+    }
+
+    fn have_batch(&mut self) -> Result<bool, Ended> {
+        if self.batch.is_none() {
+            let Some(batch) = self.feed.empty_until(Instant::now() + BATCH_WAIT)? else { return Ok(false) };
+            self.session.begin_batch();
+            self.batch = Some(batch);
+            self.batch_since = Instant::now();
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, reply: &RawBatch) -> Result<(), Ended> {
+        let cursor = Doc::new(reply.as_raw_document().as_bytes())
+            .and_then(|reply| reply.need("cursor")?.document("cursor"))
+            .map_err(malformed)?;
+        let (mut token, mut count) = (None, 0_usize);
+        for field in cursor.elements() {
+            let (name, value) = field.map_err(malformed)?;
+            match name {
+                b"firstBatch" | b"nextBatch" => {
+                    for event in value.array("batch").map_err(malformed)?.elements() {
+                        let (_, event) = event.map_err(malformed)?;
+                        self.event(event.document("batch").map_err(malformed)?)?;
+                        count += 1;
+                    }
+                }
+                b"postBatchResumeToken" => {
+                    token = Some(value.document("postBatchResumeToken").map_err(malformed)?);
+                }
+                _ => {}
+            }
+        }
+        self.session.reply_ended(token, count == 0 && !self.limits.is_mongos)?;
+        self.feed.progress.received.fetch_max(self.session.cluster_time().0, Ordering::Relaxed);
+        self.reply_ended()
+    }
+
+    fn event(&mut self, event: Doc<'_>) -> Result<(), Ended> {
+        let is_full = |batch: &Option<ChangeBatch>, whole, limits: &Limits| {
+            batch.as_ref().is_some_and(|batch| batch_is_full(batch, whole, limits))
+        };
+        // Whether a transaction ends before this event matters only where the batch may be closed there.
+        if is_full(&self.batch, true, &self.limits) && self.session.has_position() {
+            self.session.fit(event)?;
+            if is_full(&self.batch, self.session.is_whole(), &self.limits) {
+                self.send(false)?;
+            }
+        }
+        while !self.have_batch()? {
+            self.tick()?;
+        }
+        let Some(batch) = &mut self.batch else { return Ok(()) };
+        self.session.apply(event, batch)?;
+        Ok(())
+    }
+
+    /// What is whole goes out, and is committed at once when nothing more is here.
+    fn reply_ended(&mut self) -> Result<(), Ended> {
+        if !self.session.is_whole() {
+            return Ok(());
+        }
+        let drained = self.replies.is_empty();
+        if self.is_filled() {
+            if drained || self.batch_since.elapsed() >= BATCH_AGE_MAX {
+                self.send(drained)?;
+            }
+        } else if self.session.cluster_time() > self.sent && Instant::now() >= self.next_advance {
+            self.send(true)?;
+        }
+        Ok(())
+    }
+
+    fn is_filled(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty())
+    }
+
+    fn send(&mut self, drained: bool) -> Result<(), Ended> {
+        let Some(mut batch) = self.batch.take() else { return Ok(()) };
+        let position = self.session.position()?;
+        // Invariant 3.
+        assert!(position.cluster_time >= self.sent, "positions only rise");
+        self.sent = position.cluster_time;
+        self.next_advance = Instant::now() + self.limits.advance_every;
+        batch.end = Some(position.to_position());
+        batch.whole = self.session.is_whole();
+        batch.drained = drained;
+        let progress = &self.feed.progress;
+        progress.received.fetch_max(self.sent.0, Ordering::Relaxed);
+        progress.transactions.fetch_add(batch.transactions.len() as u64, Ordering::Relaxed);
+        self.feed.send(batch)?;
+        Ok(())
+    }
+
+    /// Deliveries; called at least every `TICK` and every `BATCH_WAIT`.
+    fn tick(&mut self) -> Result<(), Ended> {
+        if self.feed.broken() {
+            return Err(Ended::Stopping);
+        }
+        self.note_delivered()?;
+        Ok(())
+    }
+
+    fn note_delivered(&mut self) -> Result<()> {
+        if !self.feed.delivered_moved() {
+            return Ok(());
+        }
+        let Some(position) = self.feed.delivered() else { return Ok(()) };
+        let Stored::Streamed(streamed) = Stored::parse(&position)? else { return Ok(()) };
+        // Invariant 3.
+        assert!(streamed.cluster_time <= self.sent, "delivered what was not sent");
+        self.delivered = self.delivered.max(streamed.cluster_time);
+        for place in [&self.feed.progress.delivered, &self.feed.progress.confirmed] {
+            place.store(self.delivered.0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// An orderly end: the last whole batch is delivered before the stream goes.
+    fn finish(mut self) -> Result<()> {
+        let deadline = Instant::now() + STOP_DELIVERY_PATIENCE;
+        let worth_it = self.is_filled() || self.session.cluster_time() > self.sent;
+        if self.session.is_whole() && worth_it {
+            match self.send(true) {
+                Ok(()) => {}
+                Err(Ended::Stopping) => return Ok(()),
+                Err(Ended::Failed(error)) => return Err(error),
+            }
+        }
+        while self.delivered < self.sent && !self.feed.broken() && Instant::now() < deadline {
+            self.note_delivered()?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+/// Why the reading ended.
+enum Ended {
+    Stopping,
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Stopping> for Ended {
+    fn from(_: Stopping) -> Self {
+        Self::Stopping
+    }
+}
+
+fn malformed(error: Malformed) -> Error {
+    Error::fatal(format!("mongodb sent a malformed reply: {error}"))
+        .hint("nothing was skipped; report this with the server's version")
+}
+
+/// Whether to close the batch: above the limit at a transaction's end, or anywhere a quarter above it, so
+/// that small transactions stay whole and large ones do not grow the batch without bound.
+fn batch_is_full(batch: &ChangeBatch, whole: bool, limits: &Limits) -> bool {
+    let (bytes, rows) = (batch.bytes.len(), batch.changes.len());
+    if whole {
+        return bytes >= limits.batch_bytes_max || rows >= limits.batch_rows_max;
+    }
+    bytes >= limits.batch_bytes_max + limits.batch_bytes_max / 4
+        || rows >= limits.batch_rows_max + limits.batch_rows_max / 4
+}
