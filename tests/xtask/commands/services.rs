@@ -48,6 +48,7 @@ async fn up(shape: Shape, home: &Home) -> Result<ExitCode> {
     println!("kafka     {}", services.kafka.bootstrap());
     println!("registry  {}", services.registry.url());
     println!("postgres  {}", services.postgres.url());
+    println!("mongodb   {}", services.mongodb.url());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,8 +1,9 @@
-//! Real servers for tests, demos and benches: Kafka, a schema registry, Postgres, on any Debian machine
-//! and without a container engine. Each binds 127.0.0.1 on a free port and has a directory of its own.
+//! Real servers for tests, demos and benches: Kafka, a schema registry, Postgres, MongoDB, on any Debian
+//! machine and without a container engine. Each binds 127.0.0.1 on a free port and has a directory of its own.
 //!
-//! - One server: [`Kafka::start_new`], [`Registry::start_new`], [`Postgres::start_new`] in a [`Home`].
-//! - All three: [`Services::start_new`]; in tests [`Services::for_tests`], which shares one set.
+//! - One server: [`Kafka::start_new`], [`Registry::start_new`], [`Postgres::start_new`],
+//!   [`Mongodb::start_new`] in a [`Home`].
+//! - One of each: [`Services::start_new`]; in tests [`Services::for_tests`], which shares one set.
 //! - What the daemon is compared with: [`Connect::start_new`], a worker with Debezium.
 //! - What can be done to one: [`Server`] (start, stop, kill, pause, resume, restart, port, pid, log).
 
@@ -10,6 +11,7 @@ mod connect;
 mod home;
 mod install;
 mod kafka;
+mod mongodb;
 mod postgres;
 mod process;
 mod registry;
@@ -25,6 +27,7 @@ pub use connect::{Connect, ConnectConfig};
 pub use home::{Home, Lifetime, cache, free_port, repository};
 pub use install::{finish, on_path, packages};
 pub use kafka::{Kafka, KafkaConfig, KafkaVersion, Proxied};
+pub use mongodb::{Mongodb, MongodbConfig};
 pub use postgres::{Postgres, PostgresConfig, PostgresVersion, Shutdown};
 pub use registry::{Registry, RegistryConfig};
 pub use server::{Kind, Server};
@@ -38,6 +41,7 @@ pub struct Config {
     pub kafka: KafkaConfig,
     pub registry: RegistryConfig,
     pub postgres: PostgresConfig,
+    pub mongodb: MongodbConfig,
 }
 
 /// One of each.
@@ -46,17 +50,19 @@ pub struct Services {
     pub kafka: Kafka,
     pub registry: Registry,
     pub postgres: Postgres,
+    pub mongodb: Mongodb,
 }
 
 impl Services {
-    /// Starts all three at once and waits for them.
+    /// Starts all at once and waits for them.
     pub async fn start_new(config: &Config, home: &Home) -> Result<Self> {
-        let (kafka, registry, postgres) = tokio::join!(
+        let (kafka, registry, postgres, mongodb) = tokio::join!(
             Kafka::start_new(&config.kafka, home),
             Registry::start_new(&config.registry, home),
             Postgres::start_new(&config.postgres, home),
+            Mongodb::start_new(&config.mongodb, home),
         );
-        Ok(Self { kafka: kafka?, registry: registry?, postgres: postgres? })
+        Ok(Self { kafka: kafka?, registry: registry?, postgres: postgres?, mongodb: mongodb? })
     }
 
     /// The set that lives in a home: what is missing is made as `config` says, what is dead is started
@@ -84,8 +90,14 @@ impl Services {
                 None => Postgres::start_new(&config.postgres, home).await,
             }
         };
-        let (kafka, registry, postgres) = tokio::join!(kafka, registry, postgres);
-        Ok(Self { kafka: kafka?, registry: registry?, postgres: postgres? })
+        let mongodb = async {
+            match found.mongodb {
+                Some(mongodb) => mongodb.start().await.map(|()| mongodb),
+                None => Mongodb::start_new(&config.mongodb, home).await,
+            }
+        };
+        let (kafka, registry, postgres, mongodb) = tokio::join!(kafka, registry, postgres, mongodb);
+        Ok(Self { kafka: kafka?, registry: registry?, postgres: postgres?, mongodb: mongodb? })
     }
 
     /// Stops every server of a home and deletes their data. Answers how many there were.
@@ -134,17 +146,19 @@ struct Found {
     kafka: Option<Kafka>,
     registry: Option<Registry>,
     postgres: Option<Postgres>,
+    mongodb: Option<Mongodb>,
 }
 
 impl Found {
     fn in_home(home: &Home) -> Result<Self> {
         let mut found = Self::default();
-        let mut brokers = Vec::new();
+        let (mut brokers, mut members) = (Vec::new(), Vec::new());
         for server in Server::all(home)? {
             match server.kind() {
                 Kind::Kafka => brokers.push(server),
                 // Made for one run, never part of a set.
                 Kind::Connect => {}
+                Kind::Mongodb { .. } => members.push(server),
                 Kind::Registry => found.registry = Some(Registry::from_server(server)),
                 Kind::Postgres { password } => {
                     found.postgres = Some(Postgres::from_server(server, password));
@@ -152,6 +166,7 @@ impl Found {
             }
         }
         found.kafka = Kafka::from_servers(brokers);
+        found.mongodb = Mongodb::from_servers(members);
         Ok(found)
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::home::{self, Home, Lifetime};
 use super::process::{Identity, Launch, Process, last_lines};
-use super::{connect, kafka, postgres, registry};
+use super::{connect, kafka, mongodb, postgres, registry};
 use crate::{Context, Error, Result};
 
 pub(super) const RECORD: &str = "server.json";
@@ -31,6 +31,10 @@ pub enum Kind {
     Connect,
     Postgres {
         password: String,
+    },
+    /// One member of a replica set.
+    Mongodb {
+        password: Option<String>,
     },
 }
 
@@ -110,6 +114,11 @@ impl Server {
         &self.dir
     }
 
+    /// What is run.
+    pub fn program(&self) -> PathBuf {
+        self.record(|record| record.launch.program.clone())
+    }
+
     /// Whether its process runs; it may not answer yet, or be paused.
     pub fn alive(&self) -> bool {
         self.process.alive()
@@ -124,6 +133,7 @@ impl Server {
                 Kind::Registry => registry::answers(port).await,
                 Kind::Connect => connect::answers(port).await,
                 Kind::Postgres { password } => postgres::answers(port, &password).await,
+                Kind::Mongodb { .. } => mongodb::answers(port).await,
             }
         };
         tokio::time::timeout(Duration::from_secs(2), probe).await.unwrap_or(false)
@@ -174,7 +184,7 @@ impl Server {
     pub async fn stop(&self) -> Result<()> {
         let signal = match self.kind() {
             Kind::Postgres { .. } => Signal::INT,
-            Kind::Kafka | Kind::Registry | Kind::Connect => Signal::TERM,
+            Kind::Kafka | Kind::Registry | Kind::Connect | Kind::Mongodb { .. } => Signal::TERM,
         };
         self.stop_by(signal).await
     }
@@ -217,6 +227,11 @@ impl Server {
         // One that has to be killed in the end is removed all the same.
         let _ = self.stop().await;
         self.delete()
+    }
+
+    /// How it is started.
+    pub(super) fn launch_record(&self) -> Launch {
+        self.record(|record| record.launch.clone())
     }
 
     /// Gives it another port, after the first was lost to somebody else.
@@ -264,7 +279,7 @@ impl Drop for Server {
 /// Whether a start failed because somebody else took the port between its choice and its use.
 pub(super) fn lost_its_port(server: &Server) -> bool {
     let words = last_lines(&server.log());
-    ["Address already in use", "BindException", "already bound", "Port already"]
+    ["Address already in use", "BindException", "already bound", "Port already", "SocketException"]
         .iter()
         .any(|sign| words.contains(sign))
 }

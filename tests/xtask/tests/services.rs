@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio_postgres::NoTls;
 use xtask::services::{
-    Config, Home, Kafka, KafkaConfig, Lifetime, Postgres, PostgresConfig, Registry, RegistryConfig, Server,
-    Services, Shutdown,
+    Config, Home, Kafka, KafkaConfig, Lifetime, Mongodb, MongodbConfig, Postgres, PostgresConfig, Registry,
+    RegistryConfig, Server, Services, Shutdown,
 };
 
 fn running(pid: u32) -> bool {
@@ -88,6 +88,25 @@ async fn kafka_answers_again_after_a_kill_a_pause_and_a_restart() {
     assert_eq!(kafka.bootstrap(), bootstrap);
     let log = std::fs::read_to_string(broker.log()).unwrap();
     assert!(log.contains("log.retention.hours = 1\n"), "the caller's property is the one that counts");
+}
+
+#[tokio::test]
+async fn a_replica_set_keeps_what_a_majority_has_when_its_primary_is_killed() {
+    let config = MongodbConfig { members: 3, auth: true, ..MongodbConfig::default() };
+    let set = Mongodb::start_new(&config, &Home::temporary().unwrap()).await.unwrap();
+    let client = mongodb::Client::with_uri_str(set.url()).await.unwrap();
+    let kept = client.database("shop").collection("kept");
+    kept.insert_one(mongodb::bson::doc! { "_id": 7 }).await.unwrap();
+
+    let first = set.primary().await.unwrap();
+    let (port, pid) = (first.port(), first.pid().unwrap());
+    first.kill();
+    assert!(!running(pid));
+    let second = set.primary().await.unwrap();
+    assert_ne!(second.port(), port);
+    set.start().await.unwrap();
+    let found = kept.find_one(mongodb::bson::doc! {}).await.unwrap();
+    assert_eq!(found, Some(mongodb::bson::doc! { "_id": 7 }));
 }
 
 async fn ask(registry: &Registry, request: &str, body: &str) -> String {
