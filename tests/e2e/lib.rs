@@ -11,6 +11,7 @@
 //! Nothing here shares code with the daemon: Kafka is read by the ledger's reader, Avro by `apache-avro`.
 //! Every wait is for a condition and has a deadline ([`until`]).
 
+mod archive;
 mod binary;
 mod daemon;
 mod event;
@@ -24,6 +25,7 @@ mod slot_holder;
 mod sql;
 mod wait;
 
+pub use archive::{Archive, connect, document, id};
 pub use binary::{Ended, run_to_end};
 pub use daemon::{Daemon, Refusal};
 pub use event::Event;

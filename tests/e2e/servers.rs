@@ -6,7 +6,9 @@
 use std::ops::Deref;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use xtask::services::{Home, Kafka, KafkaConfig, Postgres, PostgresConfig, Registry, Services};
+use xtask::services::{
+    Home, Kafka, KafkaConfig, Mongodb, MongodbConfig, Postgres, PostgresConfig, Registry, Services,
+};
 
 /// Tests at work at the same time.
 const TURNS: u32 = 2;
@@ -17,32 +19,50 @@ static QUEUE: Semaphore = Semaphore::const_new(TURNS as usize);
 pub struct Own {
     pub postgres: Option<PostgresConfig>,
     pub kafka: Option<KafkaConfig>,
+    pub mongodb: Option<MongodbConfig>,
 }
 
 impl Own {
     pub fn postgres() -> Self {
-        Self { postgres: Some(PostgresConfig::default()), kafka: None }
+        Self { postgres: Some(PostgresConfig::default()), ..Self::default() }
     }
 
     /// A database server with these lines in `postgresql.conf`.
     pub fn postgres_with(settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let config = PostgresConfig { settings: settings.collect(), ..PostgresConfig::default() };
-        Self { postgres: Some(config), kafka: None }
+        Self { postgres: Some(config), ..Self::default() }
     }
 
     pub fn kafka() -> Self {
-        Self { postgres: None, kafka: Some(KafkaConfig::default()) }
+        Self { kafka: Some(KafkaConfig::default()), ..Self::default() }
+    }
+
+    /// A replica set of so many members.
+    pub fn mongodb(members: u16) -> Self {
+        let config = MongodbConfig { members, ..MongodbConfig::default() };
+        Self { mongodb: Some(config), ..Self::default() }
+    }
+
+    /// A replica set of one member that wants users, or has more arguments.
+    pub fn mongodb_with(auth: bool, args: &[&str]) -> Self {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Self { mongodb: Some(MongodbConfig { members: 1, auth, args }), ..Self::default() }
     }
 
     pub fn both() -> Self {
-        Self { postgres: Some(PostgresConfig::default()), kafka: Some(KafkaConfig::default()) }
+        Self {
+            postgres: Some(PostgresConfig::default()),
+            kafka: Some(KafkaConfig::default()),
+            ..Self::default()
+        }
     }
 }
 
 pub struct Servers {
     pub postgres: Held<Postgres>,
     pub kafka: Held<Kafka>,
+    pub mongodb: Held<Mongodb>,
     pub registry: &'static Registry,
     _turn: SemaphorePermit<'static>,
 }
@@ -53,7 +73,7 @@ impl Servers {
     }
 
     pub async fn with(own: Own) -> Self {
-        let alone = own.postgres.is_some() || own.kafka.is_some();
+        let alone = own.postgres.is_some() || own.kafka.is_some() || own.mongodb.is_some();
         let turns = if alone { TURNS } else { 1 };
         let turn = QUEUE.acquire_many(turns).await.expect("the queue is never closed");
         let shared = Services::for_tests().await.expect("the servers of the tests start");
@@ -71,8 +91,16 @@ impl Servers {
                 Some(config) => Held::Own(Kafka::start_new(&config, &home()).await.expect("Kafka starts")),
             }
         };
-        let (postgres, kafka) = tokio::join!(postgres, kafka);
-        Self { postgres, kafka, registry: &shared.registry, _turn: turn }
+        let mongodb = async {
+            match own.mongodb {
+                None => Held::Shared(&shared.mongodb),
+                Some(config) => {
+                    Held::Own(Mongodb::start_new(&config, &home()).await.expect("MongoDB starts"))
+                }
+            }
+        };
+        let (postgres, kafka, mongodb) = tokio::join!(postgres, kafka, mongodb);
+        Self { postgres, kafka, mongodb, registry: &shared.registry, _turn: turn }
     }
 }
 

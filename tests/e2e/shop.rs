@@ -296,20 +296,7 @@ impl Shop {
 
     /// The committed records of the position topic, by partition.
     pub async fn position_records(&self) -> Vec<PositionRecord> {
-        let topic = self.position_topic();
-        let mut reader = Reader::new(&self.servers.kafka.bootstrap(), Isolation::ReadCommitted, PATIENCE);
-        let read = reader.read_all(&[&topic]).await.expect("the position topic can be read");
-        let json = |bytes: Option<&[u8]>| {
-            let bytes = bytes.unwrap_or(b"null");
-            serde_json::from_slice(bytes).expect("a position record is JSON")
-        };
-        let records = read.records.iter().map(|record| PositionRecord {
-            partition: record.partition,
-            offset: record.offset,
-            key: json(record.key.as_deref()),
-            value: json(record.value.as_deref()),
-        });
-        records.collect()
+        position_records(&self.servers.kafka.bootstrap(), &self.position_topic()).await
     }
 
     /// The newest position of the stream.
@@ -357,6 +344,23 @@ async fn newest_end(bootstrap: &str, topic: &str) -> Option<Outcome> {
     let mut reader = Reader::new(bootstrap, Isolation::ReadUncommitted, PATIENCE);
     let read = reader.read_all(&[topic]).await.expect("the topic can be read");
     read.markers.last().map(|marker| marker.outcome)
+}
+
+/// The committed records of a position topic.
+pub async fn position_records(bootstrap: &str, topic: &str) -> Vec<PositionRecord> {
+    let mut reader = Reader::new(bootstrap, Isolation::ReadCommitted, PATIENCE);
+    let read = reader.read_all(&[topic]).await.expect("the position topic can be read");
+    let json = |bytes: Option<&[u8]>| {
+        let bytes = bytes.unwrap_or(b"null");
+        serde_json::from_slice(bytes).expect("a position record is JSON")
+    };
+    let records = read.records.iter().map(|record| PositionRecord {
+        partition: record.partition,
+        offset: record.offset,
+        key: json(record.key.as_deref()),
+        value: json(record.value.as_deref()),
+    });
+    records.collect()
 }
 
 /// A record of the position topic.

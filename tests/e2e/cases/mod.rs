@@ -6,6 +6,8 @@ mod encodings;
 mod exactly_once;
 mod files;
 mod high_availability;
+mod mongodb;
+mod mongodb_faults;
 mod position;
 mod position_faults;
 mod registry_faults;
