@@ -5,6 +5,7 @@
 //! the [`checker`] compares the two, and [`plant`] shows that it would find a fault.
 //! [`run::run`] is a whole run, and the place to start reading; [`proxy`] stands between the daemon and its
 //! servers where the links themselves are to fail.
+//! [`mongodb::run`] is the same for documents.
 
 pub mod avro;
 pub mod broker;
@@ -13,6 +14,7 @@ pub mod checker;
 pub mod daemon;
 pub mod events;
 pub mod journal;
+pub mod mongodb;
 pub mod plant;
 pub mod position;
 pub mod proxy;

@@ -2,6 +2,7 @@
 //! everything that reached Kafka compared with everything that was committed; and the comparison itself put
 //! to the test, with faults that are planted into what was read.
 
+mod mongodb;
 mod report;
 
 use std::process::ExitCode;
@@ -24,9 +25,18 @@ pub struct Arguments {
     /// The daemon's debug build, with its assertions.
     #[arg(long)]
     debug: bool,
+    /// Where the changes come from.
+    #[arg(long, value_enum, default_value_t = Source::Postgres)]
+    source: Source,
     /// Writes tests/ledger/REPORT.md.
     #[arg(long)]
     report: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Source {
+    Postgres,
+    Mongodb,
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -44,6 +54,10 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 async fn prove(arguments: &Arguments) -> Result<ExitCode> {
     let profile = if arguments.debug { Profile::Debug } else { Profile::Release };
     let binary = binary::build(profile).await?;
+    if arguments.source == Source::Mongodb {
+        let passed = mongodb::prove(arguments, &binary, &binary::target()?.join("ledger")).await?;
+        return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     println!("-- starting Kafka, the schema registry and Postgres");
     let services = Services::start_new(&Config::default(), &Home::temporary()?).await?;
     // Not beside the servers' data: the daemon's log outlives them, for whoever has to find a fault in it.
