@@ -5,6 +5,7 @@
 mod check;
 mod daemon;
 mod follow;
+mod mongodb;
 mod shop;
 
 use std::path::PathBuf;
@@ -29,9 +30,15 @@ pub struct Arguments {
     /// Ends by itself after so many events.
     #[arg(long, value_name = "N")]
     events: Option<u64>,
+    /// Documents of MongoDB instead of rows of Postgres.
+    #[arg(long)]
+    mongodb: bool,
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    if arguments.mongodb {
+        return mongodb::run(arguments.events).await;
+    }
     let interrupt = Interrupt::listen()?;
     let asked = || {
         println!("-- stopped");
