@@ -47,7 +47,7 @@ pub struct RawSink {
 #[derive(Clone, Debug)]
 pub enum Source {
     Postgres(millrace_postgres::config::Settings),
-    Mongodb(Box<millrace_mongodb::config::Settings>),
+    Mongodb(millrace_mongodb::config::Settings),
 }
 
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl RawSource {
                 .map_err(|errors| problems.add_section("source.postgres", errors))
                 .ok(),
             (None, Some(raw)) => millrace_mongodb::config::Settings::resolve(raw, connector)
-                .map(|settings| Source::Mongodb(Box::new(settings)))
+                .map(Source::Mongodb)
                 .map_err(|errors| problems.add_section("source.mongodb", errors))
                 .ok(),
             (Some(_), Some(_)) => {

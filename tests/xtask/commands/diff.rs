@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use millrace_diff::allowed::Allowed;
-use millrace_diff::{Encoding, Place, postgres};
+use millrace_diff::{Encoding, Place, mongodb, postgres};
 use xtask::services::{Config, Connect, ConnectConfig, Home, PostgresConfig, PostgresVersion, Services};
 use xtask::{Context, Error, Result};
 
@@ -15,6 +15,24 @@ use super::interrupt::{EXIT_INTERRUPTED, Interrupt};
 pub enum Subject {
     /// Debezium's Postgres connector.
     Postgres(Arguments),
+    /// Debezium's MongoDB connector.
+    Mongodb(OfDocuments),
+}
+
+#[derive(clap::Args)]
+pub struct OfDocuments {
+    /// Decides documents and changes; several, parted by commas, are as many runs.
+    #[arg(long = "seed", value_delimiter = ',', default_values_t = [1])]
+    seeds: Vec<u64>,
+    /// json (with schemas) or avro; both, one after the other, where it is not given.
+    #[arg(long)]
+    encoding: Option<String>,
+    /// Transactions, and changes outside of any, of each run.
+    #[arg(long, default_value_t = 120)]
+    transactions: usize,
+    /// The daemon's release build.
+    #[arg(long)]
+    release: bool,
 }
 
 #[derive(clap::Args)]
@@ -52,7 +70,6 @@ pub struct Arguments {
 }
 
 pub async fn run(subject: Subject) -> Result<ExitCode> {
-    let Subject::Postgres(arguments) = subject;
     let interrupt = Interrupt::listen()?;
     tokio::select! {
         biased;
@@ -60,12 +77,60 @@ pub async fn run(subject: Subject) -> Result<ExitCode> {
             println!("stopped before the end: nothing is compared");
             Ok(ExitCode::from(EXIT_INTERRUPTED))
         }
-        outcome = against_debezium(&arguments) => outcome,
+        outcome = compared(&subject) => outcome,
     }
 }
 
+async fn compared(subject: &Subject) -> Result<ExitCode> {
+    match subject {
+        Subject::Postgres(arguments) => against_debezium(arguments).await,
+        Subject::Mongodb(arguments) => of_documents(arguments).await,
+    }
+}
+
+/// Every seed in each encoding, without images and with both.
+async fn of_documents(arguments: &OfDocuments) -> Result<ExitCode> {
+    let encodings = encodings(arguments.encoding.as_deref())?;
+    let binary = binary::build(if arguments.release { Profile::Release } else { Profile::Debug }).await?;
+    println!("-- starting Kafka, the schema registry, MongoDB and Kafka Connect");
+    let home = Home::temporary()?;
+    let services = Services::start_new(&Config::default(), &home).await?;
+    let connect = Connect::start_new(&ConnectConfig::default(), &services.kafka.bootstrap(), &home).await?;
+    let place = Place {
+        bootstrap: services.kafka.bootstrap(),
+        registry: services.registry.url(),
+        connect: connect.url(),
+        binary,
+        dir: binary::target()?.join("diff"),
+    };
+    let mut allowed = Allowed::read().context(|| "the list of allowed differences".to_owned())?;
+    let mut passed = true;
+    for seed in &arguments.seeds {
+        for encoding in &encodings {
+            for images in [mongodb::Images::None, mongodb::Images::Both] {
+                let config = mongodb::Config {
+                    place: place.clone(),
+                    url: services.mongodb.url(),
+                    encoding: *encoding,
+                    seed: *seed,
+                    transactions: arguments.transactions,
+                    images,
+                };
+                let report = mongodb::run(&config, &mut allowed).await;
+                let report = report.context(|| format!("the run with seed {seed} could not be finished"))?;
+                println!("-- seed {seed}, {encoding:?}, images {images:?}: {report}");
+                passed &= report.passed();
+            }
+        }
+    }
+    for (reason, count) in allowed.used() {
+        println!("allowed {count} times: {reason}");
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 async fn against_debezium(arguments: &Arguments) -> Result<ExitCode> {
-    let encodings = encodings(arguments)?;
+    let encodings = encodings(arguments.encoding.as_deref())?;
     let version: PostgresVersion = arguments.postgres.parse()?;
     let binary = binary::build(if arguments.release { Profile::Release } else { Profile::Debug }).await?;
     println!("-- starting Kafka, the schema registry, Postgres and Kafka Connect");
@@ -107,8 +172,8 @@ async fn against_debezium(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn encodings(arguments: &Arguments) -> Result<Vec<Encoding>> {
-    match arguments.encoding.as_deref() {
+fn encodings(name: Option<&str>) -> Result<Vec<Encoding>> {
+    match name {
         None => Ok(vec![Encoding::Json, Encoding::Avro]),
         Some("json") => Ok(vec![Encoding::Json]),
         Some("avro") => Ok(vec![Encoding::Avro]),
