@@ -55,6 +55,8 @@ pub async fn run<S: Source, K: Sink>(
         _ = stopping.wait_for(|stop| *stop) => return Ok(()),
         from = opening => from?,
     };
+    // What an earlier attempt had on its way comes again, or was delivered after all.
+    progress.pending_since_us.store(0, Ordering::Relaxed);
     if let Some(position) = &from {
         progress.set_position(position.clone());
     }

@@ -88,6 +88,17 @@ impl Feed {
         *self.stopping.borrow()
     }
 
+    /// Ready once `stopping` is true: for what waits on the async side before the first batch.
+    pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.clone();
+        async move {
+            // Whoever could ask is gone: the pipeline ends by other means.
+            if stopping.wait_for(|stop| *stop).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// The pipeline has broken further down: nothing that is sent can be delivered any more.
     pub fn broken(&self) -> bool {
         // The watermark's sender falls with the sink's task, the receiver of batches with the encoder.

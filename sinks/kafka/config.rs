@@ -183,6 +183,9 @@ impl Limits {
 #[derive(Clone)]
 pub struct Settings {
     pub connector: String,
+    /// With the cluster's name before it, if there is one: what parts this deployment's records, ids and
+    /// topics from another's.
+    pub name: String,
     pub bootstrap: Vec<String>,
     pub topic_defaults: TopicDefaults,
     pub position_topic: String,
@@ -282,6 +285,7 @@ impl Settings {
         let client = client_keys(&raw, &mut wrong);
         let settings = Self {
             connector: connector.to_owned(),
+            name: name.clone(),
             bootstrap: raw.bootstrap,
             topic_defaults,
             position_topic,

@@ -83,7 +83,7 @@ impl KafkaSink {
             None => None,
         };
         let opening = Opening {
-            keys: Keys::new(&settings.connector, topic_prefix),
+            keys: Keys::new(&settings.name, topic_prefix),
             topics: Arc::new(Topics::new(settings.clone(), progress.clone())),
             settings,
             progress,
@@ -305,7 +305,7 @@ impl Targets for KafkaTargets {
 /// The position that the sink holds, read without shutting anybody out.
 pub async fn read_position(settings: &Settings, topic_prefix: &str) -> Result<Option<Position>> {
     let settings = Arc::new(settings.clone());
-    let keys = Keys::new(&settings.connector, topic_prefix);
+    let keys = Keys::new(&settings.name, topic_prefix);
     let topics = Topics::new(settings.clone(), Arc::default());
     if topics.admin.presence(&settings.position_topic).await? == Presence::Missing {
         return Ok(None);

@@ -40,6 +40,9 @@ const STEP: i64 = 1_000;
 /// broker answers in milliseconds.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The broker ends a transaction that is over time when it looks next.
+const READ_SLACK: Duration = Duration::from_secs(5);
+
 /// How long a broker holds a fetch that finds nothing; the last fetch always does, so it delays each start.
 const FETCH_WAIT_MS: &str = "2";
 
@@ -176,7 +179,8 @@ pub struct Found {
     pub partitions: BTreeMap<String, u32>,
 }
 
-/// Reads everything that is committed now. Blocks its thread, for at most `READ_TIMEOUT` and one call.
+/// Reads everything that is committed now. Blocks its thread, for at most `READ_TIMEOUT` or a
+/// transaction's timeout, whichever is longer, and one call.
 pub fn read(settings: &Settings, keys: &Keys) -> Result<Found> {
     let reading = Reading::new(settings, keys)?;
     let mut found = Found::default();
@@ -207,6 +211,7 @@ struct Reading<'a> {
     /// Knows where the log ends, whatever is still open before its end.
     uncommitted: Topic,
     events: std::sync::Arc<Client>,
+    patience: Duration,
     deadline: Instant,
 }
 
@@ -224,9 +229,13 @@ impl<'a> Reading<'a> {
                 .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))
         };
         let name = &settings.position_topic;
+        // A transaction of a rival holds back what is after it, until it ends or the broker ends it.
+        let patience = READ_TIMEOUT.max(settings.limits.timeout + READ_SLACK);
+        let deadline = Instant::now() + patience;
         let committed_client = client("read_committed")?;
         let handle = |client: &std::sync::Arc<Client>| {
-            let topic = client.topic(name).and_then(|topic| topic.look_up(READ_TIMEOUT).map(|()| topic));
+            let left = deadline.saturating_duration_since(Instant::now()).max(READ_SLACK);
+            let topic = client.topic(name).and_then(|topic| topic.look_up(left).map(|()| topic));
             topic.map_err(|failure| errors::error(format!("cannot read topic {name}"), failure))
         };
         Ok(Self {
@@ -235,7 +244,8 @@ impl<'a> Reading<'a> {
             committed: handle(&committed_client)?,
             uncommitted: handle(&client("read_uncommitted")?)?,
             events: committed_client,
-            deadline: Instant::now() + READ_TIMEOUT,
+            patience,
+            deadline,
         })
     }
 
@@ -322,7 +332,7 @@ impl<'a> Reading<'a> {
             return Err(Error::transient(format!(
                 "the position in topic {} could not be read within {} s{why}",
                 self.topic_name,
-                READ_TIMEOUT.as_secs()
+                self.patience.as_secs()
             ))
             .hint(
                 "check the brokers; a transaction that hangs is found by kafka-transactions.sh find-hanging",

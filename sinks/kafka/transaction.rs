@@ -45,9 +45,6 @@ struct Open {
     source_bytes: u64,
     source: u64,
     end: Option<Position>,
-    /// The position that was sent last. The first batch's goes out before its records: with both partitions
-    /// known at once, librdkafka announces them to the coordinator in one request and not in two.
-    sent: Option<Position>,
     whole: bool,
     drained: bool,
 }
@@ -63,7 +60,6 @@ impl Open {
             source_bytes: 0,
             source: 0,
             end: None,
-            sent: None,
             whole: false,
             drained: false,
         }
@@ -190,9 +186,6 @@ impl Session {
             self.keep_alive().await?;
         }
         self.begin().await?;
-        if self.open.as_ref().is_some_and(|open| open.sent.is_none()) {
-            self.send_position(end).await?;
-        }
         self.enqueue(batch).await?;
         chaos::pass(Point::BatchEnqueued);
         if let Some(open) = &mut self.open {
@@ -260,6 +253,8 @@ impl Session {
         self.idle().await?;
         while !self.pending.is_empty() {
             self.settle_one().await?;
+            // What was whole behind that commit had to wait for it.
+            self.close_if_due().await?;
         }
         Ok(())
     }
@@ -400,17 +395,12 @@ impl Session {
         Ok(())
     }
 
-    /// Within a transaction the last one counts.
     async fn send_position(&mut self, position: &Position) -> Result<(), Stop> {
         let mut text = std::mem::take(&mut self.text);
         position::position_value(position, &mut text);
         let written = self.write(position::STREAM, &self.keys.position, Some(&text)).await;
         self.text = text;
-        written?;
-        if let Some(open) = &mut self.open {
-            open.sent = Some(position.clone());
-        }
-        Ok(())
+        written
     }
 
     /// Adds a record to the position topic, within the open transaction.
@@ -466,10 +456,10 @@ impl Session {
     /// the position is enqueued, and then everything at once.
     async fn close(&mut self, reason: Close) -> Result<(), Stop> {
         let Some(open) = &self.open else { return Ok(()) };
-        if let Some(end) = &open.end
-            && open.sent.as_ref() != Some(end)
-        {
-            self.send_position(&end.clone()).await?;
+        // Last of all: a transaction that its producer did not live to end holds no position, so that even a
+        // broker that loses the abort cannot make us go on after what was never committed.
+        if let Some(end) = open.end.clone() {
+            self.send_position(&end).await?;
         }
         chaos::pass(Point::PositionEnqueued);
         let Some(open) = self.open.take() else { return Ok(()) };
@@ -630,5 +620,18 @@ mod tests {
         let stop = session.settled().await.unwrap_err();
         assert!(stop.is_doubtful(), "{stop:?}");
         assert_eq!(session.newest.as_ref().map(Position::as_str), Some("{\"n\":5}"));
+    }
+
+    #[tokio::test]
+    async fn what_is_whole_behind_a_pending_commit_is_committed_at_the_end_too() {
+        let (cluster, mut session) = session().await;
+        cluster.broker_round_trip_time(1, Duration::from_millis(20)).unwrap();
+        session.send(&position(1)).await.unwrap();
+        // Nothing but a position would not wait for the one before it, and this stands for data.
+        session.begin().await.unwrap();
+        let open = session.open.as_mut().unwrap();
+        (open.records, open.whole, open.end) = (1, true, position(2).end);
+        session.finish().await.unwrap();
+        assert_eq!(session.newest.as_ref().map(Position::as_str), Some("{\"n\":2}"));
     }
 }

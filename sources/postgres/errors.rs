@@ -49,18 +49,20 @@ const CERTIFICATE_HINT: &str = "away from this machine sslmode is verify-full un
 
 /// A TLS handshake failed.
 pub fn tls(what: impl Into<String>, error: io::Error) -> Error {
-    if bad_certificate(&error) {
-        return Error::config(what).source(error).hint(CERTIFICATE_HINT);
+    match certificate_kind(&error) {
+        Some(kind) => Error::new(kind, what).source(error).hint(CERTIFICATE_HINT),
+        None => Error::transient(what).source(error),
     }
-    Error::transient(what).source(error)
 }
 
 /// The connection could not be made, or ended.
 pub fn connection(settings: &Settings, error: tokio_postgres::Error) -> Error {
     let what = format!("cannot connect to postgres at {}", settings.place());
+    if let Some(kind) = certificate_kind(&error) {
+        return Error::new(kind, what).source(error).hint(CERTIFICATE_HINT);
+    }
     match error.as_db_error() {
         Some(db) => refused(settings, what, db),
-        None if bad_certificate(&error) => Error::config(what).source(error).hint(CERTIFICATE_HINT),
         None if error.is_closed() || cause::<io::Error>(&error).is_some() => {
             Error::transient(what).source(error)
         }
@@ -114,23 +116,40 @@ fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
     None
 }
 
-/// A handshake that will fail again until a file is changed.
-fn bad_certificate(error: &(dyn StdError + 'static)) -> bool {
-    matches!(
-        cause::<rustls::Error>(error),
-        Some(
-            rustls::Error::InvalidCertificate(_)
-                | rustls::Error::NoCertificatesPresented
-                | rustls::Error::UnsupportedNameType
-                | rustls::Error::InvalidCertRevocationList(_)
-                | rustls::Error::AlertReceived(_)
+/// What a handshake that failed over a certificate needs: a changed file, or, where it is only a matter of
+/// time or of the server's own trouble, to be tried again. `None`: it failed over something else.
+fn certificate_kind(error: &(dyn StdError + 'static)) -> Option<Kind> {
+    use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error as Tls};
+    match cause::<Tls>(error)? {
+        Tls::InvalidCertificate(
+            Certificate::Expired
+            | Certificate::ExpiredContext { .. }
+            | Certificate::NotValidYet
+            | Certificate::NotValidYetContext { .. },
         )
-    )
+        | Tls::AlertReceived(Alert::InternalError | Alert::UserCanceled) => Some(Kind::Transient),
+        Tls::InvalidCertificate(_)
+        | Tls::NoCertificatesPresented
+        | Tls::UnsupportedNameType
+        | Tls::InvalidCertRevocationList(_)
+        | Tls::AlertReceived(_) => Some(Kind::Config),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_time_or_the_server_mends_is_tried_again() {
+        let kind = |inner: rustls::Error| tls("x", io::Error::other(inner)).kind();
+        use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error as Tls};
+        assert_eq!(kind(Tls::InvalidCertificate(Certificate::Expired)), Kind::Transient);
+        assert_eq!(kind(Tls::AlertReceived(Alert::InternalError)), Kind::Transient);
+        assert_eq!(kind(Tls::InvalidCertificate(Certificate::UnknownIssuer)), Kind::Config);
+        assert_eq!(kind(Tls::AlertReceived(Alert::BadCertificate)), Kind::Config);
+    }
 
     #[test]
     fn every_listed_code_has_the_kind_that_says_what_to_do() {

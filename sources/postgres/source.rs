@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
-use crate::config::Settings;
+use crate::config::{Server, Settings};
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
 use crate::pgoutput::RelationMessage;
@@ -38,6 +38,10 @@ const SAMPLE_STANDBY_EVERY: Duration = Duration::from_secs(1);
 
 /// A query on a healthy connection takes milliseconds; past this the connection counts as lost.
 const QUERY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// From the first byte to the stream: within it a slot may be created (90 s at most, by the server's own
+/// limit) and a standby may catch up (60 s).
+const START_PATIENCE: Duration = Duration::from_secs(240);
 
 /// Prefix of the logical messages that keep an idle database's slot moving.
 const HEARTBEAT_PREFIX: &str = "millrace";
@@ -61,15 +65,41 @@ impl PostgresSource {
         Self { settings, origin }
     }
 
+    /// A server that is half gone, or a proxy that is, takes a query and never answers it.
+    async fn patiently<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        match tokio::time::timeout(START_PATIENCE, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::transient(format!(
+                "postgres at {} let a start wait for {} s",
+                self.settings.place(),
+                START_PATIENCE.as_secs()
+            ))
+            .hint("look at pg_stat_activity for what the connection waits for, and at what lies between")),
+        }
+    }
+
+    /// Everything up to the first byte of the stream; `None` when the pipeline is stopping.
+    async fn start(&self, from: Option<Position>, mut feed: Feed) -> Result<Option<Started>> {
+        let Control { client, server, ended } = control::connect(&self.settings).await?;
+        let facts = server::preconditions(&client, &self.settings).await?;
+        let place = start::place(&self.settings, &client, &facts, &mut feed, from).await?;
+        let Some(position) = place else { return Ok(None) };
+        let client = Arc::new(client);
+        // Both connections are with one server, whichever of several it is.
+        let settings = Settings { server: server.clone(), ..self.settings.clone() };
+        let reading = self.stream(&settings, &client, &facts, position, feed).await?;
+        Ok(Some(Started { client, server, ended, facts, reading }))
+    }
+
     /// Opens the replication connection and hands it to its thread.
     async fn stream(
         &self,
+        settings: &Settings,
         client: &Arc<Client>,
         facts: &ServerFacts,
         mut position: Streamed,
         feed: Feed,
     ) -> Result<Reading> {
-        let settings = &self.settings;
         let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
         start::follow_timeline(&mut handshake, facts, &mut position).await?;
         let walsender = handshake.backend_pid;
@@ -196,29 +226,30 @@ impl Source for PostgresSource {
     }
 
     async fn preconditions(&self) -> Result<()> {
-        let control = control::connect(&self.settings).await?;
-        let facts = server::preconditions(&control.client, &self.settings).await?;
-        publication::ensure(&control.client, &self.settings, &facts).await?;
-        // A slot that a healthy instance reads is left alone before its producers are shut out for nothing.
-        match slot::read(&control.client, &self.settings.slot).await? {
-            Some(slot) => slot.free(None),
-            None => Ok(()),
-        }
+        self.patiently(async {
+            let control = control::connect(&self.settings).await?;
+            let facts = server::preconditions(&control.client, &self.settings).await?;
+            publication::ensure(&control.client, &self.settings, &facts).await?;
+            // A slot that a healthy instance reads is left alone before its producers are shut out for
+            // nothing.
+            match slot::read(&control.client, &self.settings.slot).await? {
+                Some(slot) => slot.free(None),
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
-    async fn run(&mut self, from: Option<Position>, mut feed: Feed) -> Result<()> {
-        let control = control::connect(&self.settings).await?;
-        let facts = server::preconditions(&control.client, &self.settings).await?;
-        let place = start::place(&self.settings, &control.client, &facts, &mut feed, from).await?;
-        let Some(position) = place else { return Ok(()) };
-
-        let progress = feed.progress.clone();
-        let Control { client, server, ended } = control;
-        // Both connections are with one server, whichever of several it is.
+    async fn run(&mut self, from: Option<Position>, feed: Feed) -> Result<()> {
+        let (progress, stop) = (feed.progress.clone(), feed.stop());
+        // A cancelled start is a crash at that place, which every later one can deal with.
+        let started = tokio::select! {
+            biased;
+            () = stop => return Ok(()),
+            started = self.patiently(self.start(from, feed)) => started?,
+        };
+        let Some(Started { client, server, mut ended, facts, mut reading }) = started else { return Ok(()) };
         self.settings.server = server;
-        let client = Arc::new(client);
-        let mut ended = ended;
-        let mut reading = self.stream(&client, &facts, position, feed).await?;
         let result = self.attend(&mut ended, &client, &facts, &mut reading, &progress).await;
         if result.is_err() {
             // Whatever failed here, the thread must be gone before the next attempt.
@@ -229,6 +260,15 @@ impl Source for PostgresSource {
         }
         result
     }
+}
+
+/// A start that came to its end.
+struct Started {
+    client: Arc<Client>,
+    server: Server,
+    ended: JoinHandle<Result<()>>,
+    facts: ServerFacts,
+    reading: Reading,
 }
 
 /// The stream's thread while it runs.

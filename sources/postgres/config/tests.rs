@@ -110,6 +110,22 @@ fn no_password_is_ever_printed() {
 }
 
 #[test]
+fn a_password_that_is_not_escaped_is_answered_and_never_taken_for_a_host() {
+    for url in ["postgres://bob:p@s/x@db/shop", "postgres://bob:hunter2/x@db/shop"] {
+        let problems = Settings::resolve(raw(&format!("url = '{url}'\ntables = []")), "orders").unwrap_err();
+        let text = format!("{problems:?}");
+        assert!(text.contains("not escaped") && !text.contains("hunter"), "{text}");
+    }
+}
+
+#[test]
+fn a_port_behind_a_bracket_without_a_colon_is_not_passed_over() {
+    let raw = raw("url = 'postgres://bob@[::1]5433/shop'\ntables = []");
+    let text = format!("{:?}", Settings::resolve(raw, "orders").unwrap_err());
+    assert!(text.contains("the port is not a number"), "{text}");
+}
+
+#[test]
 fn heartbeat_zero_is_off() {
     assert_eq!(resolved(&format!("{SHORTEST}heartbeat_interval_s = 0")).heartbeat_interval, None);
 }

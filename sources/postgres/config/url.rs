@@ -128,6 +128,10 @@ pub(super) fn parse(url: &SecretString) -> Result<Url, Vec<Error>> {
     };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    // Else the rest of a password that holds a slash would be taken for a database, and shown.
+    if database.contains(['@', '/']) {
+        return Err(vec![problem("url: a '/', '@' or ':' in user, password or database is not escaped")]);
+    }
     let (login, place) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = login.split_once(':').map_or((login, None), |(user, word)| (user, Some(word)));
 
@@ -182,7 +186,8 @@ fn problem(what: &str) -> Error {
 /// Host and port; an IPv6 address stands in brackets.
 fn split_port(place: &str) -> (&str, Option<&str>) {
     if let Some((host, rest)) = place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return (host, rest.strip_prefix(':'));
+        // What follows the bracket without a colon is no port, and is answered as such.
+        return (host, (!rest.is_empty()).then(|| rest.strip_prefix(':').unwrap_or("")));
     }
     place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port)))
 }
