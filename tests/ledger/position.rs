@@ -29,10 +29,13 @@ impl Positions {
         Positions { reader, topic, marks: Vec::new() }
     }
 
-    /// Reads up to what is committed now; the newest position, if there is one at all.
+    /// Reads all that is committed now; the newest position, if there is one at all.
+    ///
+    /// Up to the end of the log, not to the last stable offset: a commit is durable before its marker is
+    /// written, and what stands between the two is not there yet only for those who do not wait.
     pub async fn newest(&mut self) -> Result<Option<u64>> {
         self.reader.assign(&self.topic, Start::Earliest).await?;
-        let extents = self.reader.extents(&self.topic).await?;
+        let extents = self.reader.extents_as(&self.topic, Isolation::ReadUncommitted).await?;
         let until = extents.into_iter().map(|(key, extent)| (key, extent.end)).collect();
         let read = self.reader.poll_until(&until).await?;
         self.marks.extend(read.records.iter().filter_map(mark));
