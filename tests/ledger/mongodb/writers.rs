@@ -27,6 +27,8 @@ const FINAL_KEY: i64 = -1_000;
 /// Keys of one writer.
 const RANGE: i64 = 1_000_000_000;
 const ROLLBACK_PERCENT: u64 = 12;
+/// Attempts at a transaction as it was drawn.
+const ATTEMPTS_SHARED: u32 = 3;
 /// An election, and some more.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(60);
 
@@ -279,7 +281,11 @@ impl Writer {
 
     /// Until one is committed; `None` for one that was not meant.
     async fn attempts(&mut self, plans: &[Plan], roll_back: bool) -> mongodb::error::Result<Option<Done>> {
-        loop {
+        let own: Vec<Plan> =
+            plans.iter().filter(|plan| !matches!(plan, Plan::UpdateShared(..))).cloned().collect();
+        for number in 1.. {
+            // Who has lost often enough leaves the shared ones alone: a large transaction would never win.
+            let plans = if number > ATTEMPTS_SHARED { &own } else { plans };
             self.session.start_transaction().await?;
             let ended = match attempt(&self.ledger, &mut self.session, plans, &self.mine).await {
                 Ok(_) if roll_back => {
@@ -295,6 +301,7 @@ impl Writer {
             debug_assert_eq!(ended, Ended::Again);
             self.counters.retried.fetch_add(1, Ordering::Relaxed);
         }
+        Ok(None)
     }
 
     /// After an end that was not told: what stands in the database is what happened.

@@ -19,7 +19,9 @@ const PRIMARY_KILLS: u32 = 3;
 pub async fn prove(arguments: &Arguments, binary: &Path, dir: &Path) -> Result<bool> {
     println!("-- starting Kafka, the schema registry and a MongoDB replica set of {MEMBERS}");
     let home = Home::temporary()?;
-    let members = MongodbConfig { members: MEMBERS, ..MongodbConfig::default() };
+    // A transaction that lost its session with the primary keeps its documents locked for so long.
+    let args = ["--setParameter", "transactionLifetimeLimitSeconds=5"].map(String::from).to_vec();
+    let members = MongodbConfig { members: MEMBERS, args, ..MongodbConfig::default() };
     let (kafka, registry) = (KafkaConfig::default(), RegistryConfig::default());
     let (kafka, registry, set) = tokio::join!(
         Kafka::start_new(&kafka, &home),
