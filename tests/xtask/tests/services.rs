@@ -158,9 +158,9 @@ async fn lasting_servers_outlive_their_handles_and_down_leaves_nothing() {
     drop(Services::up(&config, &borrowed).await.unwrap());
 
     let pids: Vec<u32> = Server::all(&home).unwrap().iter().filter_map(Server::pid).collect();
-    assert_eq!(pids.len(), 3);
+    assert_eq!(pids.len(), 4, "kafka, the registry, postgres and mongodb");
     assert!(pids.iter().all(|&pid| running(pid)), "neither kind of handle ends what is not its own");
-    assert_eq!(Services::down(&home).await.unwrap(), 3);
+    assert_eq!(Services::down(&home).await.unwrap(), 4);
     assert!(!pids.iter().any(|&pid| running(pid)));
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
     std::fs::remove_dir(root).unwrap();

@@ -50,7 +50,7 @@ pub struct Arguments {
     /// Rows of F17's one transaction.
     #[arg(long, default_value_t = 100_000)]
     large_rows: u64,
-    /// Every row, as often as it belongs to every run of the tests.
+    /// Every row, a few times each.
     #[arg(long)]
     every_run: bool,
     /// The feature `transaction.version` of the broker.
