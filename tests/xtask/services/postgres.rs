@@ -14,7 +14,7 @@ use tokio_postgres::NoTls;
 use super::home::{Home, Lifetime, Lock, cache, create, free_port, open_to_others, remove, temporary_dir};
 use super::install::{self, Download, Origin, finish};
 use super::process::{Launch, run_to_end};
-use super::server::{Kind, Record, Server, lost_its_port};
+use super::server::{Kind, Record, Server};
 use super::{blocking, random_hex};
 use crate::{Context, Error, Result};
 
@@ -133,21 +133,7 @@ impl Postgres {
             process: None,
         };
         let server = Server::new(dir, home.lifetime, record);
-        for attempt in 1.. {
-            match server.start().await {
-                Ok(()) => break,
-                Err(_) if attempt < 3 && lost_its_port(&server) => {
-                    server.kill();
-                    fs::write(server.log(), "").context(|| format!("{}", server.log().display()))?;
-                    let port = free_port()?;
-                    server.move_to(port, site.launch(port));
-                }
-                Err(e) => {
-                    server.kill();
-                    return Err(e);
-                }
-            }
-        }
+        server.start_new(|port| Ok(site.launch(port))).await?;
         Ok(Self { server, password })
     }
 

@@ -1,20 +1,15 @@
 //! Apicurio Registry with its Confluent-compatible interface; schemas in an H2 file, so that ids outlive
 //! a restart and a kill.
 
-use std::fs;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use std::path::Path;
 
 use super::blocking;
-use super::home::{Home, Lock, cache, create, free_port, remove};
-use super::install::{Download, Origin, finish};
+use super::home::{Home, free_port};
+use super::install::{Download, Origin};
 use super::process::Launch;
-use super::server::{Kind, Record, Server, lost_its_port};
-use crate::{Context, Result};
+use super::server::{Kind, Record, Server, answers_http};
+use crate::Result;
 
 const DOWNLOAD: Download = Download {
     name: "registry-3.0.9",
@@ -56,9 +51,9 @@ impl Deref for Registry {
 impl Registry {
     /// Installs the registry if need be, starts a new one and waits until it answers.
     pub async fn start_new(config: &RegistryConfig, home: &Home) -> Result<Self> {
-        let program = blocking(unpacked).await?;
+        let program = blocking(|| Ok(DOWNLOAD.unpacked(ARCHIVE, |_| Ok(()))?.join(PROGRAM))).await?;
         let dir = home.place("registry")?;
-        let mut port = free_port()?;
+        let port = free_port()?;
         let record = Record {
             name: "registry".into(),
             kind: Kind::Registry,
@@ -68,21 +63,7 @@ impl Registry {
             process: None,
         };
         let server = Server::new(dir.clone(), home.lifetime, record);
-        for attempt in 1.. {
-            match server.start().await {
-                Ok(()) => break,
-                Err(_) if attempt < 3 && lost_its_port(&server) => {
-                    server.kill();
-                    port = free_port()?;
-                    fs::write(server.log(), "").context(|| format!("{}", server.log().display()))?;
-                    server.move_to(port, launch(config, &program, &dir, port));
-                }
-                Err(e) => {
-                    server.kill();
-                    return Err(e);
-                }
-            }
-        }
+        server.start_new(|port| Ok(launch(config, &program, &dir, port))).await?;
         Ok(Self { server })
     }
 
@@ -94,26 +75,6 @@ impl Registry {
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/apis/ccompat/v7", self.port())
     }
-}
-
-/// The archive lies in the cache, and beside it what came out of it.
-fn unpacked() -> Result<PathBuf> {
-    let archive = DOWNLOAD.fetch()?.join(ARCHIVE);
-    let cache = cache()?;
-    let done = cache.join("registry-3.0.9-unpacked");
-    if !done.exists() {
-        let _one_at_a_time = Lock::take(&cache.join("lock"))?;
-        let partial = cache.join(".partial-registry");
-        remove(&partial)?;
-        create(&partial)?;
-        finish(Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(&partial))?;
-        if done.exists() {
-            remove(&partial)?;
-        } else {
-            fs::rename(&partial, &done).context(|| format!("{} cannot be made", done.display()))?;
-        }
-    }
-    Ok(done.join(PROGRAM))
 }
 
 fn launch(config: &RegistryConfig, program: &Path, dir: &Path, port: u16) -> Launch {
@@ -136,12 +97,5 @@ fn launch(config: &RegistryConfig, program: &Path, dir: &Path, port: u16) -> Lau
 }
 
 pub(super) async fn answers(port: u16) -> bool {
-    let ask = async {
-        let mut registry = TcpStream::connect(("127.0.0.1", port)).await?;
-        registry.write_all(b"GET /apis/ccompat/v7/subjects HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").await?;
-        let mut status = [0; 12];
-        registry.read_exact(&mut status).await?;
-        std::io::Result::Ok(status)
-    };
-    ask.await.is_ok_and(|status| status.ends_with(b" 200"))
+    answers_http(port, "/apis/ccompat/v7/subjects").await
 }

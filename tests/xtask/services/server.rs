@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use super::home::{self, Home, Lifetime};
+use super::home::{self, Home, Lifetime, free_port};
 use super::process::{Identity, Launch, Process, last_lines};
 use super::{connect, kafka, mongodb, postgres, registry};
 use crate::{Context, Error, Result};
@@ -145,6 +147,27 @@ impl Server {
         self.wait_ready().await
     }
 
+    /// Starts it for the first time, on another port if somebody took its own between the choice and the
+    /// use. `on_port` makes it ready for one.
+    pub(super) async fn start_new(&self, on_port: impl Fn(u16) -> Result<Launch>) -> Result<()> {
+        for attempt in 1.. {
+            match self.start().await {
+                Ok(()) => break,
+                Err(_) if attempt < 3 && lost_its_port(self) => {
+                    self.kill();
+                    fs::write(self.log(), "").context(|| format!("{}", self.log().display()))?;
+                    let port = free_port()?;
+                    self.move_to(port, on_port(port)?);
+                }
+                Err(e) => {
+                    self.kill();
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Starts it without waiting for it.
     pub fn launch(&self) -> Result<()> {
         if self.alive() {
@@ -274,6 +297,18 @@ impl Drop for Server {
             }
         }
     }
+}
+
+/// Whether what listens on a port answers a GET with 200.
+pub(super) async fn answers_http(port: u16, path: &str) -> bool {
+    let ask = async {
+        let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
+        server.write_all(format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").as_bytes()).await?;
+        let mut status = [0; 12];
+        server.read_exact(&mut status).await?;
+        std::io::Result::Ok(status)
+    };
+    ask.await.is_ok_and(|status| status.ends_with(b" 200"))
 }
 
 /// Whether a start failed because somebody else took the port between its choice and its use.
