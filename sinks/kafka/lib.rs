@@ -16,6 +16,7 @@ mod partitions;
 mod position;
 mod producer;
 pub mod registry;
+pub mod rules;
 mod stop;
 mod topics;
 mod transaction;

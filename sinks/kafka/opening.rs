@@ -1,7 +1,7 @@
 //! Opening: shuts out any predecessor, then reads the position. The order is the correctness.
 //!
-//! Start at `open`. Both producers are initialised before either claims, both claims are committed before the
-//! position is read, and every later initialisation, for whatever reason, is this whole procedure again.
+//! Start at `open`. The steps stand in `rules::OPENING`; every later initialisation, for whatever
+//! reason, is this whole procedure again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +18,7 @@ use crate::errors::Failure;
 use crate::native::{self, Topic};
 use crate::position::{self, Claim, Found, Keys};
 use crate::producer::{Producer, Trouble};
+use crate::rules::{self, Step};
 use crate::stop::Stop;
 use crate::topics::Topics;
 use crate::transaction::Session;
@@ -93,22 +94,18 @@ impl Opening {
         self.progress.commit_backoff_ms.store(backoff_ms, Ordering::Relaxed);
         let producer = |nth| Producer::new(&self.settings, nth, self.doubt.backoff, sizes);
         let producers = [producer(0)?, producer(1)?];
-        for producer in &producers {
-            let what = || format!("cannot initialise transactional id {}", producer.id());
-            chaos::pass(Point::BeforeInit);
-            producer.init().await.map_err(|trouble| Stop::Trouble { what: what(), trouble })?;
-            chaos::pass(Point::AfterInit);
-        }
         let [first, second] = &producers;
         let name = &self.settings.position_topic;
         let position_topic = [first.topic(name)?, second.topic(name)?];
-        for (producer, topic) in producers.iter().zip(&position_topic) {
-            self.claim(producer, topic).await?;
+        let mut found = Found::default();
+        for step in rules::OPENING {
+            match step {
+                Step::Init(nth) => init(&producers[nth]).await?,
+                Step::Claim(nth) => self.claim(&producers[nth], &position_topic[nth]).await?,
+                Step::Read if over.is_none() => found = self.read().await?,
+                Step::Read => (),
+            }
         }
-        let found = match over {
-            None => self.read().await?,
-            Some(_) => Found::default(),
-        };
         chaos::pass(Point::PositionRead);
         self.topics.reopened(found.partitions);
         let mut session = Session::new(
@@ -174,7 +171,6 @@ impl Opening {
         }
         let (settings, keys) = (self.settings.clone(), self.keys.clone());
         let newest = blocking(move || position::read_claim(&settings, &keys)).await?;
-        // Ours was committed, so a stranger's that is newest lies after it.
         Ok(self.strangers(newest))
     }
 
@@ -197,7 +193,7 @@ impl Opening {
 
     /// The error for a newest claim that is not ours.
     fn strangers(&self, newest: Option<Claim>) -> Option<Error> {
-        let claim = newest.filter(|claim| claim.instance != self.instance)?;
+        let claim = rules::rival(self.claimed, newest, |claim| claim.instance == self.instance)?;
         let ago_s = (now_us() / 1000 - claim.time_ms) / 1000;
         let error = Error::fenced(format!(
             "another instance took over connector {}: {}, {ago_s} s ago",
@@ -205,6 +201,17 @@ impl Opening {
         ));
         Some(error.hint("stop one of the two, or give them different names; the other one goes on meanwhile"))
     }
+}
+
+/// Shuts out whoever used the id before.
+async fn init(producer: &Producer) -> Result<(), Stop> {
+    chaos::pass(Point::BeforeInit);
+    producer.init().await.map_err(|trouble| Stop::Trouble {
+        what: format!("cannot initialise transactional id {}", producer.id()),
+        trouble,
+    })?;
+    chaos::pass(Point::AfterInit);
+    Ok(())
 }
 
 /// Runs a read that blocks.

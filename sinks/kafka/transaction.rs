@@ -22,6 +22,7 @@ use crate::errors::{Code, Failure};
 use crate::native::{self, Topic};
 use crate::position::{self, Keys};
 use crate::producer::{Committed, Gate, Producer, Sizes, Trouble};
+use crate::rules;
 use crate::stop::Stop;
 use crate::topics::Topics;
 
@@ -120,7 +121,7 @@ pub struct Session {
     keys: Keys,
     progress: Arc<Progress>,
     sizes: Sizes,
-    /// Whose transaction is open or next. The first after opening is always on `-0`.
+    /// Whose transaction is open or next.
     turn: usize,
     /// The answer to a begin that was ordered.
     beginning: Option<oneshot::Receiver<Result<(), Failure>>>,
@@ -160,7 +161,7 @@ impl Session {
             keys,
             progress,
             sizes,
-            turn: 0,
+            turn: rules::FIRST,
             beginning: None,
             open: None,
             pending: VecDeque::with_capacity(2),
@@ -481,7 +482,7 @@ impl Session {
             records: open.records,
             cuts: reason.cuts(),
         });
-        self.turn = 1 - self.turn;
+        self.turn = rules::after(self.turn);
         Ok(())
     }
 
