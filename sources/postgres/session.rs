@@ -360,4 +360,6 @@ fn lost_open(open: Open, why: &str) -> Error {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
