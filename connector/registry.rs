@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_core::encode::{Dialect, Encoding, Format};
-use millrace_core::error::Result;
+use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
@@ -247,6 +247,17 @@ pub async fn check(connector: &Connector) -> [(&'static str, Result<Report>); 2]
         }
     };
     [source, sink]
+}
+
+/// What the connector's topics prove by themselves.
+pub async fn audit(connector: &Connector) -> Result<Report> {
+    match &connector.sink {
+        Sink::Kafka(to, registry) => {
+            millrace_kafka::audit::audit(to, registry.as_ref(), &connector.format).await
+        }
+        Sink::Stdout(_) => Err(Error::config("there is nothing to audit: the sink is stdout")
+            .hint("an audit reads the topics of a connector with [sink.kafka]")),
+    }
 }
 
 /// Where an operator wants a connector to go on.

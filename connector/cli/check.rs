@@ -46,7 +46,7 @@ fn completed(report: Result<Report>) -> Report {
     })
 }
 
-fn table(side: &str, report: &Report) -> String {
+pub fn table(side: &str, report: &Report) -> String {
     let width = report.findings.iter().map(|finding| finding.subject.chars().count()).max().unwrap_or(0);
     let mut out = format!("  [{side}]\n");
     for finding in &report.findings {

@@ -3,6 +3,7 @@
 //! 0 as asked; 1 stopped by an error in the data or in a server; 2 the file or a precondition must change;
 //! 3 not drained in time; 130 and 143 by a second signal.
 
+mod audit;
 mod check;
 mod position;
 mod run;
@@ -16,6 +17,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Problem;
 use crate::telemetry::{self, LogFormat};
 
+/// A server or the data said no.
+const EXIT_FAILED: u8 = 1;
 /// The file or a precondition must change.
 const EXIT_CONFIG: u8 = 2;
 
@@ -51,6 +54,11 @@ enum Verb {
         /// A connector's file.
         file: PathBuf,
     },
+    /// Proves from a connector's own topics that nothing is there twice, out of order or in part.
+    Audit {
+        /// A connector's file.
+        file: PathBuf,
+    },
     /// Shows where a connector stands, or moves it. Moving needs the connector stopped.
     Position {
         /// A connector's file.
@@ -82,6 +90,7 @@ pub async fn main(arguments: Arguments) -> u8 {
     match arguments.verb {
         Verb::Run(run) => run::run(run).await,
         Verb::Check { file } => check::check(file).await,
+        Verb::Audit { file } => audit::audit(file).await,
         Verb::Position { file, action } => position::position(file, action).await,
     }
 }

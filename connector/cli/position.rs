@@ -8,12 +8,9 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use millrace_core::error::Error;
 
-use super::{EXIT_CONFIG, refuse};
+use super::{EXIT_CONFIG, EXIT_FAILED, refuse};
 use crate::registry::Move;
 use crate::{config, registry};
-
-/// A server or the data said no.
-const EXIT_FAILED: u8 = 1;
 
 #[derive(Debug, Subcommand)]
 pub enum Action {

@@ -7,15 +7,13 @@ use millrace_core::error::{Error, Kind};
 use tracing::{error, info, warn};
 
 use super::signals::Signals;
-use super::{EXIT_CONFIG, Run, refuse};
+use super::{EXIT_CONFIG, EXIT_FAILED, Run, refuse};
 use crate::supervisor::{Ended, Supervisor};
 use crate::{config, rest};
 
 /// Between a SIGTERM and the SIGKILL after it, service managers wait longer than this.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// The data, or a server's answer, stopped a connector.
-const EXIT_FAILED: u8 = 1;
 /// What was under way could not be committed in time; nothing is lost, it comes again.
 const EXIT_NOT_DRAINED: u8 = 3;
 

@@ -5,6 +5,7 @@
 //! what the encoder asks before it encodes; `errors` says what a code means.
 
 mod admin;
+pub mod audit;
 mod check;
 mod closing;
 pub mod config;

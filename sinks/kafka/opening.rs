@@ -154,7 +154,8 @@ impl Opening {
             return Ok(Vec::new());
         }
         let (settings, keys) = (self.settings.clone(), self.keys.clone());
-        blocking(move || position::read_topics(&settings, &keys)).await
+        let counts = blocking(move || position::read_counts(&settings, &keys)).await?;
+        Ok(counts.into_keys().collect())
     }
 
     async fn read(&self) -> Result<Found> {

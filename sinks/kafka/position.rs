@@ -189,11 +189,11 @@ pub fn read(settings: &Settings, keys: &Keys) -> Result<Found> {
     Ok(found)
 }
 
-/// The topics whose partition counts stand in the position topic. Blocks its thread like `read`.
-pub fn read_topics(settings: &Settings, keys: &Keys) -> Result<Vec<String>> {
+/// The topics whose partition counts stand in the position topic, with these. Blocks its thread like `read`.
+pub fn read_counts(settings: &Settings, keys: &Keys) -> Result<BTreeMap<String, u32>> {
     let mut found = Found::default();
     Reading::new(settings, keys)?.slow(&mut found)?;
-    Ok(found.partitions.into_keys().collect())
+    Ok(found.partitions)
 }
 
 /// The newest claim, and nothing else: who fenced us? Blocks its thread like `read`.

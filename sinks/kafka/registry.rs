@@ -147,6 +147,35 @@ impl Registry {
         }
     }
 
+    /// The text of a schema; `None` where the registry says that there is none of this id.
+    pub async fn text_of(&self, id: u32) -> Result<Option<String>> {
+        let mut last = Error::config("the registry has no url");
+        for url in &self.settings.urls {
+            let request = self.authorised(self.http.get(join(url, &["schemas", "ids", &id.to_string()])));
+            let away = |error: reqwest::Error| {
+                Error::transient(format!("cannot ask the registry at {url} for schema {id}"))
+                    .source(error.without_url())
+                    .hint("start the registry, or correct its url")
+            };
+            match request.send().await.map_err(away) {
+                Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Ok(None),
+                Ok(answer) if answer.status().is_success() => {
+                    let body: serde_json::Value =
+                        serde_json::from_str(&answer.text().await.map_err(away)?).unwrap_or_default();
+                    return Ok(body.get("schema").and_then(|text| text.as_str()).map(ToOwned::to_owned));
+                }
+                Ok(answer) => {
+                    let status = answer.status();
+                    last =
+                        Error::transient(format!("the registry at {url} answered {status} for schema {id}"))
+                            .hint("look into its log");
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
     /// Asks whether the registry answers and lets us in; gives the url that did.
     pub async fn probe(&self) -> Result<String> {
         let mut last = None;

@@ -41,6 +41,20 @@ impl Broker {
 
     /// Writes a record outside of any Kafka transaction.
     pub async fn produce(&self, topic: &str, partition: i32, key: &[u8], value: &[u8]) {
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        self.produce_record(topic, partition, Some(key), Some(value), &[]).await;
+    }
+
+    /// The same, with headers; without a value it is a tombstone.
+    pub async fn produce_record(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<Bytes>,
+        value: Option<Bytes>,
+        headers: &[(String, Option<Bytes>)],
+    ) {
+        let headers = headers.iter().map(|(name, value)| (text(name), value.clone()));
         let record = Record {
             transactional: false,
             control: false,
@@ -52,9 +66,9 @@ impl Broker {
             offset: 0,
             sequence: -1,
             timestamp: 0,
-            key: Some(Bytes::copy_from_slice(key)),
-            value: Some(Bytes::copy_from_slice(value)),
-            headers: IndexMap::new(),
+            key,
+            value,
+            headers: headers.collect::<IndexMap<_, _>>(),
         };
         let options = RecordEncodeOptions { version: 2, compression: Compression::None };
         let mut batch = BytesMut::new();

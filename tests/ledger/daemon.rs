@@ -296,6 +296,17 @@ impl Daemon {
         }
     }
 
+    /// An error unless the daemon's own audit passes, with what it said.
+    pub async fn audit(&self) -> Result<()> {
+        let ended = Command::new(&self.binary).arg("audit").arg(&self.file).output().await?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (said, why) = (text(&ended.stdout), text(&ended.stderr));
+        Err(format!("the daemon's own audit does not pass ({}):\n{said}{why}", ended.status).into())
+    }
+
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();

@@ -1,5 +1,6 @@
 //! The tests, by what they are about.
 
+mod audit;
 mod broker_faults;
 mod changes;
 mod encodings;

@@ -235,7 +235,11 @@ async fn trials<F: Fault>(stage: &mut Stage, fault: &mut F, say: &mut impl FnMut
         }
     }
     stage.drain().await?;
-    Ok(stage.daemon.stop().await?.success())
+    let stopped_orderly = stage.daemon.stop().await?.success();
+    if stage.disorder.is_empty() && stage.torn.is_empty() {
+        stage.daemon.audit().await?;
+    }
+    Ok(stopped_orderly)
 }
 
 /// What the checker says of what lies in Kafka and in the database now, whoever wrote it there.

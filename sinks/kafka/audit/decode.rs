@@ -1,0 +1,127 @@
+//! What a record's bytes say about its change, and why they may say nothing. Start at `Decoder::op`.
+
+use std::collections::HashMap;
+
+use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::types::Value;
+use millrace_core::encode::Encoding;
+use millrace_core::error::Result;
+use tokio::runtime::Handle;
+
+use crate::registry::Registry;
+
+/// What the records of a change that follow depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Delete,
+    /// No value.
+    Tombstone,
+    Other,
+}
+
+/// Why bytes are not what this connector writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The registry does not know the schema.
+    SchemaMissing(u32),
+    Foreign(&'static str),
+}
+
+pub struct Decoder {
+    encoding: Encoding,
+    registry: Option<Registry>,
+    /// For the registry, from the thread that reads.
+    runtime: Handle,
+    /// By id; `None`: there is none, or its text is no schema.
+    schemas: HashMap<u32, Option<Schema>>,
+}
+
+impl Decoder {
+    pub fn new(encoding: Encoding, registry: Option<Registry>, runtime: Handle) -> Self {
+        Self { encoding, registry, runtime, schemas: HashMap::new() }
+    }
+
+    /// Reads key and value whole; the outer error is the registry's.
+    pub fn op(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Result<Op, Unreadable>> {
+        if self.encoding == Encoding::Avro
+            && let Some(Err(unreadable)) = key.map(|key| self.avro(key)).transpose()?
+        {
+            return Ok(Err(unreadable));
+        }
+        let Some(value) = value else { return Ok(Ok(Op::Tombstone)) };
+        let letter = match self.encoding {
+            Encoding::Avro => self.avro(value)?.map(|value| letter_of(&value)),
+            Encoding::Json { .. } => Ok(json_letter(value)),
+        };
+        Ok(letter.and_then(|letter| match letter.as_deref() {
+            Some("d") => Ok(Op::Delete),
+            Some(_) => Ok(Op::Other),
+            None => Err(Unreadable::Foreign("its value is not an event")),
+        }))
+    }
+
+    fn avro(&mut self, frame: &[u8]) -> Result<Result<Value, Unreadable>> {
+        let Some((id, mut body)) = unframed(frame) else {
+            return Ok(Err(Unreadable::Foreign("it does not begin as Avro with a schema does")));
+        };
+        if !self.schemas.contains_key(&id) {
+            let text = match &self.registry {
+                Some(registry) => self.runtime.block_on(registry.text_of(id))?,
+                None => None,
+            };
+            let schema = text.and_then(|text| Schema::parse_str(&text).ok());
+            self.schemas.insert(id, schema);
+        }
+        let Some(Some(schema)) = self.schemas.get(&id) else {
+            return Ok(Err(Unreadable::SchemaMissing(id)));
+        };
+        let reader = GenericDatumReader::builder(schema).build();
+        let value = reader.and_then(|reader| reader.read_value(&mut body)).ok();
+        let whole = value.filter(|_| body.is_empty());
+        Ok(whole.ok_or(Unreadable::Foreign("its bytes do not fit its schema")))
+    }
+}
+
+/// Confluent's frame: a zero, the schema's id, the value.
+fn unframed(frame: &[u8]) -> Option<(u32, &[u8])> {
+    let (0, rest) = frame.split_first()? else { return None };
+    let (id, body) = rest.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*id), body))
+}
+
+fn letter_of(value: &Value) -> Option<String> {
+    let Value::Record(fields) = value else { return None };
+    let (_, op) = fields.iter().find(|(name, _)| name == "op")?;
+    match op {
+        Value::String(letter) => Some(letter.clone()),
+        _ => None,
+    }
+}
+
+/// With its schema beside it or without.
+fn json_letter(value: &[u8]) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_slice(value).ok()?;
+    let event = json.get("payload").unwrap_or(&json);
+    event.get("op")?.as_str().map(ToOwned::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operation_of_a_json_event_is_found_with_and_without_its_schema() {
+        assert_eq!(json_letter(br#"{"op":"d","after":null}"#).as_deref(), Some("d"));
+        assert_eq!(json_letter(br#"{"schema":{},"payload":{"op":"c"}}"#).as_deref(), Some("c"));
+        assert_eq!(json_letter(b"[1]"), None);
+        assert_eq!(json_letter(b"what?"), None);
+    }
+
+    #[test]
+    fn only_confluents_frame_is_taken_for_avro() {
+        assert_eq!(unframed(&[0, 0, 0, 1, 2, 9]), Some((258, &[9_u8][..])));
+        assert_eq!(unframed(&[1, 0, 0, 1, 2, 9]), None);
+        assert_eq!(unframed(&[0, 0, 0]), None);
+    }
+}
