@@ -34,12 +34,12 @@ pub struct Decoder {
     /// For the registry, from the thread that reads.
     runtime: Handle,
     /// By id; `None`: there is none, or its text is no schema.
-    schemas: HashMap<u32, Option<Schema>>,
+    readers: HashMap<u32, Option<GenericDatumReader<'static>>>,
 }
 
 impl Decoder {
     pub fn new(encoding: Encoding, registry: Option<Registry>, runtime: Handle) -> Self {
-        Self { encoding, registry, runtime, schemas: HashMap::new() }
+        Self { encoding, registry, runtime, readers: HashMap::new() }
     }
 
     /// Reads key and value whole; the outer error is the registry's.
@@ -65,22 +65,26 @@ impl Decoder {
         let Some((id, mut body)) = unframed(frame) else {
             return Ok(Err(Unreadable::Foreign("it does not begin as Avro with a schema does")));
         };
-        if !self.schemas.contains_key(&id) {
+        if !self.readers.contains_key(&id) {
             let text = match &self.registry {
                 Some(registry) => self.runtime.block_on(registry.text_of(id))?,
                 None => None,
             };
-            let schema = text.and_then(|text| Schema::parse_str(&text).ok());
-            self.schemas.insert(id, schema);
+            self.readers.insert(id, text.and_then(|text| reader_of(&text)));
         }
-        let Some(Some(schema)) = self.schemas.get(&id) else {
+        let Some(Some(reader)) = self.readers.get(&id) else {
             return Ok(Err(Unreadable::SchemaMissing(id)));
         };
-        let reader = GenericDatumReader::builder(schema).build();
-        let value = reader.and_then(|reader| reader.read_value(&mut body)).ok();
+        let value = reader.read_value(&mut body).ok();
         let whole = value.filter(|_| body.is_empty());
         Ok(whole.ok_or(Unreadable::Foreign("its bytes do not fit its schema")))
     }
+}
+
+fn reader_of(text: &str) -> Option<GenericDatumReader<'static>> {
+    // Leaked on purpose: the reader borrows it, both are needed until the audit ends, and the process with it.
+    let schema: &'static Schema = Box::leak(Box::new(Schema::parse_str(text).ok()?));
+    GenericDatumReader::builder(schema).build().ok()
 }
 
 /// Confluent's frame: a zero, the schema's id, the value.

@@ -57,13 +57,13 @@ pub async fn audit(
         Some(settings) => Some(Registry::new(settings.clone(), Arc::new(Progress::default()))?),
         None => None,
     };
-    let (pass, scopes) = pass(settings, registry, format).await?;
-    if let Some(error) = pass.failed {
+    let (mut pass, scopes) = pass(settings, registry, format).await?;
+    if let Some(error) = pass.failed.take() {
         return Err(error);
     }
     scope(&mut report, &scopes);
     strangers(&mut report, &pass);
-    let violation = match pass.violation {
+    let violation = match pass.violation.take() {
         Some(Violation::Disordered(before, at, place)) => {
             let twin = twin(settings, &format.topic_prefix, place, at.clone()).await?;
             Some(match twin {
