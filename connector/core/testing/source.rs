@@ -242,6 +242,6 @@ fn copy_of(batch: &ChangeBatch) -> ChangeBatch {
         end: batch.end.clone(),
         whole: batch.whole,
         drained: batch.drained,
-        seq: batch.seq,
+        ..ChangeBatch::default()
     }
 }
