@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millrace_core::batch::{Before, Cell, Change, ChangeBatch, Op, Row, Tag, Transaction};
 use millrace_core::position::Mark;
-use millrace_core::relation::{Column, Kind, Relation, SourceBlock};
+use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock};
 
 use crate::random::Random;
 
@@ -96,6 +96,7 @@ pub fn relation() -> Relation {
         name: "t".to_owned(),
         columns: vec![id],
         key: vec![0],
+        shape: Shape::Rows,
         source: SourceBlock { schema_name: "Source", fields: Vec::new() },
     }
 }
