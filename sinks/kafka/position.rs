@@ -173,7 +173,7 @@ pub fn keepalive_value(time_ms: i64) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     pub position: Option<Position>,
-    /// The newest claim at or after the position.
+    /// The newest claim.
     pub claim: Option<Claim>,
     /// Partition counts of the data topics that were written to.
     pub partitions: BTreeMap<String, u32>,
@@ -249,11 +249,13 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Partition 0 from the end, in growing steps, until a position is found. Later records win.
+    /// Partition 0 from the end, in growing steps, until a position and a claim are found. Later records win.
+    /// A rival that took over long ago has many positions after its claim.
     fn backwards(&self, found: &mut Found) -> Result<()> {
         let (low, end) = self.range(STREAM)?;
         let (mut upper, mut step) = (end, STEP);
-        while upper > low {
+        let mut newest = None;
+        while upper > low && (newest.is_none() || found.claim.is_none()) {
             let lower = (upper - step).max(low);
             let (mut position, mut claim) = (None, None);
             self.span(STREAM, lower, upper, |entry| match entry {
@@ -263,12 +265,10 @@ impl<'a> Reading<'a> {
             })?;
             // Steps further back hold older records only.
             found.claim = found.claim.take().or(claim);
-            if let Some(newest) = position {
-                found.position = newest;
-                return Ok(());
-            }
+            newest = newest.or(position);
             (upper, step) = (lower, step * 2);
         }
+        found.position = newest.flatten();
         Ok(())
     }
 

@@ -206,6 +206,23 @@ async fn an_instance_that_a_rival_took_over_from_says_so_and_leaves_it_alone() {
     numbers.expect(8).await;
 }
 
+/// Rule: a claim is looked for until it is found, however many positions lie after it.
+#[tokio::test]
+async fn a_rival_that_took_over_long_ago_is_still_seen() {
+    let numbers = Numbers::new("long-ago").await;
+    let (mut old, mut new) = (numbers.instance("old"), numbers.instance("new"));
+    old.must_open().await;
+    old.must_deliver(3).await;
+    new.must_open().await;
+    // Each is a record and a marker in the position topic; the first look back is at 1,000.
+    new.must_deliver(600).await;
+
+    let error = old.deliver(4).await.expect_err("it was shut out");
+    assert_eq!(error.kind(), Kind::Fenced, "{error:?}");
+    new.deliver(601).await.expect("nobody shut it out");
+    numbers.expect(601).await;
+}
+
 /// Rule: opened again, the source goes on after the position read, whatever was sent or delivered before.
 #[tokio::test]
 async fn an_old_instance_that_recycles_after_a_new_one_took_over_doubles_nothing() {
