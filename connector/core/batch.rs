@@ -113,7 +113,6 @@ pub struct Transaction {
     pub previous_commit: Option<u64>,
 }
 
-/// Changes on their way from a source to the encoder.
 /// A buffer of this size is always kept: several times what a batch holds by default.
 const KEPT_BYTES: usize = 8 * 1024 * 1024;
 
@@ -148,6 +147,23 @@ fn empty<T>(buffer: &mut Vec<T>, give_back: bool) {
     }
 }
 
+/// When a source closes a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    pub bytes_max: usize,
+    pub rows_max: usize,
+}
+
+impl BatchLimits {
+    /// At a transaction's end, or anywhere a quarter above: so small transactions stay whole, and large ones
+    /// do not grow the batch without bound.
+    pub fn are_reached(&self, batch: &ChangeBatch, whole: bool) -> bool {
+        let above = |have: usize, limit: usize| have >= if whole { limit } else { limit + limit / 4 };
+        above(batch.bytes.len(), self.bytes_max) || above(batch.changes.len(), self.rows_max)
+    }
+}
+
+/// Changes on their way from a source to the encoder.
 #[derive(Debug, Default)]
 pub struct ChangeBatch {
     pub bytes: Vec<u8>,
@@ -273,6 +289,17 @@ mod tests {
     #[test]
     fn a_cell_is_twelve_bytes() {
         assert_eq!(size_of::<Cell>(), 12);
+    }
+
+    #[test]
+    fn a_batch_closes_at_a_transaction_s_end_or_a_quarter_above_its_limit() {
+        let limits = BatchLimits { bytes_max: 1000, rows_max: 100 };
+        for (bytes, whole, full) in
+            [(999, true, false), (1000, true, true), (1000, false, false), (1250, false, true)]
+        {
+            let batch = ChangeBatch { bytes: vec![0; bytes], ..ChangeBatch::default() };
+            assert_eq!(limits.are_reached(&batch, whole), full, "{bytes} bytes, whole {whole}");
+        }
     }
 
     #[test]

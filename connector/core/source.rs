@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::batch::ChangeBatch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::report::Report;
@@ -26,9 +26,43 @@ pub trait Source: Send {
     fn run(&mut self, from: Option<Position>, feed: Feed) -> impl Future<Output = Result<()>> + Send;
 }
 
+/// An idle reader looks up this often for a stop, a delivery or a timer.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Wait for a reusable batch before looking at the timers again.
+pub const BATCH_WAIT: Duration = Duration::from_millis(20);
+
+/// Whole rows go down after this long even when more is always there to read: a flood of transactions that
+/// nobody captures must not hold them up.
+pub const BATCH_AGE_MAX: Duration = Duration::from_millis(50);
+
+/// A stop waits this long for the open transaction's end, and then for the last delivery. The daemon as a
+/// whole has 10 s, and the sink's end wants some of them. What is not delivered by then comes again.
+pub const STOP_OPEN_PATIENCE: Duration = Duration::from_secs(2);
+pub const STOP_DELIVERY_PATIENCE: Duration = Duration::from_secs(4);
+
 /// The pipeline is going down; the source ends its run with `Ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopping;
+
+/// Why a reader's loop ended.
+#[derive(Debug)]
+pub enum Ended {
+    Stopping,
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Stopping> for Ended {
+    fn from(_: Stopping) -> Self {
+        Self::Stopping
+    }
+}
 
 /// The source's end of the shuttle. There are as many places in each direction as batches, so sending
 /// never waits, and an empty batch coming back is the only back-pressure. Callable from a plain thread.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_core::batch::BatchLimits;
 use millrace_core::error::Error;
 use mongodb::options::{ConnectionString, HostInfo};
 use secrecy::{ExposeSecret, SecretString};
@@ -132,8 +133,7 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     pub connect_timeout: Duration,
     pub server_selection_timeout: Duration,
-    pub batch_bytes_max: usize,
-    pub batch_rows_max: usize,
+    pub batch: BatchLimits,
 }
 
 impl Settings {
@@ -166,18 +166,20 @@ impl Settings {
                 raw.server_selection_timeout_s,
                 SELECTION_TIMEOUT,
             ),
-            batch_bytes_max: problems.within(
-                "batch_bytes_max",
-                raw.batch_bytes_max,
-                BATCH_BYTES_MAX,
-                4096..=1 << 30,
-            ),
-            batch_rows_max: problems.within(
-                "batch_rows_max",
-                raw.batch_rows_max,
-                BATCH_ROWS_MAX,
-                1..=1_000_000,
-            ),
+            batch: BatchLimits {
+                bytes_max: problems.within(
+                    "batch_bytes_max",
+                    raw.batch_bytes_max,
+                    BATCH_BYTES_MAX,
+                    4096..=1 << 30,
+                ),
+                rows_max: problems.within(
+                    "batch_rows_max",
+                    raw.batch_rows_max,
+                    BATCH_ROWS_MAX,
+                    1..=1_000_000,
+                ),
+            },
             collections,
             url: raw.url,
             password: raw.password,

@@ -72,8 +72,7 @@ impl MongodbSource {
         };
         let reading = tokio::spawn(reader.run(cursor, to).in_current_span());
         let limits = Limits {
-            batch_bytes_max: settings.batch_bytes_max,
-            batch_rows_max: settings.batch_rows_max,
+            batch: settings.batch,
             advance_every: settings.heartbeat_interval,
             is_mongos: facts.is_mongos,
         };

@@ -6,10 +6,12 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use millrace_core::batch::ChangeBatch;
+use millrace_core::batch::{BatchLimits, ChangeBatch};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::State;
-use millrace_core::source::{Feed, Stopping};
+use millrace_core::source::{
+    BATCH_AGE_MAX, BATCH_WAIT, Ended, Feed, STOP_DELIVERY_PATIENCE, STOP_OPEN_PATIENCE, TICK,
+};
 use mongodb::raw_batch_cursor::RawBatch;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -20,22 +22,9 @@ use crate::reader::Reply;
 use crate::resume_token::ClusterTime;
 use crate::session::Session;
 
-/// An idle reader looks up this often for a stop or a timer.
-const TICK: Duration = Duration::from_millis(100);
-/// Wait for a reusable batch before looking at the timers again.
-const BATCH_WAIT: Duration = Duration::from_millis(20);
-/// A stop waits this long for the end of a transaction, and then for the last delivery. The daemon as a whole
-/// has 10 s, and the sink's end wants some of them. What is not delivered by then comes again.
-const STOP_OPEN_PATIENCE: Duration = Duration::from_secs(2);
-const STOP_DELIVERY_PATIENCE: Duration = Duration::from_secs(4);
-/// What is whole goes down after this long even when more is always there to read.
-const BATCH_AGE_MAX: Duration = Duration::from_millis(50);
-
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// A batch closes at the next end of a transaction above this.
-    pub batch_bytes_max: usize,
-    pub batch_rows_max: usize,
+    pub batch: BatchLimits,
     /// Idle progress reaches the sink this often: each one costs a Kafka transaction.
     pub advance_every: Duration,
     /// Shards have logs of their own, so an empty reply proves nothing about a transaction.
@@ -165,7 +154,7 @@ impl Stream {
 
     fn event(&mut self, event: Doc<'_>) -> Result<(), Ended> {
         let is_full = |batch: &Option<ChangeBatch>, whole, limits: &Limits| {
-            batch.as_ref().is_some_and(|batch| batch_is_full(batch, whole, limits))
+            batch.as_ref().is_some_and(|batch| limits.batch.are_reached(batch, whole))
         };
         // Whether a transaction ends before this event matters only where the batch may be closed there.
         if is_full(&self.batch, true, &self.limits) && self.session.has_position() {
@@ -262,36 +251,7 @@ impl Stream {
     }
 }
 
-/// Why the reading ended.
-enum Ended {
-    Stopping,
-    Failed(Error),
-}
-
-impl From<Error> for Ended {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<Stopping> for Ended {
-    fn from(_: Stopping) -> Self {
-        Self::Stopping
-    }
-}
-
 fn malformed(error: Malformed) -> Error {
     Error::fatal(format!("mongodb sent a malformed reply: {error}"))
         .hint("nothing was skipped; report this with the server's version")
-}
-
-/// Whether to close the batch: above the limit at a transaction's end, or anywhere a quarter above it, so
-/// that small transactions stay whole and large ones do not grow the batch without bound.
-fn batch_is_full(batch: &ChangeBatch, whole: bool, limits: &Limits) -> bool {
-    let (bytes, rows) = (batch.bytes.len(), batch.changes.len());
-    if whole {
-        return bytes >= limits.batch_bytes_max || rows >= limits.batch_rows_max;
-    }
-    bytes >= limits.batch_bytes_max + limits.batch_bytes_max / 4
-        || rows >= limits.batch_rows_max + limits.batch_rows_max / 4
 }

@@ -6,6 +6,7 @@ mod url;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_core::batch::BatchLimits;
 use millrace_core::error::Error;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -125,8 +126,7 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// The slot was made by somebody else, so its `confirmed_flush_lsn` is the start.
     pub slot_made_beforehand: bool,
-    pub batch_bytes_max: usize,
-    pub batch_rows_max: usize,
+    pub batch: BatchLimits,
 }
 
 impl Settings {
@@ -168,18 +168,20 @@ impl Settings {
                 1,
             ),
             slot_made_beforehand: raw.slot_made_beforehand.unwrap_or(false),
-            batch_bytes_max: problems.within(
-                "batch_bytes_max",
-                raw.batch_bytes_max,
-                BATCH_BYTES_MAX,
-                4096..=1 << 30,
-            ),
-            batch_rows_max: problems.within(
-                "batch_rows_max",
-                raw.batch_rows_max,
-                BATCH_ROWS_MAX,
-                1..=1_000_000,
-            ),
+            batch: BatchLimits {
+                bytes_max: problems.within(
+                    "batch_bytes_max",
+                    raw.batch_bytes_max,
+                    BATCH_BYTES_MAX,
+                    4096..=1 << 30,
+                ),
+                rows_max: problems.within(
+                    "batch_rows_max",
+                    raw.batch_rows_max,
+                    BATCH_ROWS_MAX,
+                    1..=1_000_000,
+                ),
+            },
         };
         if problems.0.is_empty() { Ok(settings) } else { Err(problems.0) }
     }

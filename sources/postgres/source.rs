@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
-use crate::config::{Server, Settings};
+use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
 use crate::pgoutput::RelationMessage;
@@ -65,41 +65,28 @@ impl PostgresSource {
         Self { settings, origin }
     }
 
-    /// A server that is half gone, or a proxy that is, takes a query and never answers it.
-    async fn patiently<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        match tokio::time::timeout(START_PATIENCE, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Error::transient(format!(
-                "postgres at {} let a start wait for {} s",
-                self.settings.place(),
-                START_PATIENCE.as_secs()
-            ))
-            .hint("look at pg_stat_activity for what the connection waits for, and at what lies between")),
-        }
-    }
-
     /// Everything up to the first byte of the stream; `None` when the pipeline is stopping.
-    async fn start(&self, from: Option<Position>, mut feed: Feed) -> Result<Option<Started>> {
+    async fn start(&mut self, from: Option<Position>, mut feed: Feed) -> Result<Option<Started>> {
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
         let place = start::place(&self.settings, &client, &facts, &mut feed, from).await?;
         let Some(position) = place else { return Ok(None) };
         let client = Arc::new(client);
         // Both connections are with one server, whichever of several it is.
-        let settings = Settings { server: server.clone(), ..self.settings.clone() };
-        let reading = self.stream(&settings, &client, &facts, position, feed).await?;
-        Ok(Some(Started { client, server, ended, facts, reading }))
+        self.settings.server = server;
+        let reading = self.stream(&client, &facts, position, feed).await?;
+        Ok(Some(Started { client, ended, facts, reading }))
     }
 
     /// Opens the replication connection and hands it to its thread.
     async fn stream(
         &self,
-        settings: &Settings,
         client: &Arc<Client>,
         facts: &ServerFacts,
         mut position: Streamed,
         feed: Feed,
     ) -> Result<Reading> {
+        let settings = &self.settings;
         let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
         start::follow_timeline(&mut handshake, facts, &mut position).await?;
         let walsender = handshake.backend_pid;
@@ -111,8 +98,7 @@ impl PostgresSource {
 
         let told = Arc::new(Told::default());
         let limits = Limits {
-            batch_bytes_max: settings.batch_bytes_max,
-            batch_rows_max: settings.batch_rows_max,
+            batch: settings.batch,
             frame_bytes_max: FRAME_BYTES_MAX,
             status_interval: status_interval(settings.status_interval, facts.wal_sender_timeout)
                 // A silent server is asked for a sign of life with a status, before it counts as dead.
@@ -226,7 +212,7 @@ impl Source for PostgresSource {
     }
 
     async fn preconditions(&self) -> Result<()> {
-        self.patiently(async {
+        patiently(self.settings.place(), async {
             let control = control::connect(&self.settings).await?;
             let facts = server::preconditions(&control.client, &self.settings).await?;
             publication::ensure(&control.client, &self.settings, &facts).await?;
@@ -242,14 +228,14 @@ impl Source for PostgresSource {
 
     async fn run(&mut self, from: Option<Position>, feed: Feed) -> Result<()> {
         let (progress, stop) = (feed.progress.clone(), feed.stop());
+        let place = self.settings.place();
         // A cancelled start is a crash at that place, which every later one can deal with.
         let started = tokio::select! {
             biased;
             () = stop => return Ok(()),
-            started = self.patiently(self.start(from, feed)) => started?,
+            started = patiently(place, self.start(from, feed)) => started?,
         };
-        let Some(Started { client, server, mut ended, facts, mut reading }) = started else { return Ok(()) };
-        self.settings.server = server;
+        let Some(Started { client, mut ended, facts, mut reading }) = started else { return Ok(()) };
         let result = self.attend(&mut ended, &client, &facts, &mut reading, &progress).await;
         if result.is_err() {
             // Whatever failed here, the thread must be gone before the next attempt.
@@ -265,7 +251,6 @@ impl Source for PostgresSource {
 /// A start that came to its end.
 struct Started {
     client: Arc<Client>,
-    server: Server,
     ended: JoinHandle<Result<()>>,
     facts: ServerFacts,
     reading: Reading,
@@ -275,6 +260,18 @@ struct Started {
 struct Reading {
     thread: JoinHandle<Result<()>>,
     told: Arc<Told>,
+}
+
+/// A server that is half gone, or a proxy that is, takes a query and never answers it.
+async fn patiently<T>(place: String, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(START_PATIENCE, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Error::transient(format!(
+            "postgres at {place} let a start wait for {} s",
+            START_PATIENCE.as_secs()
+        ))
+        .hint("look at pg_stat_activity for what the connection waits for, and at what lies between")),
+    }
 }
 
 fn joined(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {

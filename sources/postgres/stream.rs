@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use millrace_core::batch::ChangeBatch;
+use millrace_core::batch::{BatchLimits, ChangeBatch};
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{State, now_us};
-use millrace_core::source::{Feed, Stopping};
+use millrace_core::source::{
+    BATCH_AGE_MAX, BATCH_WAIT, Ended, Feed, STOP_DELIVERY_PATIENCE, STOP_OPEN_PATIENCE, TICK,
+};
 
 use crate::lsn::Lsn;
 use crate::pgoutput::RelationMessage;
@@ -26,21 +28,6 @@ const ADVANCE_EVERY: Duration = Duration::from_secs(3);
 /// What was delivered is confirmed this soon: the server frees WAL by checkpoints, minutes apart.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 
-/// An idle reader looks up this often for a stop, a delivery or a timer.
-const TICK: Duration = Duration::from_millis(100);
-
-/// Wait for a reusable batch before looking at the timers again.
-const BATCH_WAIT: Duration = Duration::from_millis(20);
-
-/// A stop waits this long for the open transaction's end, and then for the last delivery. The daemon as a
-/// whole has 10 s, and the sink's end wants some of them. What is not delivered by then comes again.
-const STOP_OPEN_PATIENCE: Duration = Duration::from_secs(2);
-const STOP_DELIVERY_PATIENCE: Duration = Duration::from_secs(4);
-
-/// Whole rows go down after this long even when more is always there to read: a flood of transactions that
-/// nobody captures must not hold them up.
-const BATCH_AGE_MAX: Duration = Duration::from_millis(50);
-
 /// Bytes of a status update.
 const STATUS_BYTES: usize = 34;
 
@@ -52,9 +39,7 @@ const XLOG_DATA_HEADER: usize = 25;
 
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// A batch closes at the next end of a transaction above this.
-    pub batch_bytes_max: usize,
-    pub batch_rows_max: usize,
+    pub batch: BatchLimits,
     pub frame_bytes_max: usize,
     /// At most a third of the server's `wal_sender_timeout`.
     pub status_interval: Duration,
@@ -196,7 +181,7 @@ impl Stream {
                     }
                 },
             }
-            full = batch_is_full(batch, session.is_whole(), &self.limits);
+            full = self.limits.batch.are_reached(batch, session.is_whole());
             if full || reply {
                 break;
             }
@@ -337,24 +322,6 @@ impl Stream {
     }
 }
 
-/// Why the reading ended.
-enum Ended {
-    Stopping,
-    Failed(Error),
-}
-
-impl From<Error> for Ended {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<Stopping> for Ended {
-    fn from(_: Stopping) -> Self {
-        Self::Stopping
-    }
-}
-
 enum CopyData<'a> {
     XLog { lsn: Lsn, data: &'a [u8] },
     Keepalive { end: Lsn, reply_requested: bool },
@@ -380,17 +347,6 @@ fn read_copy_data(data: &[u8]) -> Result<CopyData<'_>> {
     }
 }
 
-/// Whether to close the batch: above the limit at a transaction's end, or anywhere a quarter above it, so
-/// that small transactions stay whole and large ones do not grow the batch without bound.
-fn batch_is_full(batch: &ChangeBatch, whole: bool, limits: &Limits) -> bool {
-    let (bytes, rows) = (batch.bytes.len(), batch.changes.len());
-    if whole {
-        return bytes >= limits.batch_bytes_max || rows >= limits.batch_rows_max;
-    }
-    bytes >= limits.batch_bytes_max + limits.batch_bytes_max / 4
-        || rows >= limits.batch_rows_max + limits.batch_rows_max / 4
-}
-
 /// A standby status update: written, flushed and applied up to the same place.
 fn status_update(confirmed: Lsn, now_us: i64, reply_requested: bool) -> [u8; STATUS_BYTES] {
     let mut update = [0; STATUS_BYTES];
@@ -406,26 +362,6 @@ fn status_update(confirmed: Lsn, now_us: i64, reply_requested: bool) -> [u8; STA
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn limits() -> Limits {
-        Limits {
-            batch_bytes_max: 1000,
-            batch_rows_max: 100,
-            frame_bytes_max: 1 << 20,
-            status_interval: Duration::from_secs(10),
-            receive_timeout: Duration::from_secs(60),
-        }
-    }
-
-    #[test]
-    fn a_batch_closes_at_a_transaction_s_end_or_a_quarter_above_its_limit() {
-        for (bytes, whole, full) in
-            [(999, true, false), (1000, true, true), (1000, false, false), (1250, false, true)]
-        {
-            let batch = ChangeBatch { bytes: vec![0; bytes], ..ChangeBatch::default() };
-            assert_eq!(batch_is_full(&batch, whole, &limits()), full, "{bytes} bytes, whole {whole}");
-        }
-    }
 
     #[test]
     fn a_status_update_names_one_place_three_times() {
