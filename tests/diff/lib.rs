@@ -2,7 +2,7 @@
 //!
 //! [`postgres::run`] is a whole run, and the place to start reading: it makes random tables, has both sides
 //! read them, writes random rows, and hands both sides' topics to [`compare`]. [`connect`] talks to Kafka
-//! Connect, [`records`] reads topics, [`tokens`] takes JSON apart without losing a byte, and [`allowed`] is
+//! Connect, [`sides`] runs the two, [`records`] reads topics, [`tokens`] takes JSON apart without losing a byte, and [`allowed`] is
 //! the short list of differences that are meant to be. [`mongodb::run`] is the same for documents.
 
 pub mod allowed;
@@ -11,6 +11,7 @@ pub mod connect;
 pub mod mongodb;
 pub mod postgres;
 pub mod records;
+pub mod sides;
 pub mod tokens;
 
 pub use millrace_ledger::{Error, Result};

@@ -3,8 +3,6 @@
 mod sides;
 mod values;
 
-use std::time::{Duration, Instant};
-
 use millrace_ledger::mongodb::connect;
 use millrace_ledger::random::Random;
 use mongodb::bson::{Bson, Document, doc};
@@ -12,10 +10,9 @@ use mongodb::{Client, ClientSession, Database};
 
 use crate::allowed::Allowed;
 use crate::compare::{Report, compare};
-use crate::records::{Decoder, Topics, read};
+use crate::sides::{Sides, list};
 use crate::{Encoding, Place, Result};
 
-const DONE_WITHIN: Duration = Duration::from_secs(90);
 const COLLECTIONS: [&str; 3] = ["plain", "dotted.name", "third"];
 /// Written until both sides show it, and last of all; not compared.
 const WARM: &str = "warm";
@@ -65,17 +62,18 @@ async fn write_and_compare(
     config: &Config,
     client: &Client,
     database: &Database,
-    sides: &mut sides::Sides,
+    sides: &mut Sides,
     allowed: &mut Allowed,
 ) -> Result<Report> {
     let mut random = Random::new(config.seed);
     let mut number = 0;
     let warm = database.collection::<Document>(WARM);
-    seen_by_both(config, sides, WARM, async || {
+    let write = async || {
         number += 1;
-        warm.insert_one(doc! { "_id": number }).await.map(drop)
-    })
-    .await?;
+        warm.insert_one(doc! { "_id": number }).await?;
+        Ok(())
+    };
+    sides.both_show(&format!(".{WARM}"), write).await?;
     let mut session = client.start_session().await?;
     let mut ids: Vec<(usize, Bson)> = Vec::new();
     for _ in 0..config.transactions {
@@ -92,17 +90,11 @@ async fn write_and_compare(
     }
     let end = database.collection::<Document>(END);
     end.insert_one(doc! { "_id": 1 }).await?;
-    let (theirs, ours) = seen_by_both(config, sides, END, async || Ok(())).await?;
-    let dir = &config.place.dir;
-    for (name, topics) in [("debezium", &theirs), ("millrace", &ours)] {
-        let listing: String = topics
-            .iter()
-            .flat_map(|((topic, partition), records)| {
-                records.iter().map(move |record| format!("{topic}-{partition} {record:?}\n"))
-            })
-            .collect();
-        std::fs::write(dir.join(format!("{name}-mongodb.txt")), listing)?;
+    let (mut theirs, mut ours) = sides.both_show(&format!(".{END}"), async || Ok(())).await?;
+    for topics in [&mut theirs, &mut ours] {
+        topics.retain(|(topic, _), _| !topic.ends_with(&format!(".{WARM}")));
     }
+    list(&config.place.dir, "-mongodb", &theirs, &ours)?;
     compare(&theirs, &ours, allowed)
 }
 
@@ -156,40 +148,4 @@ async fn change(
         }
     }
     Ok(())
-}
-
-/// Reads until both sides have something in a collection's topic, writing between the looks.
-async fn seen_by_both(
-    config: &Config,
-    sides: &mut sides::Sides,
-    collection: &str,
-    mut write: impl AsyncFnMut() -> mongodb::error::Result<()>,
-) -> Result<(Topics, Topics)> {
-    let mut decoder = Decoder::new(config.encoding, &config.place.registry)?;
-    let deadline = Instant::now() + DONE_WITHIN;
-    loop {
-        sides.still_run().await?;
-        write().await?;
-        let wanted = format!(".{collection}");
-        let is_done = |topics: &Topics| topics.keys().any(|(topic, _)| topic.ends_with(&wanted));
-        let look = async |prefix: String, decoder: &mut Decoder| {
-            read(&config.place.bootstrap, &prefix, decoder).await
-        };
-        let theirs = look(sides.their_topics(), &mut decoder).await?;
-        let ours = look(sides.our_topics(), &mut decoder).await?;
-        if is_done(&theirs) && is_done(&ours) {
-            // What was read first may have grown since.
-            let mut theirs = look(sides.their_topics(), &mut decoder).await?;
-            let mut ours = look(sides.our_topics(), &mut decoder).await?;
-            for topics in [&mut theirs, &mut ours] {
-                topics.retain(|(topic, _), _| !topic.ends_with(&format!(".{WARM}")));
-            }
-            return Ok((theirs, ours));
-        }
-        if Instant::now() >= deadline {
-            let (theirs, ours) = (is_done(&theirs), is_done(&ours));
-            return Err(format!("not done: debezium {theirs}, millrace {ours}; {}", sides.log_tail()).into());
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
 }

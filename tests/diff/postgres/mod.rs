@@ -4,21 +4,16 @@ mod sides;
 mod tables;
 mod values;
 
-use std::time::{Duration, Instant};
-
 use millrace_ledger::random::Random;
 use tokio_postgres::{Client, NoTls};
 
 use crate::allowed::Allowed;
 use crate::compare::{Report, compare};
-use crate::records::{Decoder, Topics, read};
+use crate::sides::{Sides, list};
 use crate::{Encoding, Place, Result};
 
 use tables::Table;
 pub use values::families;
-
-/// Both sides are done with a workload of this size within seconds.
-const DONE_WITHIN: Duration = Duration::from_secs(90);
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -71,7 +66,7 @@ async fn write_and_compare(
     client: &Client,
     tables: &[Table],
     random: &mut Random,
-    sides: &mut sides::Sides,
+    sides: &mut Sides,
     allowed: &mut Allowed,
 ) -> Result<Report> {
     let mut refused = 0;
@@ -95,49 +90,9 @@ async fn write_and_compare(
         return Err(format!("{refused} statements were refused").into());
     }
     client.batch_execute("INSERT INTO the_end VALUES (1)").await?;
-    let (theirs, ours) = both(config, sides).await?;
-    for (name, topics) in [("debezium", &theirs), ("millrace", &ours)] {
-        std::fs::write(config.place.dir.join(format!("{name}.txt")), listing(topics))?;
-    }
+    let (theirs, ours) = sides.both_show(".the_end", async || Ok(())).await?;
+    list(&config.place.dir, "", &theirs, &ours)?;
     compare(&theirs, &ours, allowed)
-}
-
-/// Reads until the last row has come through on both sides.
-async fn both(config: &Config, sides: &mut sides::Sides) -> Result<(Topics, Topics)> {
-    let mut decoder = Decoder::new(config.encoding, &config.place.registry)?;
-    let deadline = Instant::now() + DONE_WITHIN;
-    loop {
-        sides.still_run().await?;
-        let is_done = |topics: &Topics| topics.keys().any(|(topic, _)| topic == "public.the_end");
-        let theirs = read(&config.place.bootstrap, &sides.their_topics(), &mut decoder).await?;
-        let ours = read(&config.place.bootstrap, &sides.our_topics(), &mut decoder).await?;
-        if is_done(&theirs) && is_done(&ours) {
-            // The last topic that was read may have grown after the first was.
-            let theirs = read(&config.place.bootstrap, &sides.their_topics(), &mut decoder).await?;
-            return Ok((theirs, read(&config.place.bootstrap, &sides.our_topics(), &mut decoder).await?));
-        }
-        if Instant::now() >= deadline {
-            return Err(format!(
-                "not done: debezium {}, millrace {}; {}",
-                is_done(&theirs),
-                is_done(&ours),
-                sides.log_tail()
-            )
-            .into());
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-}
-
-/// Everything that one side wrote, for whoever has to understand a difference.
-fn listing(topics: &Topics) -> String {
-    let mut text = String::new();
-    for ((topic, partition), records) in topics {
-        for record in records {
-            text += &format!("{topic}-{partition} {record:?}\n");
-        }
-    }
-    text
 }
 
 fn said(statement: &str, error: &tokio_postgres::Error) -> crate::Error {

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use millrace_diff::allowed::Allowed;
+use millrace_diff::compare::Report;
 use millrace_diff::{Encoding, Place, mongodb, postgres};
 use xtask::services::{Config, Connect, ConnectConfig, Home, PostgresConfig, PostgresVersion, Services};
 use xtask::{Context, Error, Result};
@@ -91,68 +92,38 @@ async fn compared(subject: &Subject) -> Result<ExitCode> {
 /// Every seed in each encoding, without images and with both.
 async fn of_documents(arguments: &OfDocuments) -> Result<ExitCode> {
     let encodings = encodings(arguments.encoding.as_deref())?;
-    let binary = binary::build(if arguments.release { Profile::Release } else { Profile::Debug }).await?;
-    println!("-- starting Kafka, the schema registry, MongoDB and Kafka Connect");
-    let home = Home::temporary()?;
-    let services = Services::start_new(&Config::default(), &home).await?;
-    let connect = Connect::start_new(&ConnectConfig::default(), &services.kafka.bootstrap(), &home).await?;
-    let place = Place {
-        bootstrap: services.kafka.bootstrap(),
-        registry: services.registry.url(),
-        connect: connect.url(),
-        binary,
-        dir: binary::target()?.join("diff"),
-    };
-    let mut allowed = Allowed::read().context(|| "the list of allowed differences".to_owned())?;
-    let mut passed = true;
+    let mut stand = Stand::set_up(&Config::default(), arguments.release).await?;
     for seed in &arguments.seeds {
         for encoding in &encodings {
             for images in [mongodb::Images::None, mongodb::Images::Both] {
                 let config = mongodb::Config {
-                    place: place.clone(),
-                    url: services.mongodb.url(),
+                    place: stand.place.clone(),
+                    url: stand.services.mongodb.url(),
                     encoding: *encoding,
                     seed: *seed,
                     transactions: arguments.transactions,
                     images,
                 };
-                let report = mongodb::run(&config, &mut allowed).await;
-                let report = report.context(|| format!("the run with seed {seed} could not be finished"))?;
-                println!("-- seed {seed}, {encoding:?}, images {images:?}: {report}");
-                passed &= report.passed();
+                let report = mongodb::run(&config, &mut stand.allowed).await;
+                stand.note(&format!("seed {seed}, {encoding:?}, images {images:?}"), report)?;
             }
         }
     }
-    for (reason, count) in allowed.used() {
-        println!("allowed {count} times: {reason}");
-    }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(stand.verdict())
 }
 
+/// Every seed in each encoding.
 async fn against_debezium(arguments: &Arguments) -> Result<ExitCode> {
     let encodings = encodings(arguments.encoding.as_deref())?;
     let version: PostgresVersion = arguments.postgres.parse()?;
-    let binary = binary::build(if arguments.release { Profile::Release } else { Profile::Debug }).await?;
-    println!("-- starting Kafka, the schema registry, Postgres and Kafka Connect");
-    let home = Home::temporary()?;
     let config =
         Config { postgres: PostgresConfig { version, ..PostgresConfig::default() }, ..Config::default() };
-    let services = Services::start_new(&config, &home).await?;
-    let connect = Connect::start_new(&ConnectConfig::default(), &services.kafka.bootstrap(), &home).await?;
-    let place = Place {
-        bootstrap: services.kafka.bootstrap(),
-        registry: services.registry.url(),
-        connect: connect.url(),
-        binary,
-        dir: binary::target()?.join("diff"),
-    };
-    let mut allowed = Allowed::read().context(|| "the list of allowed differences".to_owned())?;
-    let mut passed = true;
+    let mut stand = Stand::set_up(&config, arguments.release).await?;
     for seed in &arguments.seeds {
         for encoding in &encodings {
             let config = postgres::Config {
-                place: place.clone(),
-                url: services.postgres.url(),
+                place: stand.place.clone(),
+                url: stand.services.postgres.url(),
                 encoding: *encoding,
                 seed: *seed,
                 tables: arguments.tables,
@@ -160,16 +131,54 @@ async fn against_debezium(arguments: &Arguments) -> Result<ExitCode> {
                 only: arguments.only.clone(),
                 modes: modes(arguments)?,
             };
-            let report = postgres::run(&config, &mut allowed).await;
-            let report = report.context(|| format!("the run with seed {seed} could not be finished"))?;
-            println!("-- seed {seed}, {encoding:?}: {report}");
-            passed &= report.passed();
+            let report = postgres::run(&config, &mut stand.allowed).await;
+            stand.note(&format!("seed {seed}, {encoding:?}"), report)?;
         }
     }
-    for (reason, count) in allowed.used() {
-        println!("allowed {count} times: {reason}");
+    Ok(stand.verdict())
+}
+
+/// The servers, and what the runs have shown so far.
+struct Stand {
+    services: Services,
+    _connect: Connect,
+    place: Place,
+    allowed: Allowed,
+    passed: bool,
+}
+
+impl Stand {
+    async fn set_up(config: &Config, release: bool) -> Result<Self> {
+        let binary = binary::build(if release { Profile::Release } else { Profile::Debug }).await?;
+        println!("-- starting Kafka, the schema registry, the databases and Kafka Connect");
+        let home = Home::temporary()?;
+        let services = Services::start_new(config, &home).await?;
+        let bootstrap = services.kafka.bootstrap();
+        let connect = Connect::start_new(&ConnectConfig::default(), &bootstrap, &home).await?;
+        let place = Place {
+            bootstrap,
+            registry: services.registry.url(),
+            connect: connect.url(),
+            binary,
+            dir: binary::target()?.join("diff"),
+        };
+        let allowed = Allowed::read().context(|| "the list of allowed differences".to_owned())?;
+        Ok(Self { services, _connect: connect, place, allowed, passed: true })
     }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+
+    fn note(&mut self, run: &str, report: millrace_diff::Result<Report>) -> Result<()> {
+        let report = report.context(|| format!("the run with {run} could not be finished"))?;
+        println!("-- {run}: {report}");
+        self.passed &= report.passed();
+        Ok(())
+    }
+
+    fn verdict(&self) -> ExitCode {
+        for (reason, count) in self.allowed.used() {
+            println!("allowed {count} times: {reason}");
+        }
+        if self.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
 fn encodings(name: Option<&str>) -> Result<Vec<Encoding>> {

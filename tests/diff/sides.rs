@@ -1,0 +1,168 @@
+//! Debezium and the daemon, both reading one database into one Kafka: start at `Sides::start`.
+//!
+//! Schema names begin with the topic prefix, so both have the same one; Debezium's topics are moved aside by
+//! a transform behind everything that names a schema.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use millrace_ledger::daemon::Daemon;
+use serde_json::{Map, Value as Json, json};
+
+use crate::connect::Worker;
+use crate::records::{Decoder, Topics, read};
+use crate::{Encoding, Place, Result};
+
+/// Both sides are done with a workload of this size within seconds.
+const DONE_WITHIN: Duration = Duration::from_secs(90);
+
+/// Before the names of Debezium's topics.
+const ASIDE: &str = "theirs.";
+
+pub struct Sides {
+    name: String,
+    place: Place,
+    encoding: Encoding,
+    worker: Worker,
+    daemon: Daemon,
+}
+
+/// What the two are told beyond what is the same for every source.
+pub struct Told {
+    /// The table `[source.…]` of the daemon's file, and more lines for its `[format]`.
+    pub source: String,
+    pub format: String,
+    /// Debezium's properties.
+    pub debezium: Json,
+}
+
+impl Sides {
+    /// Starts both; whether they stream shows in what they write.
+    pub async fn start(place: &Place, encoding: Encoding, name: &str, told: Told) -> Result<Self> {
+        let worker = Worker::at(&place.connect)?;
+        let file = file(place, encoding, name, &told);
+        let mut daemon = Daemon::with_file(&place.binary, &place.dir, name, &file)?;
+        worker.start(name, properties(place, encoding, name, told.debezium)?).await?;
+        daemon.start()?;
+        Ok(Self { name: name.to_owned(), place: place.clone(), encoding, worker, daemon })
+    }
+
+    /// An error if one of them has failed.
+    pub async fn still_run(&mut self) -> Result<()> {
+        self.daemon.still_runs()?;
+        self.worker.runs(&self.name).await.map(drop)
+    }
+
+    pub fn log_tail(&self) -> String {
+        self.daemon.log_tail()
+    }
+
+    /// Ends both.
+    pub async fn stop(&mut self) -> Result<()> {
+        let stopped = self.daemon.stop().await;
+        self.worker.remove(&self.name).await?;
+        stopped.map(drop)
+    }
+
+    /// Debezium's records and ours, as soon as both have written to the topic that ends so; `write` is called
+    /// between the looks.
+    pub async fn both_show(
+        &mut self,
+        ending: &str,
+        mut write: impl AsyncFnMut() -> Result<()>,
+    ) -> Result<(Topics, Topics)> {
+        let mut decoder = Decoder::new(self.encoding, &self.place.registry)?;
+        let (theirs, ours) = (format!("{ASIDE}{}.", self.name), format!("{}.", self.name));
+        let deadline = Instant::now() + DONE_WITHIN;
+        let is_done = |topics: &Topics| topics.keys().any(|(topic, _)| topic.ends_with(ending));
+        loop {
+            self.still_run().await?;
+            write().await?;
+            let bootstrap = &self.place.bootstrap;
+            let done = [
+                is_done(&read(bootstrap, &theirs, &mut decoder).await?),
+                is_done(&read(bootstrap, &ours, &mut decoder).await?),
+            ];
+            if done == [true; 2] {
+                // The last topic that was read may have grown after the first was.
+                let theirs = read(bootstrap, &theirs, &mut decoder).await?;
+                return Ok((theirs, read(bootstrap, &ours, &mut decoder).await?));
+            }
+            if Instant::now() >= deadline {
+                let [theirs, ours] = done;
+                let log = self.log_tail();
+                return Err(format!("not done: debezium {theirs}, millrace {ours}; {log}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
+
+/// Leaves everything that both wrote in files, for whoever has to understand a difference.
+pub fn list(dir: &Path, suffix: &str, theirs: &Topics, ours: &Topics) -> Result<()> {
+    for (name, topics) in [("debezium", theirs), ("millrace", ours)] {
+        let mut text = String::new();
+        for ((topic, partition), records) in topics {
+            for record in records {
+                text += &format!("{topic}-{partition} {record:?}\n");
+            }
+        }
+        std::fs::write(dir.join(format!("{name}{suffix}.txt")), text)?;
+    }
+    Ok(())
+}
+
+/// As the daemon's file takes a list.
+pub fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// As Debezium takes a list, of expressions.
+pub fn escaped(names: &[String]) -> String {
+    names.iter().map(|name| name.replace('.', "\\.")).collect::<Vec<_>>().join(",")
+}
+
+fn file(place: &Place, encoding: Encoding, name: &str, told: &Told) -> String {
+    let Place { bootstrap, registry, .. } = place;
+    let Told { source, format, .. } = told;
+    let encoding = match encoding {
+        Encoding::Avro => "encoding = \"avro\"",
+        Encoding::Json => "encoding = \"json\"\njson_schemas = true",
+    };
+    format!(
+        "name = \"{name}\"\n\
+         {source}\n\
+         [format]\ndialect = \"debezium\"\n{encoding}\nregistry = \"{registry}\"\n{format}\n\
+         [sink.kafka]\nbootstrap = [\"{bootstrap}\"]\nposition_topic = \"position-{name}\"\n\
+         [sink.kafka.topic_defaults]\npartitions = 3\nreplication = 1\n\
+         [rest]\nlisten = \"127.0.0.1:0\"\n"
+    )
+}
+
+fn properties(place: &Place, encoding: Encoding, name: &str, own: Json) -> Result<Map<String, Json>> {
+    let converter = match encoding {
+        Encoding::Avro => "io.confluent.connect.avro.AvroConverter",
+        Encoding::Json => "org.apache.kafka.connect.json.JsonConverter",
+    };
+    let mut all = json!({
+        "tasks.max": "1",
+        "snapshot.mode": "no_data",
+        "topic.prefix": name,
+        "poll.interval.ms": "20",
+        "topic.creation.default.partitions": "3",
+        "topic.creation.default.replication.factor": "1",
+        "transforms": "aside",
+        "transforms.aside.type": "org.apache.kafka.connect.transforms.RegexRouter",
+        "transforms.aside.regex": "(.*)",
+        "transforms.aside.replacement": format!("{ASIDE}$1"),
+    });
+    let all = all.as_object_mut().ok_or("not an object")?;
+    for side in ["key", "value"] {
+        all.insert(format!("{side}.converter"), converter.into());
+        all.insert(format!("{side}.converter.schema.registry.url"), place.registry.clone().into());
+        all.insert(format!("{side}.converter.schemas.enable"), "true".into());
+    }
+    let Json::Object(own) = own else { return Err("properties are an object".into()) };
+    all.extend(own);
+    Ok(all.clone())
+}
