@@ -113,6 +113,17 @@ impl Process {
         }
     }
 
+    /// SIGSTOP to the whole tree; returns when all of it stands still. On a busy machine the first thread that
+    /// takes the signal may wait for its turn, and the others answer until then.
+    pub fn pause(&self) {
+        self.signal_tree(Signal::STOP);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let moves = |pid: &u32| Stat::read(*pid).is_some_and(|stat| !stat.stopped && !stat.dead);
+        while self.tree().iter().any(moves) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// SIGKILL to the whole tree; returns when nothing of it is left.
     pub fn kill(&self) {
         // Stopped first, so that the list of children is complete when the killing begins.
@@ -244,6 +255,7 @@ struct Stat {
     parent: u32,
     started: u64,
     dead: bool,
+    stopped: bool,
 }
 
 impl Stat {
@@ -257,6 +269,7 @@ impl Stat {
             parent: fields.get(1)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
             dead: state == "Z" || state == "X",
+            stopped: state == "T",
         })
     }
 }

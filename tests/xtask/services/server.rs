@@ -231,7 +231,7 @@ impl Server {
 
     /// SIGSTOP, to all its processes: it holds its connections and answers nothing.
     pub fn pause(&self) {
-        self.process.signal_tree(Signal::STOP);
+        self.process.pause();
     }
 
     /// SIGCONT, to all its processes.
