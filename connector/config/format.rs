@@ -1,6 +1,8 @@
 //! `[format]`: choices as text become the encoder's settings.
 
-use millrace_core::encode::{Decimals, Dialect, Encoding, Format};
+use millrace_core::encode::{Binary, Decimals, Dialect, Encoding, Format, Hstore, Intervals, Times};
+
+use millrace_core::pattern::Pattern;
 
 use super::Problems;
 use super::raw;
@@ -31,6 +33,19 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     if let Some(decimals) = choice(problems, "format.decimals", &raw.decimals, &decimals) {
         format.decimals = decimals;
     }
+    values(raw, &mut format, problems);
+    for operation in raw.skip_operations.iter().flatten() {
+        match operation.as_str() {
+            "insert" => format.skipped.inserts = true,
+            "update" => format.skipped.updates = true,
+            "delete" => format.skipped.deletes = true,
+            _ => problems
+                .add("format.skip_operations", format!("{operation:?} is not one of insert, update, delete")),
+        }
+    }
+    format.columns_excluded = columns("format.exclude_columns", raw.exclude_columns.as_ref(), problems);
+    format.columns_included = columns("format.include_columns", raw.include_columns.as_ref(), problems);
+    format.context_headers = raw.context_headers.unwrap_or(format.context_headers);
     format.tombstones = raw.tombstones.unwrap_or(format.tombstones);
     format.truncates = raw.truncates.unwrap_or(format.truncates);
     if let Some(placeholder) = &raw.placeholder {
@@ -48,6 +63,45 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
         problems.add("format.json_schemas", "has no effect beside encoding = \"avro\"; remove it");
     }
     format
+}
+
+fn columns(key: &str, names: Option<&Vec<String>>, problems: &mut Problems) -> Vec<Pattern> {
+    let names = names.into_iter().flatten();
+    let read = |name: &String| {
+        if name.matches('.').count() < 2 && !name.contains('*') {
+            problems.add(
+                key,
+                format!("{name:?} names no column: write schema.table.column, with * for anything"),
+            );
+        }
+        Pattern::new(name)
+    };
+    names.map(read).collect()
+}
+
+/// What values become that can be said in more than one way.
+fn values(raw: &raw::Format, format: &mut Format, problems: &mut Problems) {
+    let times = [
+        ("adaptive", Times::Adaptive),
+        ("adaptive_time_microseconds", Times::AdaptiveTimeMicroseconds),
+        ("connect", Times::Connect),
+        ("iso_string", Times::IsoText),
+        ("microseconds", Times::Microseconds),
+        ("nanoseconds", Times::Nanoseconds),
+    ];
+    let intervals = [("numeric", Intervals::Numeric), ("string", Intervals::Text)];
+    let binary = [
+        ("bytes", Binary::Bytes),
+        ("base64", Binary::Base64),
+        ("base64_url_safe", Binary::Base64UrlSafe),
+        ("hex", Binary::Hex),
+    ];
+    let hstore = [("json", Hstore::Json), ("map", Hstore::Map)];
+    format.times = choice(problems, "format.times", &raw.times, &times).unwrap_or(format.times);
+    format.intervals =
+        choice(problems, "format.intervals", &raw.intervals, &intervals).unwrap_or(format.intervals);
+    format.binary = choice(problems, "format.binary", &raw.binary, &binary).unwrap_or(format.binary);
+    format.hstore = choice(problems, "format.hstore", &raw.hstore, &hstore).unwrap_or(format.hstore);
 }
 
 /// The meaning of a chosen word; `None` where none is set or it is not one of ours.

@@ -46,6 +46,30 @@ pub enum Kind {
     },
     /// As printed with `IntervalStyle = postgres`.
     Interval,
+    /// `0`s and `1`s; no length where none is declared.
+    Bits {
+        length: Option<u32>,
+    },
+    /// As printed with `lc_monetary = C`: `-$1,234.50`.
+    Money,
+    Xml,
+    Ltree,
+    Tsvector,
+    /// `"key"=>"value", "other"=>NULL`
+    Hstore,
+    /// `(x,y)`
+    Point,
+    /// PostGIS: hexadecimal EWKB.
+    Geometry,
+    Geography,
+    /// pgvector: `[1,2.5]`; the elements of `halfvec` are of single precision.
+    Vector {
+        is_single: bool,
+    },
+    /// pgvector: `{1:1.5,3:-2}/5`
+    SparseVector,
+    /// A type whose text is all there is to it: addresses, ranges, text without regard to case.
+    Verbatim,
     /// Elements as in the database's array text, with NULLs and dimensions.
     Array(Box<Kind>),
     /// A type without a mapping of its own: kept as text, never dropped.

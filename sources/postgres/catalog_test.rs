@@ -199,7 +199,7 @@ async fn every_served_type_is_described_and_its_text_comes_through() {
         ("cost", money.clone(), "9.50"),
         ("costs", array(money), "{1.00,NULL}"),
         ("letter", Kind::Text, "x"),
-        ("host", Kind::Other { type_name: "inet".into() }, "10.0.0.1/8"),
+        ("host", Kind::Verbatim, "10.0.0.1/8"),
         ("names", array(Kind::Text), "{a,\"b c\"}"),
         ("grid", array(Kind::Int32), "[0:1]={1,2}"),
     ];

@@ -3,6 +3,7 @@
 
 mod url;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Raw {
     pub url: SecretString,
     pub password: Option<SecretString>,
     pub tables: Vec<String>,
+    #[serde(default)]
+    pub message_keys: BTreeMap<String, Vec<String>>,
     pub publication: Option<String>,
     pub slot: Option<String>,
     pub create_publication: Option<bool>,
@@ -114,6 +117,8 @@ pub struct Settings {
     pub password: Option<SecretString>,
     pub tls: Tls,
     pub tables: Vec<TablePattern>,
+    /// Columns to key events by instead of the table's own key.
+    pub message_keys: Vec<(TablePattern, Vec<String>)>,
     pub publication: String,
     pub slot: String,
     pub create_publication: bool,
@@ -153,6 +158,7 @@ impl Settings {
             user: url.user,
             database: url.database,
             tables: tables(&raw.tables, &mut problems),
+            message_keys: message_keys(raw.message_keys, &mut problems),
             publication: problems.name("publication", raw.publication, &own),
             slot: problems.slot(raw.slot, &own),
             create_publication: raw.create_publication.unwrap_or(true),
@@ -194,6 +200,12 @@ impl Settings {
     /// What the server shows of both our connections.
     pub fn application_name(&self) -> String {
         format!("millrace-{}", self.connector)
+    }
+
+    /// The columns that the file wants this table's events keyed by.
+    pub fn message_key(&self, schema: &str, table: &str) -> Option<&[String]> {
+        let found = self.message_keys.iter().find(|(pattern, _)| pattern.matches(schema, table));
+        found.map(|(_, columns)| columns.as_slice())
     }
 
     /// Whether the file asks for this table.
@@ -247,6 +259,26 @@ fn tables(entries: &[String], problems: &mut Problems) -> Vec<TablePattern> {
         }
     }
     patterns
+}
+
+fn message_keys(
+    given: BTreeMap<String, Vec<String>>,
+    problems: &mut Problems,
+) -> Vec<(TablePattern, Vec<String>)> {
+    let mut keys = Vec::new();
+    for (table, columns) in given {
+        if columns.is_empty() {
+            problems.add(format!("message_keys: {table:?} names no column"), "name one, or remove the entry");
+        }
+        match TablePattern::parse(&table) {
+            Ok(pattern) => keys.push((pattern, columns)),
+            Err(what) => {
+                problems
+                    .add(format!("message_keys: table {table:?} {what}"), "write schema.table or schema.*");
+            }
+        }
+    }
+    keys
 }
 
 /// Collects what is wrong instead of stopping at the first of it.

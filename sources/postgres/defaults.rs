@@ -133,7 +133,17 @@ fn zero(kind: &Kind) -> Option<String> {
         Kind::Timestamp { .. } => "1970-01-01 00:00:00",
         Kind::TimestampTz { .. } => "1970-01-01 00:00:00+00",
         Kind::Interval => "00:00:00",
+        Kind::Xml | Kind::Ltree | Kind::Tsvector => "",
         Kind::VariableDecimal
+        | Kind::Bits { .. }
+        | Kind::Money
+        | Kind::Hstore
+        | Kind::Point
+        | Kind::Geometry
+        | Kind::Geography
+        | Kind::Vector { .. }
+        | Kind::SparseVector
+        | Kind::Verbatim
         | Kind::Bytes
         | Kind::Enum { .. }
         | Kind::TimeTz { .. }
@@ -164,8 +174,20 @@ fn spelled(text: String, kind: &Kind) -> Option<String> {
         | Kind::Time { .. }
         | Kind::Timestamp { .. }
         | Kind::TimestampTz { .. }
+        | Kind::Xml
+        | Kind::Ltree
+        | Kind::Tsvector
         | Kind::Interval => Some(text),
         Kind::VariableDecimal
+        | Kind::Bits { .. }
+        | Kind::Money
+        | Kind::Hstore
+        | Kind::Point
+        | Kind::Geometry
+        | Kind::Geography
+        | Kind::Vector { .. }
+        | Kind::SparseVector
+        | Kind::Verbatim
         | Kind::Bytes
         | Kind::Enum { .. }
         | Kind::TimeTz { .. }

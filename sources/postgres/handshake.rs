@@ -68,6 +68,7 @@ impl Handshake {
             ("TimeZone", "UTC"),
             ("bytea_output", "hex"),
             ("extra_float_digits", "3"),
+            ("lc_monetary", "C"),
         ];
         let written = write_startup_message(&mut self.stream, PROTOCOL_VERSION, &parameters).await;
         written.map_err(|error| from_pgwire(&self.peer, error))?;

@@ -1,6 +1,7 @@
 //! A relation version: what the stream says of a table, completed by what the catalog knows. Pure.
 //! Start at `build`.
 
+use millrace_core::error::{Error, Result};
 use millrace_core::relation::{Column, Relation, Shape, SourceBlock, SourceField, SourceValue};
 
 use crate::catalog::{ColumnInfo, TableInfo};
@@ -75,6 +76,18 @@ fn key(info: Option<&TableInfo>, message: &RelationMessage) -> Vec<u16> {
         }
         (_, Identity::Default | Identity::Index) => sent,
     }
+}
+
+/// The places of these columns, in the table's order.
+pub fn keyed_by(relation: &Relation, names: &[String]) -> Result<Vec<u16>> {
+    let missing = names.iter().find(|name| !relation.columns.iter().any(|column| column.name == **name));
+    if let Some(name) = missing {
+        let table = relation.full_name();
+        return Err(Error::config(format!("table {table} has no column {name:?} to key its events by"))
+            .hint(format!("correct message_keys in [source.postgres] for {table}")));
+    }
+    let places = (0_u16..).zip(&relation.columns);
+    Ok(places.filter(|(_, column)| names.contains(&column.name)).map(|(place, _)| place).collect())
 }
 
 fn source_block(message: &RelationMessage, origin: &Origin) -> SourceBlock {

@@ -23,7 +23,7 @@ use crate::control::{self, Control};
 use crate::handshake::Handshake;
 use crate::pgoutput::RelationMessage;
 use crate::position::Streamed;
-use crate::relation::Origin;
+use crate::relation::{self, Origin};
 use crate::server::{self, ServerFacts};
 use crate::session::Session;
 use crate::stream::{Describe, Limits, Stream, Told};
@@ -128,7 +128,10 @@ impl PostgresSource {
             }
             let described = catalog::describe(&client, &mut types, &message, &origin);
             let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));
-            let relation = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
+            let mut relation = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
+            if let Some(names) = settings.message_key(&message.namespace, &message.name) {
+                relation.key = relation::keyed_by(&relation, names)?;
+            }
             Ok((message.id, relation, captured))
         })
     }

@@ -80,8 +80,23 @@ impl Types {
             Some(PgType { shape: Shape::Array { element }, .. }) => {
                 Kind::Array(Box::new(self.nested(*element, typmod, depth)))
             }
-            Some(PgType { shape: Shape::Other, name, .. }) => Kind::Other { type_name: name.clone() },
+            Some(PgType { shape: Shape::Other, name, .. }) => of_extension(name),
         }
+    }
+}
+
+/// Types of extensions have no oid of their own: they are known by their names.
+fn of_extension(name: &str) -> Kind {
+    match name {
+        "hstore" => Kind::Hstore,
+        "ltree" => Kind::Ltree,
+        "citext" | "isbn" => Kind::Verbatim,
+        "geometry" => Kind::Geometry,
+        "geography" => Kind::Geography,
+        "vector" => Kind::Vector { is_single: false },
+        "halfvec" => Kind::Vector { is_single: true },
+        "sparsevec" => Kind::SparseVector,
+        _ => Kind::Other { type_name: name.to_owned() },
     }
 }
 
@@ -113,6 +128,19 @@ fn scalar(known: &Type, typmod: i32) -> Kind {
         Type::TIMESTAMP => Kind::Timestamp { precision: fraction(typmod) },
         Type::TIMESTAMPTZ => Kind::TimestampTz { precision: fraction(typmod) },
         Type::INTERVAL => Kind::Interval,
+        Type::BIT => Kind::Bits { length: u32::try_from(typmod).ok().or(Some(1)) },
+        Type::VARBIT => Kind::Bits { length: u32::try_from(typmod).ok() },
+        Type::MONEY => Kind::Money,
+        Type::XML => Kind::Xml,
+        Type::TS_VECTOR => Kind::Tsvector,
+        Type::POINT => Kind::Point,
+        Type::INET | Type::CIDR | Type::MACADDR | Type::MACADDR8 => Kind::Verbatim,
+        Type::INT4_RANGE
+        | Type::INT8_RANGE
+        | Type::NUM_RANGE
+        | Type::TS_RANGE
+        | Type::TSTZ_RANGE
+        | Type::DATE_RANGE => Kind::Verbatim,
         _ => Kind::Other { type_name: known.name().to_owned() },
     }
 }
@@ -175,7 +203,13 @@ mod tests {
             (1114, Kind::Timestamp { precision: 6 }),
             (1184, Kind::TimestampTz { precision: 6 }),
             (1186, Kind::Interval),
-            (869, other("inet")),
+            (869, Kind::Verbatim),
+            (3904, Kind::Verbatim),
+            (600, Kind::Point),
+            (603, other("box")),
+            (790, Kind::Money),
+            (1560, Kind::Bits { length: Some(1) }),
+            (1562, Kind::Bits { length: None }),
             (22, other("int2vector")),
             (4_000_000, other("oid 4000000")),
         ] {
@@ -201,7 +235,7 @@ mod tests {
     fn arrays_pass_their_modifier_to_their_elements() {
         assert_eq!(kind(1007, -1), Kind::Array(Box::new(Kind::Int32)));
         assert_eq!(kind(1231, 655_366), Kind::Array(Box::new(Kind::Decimal { precision: 10, scale: 2 })));
-        assert_eq!(kind(1041, -1), Kind::Array(Box::new(other("inet"))));
+        assert_eq!(kind(1041, -1), Kind::Array(Box::new(Kind::Verbatim)));
     }
 
     #[test]
@@ -222,7 +256,7 @@ mod tests {
         let mood = Kind::Enum { labels: vec!["sad".into(), "glad".into()] };
         assert_eq!(types.kind(90_003, -1), Kind::Array(Box::new(mood)));
         assert_eq!(types.kind(90_004, -1), Kind::Decimal { precision: 10, scale: 2 });
-        assert_eq!(types.kind(90_005, -1), other("citext"));
+        assert_eq!(types.kind(90_005, -1), Kind::Verbatim);
         assert_eq!(types.kind(90_006, -1), other("oid 90006"));
         assert!(types.knows(90_000) && types.knows(25) && !types.knows(90_009));
     }

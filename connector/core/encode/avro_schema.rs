@@ -52,6 +52,22 @@ impl Printer {
                 self.properties(schema);
                 self.out.push('}');
             }
+            Base::Map(inner) if matches!(inner.0.base, Base::String) => {
+                self.out.push_str("{\"type\":\"map\",\"values\":");
+                self.schema(&inner.1, namespace);
+                self.properties(schema);
+                self.out.push('}');
+            }
+            // Avro's maps have string keys.
+            Base::Map(inner) => {
+                let fields = vec![Field::new("key", inner.0.clone()), Field::new("value", inner.1.clone())];
+                let name = Some("io.confluent.connect.avro.MapEntry".to_owned());
+                let entry = Schema { name, ..Schema::new(Base::Struct(Vec::new())) };
+                self.out.push_str("{\"type\":\"array\",\"items\":");
+                self.entry(&entry, &fields, namespace);
+                self.properties(schema);
+                self.out.push('}');
+            }
             base => self.primitive(schema, base),
         }
     }
@@ -65,7 +81,7 @@ impl Printer {
             Base::Float32 => ("float", None),
             Base::Float64 => ("double", None),
             Base::Bytes => ("bytes", None),
-            Base::String | Base::Array(_) | Base::Struct(_) => ("string", None),
+            Base::String | Base::Array(_) | Base::Map(_) | Base::Struct(_) => ("string", None),
         };
         let plain = schema.name.is_none() && schema.default.is_none() && schema.parameters.is_empty();
         if plain && connect_type.is_none() {
@@ -85,8 +101,17 @@ impl Printer {
         if let Some(connect_type) = connect_type {
             let _ = write!(self.out, ",\"connect.type\":\"{connect_type}\"");
         }
-        if is_decimal {
-            self.out.push_str(",\"logicalType\":\"decimal\"");
+        let logical =
+            match schema.name.as_deref().and_then(|name| name.strip_prefix("org.apache.kafka.connect.data."))
+            {
+                Some("Decimal") => "decimal",
+                Some("Date") => "date",
+                Some("Time") => "time-millis",
+                Some("Timestamp") => "timestamp-millis",
+                _ => "",
+            };
+        if !logical.is_empty() {
+            let _ = write!(self.out, ",\"logicalType\":\"{logical}\"");
         }
         self.out.push('}');
     }
@@ -114,7 +139,17 @@ impl Printer {
         }
     }
 
+    /// A record that Connect does not know, so it has no `connect.name`.
+    fn entry(&mut self, schema: &Schema, fields: &[Field], enclosing: &str) {
+        let unnamed = Schema::new(Base::Struct(Vec::new()));
+        self.record_of(schema, &unnamed, fields, enclosing);
+    }
+
     fn record(&mut self, schema: &Schema, fields: &[Field], enclosing: &str) {
+        self.record_of(schema, schema, fields, enclosing);
+    }
+
+    fn record_of(&mut self, schema: &Schema, properties: &Schema, fields: &[Field], enclosing: &str) {
         let original = schema.name.as_deref().unwrap_or_default();
         let full = self.adjusted_name(original);
         let (namespace, name) = full.rsplit_once('.').unwrap_or(("", &full));
@@ -143,7 +178,7 @@ impl Printer {
             names.push(name);
         }
         self.out.push(']');
-        self.properties(schema);
+        self.properties(properties);
         self.out.push('}');
     }
 

@@ -84,6 +84,9 @@ impl<'a> Pass<'a> {
                     Error::fatal("a change names a relation or transaction that its batch lacks").into()
                 );
             };
+            if self.format.skipped.covers(change.op) {
+                continue;
+            }
             let context = Context { plan, change, transaction };
             match &plan.update {
                 None => self.change::<W>(context)?,
@@ -289,6 +292,7 @@ impl<'a> Pass<'a> {
             });
             result.map_err(|fault| row_fault(context, fault))?;
         }
+        self.out.bytes.extend_from_slice(&context.plan.context);
         self.span(context, start)
     }
 
@@ -340,7 +344,8 @@ pub(crate) fn widen(batch: &ChangeBatch, plans: &mut [Plan], slots: &[usize]) ->
         let Some(plan) = plan else { continue };
         let whole_old = if change.has_before == Before::Full { batch.cells_of(change.before) } else { &[] };
         for cells in [batch.cells_of(change.after), whole_old] {
-            for (column, cell) in plan.row.columns.iter().zip(cells) {
+            for column in &plan.row.columns {
+                let Some(cell) = cells.get(column.index) else { continue };
                 let is_new = column.null.is_none() && !plan.widened.contains(&column.index);
                 if cell.tag == Tag::Null && is_new {
                     plan.widened.push(column.index);

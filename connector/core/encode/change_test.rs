@@ -81,7 +81,37 @@ fn json_and_avro_say_the_same() {
 #[test]
 fn debezium_s_dialect_has_no_headers_of_ours() {
     let seen = encode(debezium(), Op::Update, Before::None, &[], &[t("7"), C::U, C::N]);
+    let names: Vec<_> = seen[0].headers.iter().map(|(name, _)| name.as_str()).collect();
+    let context = ["connectorLogicalName", "taskId", "connectorName", "runId"];
+    assert_eq!(names, context.map(|name| format!("__debezium.context.{name}")));
+    assert_eq!(header(&seen[0], "__debezium.context.connectorLogicalName"), Some("test_server"));
+    let quiet = Format { context_headers: false, ..debezium() };
+    let seen = encode(quiet, Op::Update, Before::None, &[], &[t("7"), C::U, C::N]);
     assert!(seen[0].headers.is_empty());
+}
+
+#[test]
+fn an_excluded_column_is_in_the_key_and_nowhere_else() {
+    let columns_excluded = vec![Pattern::new("*.id"), Pattern::new("public.t.amount")];
+    let format = Format { columns_excluded, ..json(false, millrace()) };
+    let seen = encode(format, Op::Insert, Before::None, &[], &row("7", "a"));
+    assert_eq!(seen[0].key, Some(json!({"id": 7})));
+    assert_eq!(seen[0].value.as_ref().unwrap()["after"], json!({"name": "a"}));
+}
+
+#[test]
+fn only_included_columns_are_in_the_row() {
+    let format = Format { columns_included: vec![Pattern::new("*.name")], ..json(false, millrace()) };
+    let seen = encode(format, Op::Insert, Before::None, &[], &row("7", "a"));
+    assert_eq!(seen[0].value.as_ref().unwrap()["after"], json!({"name": "a"}));
+}
+
+#[test]
+fn skipped_operations_make_no_record() {
+    let skipped = Skipped { inserts: true, ..Skipped::default() };
+    let format = || Format { skipped, ..millrace() };
+    assert!(encode(format(), Op::Insert, Before::None, &[], &row("7", "a")).is_empty());
+    assert_eq!(encode(format(), Op::Update, Before::None, &[], &row("7", "a")).len(), 1);
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(crate) enum Base {
     String,
     Bytes,
     Array(Box<Schema>),
+    Map(Box<(Schema, Schema)>),
     Struct(Vec<Field>),
 }
 

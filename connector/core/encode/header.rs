@@ -76,7 +76,8 @@ pub(crate) fn put_special(out: &mut Vec<u8>, name: &str, row: &RowPlan, notes: &
 }
 
 fn put_name(out: &mut Vec<u8>, row: &RowPlan, index: usize) {
-    // The row's plan has every column of the relation, in order.
-    let name = row.columns.get(index).map_or("", |column| column.name.as_str());
+    // Rare, and rows are not that wide.
+    let name =
+        row.columns.iter().find(|column| column.index == index).map_or("", |column| column.name.as_str());
     json::put_string(out, name.as_bytes());
 }

@@ -57,23 +57,23 @@ pub(crate) fn quoted(text: &str) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// The number as the database prints it, with a fraction where it shows none, as Java does.
-fn put_number(out: &mut Vec<u8>, text: &[u8], fallback: impl Fn() -> Result<f64, Bad>) -> Result<(), Bad> {
-    match number::json_number(text) {
+/// The number as Java prints it, which most often is how the database does, with a fraction.
+fn put_number(
+    out: &mut Vec<u8>,
+    text: &[u8],
+    java: impl Fn() -> Result<Option<String>, Bad>,
+) -> Result<(), Bad> {
+    match number::plain_number(text) {
         Some(has_fraction) => {
             out.extend_from_slice(text);
             if !has_fraction {
                 out.extend_from_slice(b".0");
             }
         }
-        None => {
-            let value = fallback()?;
-            if value.is_finite() {
-                out.extend_from_slice(number::java_double(value).as_bytes());
-            } else {
-                put_string(out, text);
-            }
-        }
+        None => match java()? {
+            Some(number) => out.extend_from_slice(number.as_bytes()),
+            None => put_string(out, text),
+        },
     }
     Ok(())
 }
@@ -89,10 +89,14 @@ impl Writer for Json {
         out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
     fn float(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Bad> {
-        put_number(out, text, || number::float32(text).map(f64::from))
+        put_number(out, text, || {
+            number::float32(text).map(|value| value.is_finite().then(|| number::java_single(value)))
+        })
     }
     fn double(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Bad> {
-        put_number(out, text, || number::float64(text))
+        put_number(out, text, || {
+            number::float64(text).map(|value| value.is_finite().then(|| number::java_double(value)))
+        })
     }
     fn string(out: &mut Vec<u8>, text: &[u8]) {
         put_string(out, text);
@@ -108,13 +112,28 @@ impl Writer for Json {
         Self::bytes(out, scratch);
         Ok(())
     }
-    fn variable_decimal(out: &mut Vec<u8>, scale: i32, unscaled: &[u8]) {
-        out.extend_from_slice(b"{\"scale\":");
-        Self::int(out, scale);
-        out.extend_from_slice(b",\"value\":");
-        Self::bytes(out, unscaled);
+    fn member(out: &mut Vec<u8>, index: usize, name: &str, present: Option<bool>) {
+        Self::map_key(out, index, name.as_bytes(), present);
+    }
+    fn map_start(out: &mut Vec<u8>, _count: usize) {
+        out.push(b'{');
+    }
+    fn map_key(out: &mut Vec<u8>, index: usize, key: &[u8], present: Option<bool>) {
+        if index > 0 {
+            out.push(b',');
+        }
+        put_string(out, key);
+        out.push(b':');
+        if present == Some(false) {
+            out.extend_from_slice(b"null");
+        }
+    }
+    fn map_end(out: &mut Vec<u8>, _count: usize) {
         out.push(b'}');
     }
+    const ENTRY_OPEN: &[u8] = b"[";
+    const ENTRY_MIDDLE: &[u8] = b",";
+    const ENTRY_CLOSE: &[u8] = b"]";
     fn array_start(out: &mut Vec<u8>, _count: usize) {
         out.push(b'[');
     }
@@ -156,8 +175,17 @@ mod tests {
     }
 
     #[test]
-    fn floats_keep_the_digits_of_the_database() {
-        for (text, json) in [("1.5", "1.5"), ("100", "100.0"), ("1e+20", "1e+20"), ("NaN", "\"NaN\"")] {
+    fn floats_are_printed_as_java_does() {
+        for (text, json) in [
+            ("1.5", "1.5"),
+            ("100", "100.0"),
+            ("1e+20", "1.0E20"),
+            ("NaN", "\"NaN\""),
+            ("-0", "-0.0"),
+            ("12345678.9", "1.23456789E7"),
+            ("5e-324", "4.9E-324"),
+            ("0.0001", "1.0E-4"),
+        ] {
             let mut out = Vec::new();
             Json::double(&mut out, text.as_bytes()).unwrap();
             assert_eq!(String::from_utf8(out).unwrap(), json);

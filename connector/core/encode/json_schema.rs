@@ -22,6 +22,7 @@ fn put(schema: &Schema, field: Option<&str>, out: &mut String) {
         Base::String => "string",
         Base::Bytes => "bytes",
         Base::Array(_) => "array",
+        Base::Map(_) => "map",
         Base::Struct(_) => "struct",
     };
     let _ = write!(out, "{{\"type\":\"{name}\"");
@@ -29,6 +30,12 @@ fn put(schema: &Schema, field: Option<&str>, out: &mut String) {
         Base::Array(items) => {
             out.push_str(",\"items\":");
             put(items, None, out);
+        }
+        Base::Map(inner) => {
+            out.push_str(",\"keys\":");
+            put(&inner.0, None, out);
+            out.push_str(",\"values\":");
+            put(&inner.1, None, out);
         }
         Base::Struct(fields) => {
             out.push_str(",\"fields\":[");

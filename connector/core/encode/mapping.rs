@@ -4,8 +4,8 @@
 use super::connect::{Base, Field, Literal, Schema};
 use super::json::Json;
 use super::lexical::decimal::{Decimal, Room};
-use super::value::{Items, Scratch, Type, write};
-use super::{Decimals, Dialect, Format};
+use super::value::{Items, Rare, Scratch, Type, write};
+use super::{Binary, Decimals, Dialect, Format, Hstore, Intervals, Times};
 use crate::relation::{Column, Kind};
 
 /// The type and its schema, neither optional nor with a default.
@@ -19,29 +19,141 @@ pub(crate) fn map(kind: &Kind, format: &Format) -> (Type, Schema) {
         Kind::Int64 => plain(Type::Int64, Base::Int64),
         Kind::Float32 => plain(Type::Float32, Base::Float32),
         Kind::Float64 => plain(Type::Float64, Base::Float64),
-        Kind::Decimal { .. } | Kind::VariableDecimal => decimal(kind, format),
-        Kind::Text | Kind::Other { .. } => plain(Type::Text, Base::String),
+        Kind::Decimal { .. } | Kind::VariableDecimal | Kind::Money => decimal(kind, format),
+        Kind::Text | Kind::Verbatim | Kind::Other { .. } => plain(Type::Text, Base::String),
         Kind::Json => named(Type::Text, Base::String, "io.debezium.data.Json"),
+        Kind::Xml => named(Type::Text, Base::String, "io.debezium.data.Xml"),
+        Kind::Ltree => named(Type::Text, Base::String, "io.debezium.data.Ltree"),
+        Kind::Tsvector => named(Type::Text, Base::String, "io.debezium.data.Tsvector"),
         Kind::Uuid => named(Type::Text, Base::String, "io.debezium.data.Uuid"),
-        Kind::Bytes => plain(Type::Bytes, Base::Bytes),
+        Kind::Bytes => binary(format),
+        Kind::Bits { length: Some(1) } => plain(Type::Rare(Rare::Bit), Base::Boolean),
+        Kind::Bits { length } => {
+            let schema = Schema::named(Base::Bytes, "io.debezium.data.Bits");
+            // Java's greatest integer where there is no limit.
+            let length = length.map_or(i32::MAX.unsigned_abs(), |length| length);
+            (Type::Rare(Rare::Bits), schema.parameter("length", length))
+        }
+        Kind::Hstore => match format.hstore {
+            Hstore::Json => named(Type::Rare(Rare::HstoreJson), Base::String, "io.debezium.data.Json"),
+            Hstore::Map => {
+                let inner = (Schema::new(Base::String), Schema::new(Base::String).optional());
+                plain(Type::Rare(Rare::HstoreMap), Base::Map(Box::new(inner)))
+            }
+        },
+        Kind::Point | Kind::Geometry | Kind::Geography => spatial(kind),
+        Kind::Vector { .. } | Kind::SparseVector => vector(kind),
         Kind::Enum { labels } => {
             let schema = Schema::named(Base::String, "io.debezium.data.Enum");
             (Type::Text, schema.parameter("allowed", labels.join(",")))
         }
-        Kind::Date => named(Type::Date, Base::Int32, "io.debezium.time.Date"),
-        Kind::Time { precision: ..=3 } => named(Type::TimeMs, Base::Int32, "io.debezium.time.Time"),
-        Kind::Time { .. } => named(Type::TimeUs, Base::Int64, "io.debezium.time.MicroTime"),
+        Kind::Date | Kind::Time { .. } | Kind::Timestamp { .. } => time(kind, format),
         Kind::TimeTz { .. } => named(Type::TimeTz, Base::String, "io.debezium.time.ZonedTime"),
-        Kind::Timestamp { precision: ..=3 } => {
-            named(Type::TimestampMs, Base::Int64, "io.debezium.time.Timestamp")
-        }
-        Kind::Timestamp { .. } => named(Type::TimestampUs, Base::Int64, "io.debezium.time.MicroTimestamp"),
         Kind::TimestampTz { precision } => {
             let r#type = Type::TimestampTz { precision: *precision };
             named(r#type, Base::String, "io.debezium.time.ZonedTimestamp")
         }
-        Kind::Interval => named(Type::Interval, Base::Int64, "io.debezium.time.MicroDuration"),
+        Kind::Interval => match format.intervals {
+            Intervals::Numeric => named(Type::Interval, Base::Int64, "io.debezium.time.MicroDuration"),
+            Intervals::Text => {
+                named(Type::Rare(Rare::IntervalIso), Base::String, "io.debezium.time.Interval")
+            }
+        },
         Kind::Array(element) => array(element, format),
+    }
+}
+
+/// Whether a column of this kind is in the events. Debezium leaves out what it has no mapping for.
+pub(crate) fn is_shown(kind: &Kind, format: &Format) -> bool {
+    if format.dialect == Dialect::Millrace {
+        return true;
+    }
+    match kind {
+        Kind::Other { .. } => false,
+        Kind::Array(element) => match element.as_ref() {
+            Kind::Money | Kind::Interval | Kind::Point | Kind::Xml | Kind::Geometry | Kind::Geography => {
+                false
+            }
+            element => is_shown(element, format),
+        },
+        _ => true,
+    }
+}
+
+fn time(kind: &Kind, format: &Format) -> (Type, Schema) {
+    let of = |r#type, base, name: &str| (r#type, Schema::named(base, &format!("io.debezium.time.{name}")));
+    let kafka = |r#type, base, name: &str| {
+        (r#type, Schema::named(base, &format!("org.apache.kafka.connect.data.{name}")))
+    };
+    let rare = Type::Rare;
+    match (format.times, kind) {
+        (Times::IsoText, Kind::Date) => of(rare(Rare::DateIso), Base::String, "IsoDate"),
+        (Times::IsoText, Kind::Time { .. }) => of(rare(Rare::TimeIso), Base::String, "IsoTime"),
+        (Times::IsoText, _) => of(rare(Rare::TimestampIso), Base::String, "IsoTimestamp"),
+        (Times::Connect, Kind::Date) => kafka(Type::Date, Base::Int32, "Date"),
+        (Times::Connect, Kind::Time { .. }) => kafka(Type::TimeMs, Base::Int32, "Time"),
+        (Times::Connect, _) => kafka(Type::TimestampMs, Base::Int64, "Timestamp"),
+        (_, Kind::Date) => of(Type::Date, Base::Int32, "Date"),
+        (Times::Nanoseconds, Kind::Time { .. }) => of(rare(Rare::TimeNs), Base::Int64, "NanoTime"),
+        (Times::Nanoseconds, _) => of(rare(Rare::TimestampNs), Base::Int64, "NanoTimestamp"),
+        (Times::Adaptive, Kind::Time { precision: ..=3 }) => of(Type::TimeMs, Base::Int32, "Time"),
+        (_, Kind::Time { .. }) => of(Type::TimeUs, Base::Int64, "MicroTime"),
+        (Times::Adaptive | Times::AdaptiveTimeMicroseconds, Kind::Timestamp { precision: ..=3 }) => {
+            of(Type::TimestampMs, Base::Int64, "Timestamp")
+        }
+        (_, _) => of(Type::TimestampUs, Base::Int64, "MicroTimestamp"),
+    }
+}
+
+fn binary(format: &Format) -> (Type, Schema) {
+    let text = |rare| (Type::Rare(rare), Schema::new(Base::String));
+    match format.binary {
+        Binary::Bytes => (Type::Bytes, Schema::new(Base::Bytes)),
+        Binary::Base64 => text(Rare::Base64 { url_safe: false }),
+        Binary::Base64UrlSafe => text(Rare::Base64 { url_safe: true }),
+        Binary::Hex => text(Rare::Hex),
+    }
+}
+
+fn spatial(kind: &Kind) -> (Type, Schema) {
+    let field = |name: &str, base| Field::new(name, Schema::new(base));
+    let optional = |name: &str, base| Field::new(name, Schema::new(base).optional());
+    let named = |fields, name: &str, doc| {
+        let name = format!("io.debezium.data.geometry.{name}");
+        Schema { doc: Some(doc), ..Schema::named(Base::Struct(fields), &name) }
+    };
+    let wkb = || vec![field("wkb", Base::Bytes), optional("srid", Base::Int32)];
+    match kind {
+        Kind::Geography => (Type::Rare(Rare::Geometry), named(wkb(), "Geography", "Geography")),
+        Kind::Geometry => (Type::Rare(Rare::Geometry), named(wkb(), "Geometry", "Geometry")),
+        _ => {
+            let (x, y) = (field("x", Base::Float64), field("y", Base::Float64));
+            let fields = vec![x, y, optional("wkb", Base::Bytes), optional("srid", Base::Int32)];
+            (Type::Rare(Rare::Point), named(fields, "Point", "Geometry (POINT)"))
+        }
+    }
+}
+
+fn vector(kind: &Kind) -> (Type, Schema) {
+    let of = |base| Base::Array(Box::new(Schema::new(base)));
+    match kind {
+        Kind::Vector { is_single: false } => {
+            let schema = Schema::named(of(Base::Float64), "io.debezium.data.DoubleVector");
+            (Type::Rare(Rare::Vector { is_single: false }), schema)
+        }
+        Kind::Vector { is_single: true } => {
+            let schema = Schema::named(of(Base::Float32), "io.debezium.data.FloatVector");
+            (Type::Rare(Rare::Vector { is_single: true }), schema)
+        }
+        _ => {
+            let entries = Base::Map(Box::new((Schema::new(Base::Int16), Schema::new(Base::Float64))));
+            let fields = vec![
+                Field::new("dimensions", Schema::new(Base::Int16)),
+                Field::new("vector", Schema::new(entries)),
+            ];
+            let schema = Schema::named(Base::Struct(fields), "io.debezium.data.SparseDoubleVector");
+            (Type::Rare(Rare::SparseVector), Schema { doc: Some("Sparse double vector"), ..schema })
+        }
     }
 }
 
@@ -54,13 +166,20 @@ fn decimal(kind: &Kind, format: &Format) -> (Type, Schema) {
             // Postgres allows a scale of 1000.
             (Type::Decimal { scale: usize::try_from(*scale).unwrap_or(usize::MAX) }, schema)
         }
+        (Decimals::Precise, Kind::Money) => {
+            let schema = Schema::named(Base::Bytes, "org.apache.kafka.connect.data.Decimal");
+            (Type::Rare(Rare::Money), schema.parameter("scale", 2))
+        }
+        (Decimals::Text, Kind::Money) => (Type::Rare(Rare::MoneyText), Schema::new(Base::String)),
+        (Decimals::Double, Kind::Money) => (Type::Rare(Rare::MoneyDouble), Schema::new(Base::Float64)),
         (Decimals::Precise, _) => {
             let fields = vec![
                 Field::new("scale", Schema::new(Base::Int32)),
                 Field::new("value", Schema::new(Base::Bytes)),
             ];
             let schema = Schema::named(Base::Struct(fields), "io.debezium.data.VariableScaleDecimal");
-            (Type::VariableDecimal, Schema { doc: Some("Variable scaled decimal"), ..schema })
+            let stripped = format.dialect == Dialect::Debezium;
+            (Type::VariableDecimal { stripped }, Schema { doc: Some("Variable scaled decimal"), ..schema })
         }
         (Decimals::Text, _) => {
             let java = format.dialect == Dialect::Debezium;
@@ -94,8 +213,17 @@ pub(crate) fn field<'a>(
     format: &Format,
 ) -> (Type, Field, Option<&'a str>) {
     let (r#type, schema) = map(&column.kind, format);
-    let without = matches!(r#type, Type::Bytes | Type::TimeTz | Type::Array(_) | Type::VariableDecimal)
-        || matches!(column.kind, Kind::Other { .. });
+    let without =
+        matches!(r#type, Type::Bytes | Type::TimeTz | Type::Array(_) | Type::VariableDecimal { .. })
+            || matches!(
+                column.kind,
+                Kind::Other { .. }
+                    | Kind::Verbatim
+                    | Kind::Bytes
+                    | Kind::Money
+                    | Kind::Hstore
+                    | Kind::Bits { .. }
+            );
     let text = column.default.as_deref().filter(|_| !without);
     let default = text.and_then(|text| literal(&r#type, text));
     let text = text.filter(|_| default.is_some());
@@ -119,7 +247,7 @@ pub(crate) fn zero(r#type: &Type) -> &'static str {
     match r#type {
         Type::Bool => "f",
         Type::Int16 | Type::Int32 | Type::Int64 | Type::Float32 | Type::Float64 => "0",
-        Type::Decimal { .. } | Type::VariableDecimal | Type::DecimalText { .. } => "0",
+        Type::Decimal { .. } | Type::VariableDecimal { .. } | Type::DecimalText { .. } => "0",
         Type::Text => "",
         Type::Bytes => "\\x",
         Type::Date => "1970-01-01",
@@ -128,5 +256,19 @@ pub(crate) fn zero(r#type: &Type) -> &'static str {
         Type::TimestampMs | Type::TimestampUs => "1970-01-01 00:00:00",
         Type::TimestampTz { .. } => "1970-01-01 00:00:00+00",
         Type::Array(_) => "{}",
+        Type::Rare(rare) => match rare {
+            Rare::Bit => "0",
+            Rare::Bits | Rare::HstoreJson | Rare::HstoreMap => "",
+            Rare::Money | Rare::MoneyText | Rare::MoneyDouble => "$0.00",
+            Rare::Hex | Rare::Base64 { .. } => "\\x",
+            Rare::Point => "(0,0)",
+            // An empty collection of geometries.
+            Rare::Geometry => "010700000000000000",
+            Rare::Vector { .. } => "[0]",
+            Rare::SparseVector => "{}/0",
+            Rare::TimeNs | Rare::TimeIso | Rare::IntervalIso => "00:00:00",
+            Rare::TimestampNs | Rare::TimestampIso => "1970-01-01 00:00:00",
+            Rare::DateIso => "1970-01-01",
+        },
     }
 }

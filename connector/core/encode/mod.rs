@@ -19,8 +19,9 @@ use self::avro::Avro;
 use self::change::{Fault, Pass, Room};
 use self::json::Json;
 use self::plan::{Draft, Plan, SchemaIds, Tail};
-use crate::batch::{ChangeBatch, EncodedBatch};
+use crate::batch::{ChangeBatch, EncodedBatch, Op};
 use crate::error::{Error, Result};
+use crate::pattern::Pattern;
 use crate::progress::{self, OpCounts, Progress};
 use crate::relation::Relation;
 use crate::sink::Targets;
@@ -38,6 +39,7 @@ mod mapping;
 mod plan;
 mod reject;
 mod row;
+mod shapes;
 mod short;
 mod source;
 mod value;
@@ -53,10 +55,22 @@ pub struct Format {
     pub encoding: Encoding,
     pub dialect: Dialect,
     pub decimals: Decimals,
+    pub times: Times,
+    pub intervals: Intervals,
+    pub binary: Binary,
+    pub hstore: Hstore,
     /// A record without a value after each delete, so that compacted topics forget the key.
     pub tombstones: bool,
     /// Records for truncated tables.
     pub truncates: bool,
+    /// Operations that make no record. What they did counts as received all the same.
+    pub skipped: Skipped,
+    /// Columns (`schema.table.column`) that are not in the events' rows. Keys keep theirs.
+    pub columns_excluded: Vec<Pattern>,
+    /// Where there are any, only these are.
+    pub columns_included: Vec<Pattern>,
+    /// Headers that name the connector, its task and its run, where the dialect has them.
+    pub context_headers: bool,
     /// Stands for an unchanged TOAST value that the source did not send.
     pub placeholder: String,
     /// Largest record, key, value and headers together.
@@ -71,11 +85,23 @@ impl Format {
             encoding: Encoding::Avro,
             dialect: Dialect::Millrace,
             decimals: Decimals::Precise,
+            times: Times::Adaptive,
+            intervals: Intervals::Numeric,
+            binary: Binary::Bytes,
+            hstore: Hstore::Json,
             tombstones: true,
             truncates: false,
+            skipped: Skipped::default(),
+            columns_excluded: Vec::new(),
+            columns_included: Vec::new(),
+            context_headers: true,
             placeholder: "__debezium_unavailable_value".into(),
             record_bytes_max: 1_000_000_000,
         }
+    }
+
+    fn has_context_headers(&self) -> bool {
+        self.context_headers && self.dialect == Dialect::Debezium
     }
 }
 
@@ -101,6 +127,61 @@ pub enum Decimals {
     Precise,
     Text,
     Double,
+}
+
+/// Operations, of those that change rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    pub inserts: bool,
+    pub updates: bool,
+    pub deletes: bool,
+}
+
+impl Skipped {
+    fn covers(self, op: Op) -> bool {
+        match op {
+            Op::Insert => self.inserts,
+            Op::Update => self.updates,
+            Op::Delete => self.deletes,
+            Op::Truncate => false,
+        }
+    }
+}
+
+/// What dates, times and timestamps without a zone become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// Milliseconds or microseconds, by the column's precision.
+    Adaptive,
+    /// The same, but times of day always in microseconds.
+    AdaptiveTimeMicroseconds,
+    /// Kafka Connect's own types, in milliseconds.
+    Connect,
+    IsoText,
+    Microseconds,
+    Nanoseconds,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intervals {
+    /// Microseconds; a month is a twelfth of a year of 365.25 days.
+    Numeric,
+    /// ISO 8601.
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    Bytes,
+    Base64,
+    Base64UrlSafe,
+    Hex,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hstore {
+    Json,
+    Map,
 }
 
 /// What became of a batch.

@@ -1,14 +1,19 @@
 //! What is decided once per relation version: where every record goes, and for every field the bytes around
 //! its value and those that stand for null, for a row that was not sent and for an unchanged value.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::OnceLock;
+
 use super::avro::Avro;
 use super::connect::{Field, Names, Schema};
 use super::json::Json;
-use super::mapping::{field, zero};
+use super::mapping::{field, is_shown, zero};
 use super::short::Lead;
 use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
-use super::{Dialect, Encoding, Format, avro_schema, json_schema};
+use super::{Dialect, Encoding, Format, avro_schema, header, json_schema};
 use crate::batch::document;
+use crate::pattern::Pattern;
 use crate::relation::{Column, Relation, Shape, SourceBlock, SourceValue};
 use crate::route::topic_name;
 use crate::sink::Topic;
@@ -27,6 +32,8 @@ pub(crate) struct Plan {
     /// The key as a JSON object, for headers.
     pub header_key: Option<RowPlan>,
     pub key_columns: Vec<usize>,
+    /// Headers that say where every record comes from; none in our own dialect.
+    pub context: Vec<u8>,
     pub envelope: EnvelopePlan,
     /// For documents.
     pub update: Option<UpdatePlan>,
@@ -145,7 +152,7 @@ impl<'a> Draft<'a> {
         let names = Names { logical };
         let nullable = |index| is_nullable(relation, &widened, index);
         let schema = |(index, column): (usize, &Column)| field(column, nullable(index), format).1;
-        let row: Vec<Field> = relation.columns.iter().enumerate().map(schema).collect();
+        let row: Vec<Field> = shown_columns(format, relation).map(schema).collect();
         let key: Vec<Field> = key_columns(relation).map(schema).collect();
         let key = (!key.is_empty()).then(|| names.key(key));
         let envelope = match relation.shape {
@@ -191,7 +198,12 @@ impl<'a> Draft<'a> {
             version: relation.version,
             table: relation.full_name(),
             record_bytes_max: self.format.record_bytes_max.min(topic.record_bytes_max) as usize,
-            row: RowPlan::compile::<W>(&self, relation.columns.iter().enumerate(), b"", b""),
+            row: RowPlan::compile::<W>(&self, shown_columns(self.format, relation), b"", b""),
+            context: if self.format.has_context_headers() {
+                context(self.format, relation)
+            } else {
+                Vec::new()
+            },
             key,
             header_key,
             key_columns: key_columns(relation).map(|(index, _)| index).collect(),
@@ -218,6 +230,53 @@ impl<'a> Draft<'a> {
 
 fn is_nullable(relation: &Relation, widened: &[usize], index: usize) -> bool {
     relation.columns.get(index).is_some_and(|c| c.nullable) || widened.contains(&index)
+}
+
+/// Debezium's headers: which connector, which of its tasks, which run of it.
+fn context(format: &Format, relation: &Relation) -> Vec<u8> {
+    let connector = relation.source.fields.iter().find(|field| field.name == "connector");
+    let connector = match connector.map(|field| &field.value) {
+        Some(SourceValue::Text(name)) => name.as_str(),
+        _ => "",
+    };
+    let mut out = Vec::new();
+    for (name, value) in [
+        ("connectorLogicalName", format.topic_prefix.as_str()),
+        ("taskId", "0"),
+        ("connectorName", connector),
+        ("runId", run_id()),
+    ] {
+        let name = format!("__debezium.context.{name}");
+        header::put(&mut out, &name, |out| out.extend_from_slice(value.as_bytes()));
+    }
+    out
+}
+
+/// Drawn once a process, in the form of a UUID.
+fn run_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| {
+        // The standard library's own source of chance: the keys of its hash maps.
+        let draw = || RandomState::new().build_hasher().finish();
+        let (high, low) = (draw() & !0xf000 | 0x4000, draw() & !(0b11 << 62) | 0b10 << 62);
+        let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xffff);
+        format!("{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", low >> 48, low & 0xffff_ffff_ffff)
+    })
+}
+
+/// The columns that are in the events' rows, with their indexes.
+fn shown_columns<'a>(
+    format: &'a Format,
+    relation: &'a Relation,
+) -> impl Iterator<Item = (usize, &'a Column)> {
+    let is_chosen = move |column: &Column| {
+        let name = format!("{}.{}", relation.full_name(), column.name);
+        let is_one = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&name));
+        let is_included = format.columns_included.is_empty() || is_one(&format.columns_included);
+        is_included && !is_one(&format.columns_excluded)
+    };
+    let shown = relation.columns.iter().enumerate();
+    shown.filter(move |(_, column)| is_shown(&column.kind, format) && is_chosen(column))
 }
 
 /// The key's columns with their indexes, in the key's own order.

@@ -78,6 +78,6 @@ pub(crate) fn batch_too_large(plan: &Plan, mark: Mark) -> Error {
 
 #[cold]
 pub(crate) fn cell_count(plan: &Plan, count: usize) -> Error {
-    let columns = plan.row.columns.len();
+    let columns = plan.envelope.cells;
     Error::fatal(format!("table {}: a row has {count} cells for {columns} columns", plan.table))
 }

@@ -2,7 +2,8 @@
 
 use super::lexical::array::Elements;
 use super::lexical::decimal::{self, Decimal};
-use super::lexical::{Bad, interval, number, time};
+use super::lexical::{Bad, hstore, interval, number, time};
+use super::shapes;
 
 /// What a value becomes. Chosen once per column.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +17,10 @@ pub(crate) enum Type {
     Decimal {
         scale: usize,
     },
-    VariableDecimal,
+    /// `stripped`: without the zeros at the end of its fraction.
+    VariableDecimal {
+        stripped: bool,
+    },
     /// Decimals as text; `java` spells NaN and the infinities as Debezium does.
     DecimalText {
         java: bool,
@@ -34,6 +38,39 @@ pub(crate) enum Type {
     },
     Interval,
     Array(Box<Items>),
+    Rare(Rare),
+}
+
+/// What is written apart, by `shapes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rare {
+    /// One bit, as a boolean.
+    Bit,
+    /// Little-endian bytes, as short as they can be.
+    Bits,
+    /// Two digits after the point.
+    Money,
+    MoneyText,
+    MoneyDouble,
+    /// Bytes as text.
+    Hex,
+    Base64 {
+        url_safe: bool,
+    },
+    HstoreJson,
+    HstoreMap,
+    Point,
+    Geometry,
+    Vector {
+        is_single: bool,
+    },
+    SparseVector,
+    TimeNs,
+    TimestampNs,
+    DateIso,
+    TimeIso,
+    TimestampIso,
+    IntervalIso,
 }
 
 /// The elements of an array.
@@ -48,8 +85,10 @@ pub(crate) struct Items {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub elements: Elements,
-    number: decimal::Room,
+    pub number: decimal::Room,
     pub bytes: Vec<u8>,
+    pub text: Vec<u8>,
+    pub pairs: hstore::Pairs,
 }
 
 /// How an encoding writes the parts of a value.
@@ -63,7 +102,16 @@ pub(crate) trait Writer {
     fn string(out: &mut Vec<u8>, text: &[u8]);
     fn bytes(out: &mut Vec<u8>, bytes: &[u8]);
     fn hex(out: &mut Vec<u8>, text: &[u8], scratch: &mut Vec<u8>) -> Result<(), Bad>;
-    fn variable_decimal(out: &mut Vec<u8>, scale: i32, unscaled: &[u8]);
+    /// Before a struct's field. `present` as in `element`.
+    fn member(out: &mut Vec<u8>, index: usize, name: &str, present: Option<bool>);
+    fn map_start(out: &mut Vec<u8>, count: usize);
+    /// A key, and what stands before its value.
+    fn map_key(out: &mut Vec<u8>, index: usize, key: &[u8], present: Option<bool>);
+    fn map_end(out: &mut Vec<u8>, count: usize);
+    /// Around the key and the value of a map whose keys are no strings: it is an array of entries.
+    const ENTRY_OPEN: &[u8];
+    const ENTRY_MIDDLE: &[u8];
+    const ENTRY_CLOSE: &[u8];
     fn array_start(out: &mut Vec<u8>, count: usize);
     /// Before each element. `present` says whether it is a value; `None` where elements are never null.
     fn element(out: &mut Vec<u8>, index: usize, present: Option<bool>);
@@ -119,11 +167,17 @@ pub(crate) fn write<W: Writer>(
             }
             W::bytes(out, Decimal::parse(text)?.unscaled(*scale, &mut scratch.number)?);
         }
-        Type::VariableDecimal => {
+        Type::VariableDecimal { stripped } => {
             let decimal = Decimal::parse(text)?;
+            let decimal = if *stripped { decimal.stripped() } else { decimal };
             let scale = decimal.scale();
             let unscaled = decimal.unscaled(scale, &mut scratch.number)?;
-            W::variable_decimal(out, i32::try_from(scale).map_err(|_| Bad::OutOfRange)?, unscaled);
+            out.extend_from_slice(W::STRUCT_OPEN);
+            W::member(out, 0, "scale", None);
+            W::int(out, i32::try_from(scale).map_err(|_| Bad::OutOfRange)?);
+            W::member(out, 1, "value", None);
+            W::bytes(out, unscaled);
+            out.extend_from_slice(W::STRUCT_CLOSE);
         }
         Type::DecimalText { java } => W::string(out, decimal_text(text, *java)?),
         Type::Bytes => W::hex(out, text, &mut scratch.bytes)?,
@@ -139,11 +193,12 @@ pub(crate) fn write<W: Writer>(
         }
         Type::Interval => W::long(out, interval::micros(text)?),
         Type::Array(items) => write_array::<W>(items, text, out, scratch)?,
+        Type::Rare(rare) => shapes::write::<W>(*rare, text, out, scratch)?,
     }
     Ok(())
 }
 
-fn narrow<T: TryFrom<i64>>(value: i64) -> Result<T, Bad> {
+pub(crate) fn narrow<T: TryFrom<i64>>(value: i64) -> Result<T, Bad> {
     T::try_from(value).map_err(|_| Bad::OutOfRange)
 }
 
@@ -212,6 +267,7 @@ pub(crate) fn write_placeholder<W: Writer>(r#type: &Type, placeholder: &str, out
         match r#type {
             Type::Text => W::string(out, bytes),
             Type::Bytes => W::bytes(out, bytes),
+            Type::Rare(rare) => return shapes::write_placeholder::<W>(*rare, bytes, out),
             _ => return false,
         }
         return true;

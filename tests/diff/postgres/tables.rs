@@ -37,7 +37,8 @@ impl Table {
     pub fn random(number: usize, families: &[Family], random: &mut Random) -> Self {
         let columns = (0..=random.below(COLUMNS_MAX)).map(|place| {
             let family = *random.pick(families);
-            let not_null = random.percent(30);
+            // Debezium dies of a NOT NULL column whose value it cannot convert: some of its arrays.
+            let not_null = random.percent(30) && !family.sql.ends_with("[]");
             let default = random.percent(25).then(|| family.value(random));
             let default = default.filter(|value| family.has_default && value != "NULL");
             Column { name: format!("{}_{place}", family.name()), family, not_null, default }

@@ -38,6 +38,12 @@ impl<'a> Decimal<'a> {
         Ok(Self { negative, whole, fraction })
     }
 
+    /// Without the zeros at the end of its fraction.
+    pub(crate) fn stripped(self) -> Self {
+        let kept = self.fraction.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last + 1);
+        Self { fraction: self.fraction.get(..kept).unwrap_or_default(), ..self }
+    }
+
     /// Digits after the point.
     pub(crate) fn scale(&self) -> usize {
         self.fraction.len()

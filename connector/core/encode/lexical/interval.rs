@@ -1,5 +1,7 @@
 //! Intervals as `IntervalStyle = postgres` prints them: `-1 years +2 mons 3 days -04:05:06.789`.
 
+use std::io::Write;
+
 use super::{Bad, digits, expect, fraction_us, two_digits};
 
 const DAY_US: i128 = 86_400_000_000;
@@ -35,6 +37,45 @@ pub(crate) fn micros(text: &[u8]) -> Result<i64, Bad> {
     i64::try_from(sum).map_err(|_| Bad::OutOfRange)
 }
 
+/// ISO 8601 as Debezium spells it: every part, each with its sign.
+pub(crate) fn iso(text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
+    let (mut years, mut months, mut days, mut clock) = (0, 0, 0, 0);
+    let mut parts = text.split(|b| *b == b' ');
+    while let Some(part) = parts.next() {
+        let (sign, unsigned) = match part {
+            [b'-', rest @ ..] => (-1, rest),
+            [b'+', rest @ ..] => (1, rest),
+            rest => (1, rest),
+        };
+        let (count, _, rest) = digits(unsigned)?;
+        if !rest.is_empty() {
+            clock = i128::from(sign) * clock_us(count, rest)?;
+            continue;
+        }
+        *match parts.next().ok_or(Bad::Malformed)? {
+            b"year" | b"years" => &mut years,
+            b"mon" | b"mons" => &mut months,
+            b"day" | b"days" => &mut days,
+            _ => return Err(Bad::Malformed),
+        } = sign * count;
+    }
+    let sign = if clock < 0 { -1 } else { 1 };
+    let clock = u64::try_from(clock.unsigned_abs()).map_err(|_| Bad::OutOfRange)?;
+    let (seconds, us) = (clock / 1_000_000, clock % 1_000_000);
+    let signed = |value: u64| i64::try_from(value).map(|value| sign * value).map_err(|_| Bad::OutOfRange);
+    let (hours, minutes) = (signed(seconds / 3600)?, signed(seconds / 60 % 60)?);
+    let minus = if sign < 0 && (seconds % 60 > 0 || us > 0) { "-" } else { "" };
+    let seconds = seconds % 60;
+    let _ = write!(out, "P{years}Y{months}M{days}DT{hours}H{minutes}M{minus}{seconds}");
+    if us > 0 {
+        let _ = write!(out, ".{us:06}");
+        let kept = out.iter().rposition(|byte| *byte != b'0').map_or(0, |last| last + 1);
+        out.truncate(kept);
+    }
+    out.push(b'S');
+    Ok(())
+}
+
 fn unit_us(unit: &[u8]) -> Result<i128, Bad> {
     match unit {
         b"year" | b"years" => Ok(MONTH_US * 12),
@@ -62,6 +103,21 @@ mod tests {
 
     const SECOND: i64 = 1_000_000;
     const DAY: i64 = 86_400 * SECOND;
+
+    #[test]
+    fn intervals_become_iso_text() {
+        for (text, expected) in [
+            ("00:00:00", "P0Y0M0DT0H0M0S"),
+            ("1 year 2 mons 3 days 04:05:06.789", "P1Y2M3DT4H5M6.789S"),
+            ("-1 days +02:00:00", "P0Y0M-1DT2H0M0S"),
+            ("-00:00:00.5", "P0Y0M0DT0H0M-0.5S"),
+        ] {
+            let mut out = Vec::new();
+            iso(text.as_bytes(), &mut out).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{text}");
+        }
+        assert!(iso(b"1 fortnight", &mut Vec::new()).is_err());
+    }
 
     #[test]
     fn intervals_become_microseconds() {

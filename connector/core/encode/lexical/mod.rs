@@ -2,9 +2,12 @@
 //! in the expected form is an error, never a guess.
 
 pub(crate) mod array;
+pub(crate) mod bits;
 pub(crate) mod decimal;
 pub(crate) mod hex;
+pub(crate) mod hstore;
 pub(crate) mod interval;
+pub(crate) mod money;
 pub(crate) mod number;
 pub(crate) mod time;
 
@@ -22,7 +25,7 @@ pub(crate) enum Bad {
 }
 
 /// Takes a prefix off.
-fn expect<'a>(text: &'a [u8], prefix: &[u8]) -> Result<&'a [u8], Bad> {
+pub(crate) fn expect<'a>(text: &'a [u8], prefix: &[u8]) -> Result<&'a [u8], Bad> {
     text.strip_prefix(prefix).ok_or(Bad::Malformed)
 }
 

@@ -74,22 +74,23 @@ fn special(text: &[u8]) -> Result<f64, Bad> {
     }
 }
 
-/// Whether the text is a number by JSON's grammar, and if so whether it shows a fraction or an exponent.
-pub(crate) fn json_number(text: &[u8]) -> Option<bool> {
+/// Whether the text is a number as Java would print it but for a fraction of zero, and if so whether it shows a
+/// fraction. Java prints 0 and what lies between a thousandth and ten millions without an exponent.
+pub(crate) fn plain_number(text: &[u8]) -> Option<bool> {
     let unsigned = text.strip_prefix(b"-").unwrap_or(text);
     let rest = skip_digits(unsigned)?;
-    if let [b'0', b'0'..=b'9', ..] = unsigned {
+    if unsigned.len() - rest.len() > 7
+        || matches!(unsigned, [b'0', b'0'..=b'9', ..] | [b'0', b'.', b'0', b'0', b'0', ..])
+    {
         return None;
     }
-    let rest = match rest {
-        [b'.', tail @ ..] => skip_digits(tail)?,
-        _ => rest,
+    let fraction = match rest {
+        [b'.', tail @ ..] if skip_digits(tail)?.is_empty() => tail,
+        [] => rest,
+        _ => return None,
     };
-    let rest = match rest {
-        [b'e' | b'E', b'+' | b'-', tail @ ..] | [b'e' | b'E', tail @ ..] => skip_digits(tail)?,
-        _ => rest,
-    };
-    rest.is_empty().then(|| unsigned.iter().any(|b| !b.is_ascii_digit()))
+    // The database prints no zeros at the end; somebody else's text may have them.
+    if fraction.len() > 1 && fraction.ends_with(b"0") { None } else { Some(!fraction.is_empty()) }
 }
 
 /// The rest after one digit or more.
@@ -109,18 +110,21 @@ pub fn java_double(value: f64) -> String {
 
 /// A float as Java prints it.
 pub(crate) fn java_single(value: f32) -> String {
-    java_float(f64::from(value), &format!("{value:e}"))
+    let shortest = format!("{value:e}");
+    let two = format!("{value:.1e}");
+    let is_longer = !shortest.contains('.') && two.parse() == Ok(value);
+    java_float(f64::from(value), if is_longer { &two } else { &shortest })
 }
 
-/// `shortest` has the shortest digits that give the value back, in scientific notation.
-fn java_float(value: f64, shortest: &str) -> String {
+/// `digits` are those that Java would show, in scientific notation.
+fn java_float(value: f64, digits: &str) -> String {
     if value != 0.0 && !(1e-3..1e7).contains(&value.abs()) {
-        let (mantissa, exponent) = shortest.split_once('e').unwrap_or((shortest, "0"));
+        let (mantissa, exponent) = digits.split_once('e').unwrap_or((digits, "0"));
         let dot = if mantissa.contains('.') { "" } else { ".0" };
         return format!("{mantissa}{dot}E{exponent}");
     }
     // Reading the shortest digits as a double keeps them: a double holds more of them than a float.
-    let plain = shortest.parse::<f64>().unwrap_or(value);
+    let plain = digits.parse::<f64>().unwrap_or(value);
     format!("{plain:?}")
 }
 
@@ -164,14 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn json_takes_only_numbers_of_its_grammar() {
+    fn only_what_java_prints_the_same_is_taken_as_it_is() {
         for (text, fraction) in
-            [("0", false), ("-12", false), ("1.5", true), ("1e+10", true), ("-2.5e-7", true)]
+            [("0", false), ("-12", false), ("1.5", true), ("9999999", false), ("0.001", true)]
         {
-            assert_eq!(json_number(text.as_bytes()), Some(fraction), "{text}");
+            assert_eq!(plain_number(text.as_bytes()), Some(fraction), "{text}");
         }
-        for text in ["", "-", "01", ".5", "1.", "1e", "NaN", "+1", "1 "] {
-            assert_eq!(json_number(text.as_bytes()), None, "{text}");
+        for text in
+            ["", "-", "01", ".5", "1.", "1e", "NaN", "+1", "1 ", "1e+10", "10000000", "0.0001", "1.50"]
+        {
+            assert_eq!(plain_number(text.as_bytes()), None, "{text}");
         }
     }
 

@@ -40,15 +40,7 @@ pub(crate) fn zoned_time(text: &[u8]) -> Result<Short, Bad> {
     }
     let mut out = Short::new();
     push_clock(&mut out, (seconds - offset).rem_euclid(DAY_SECONDS));
-    if us > 0 {
-        out.push(b".");
-        out.push_digits::<6>(us);
-        let mut rest = us;
-        while rest % 10 == 0 {
-            rest /= 10;
-            out.pop(1);
-        }
-    }
+    push_fraction(&mut out, us);
     out.push(b"Z");
     Ok(out)
 }
@@ -59,6 +51,72 @@ pub(crate) fn timestamp_us(text: &[u8]) -> Result<i64, Bad> {
         let whole = seconds.checked_mul(1_000_000)?;
         whole.checked_add(i64::from(us))
     })
+}
+
+/// Nanoseconds since 1970, without a zone: the years 1677 to 2262, and infinities. What lies beyond is no number.
+pub(crate) fn timestamp_ns(text: &[u8]) -> Result<i64, Bad> {
+    let us = match text {
+        b"infinity" => return Ok(TIMESTAMP_INFINITY),
+        b"-infinity" => return Ok(TIMESTAMP_MINUS_INFINITY),
+        _ => timestamp_us(text)?,
+    };
+    us.checked_mul(1000).ok_or(Bad::Special)
+}
+
+/// A date as `java.time` prints it, in UTC.
+pub(crate) fn iso_date(text: &[u8]) -> Result<Short, Bad> {
+    let mut out = Short::new();
+    if let b"infinity" | b"-infinity" = text {
+        out.push(text);
+        return Ok(out);
+    }
+    let (date, rest) = Date::parse(text)?;
+    date.era(rest)?.checked()?.push(&mut out);
+    out.push(b"Z");
+    Ok(out)
+}
+
+/// A time with as few fraction digits as it needs, in UTC.
+pub(crate) fn iso_time(text: &[u8]) -> Result<Short, Bad> {
+    let (seconds, us, rest) = clock(text)?;
+    if !rest.is_empty() {
+        return Err(Bad::Malformed);
+    }
+    let mut out = Short::new();
+    push_clock(&mut out, seconds);
+    push_fraction(&mut out, us);
+    out.push(b"Z");
+    Ok(out)
+}
+
+/// A date and time with as few fraction digits as it needs, in UTC.
+pub(crate) fn iso_timestamp(text: &[u8]) -> Result<Short, Bad> {
+    let mut out = Short::new();
+    if let b"infinity" | b"-infinity" = text {
+        out.push(text);
+        return Ok(out);
+    }
+    let (date, seconds, us, rest) = moment(text)?;
+    date.era(rest)?.checked()?.push(&mut out);
+    out.push(b"T");
+    push_clock(&mut out, seconds);
+    push_fraction(&mut out, us);
+    out.push(b"Z");
+    Ok(out)
+}
+
+/// As few digits as it needs, none for a whole second.
+fn push_fraction(out: &mut Short, us: u32) {
+    if us == 0 {
+        return;
+    }
+    out.push(b".");
+    out.push_digits::<6>(us);
+    let mut rest = us;
+    while rest % 10 == 0 {
+        rest /= 10;
+        out.pop(1);
+    }
 }
 
 /// Milliseconds since 1970, without a zone.
