@@ -11,12 +11,15 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 6] = [
+pub const LISTS: [&str; 9] = [
     "source.postgres.tables",
     "source.mongodb.collections",
     "source.mongodb.exclude_collections",
     "source.mongodb.exclude_fields",
     "format.registry",
+    "format.skip_operations",
+    "format.exclude_columns",
+    "format.include_columns",
     "sink.kafka.bootstrap",
 ];
 

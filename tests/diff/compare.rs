@@ -74,6 +74,7 @@ fn shortened(text: &str) -> String {
 
 /// Pairs the records of each partition in their order.
 pub fn compare(theirs: &Topics, ours: &Topics, allowed: &mut Allowed) -> Result<Report> {
+    let (theirs, ours) = (&keyless_in_one(theirs), &keyless_in_one(ours));
     let places: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
     let mut report = Report {
         topics: places.iter().map(|(topic, _)| topic).collect::<BTreeSet<_>>().len(),
@@ -99,6 +100,31 @@ pub fn compare(theirs: &Topics, ours: &Topics, allowed: &mut Allowed) -> Result<
         }
     }
     Ok(report)
+}
+
+/// Kafka's own producer puts records without a key now here, now there: such a topic is taken for one
+/// partition, in the order of the source's log.
+fn keyless_in_one(topics: &Topics) -> Topics {
+    let mut merged = Topics::new();
+    let has_key = |name: &str| {
+        topics.iter().any(|((topic, _), records)| topic == name && records.iter().any(|r| r.key.is_some()))
+    };
+    for ((topic, partition), records) in topics {
+        let partition = if has_key(topic) { *partition } else { 0 };
+        merged.entry((topic.clone(), partition)).or_default().extend(records.iter().cloned());
+    }
+    for ((topic, _), records) in &mut merged {
+        if !has_key(topic) {
+            records.sort_by_key(place_in_log);
+        }
+    }
+    merged
+}
+
+fn place_in_log(record: &Written) -> u64 {
+    let value: Json = record.value.as_deref().and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
+    let payload = if value["payload"].is_null() { &value } else { &value["payload"] };
+    payload["source"]["lsn"].as_u64().unwrap_or(0)
 }
 
 fn pair(topic: &str, left: &Written, right: &Written, allowed: &mut Allowed) -> Result<Vec<Difference>> {
@@ -248,6 +274,16 @@ mod tests {
     fn what_is_equal_but_for_the_processing_time_passes() {
         let (theirs, ours) = ([r#"{"op":"c","ts_ms":1}"#], [r#"{"op":"c","ts_ms":2}"#]);
         assert_eq!(kinds(&theirs, &ours), Vec::<String>::new());
+    }
+
+    #[test]
+    fn records_without_a_key_are_compared_in_the_order_of_the_log_whatever_their_partition() {
+        let at = |lsn: u64| Written { key: None, ..written(&format!(r#"{{"source":{{"lsn":{lsn}}}}}"#)) };
+        let place = |partition: i32| ("public.t".to_owned(), partition);
+        let theirs = Topics::from([(place(0), vec![at(3)]), (place(1), vec![at(1), at(2)])]);
+        let ours = Topics::from([(place(0), vec![at(1), at(2), at(3)])]);
+        let report = compare(&theirs, &ours, &mut Allowed::read().unwrap()).unwrap();
+        assert!(report.passed() && report.equal == 3, "{report}");
     }
 
     #[test]

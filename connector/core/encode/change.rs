@@ -344,7 +344,7 @@ pub(crate) fn widen(batch: &ChangeBatch, plans: &mut [Plan], slots: &[usize]) ->
         let Some(plan) = plan else { continue };
         let whole_old = if change.has_before == Before::Full { batch.cells_of(change.before) } else { &[] };
         for cells in [batch.cells_of(change.after), whole_old] {
-            for column in &plan.row.columns {
+            for column in plan.row.columns.iter().chain(plan.key.iter().flat_map(|key| &key.columns)) {
                 let Some(cell) = cells.get(column.index) else { continue };
                 let is_new = column.null.is_none() && !plan.widened.contains(&column.index);
                 if cell.tag == Tag::Null && is_new {

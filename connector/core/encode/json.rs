@@ -13,12 +13,18 @@ pub(crate) fn put_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
 }
 
-/// Escapes what JSON demands and nothing else, in Jackson's spelling.
+/// Escapes what JSON demands, and characters of four bytes, in Jackson's spelling: keys must have its bytes,
+/// because the bytes decide the partition.
 pub(crate) fn put_escaped(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
     while let Some(at) = rest.iter().position(|b| must_escape(*b)) {
         let (plain, tail) = rest.split_at(at);
         out.extend_from_slice(plain);
+        if let [lead @ FOUR_BYTES.., a, b, c, tail @ ..] = tail {
+            put_surrogates(out, [*lead, *a, *b, *c]);
+            rest = tail;
+            continue;
+        }
         let [byte, tail @ ..] = tail else { return };
         put_escape(out, *byte);
         rest = tail;
@@ -26,9 +32,27 @@ pub(crate) fn put_escaped(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(rest);
 }
 
+/// The least first byte of a character of four bytes.
+const FOUR_BYTES: u8 = 0xf0;
+
 #[inline]
 fn must_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+    // Below the space too, in one comparison: there the difference wraps.
+    byte.wrapping_sub(b' ') >= FOUR_BYTES - b' ' || byte == b'"' || byte == b'\\'
+}
+
+/// A character beyond the first plane, as the two halves that UTF-16 has for it.
+#[cold]
+fn put_surrogates(out: &mut Vec<u8>, utf8: [u8; 4]) {
+    let [a, b, c, d] = utf8.map(u32::from);
+    let code = (a & 7) << 18 | (b & 63) << 12 | (c & 63) << 6 | d & 63;
+    let code = code.saturating_sub(0x1_0000);
+    for half in [0xd800 | code >> 10 & 0x3ff, 0xdc00 | code & 0x3ff] {
+        out.extend_from_slice(b"\\u");
+        for shift in [12, 8, 4, 0] {
+            out.push(b"0123456789ABCDEF".get((half >> shift & 15) as usize).copied().unwrap_or(b'0'));
+        }
+    }
 }
 
 fn put_escape(out: &mut Vec<u8>, byte: u8) {
@@ -168,9 +192,9 @@ mod tests {
 
     #[test]
     fn strings_are_escaped_as_jackson_does_and_read_back_the_same() {
-        let text = "a\"b\\c\n\r\t\u{8}\u{c}\u{1}\u{1f}/\u{7f}zażółć\u{2028}";
+        let text = "🦀a\"b\\c\n\r\t\u{8}\u{c}\u{1}\u{1f}/\u{7f}zażółć\u{2028}";
         let json = quoted(text);
-        assert_eq!(json, "\"a\\\"b\\\\c\\n\\r\\t\\b\\f\\u0001\\u001F/\u{7f}zażółć\u{2028}\"");
+        assert_eq!(json, "\"\\uD83E\\uDD80a\\\"b\\\\c\\n\\r\\t\\b\\f\\u0001\\u001F/\u{7f}zażółć\u{2028}\"");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 

@@ -193,7 +193,9 @@ const FAMILIES: &[Family] = &[
     plain("halfvec(3)", &["'[1,2.5,-3]'"]),
     plain("sparsevec(5)", &["'{1:1.5,3:-2}/5'"]),
     plain("int2[]", &["'{1,NULL,3}'", "'{}'"]),
-    plain("int4[]", &["'{1,NULL,3}'", "'{}'", "'{{1,2},{3,4}}'"]),
+    plain("int4[]", &["'{1,NULL,3}'", "'{}'"]),
+    // Under another name of the type, so that it can be told apart.
+    plain("integer[]", &["'{{1,2},{3,4}}'"]),
     plain("int8[]", &["'{1,9223372036854775807}'"]),
     plain("float4[]", &["'{1.5,NULL}'"]),
     plain("float8[]", &["'{1.5,NULL}'"]),

@@ -125,6 +125,48 @@ async fn replica_identity_by_index_keys_the_events_by_it() {
 }
 
 #[tokio::test]
+async fn events_are_keyed_by_the_columns_that_the_file_names() {
+    let mut shop = Shop::open("message-keys").await;
+    shop.table("lines", "id int PRIMARY KEY, item text NOT NULL, order_id int NOT NULL").await;
+    shop.sql.run("ALTER TABLE lines REPLICA IDENTITY FULL").await;
+    shop.file.set("source/postgres/message_keys", keys("public.lines", &["order_id"]));
+    shop.capture(&["public.lines"]).start().await;
+    shop.sql.run("INSERT INTO lines VALUES (1, 'pen', 7); UPDATE lines SET id = 2").await;
+    shop.sql.run("UPDATE lines SET order_id = 8").await;
+    let events = shop.wait_for_events("public.lines", 5).await;
+    let seen: Vec<(&str, Option<Json>)> =
+        events.iter().map(|event| (event.op(), event.key.clone())).collect();
+    let expected = [("c", 7), ("u", 7), ("d", 7), ("-", 7), ("c", 8)];
+    assert_eq!(seen, expected.map(|(op, order)| (op, Some(json!({"order_id": order})))));
+}
+
+#[tokio::test]
+async fn a_key_of_a_column_that_the_table_lacks_is_refused_with_its_name() {
+    let mut shop = Shop::open("no-such-key").await;
+    shop.file.set("source/postgres/message_keys", keys("public.orders", &["nr"]));
+    shop.start().await.sql.run("INSERT INTO orders (id) VALUES (1)").await;
+    shop.not_ready("FAILED").await.expect_reason(&["public.orders", "nr"]).expect_hint(&["message_keys"]);
+}
+
+fn keys(table: &str, columns: &[&str]) -> toml::Value {
+    let columns = columns.iter().map(|column| (*column).into()).collect();
+    toml::Table::from_iter([(table.to_owned(), toml::Value::Array(columns))]).into()
+}
+
+#[tokio::test]
+async fn columns_and_operations_that_the_file_leaves_out_are_in_no_event() {
+    let mut shop = Shop::open("left-out").await;
+    shop.file.set("format/exclude_columns", vec!["public.orders.note"]);
+    shop.file.set("format/skip_operations", vec!["update"]);
+    shop.start().await.rows(1..=1).await;
+    shop.sql.run("UPDATE orders SET note = 'changed'; DELETE FROM orders").await;
+    shop.expect_changes(&[("c", 1), ("d", 1), ("-", 1)]).await;
+    let events = shop.events("public.orders").await;
+    let after = events[0].value.as_ref().map(|value| &value["after"]);
+    assert!(after.is_some_and(|after| after["id"] == 1 && after.get("note").is_none()), "{after:?}");
+}
+
+#[tokio::test]
 async fn a_table_without_a_key_gives_events_without_keys_in_commit_order() {
     let mut shop = Shop::open("no-key").await;
     shop.table("notes", "line int, words text").await;

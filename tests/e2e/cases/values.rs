@@ -162,14 +162,57 @@ async fn arrays_keep_their_elements_and_their_nulls() {
 async fn a_type_that_nobody_maps_arrives_as_the_text_that_the_database_prints() {
     let cases = vec![
         ("inet", "'10.0.0.1/8'", json!("10.0.0.1/8")),
-        ("point", "'(1,2)'", json!("(1,2)")),
+        ("path", "'((0,0),(1,1))'", json!("((0,0),(1,1))")),
         ("int4range", "'[1,5)'", json!("[1,5)")),
         ("xml", "'<a>1</a>'", json!("<a>1</a>")),
-        ("bit(3)", "B'101'", json!("101")),
         ("pair", "ROW(1, 'x y')", json!("(1,\"x y\")")),
         ("tsvector", "'a fat cat'", json!("'a' 'cat' 'fat'")),
     ];
     expect("others", "CREATE TYPE pair AS (a int, b text)", cases).await;
+}
+
+#[tokio::test]
+async fn bits_money_and_points_keep_their_parts() {
+    let cases = vec![
+        ("bit", "B'1'", json!(true)),
+        ("bit(3)", "B'101'", json!("05")),
+        ("bit varying", "B'1000000001'", json!("0102")),
+        ("money", "-1234.5", json!("-1234.50")),
+        (
+            "point",
+            "'(1.5,-2)'",
+            json!({"x": 1.5, "y": -2.0, "wkb": "0101000000000000000000f83f00000000000000c0", "srid": null}),
+        ),
+    ];
+    expect("shapes", "", cases).await;
+}
+
+#[tokio::test]
+async fn values_are_written_in_the_way_that_the_file_asks_for() {
+    let mut shop = Shop::open("ways").await;
+    for (key, word) in
+        [("times", "iso_string"), ("intervals", "string"), ("binary", "hex"), ("decimals", "string")]
+    {
+        shop.file.set(&format!("format/{key}"), word);
+    }
+    let columns =
+        "id int PRIMARY KEY, day date, clock time(3), at timestamp, gap interval, raw bytea, price money";
+    shop.table("kinds", columns).await;
+    shop.capture(&["public.kinds"]).start().await;
+    let values = "'2026-11-21', '12:34:56.7', '2026-11-21 03:10:00.5', '1 year 2 hours', '\\x00ff', '1234.5'";
+    shop.sql.run(&format!("INSERT INTO kinds VALUES (1, {values})")).await;
+    let events = shop.wait_for_events("public.kinds", 1).await;
+    let after = &events[0].value.as_ref().expect("a value")["after"];
+    let expected = json!({
+        "id": 1,
+        "day": "2026-11-21Z",
+        "clock": "12:34:56.7Z",
+        "at": "2026-11-21T03:10:00.5Z",
+        "gap": "P1Y0M0DT2H0M0S",
+        "raw": "00ff",
+        "price": "1234.50",
+    });
+    assert_eq!(after, &expected);
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ fn push_fraction(out: &mut Short, us: u32) {
     out.push(b".");
     out.push_digits::<6>(us);
     let mut rest = us;
-    while rest % 10 == 0 {
+    while rest.is_multiple_of(10) {
         rest /= 10;
         out.pop(1);
     }
