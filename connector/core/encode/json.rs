@@ -20,7 +20,7 @@ pub(crate) fn put_escaped(out: &mut Vec<u8>, text: &[u8]) {
     while let Some(at) = rest.iter().position(|b| must_escape(*b)) {
         let (plain, tail) = rest.split_at(at);
         out.extend_from_slice(plain);
-        if let [lead @ FOUR_BYTES.., a, b, c, tail @ ..] = tail {
+        if let [lead @ FOUR_BYTES..=u8::MAX, a, b, c, tail @ ..] = tail {
             put_surrogates(out, [*lead, *a, *b, *c]);
             rest = tail;
             continue;

@@ -41,7 +41,8 @@ pub struct Modes {
 
 /// Makes tables, starts both sides, writes, waits until both have everything, and compares.
 pub async fn run(config: &Config, allowed: &mut Allowed) -> Result<Report> {
-    let database = format!("diff_{}_{}", config.seed, std::process::id());
+    let encoding = format!("{:?}", config.encoding).to_lowercase();
+    let database = format!("diff_{encoding}_{}_{}", config.seed, std::process::id());
     connect(&config.url).await?.batch_execute(&format!("CREATE DATABASE {database}")).await?;
     let url = format!("{}/{database}", config.url.rsplit_once('/').ok_or("a url without a database")?.0);
     let client = connect(&url).await?;

@@ -39,8 +39,13 @@ impl Family {
 
     /// An SQL expression.
     pub fn value(&self, random: &mut Random) -> String {
-        let value = *random.pick(self.values);
-        format!("{value}::{}", self.sql)
+        format!("{}::{}", self.literal(random), self.sql)
+    }
+
+    /// The same without its type.
+    pub fn literal(&self, random: &mut Random) -> &'static str {
+        let value: &&str = random.pick(self.values);
+        value
     }
 }
 
