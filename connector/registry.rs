@@ -296,7 +296,7 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
         }
         Sink::Stdout(to) => {
             let mut sink = StdoutSink::new(to.clone(), &connector.name, progress);
-            sink.overwrite(&position).await?;
+            sink.overwrite(&position, forget).await?;
         }
     }
     Ok(position)

@@ -69,7 +69,7 @@ const STATES: [State; 11] = [
     State::Stopped,
 ];
 
-const OPERATIONS: [&str; 4] = ["create", "update", "delete", "truncate"];
+const OPERATIONS: [&str; 5] = ["create", "update", "delete", "truncate", "read"];
 
 type Figure = fn(&Progress) -> &AtomicU64;
 
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn every_line_is_a_comment_or_a_sample_of_a_declared_family() {
-        let page = page(|progress| progress.count_events("public.orders", &[1, 2, 3, 4]));
+        let page = page(|progress| progress.count_events("public.orders", &[1, 2, 3, 4, 0]));
         let mut families = Vec::new();
         for line in page.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn events_are_counted_by_table_and_operation() {
-        let page = page(|progress| progress.count_events("public.orders", &[1, 2, 3, 0]));
+        let page = page(|progress| progress.count_events("public.orders", &[1, 2, 3, 0, 0]));
         let line = r#"millrace_events_total{connector="orders",table="public.orders",operation="update"} 2"#;
         assert!(page.contains(line), "{page}");
     }
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_strange_table_name_cannot_break_out_of_its_label() {
-        let page = page(|progress| progress.count_events("a\"}\n\\b", &[1, 0, 0, 0]));
+        let page = page(|progress| progress.count_events("a\"}\n\\b", &[1, 0, 0, 0, 0]));
         assert!(page.contains(r#"table="a\"}\n\\b""#), "{page}");
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::position::{Mark, Position};
+use crate::position::{Mark, Note, Position};
 use crate::relation::Relation;
 
 /// Offsets are 32 bits wide, so a batch's bytes end below this.
@@ -44,6 +44,35 @@ pub enum Op {
     Update,
     Delete,
     Truncate,
+    /// A row as a snapshot found it.
+    Read,
+}
+
+/// What a snapshot's row is in its snapshot. In Debezium's words, of which a row gets the strongest: the last
+/// one first, then the first, then the same of its table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotMark {
+    /// A streamed change.
+    #[default]
+    No,
+    Row,
+    First,
+    FirstOfTable,
+    LastOfTable,
+    Last,
+}
+
+impl SnapshotMark {
+    pub fn name(self) -> &'static str {
+        match self {
+            SnapshotMark::No => "false",
+            SnapshotMark::Row => "true",
+            SnapshotMark::First => "first",
+            SnapshotMark::FirstOfTable => "first_in_data_collection",
+            SnapshotMark::LastOfTable => "last_in_data_collection",
+            SnapshotMark::Last => "last",
+        }
+    }
 }
 
 /// Which columns of an old row were sent.
@@ -104,13 +133,14 @@ pub struct Change {
     pub after: Row,
 }
 
-/// Once per source transaction and batch, not per row.
+/// Once per source transaction and batch, not per row. The rows of a snapshot have one that stands for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transaction {
     pub id: i64,
     pub commit_ts_us: i64,
     /// Where the commit before this one ended, for the `sequence` of the source block.
     pub previous_commit: Option<u64>,
+    pub snapshot: SnapshotMark,
 }
 
 /// A buffer of this size is always kept: several times what a batch holds by default.
@@ -171,6 +201,8 @@ pub struct ChangeBatch {
     pub changes: Vec<Change>,
     pub transactions: Vec<Transaction>,
     pub relations: Vec<Arc<Relation>>,
+    /// What the source remembers from this batch on, beside its position.
+    pub notes: Vec<Note>,
     /// Where the source stands after this batch. `None` only in an empty batch at rest.
     pub end: Option<Position>,
     /// The batch ends where a transaction ends (or between transactions).
@@ -190,6 +222,7 @@ impl ChangeBatch {
         empty(&mut self.changes, waste);
         empty(&mut self.transactions, waste);
         self.relations.clear();
+        self.notes.clear();
         self.end = None;
         self.whole = false;
         self.drained = false;
@@ -243,6 +276,8 @@ pub struct Record {
 pub struct EncodedBatch {
     pub bytes: Vec<u8>,
     pub records: Vec<Record>,
+    /// Durable together with the position.
+    pub notes: Vec<Note>,
     pub end: Option<Position>,
     pub whole: bool,
     pub drained: bool,
@@ -257,6 +292,7 @@ impl EncodedBatch {
         let waste = self.waste.after(&self.bytes);
         empty(&mut self.bytes, waste);
         empty(&mut self.records, waste);
+        self.notes.clear();
         self.end = None;
         self.whole = false;
         self.drained = false;

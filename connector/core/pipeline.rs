@@ -79,6 +79,7 @@ pub async fn run<S: Source, K: Sink>(
         delivered: delivered_out,
         stopping,
         seq: 0,
+        notes: sink.notes(),
         progress: progress.clone(),
     };
     let encoder = EncodeTask {

@@ -1,5 +1,6 @@
 //! A place in a source's log, as text that only its source reads.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,6 +29,20 @@ impl fmt::Display for Position {
     }
 }
 
+/// Something that a source remembers beside its position, by a key of its own, because it changes seldom and
+/// would be too much for every position: how far the snapshot of a table is.
+///
+/// Durable in the same instant as the position of its batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub key: Arc<str>,
+    /// The text of one JSON object; `None` forgets the key.
+    pub text: Option<Arc<str>>,
+}
+
+/// The newest text of each note.
+pub type Notes = BTreeMap<String, String>;
+
 /// Where a change lies in its source's log: equal on every replay, and rising in commit order.
 ///
 /// For Postgres: LSN of the commit, LSN of the change, index among the changes that share it.
@@ -38,5 +53,8 @@ pub struct Mark {
     /// Where the change lies in the log.
     pub change: u64,
     /// Its index among the changes of that place.
+    ///
+    /// A snapshot's row lies where the stream stood: `commit` is the end of what was streamed before it,
+    /// `change` the number of its chunk, below every place in a log, and `n` its index in the chunk.
     pub n: u32,
 }

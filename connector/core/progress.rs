@@ -91,8 +91,8 @@ pub const TABLES_MAX: usize = 1_000;
 /// Stands for the rest; no table's name is without its schema.
 pub const OTHER_TABLES: &str = "(others)";
 
-/// Events by operation: create, update, delete, truncate.
-pub type OpCounts = [u64; 4];
+/// Events by operation: create, update, delete, truncate, read.
+pub type OpCounts = [u64; 5];
 
 pub fn op_index(op: Op) -> usize {
     match op {
@@ -100,6 +100,7 @@ pub fn op_index(op: Op) -> usize {
         Op::Update => 1,
         Op::Delete => 2,
         Op::Truncate => 3,
+        Op::Read => 4,
     }
 }
 
@@ -297,9 +298,9 @@ mod tests {
     fn tables_beyond_the_limit_share_one_count() {
         let progress = Progress::default();
         for n in 0..TABLES_MAX + 5 {
-            progress.count_events(&format!("public.t{n}"), &[1, 0, 0, 0]);
+            progress.count_events(&format!("public.t{n}"), &[1, 0, 0, 0, 0]);
         }
-        progress.count_events("public.t0", &[1, 0, 0, 0]);
+        progress.count_events("public.t0", &[1, 0, 0, 0, 0]);
         let events = progress.events();
         assert_eq!((events.len(), events[OTHER_TABLES][0], events["public.t0"][0]), (TABLES_MAX + 1, 5, 2));
     }

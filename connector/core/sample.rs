@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use millrace_core::batch::{Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Row, Tag, Transaction};
+use millrace_core::batch::{
+    Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Row, SnapshotMark, Tag, Transaction,
+};
 use millrace_core::encode::{Encoded, Encoder, Encoding, Format};
 use millrace_core::error::Result;
 use millrace_core::position::{Mark, Position};
@@ -83,6 +85,7 @@ fn batch(rows: u32) -> ChangeBatch {
             id: 77,
             commit_ts_us: 1_700_000_000_123_456,
             previous_commit: Some(24_023_128),
+            snapshot: SnapshotMark::No,
         }],
         end: Some(Position::new("{\"lsn\":24023999}")),
         whole: true,

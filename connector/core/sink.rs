@@ -4,7 +4,7 @@ use std::future::Future;
 
 use crate::batch::EncodedBatch;
 use crate::error::Result;
-use crate::position::Position;
+use crate::position::{Notes, Position};
 use crate::report::Report;
 
 pub trait Sink: Send {
@@ -15,6 +15,10 @@ pub trait Sink: Send {
 
     /// Shuts out any predecessor, then says how far this connector got. Every recovery begins here.
     fn open(&mut self) -> impl Future<Output = Result<Option<Position>>> + Send;
+
+    /// What the source noted beside the position, as the last opening found it: asked once after each. A sink
+    /// that keeps a position keeps these too.
+    fn notes(&mut self) -> Notes;
 
     /// What the encoder asks before it encodes a relation's first row. Usable while this sink is busy.
     fn targets(&self) -> Self::Targets;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::batch::ChangeBatch;
 use crate::error::{Error, Result};
-use crate::position::Position;
+use crate::position::{Notes, Position};
 use crate::progress::Progress;
 use crate::report::Report;
 
@@ -73,6 +73,8 @@ pub struct Feed {
     pub(crate) delivered: watch::Receiver<Option<Position>>,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) seq: u64,
+    /// What the source noted in earlier runs.
+    pub notes: Notes,
     pub progress: Arc<Progress>,
 }
 

@@ -30,7 +30,7 @@ use std::time::Duration;
 use millrace_core::batch::EncodedBatch;
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
-use millrace_core::position::Position;
+use millrace_core::position::{Notes, Position};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
 use millrace_core::sink::{Sink, Targets, Topic};
@@ -162,7 +162,7 @@ impl KafkaSink {
     /// instance that still runs is shut out first. `forget` also takes away the partition counts.
     pub async fn overwrite(&mut self, position: &Position, forget: bool) -> Result<()> {
         let known = match forget {
-            true => self.opening.recorded_topics().await?,
+            true => self.opening.slow_keys().await?,
             false => Vec::new(),
         };
         let written = async {
@@ -206,6 +206,10 @@ impl Sink for KafkaSink {
                 Err(self.tell().await)
             }
         }
+    }
+
+    fn notes(&mut self) -> Notes {
+        self.session.as_mut().map(|session| std::mem::take(&mut session.notes)).unwrap_or_default()
     }
 
     fn targets(&self) -> KafkaTargets {

@@ -118,6 +118,7 @@ impl Opening {
             sizes,
         );
         session.newest.clone_from(&found.position);
+        session.notes = found.notes;
         Ok((session, found.position))
     }
 
@@ -148,14 +149,15 @@ impl Opening {
         Ok(())
     }
 
-    /// Topics that data went to; none where the position topic is not there yet.
-    pub async fn recorded_topics(&self) -> Result<Vec<String>> {
+    /// The keys of what changes seldom; none where the position topic is not there yet.
+    pub async fn slow_keys(&self) -> Result<Vec<String>> {
         if self.topics.admin.presence(&self.settings.position_topic).await? == Presence::Missing {
             return Ok(Vec::new());
         }
         let (settings, keys) = (self.settings.clone(), self.keys.clone());
-        let counts = blocking(move || position::read_counts(&settings, &keys)).await?;
-        Ok(counts.into_keys().collect())
+        let found = blocking(move || position::read_slow(&settings, &keys)).await?;
+        let topics = found.partitions.keys().map(|topic| self.keys.partitions(topic));
+        Ok(topics.chain(found.notes.keys().map(|key| self.keys.note(key))).collect())
     }
 
     async fn read(&self) -> Result<Found> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
-use millrace_core::position::Position;
+use millrace_core::position::{Notes, Position};
 use millrace_core::progress::State;
 use serde_json::{Map, Value};
 
@@ -74,6 +74,11 @@ pub enum Entry {
         topic: String,
         count: u32,
     },
+    /// What the source remembers under this key; `None`: nothing any more.
+    Note {
+        key: String,
+        text: Option<String>,
+    },
     /// Its partition count was taken away by an operator.
     Forgotten {
         topic: String,
@@ -96,6 +101,11 @@ impl Keys {
         serde_json::json!([self.connector, { "topic": topic }]).to_string()
     }
 
+    /// `["<connector>",{"note":"<key>"}]`
+    pub fn note(&self, key: &str) -> String {
+        serde_json::json!([self.connector, { "note": key }]).to_string()
+    }
+
     pub fn keepalive(&self, id: &str) -> String {
         serde_json::json!([self.connector, { "keepalive": id }]).to_string()
     }
@@ -113,19 +123,24 @@ impl Keys {
             let Some(value) = value else { return Ok(Entry::Other) };
             return claim_of(&object(value)?).ok_or("it is not a claim").map(Entry::Claim);
         }
-        let Some(topic) = self.topic_of(key)? else { return Ok(Entry::Other) };
+        let key: Value = serde_json::from_slice(key).map_err(|_| "its key is not JSON")?;
+        if let Some(key) = self.named(&key, "note") {
+            let text = value.map(|value| object(value).map(|fields| Value::Object(fields).to_string()));
+            let text = text.transpose()?;
+            return Ok(Entry::Note { key, text });
+        }
+        let Some(topic) = self.named(&key, "topic") else { return Ok(Entry::Other) };
         let Some(value) = value else { return Ok(Entry::Forgotten { topic }) };
         let count = object(value)?.get("partitions").and_then(Value::as_u64);
         let count = count.and_then(|count| u32::try_from(count).ok()).ok_or("it has no partition count")?;
         Ok(Entry::Partitions { topic, count })
     }
 
-    /// The topic of a key `["<connector>",{"topic":"<name>"}]`.
-    fn topic_of(&self, key: &[u8]) -> Result<Option<String>, &'static str> {
-        let key: Value = serde_json::from_slice(key).map_err(|_| "its key is not JSON")?;
+    /// The name in a key `["<connector>",{"<kind>":"<name>"}]`.
+    fn named(&self, key: &Value, kind: &str) -> Option<String> {
         let ours = key.get(0).and_then(Value::as_str) == Some(&self.connector);
-        let topic = key.get(1).and_then(|part| part.get("topic")).and_then(Value::as_str);
-        Ok(topic.filter(|_| ours).map(ToOwned::to_owned))
+        let name = key.get(1).and_then(|part| part.get(kind)).and_then(Value::as_str);
+        name.filter(|_| ours).map(ToOwned::to_owned)
     }
 }
 
@@ -145,10 +160,10 @@ fn claim_of(fields: &Map<String, Value>) -> Option<Claim> {
     Some(Claim { instance: text("instance")?, id: text("id")?, time_ms: fields.get("time")?.as_i64()? })
 }
 
-/// The value of a position record: the source's own text, with our version before its fields.
-pub fn position_value(position: &Position, out: &mut String) {
+/// The value of a position or a note: the source's own JSON object, with our version before its fields.
+pub fn source_value(object: &str, out: &mut String) {
     out.clear();
-    let fields = position.as_str().trim_start().strip_prefix('{').unwrap_or_default();
+    let fields = object.trim_start().strip_prefix('{').unwrap_or_default();
     out.push_str("{\"v\":1");
     if !fields.trim_start().starts_with('}') {
         out.push(',');
@@ -177,6 +192,7 @@ pub struct Found {
     pub claim: Option<Claim>,
     /// Partition counts of the data topics that were written to.
     pub partitions: BTreeMap<String, u32>,
+    pub notes: Notes,
 }
 
 /// Reads everything that is committed now. Blocks its thread, for at most `READ_TIMEOUT` or a
@@ -189,11 +205,11 @@ pub fn read(settings: &Settings, keys: &Keys) -> Result<Found> {
     Ok(found)
 }
 
-/// The topics whose partition counts stand in the position topic, with these. Blocks its thread like `read`.
-pub fn read_counts(settings: &Settings, keys: &Keys) -> Result<BTreeMap<String, u32>> {
+/// What changes seldom: partition counts and notes. Blocks its thread like `read`.
+pub fn read_slow(settings: &Settings, keys: &Keys) -> Result<Found> {
     let mut found = Found::default();
     Reading::new(settings, keys)?.slow(&mut found)?;
-    Ok(found.partitions)
+    Ok(found)
 }
 
 /// The newest claim, and nothing else: who fenced us? Blocks its thread like `read`.
@@ -261,7 +277,7 @@ impl<'a> Reading<'a> {
             self.span(STREAM, lower, upper, |entry| match entry {
                 Entry::Position(at) => position = Some(at),
                 Entry::Claim(by) => claim = Some(by),
-                Entry::Partitions { .. } | Entry::Forgotten { .. } | Entry::Other => (),
+                Entry::Partitions { .. } | Entry::Note { .. } | Entry::Forgotten { .. } | Entry::Other => (),
             })?;
             // Steps further back hold older records only.
             found.claim = found.claim.take().or(claim);
@@ -284,6 +300,12 @@ impl<'a> Reading<'a> {
             }
             Entry::Forgotten { topic } => {
                 found.partitions.remove(&topic);
+            }
+            Entry::Note { key, text: Some(text) } => {
+                found.notes.insert(key, text);
+            }
+            Entry::Note { key, text: None } => {
+                found.notes.remove(&key);
             }
             Entry::Position(_) | Entry::Claim(_) | Entry::Other => (),
         })
@@ -368,7 +390,7 @@ mod tests {
 
     fn value(json: &str) -> String {
         let mut out = String::new();
-        position_value(&Position::new(json), &mut out);
+        source_value(json, &mut out);
         out
     }
 
@@ -401,6 +423,18 @@ mod tests {
         let key = keys().partitions("shop.public.a");
         let entry = keys().parse(Some(key.as_bytes()), Some(partitions_value(6).as_bytes()));
         assert_eq!(entry, Ok(Entry::Partitions { topic: "shop.public.a".to_owned(), count: 6 }));
+    }
+
+    #[test]
+    fn a_note_comes_back_as_the_source_wrote_it_and_an_emptied_one_is_forgotten() {
+        let key = keys().note("snapshot \"a\"");
+        let note = |text: Option<&str>| {
+            Ok(Entry::Note { key: "snapshot \"a\"".to_owned(), text: text.map(Into::into) })
+        };
+        let written = value(r#"{"z":1,"a":[2]}"#);
+        let entry = keys().parse(Some(key.as_bytes()), Some(written.as_bytes()));
+        assert_eq!(entry, note(Some(r#"{"z":1,"a":[2]}"#)));
+        assert_eq!(keys().parse(Some(key.as_bytes()), None), note(None));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use millrace_core::batch::{EncodedBatch, Record};
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
-use millrace_core::position::Position;
+use millrace_core::position::{Notes, Position};
 use millrace_core::progress::{Progress, now_us};
 use tokio::sync::oneshot;
 
@@ -132,6 +132,8 @@ pub struct Session {
     settled: Option<Position>,
     /// The newest durable position.
     pub newest: Option<Position>,
+    /// As they were found at the opening; taken by the source.
+    pub notes: Notes,
     committed_at: [Instant; 2],
     /// Keepalives that are due: none, or what is left of one on each producer.
     keepalives: u8,
@@ -167,6 +169,7 @@ impl Session {
             pending: VecDeque::with_capacity(2),
             settled: None,
             newest: None,
+            notes: Notes::default(),
             committed_at: [Instant::now(); 2],
             keepalives: 0,
             cut: None,
@@ -188,6 +191,7 @@ impl Session {
         }
         self.begin().await?;
         self.enqueue(batch).await?;
+        self.write_notes(batch).await?;
         chaos::pass(Point::BatchEnqueued);
         if let Some(open) = &mut self.open {
             open.end = Some(end.clone());
@@ -234,12 +238,11 @@ impl Session {
         self.close_if_due().await
     }
 
-    /// Commits a position alone, and with it that nothing is known of these topics any more.
+    /// Commits a position alone, and with it that nothing stands under these keys any more.
     pub async fn overwrite(&mut self, position: &Position, forgotten: &[String]) -> Result<(), Stop> {
         self.begin().await?;
-        for topic in forgotten {
-            let key = self.keys.partitions(topic);
-            self.write(position::SLOW, &key, None).await?;
+        for key in forgotten {
+            self.write(position::SLOW, key, None).await?;
         }
         if let Some(open) = &mut self.open {
             open.end = Some(position.clone());
@@ -398,10 +401,23 @@ impl Session {
 
     async fn send_position(&mut self, position: &Position) -> Result<(), Stop> {
         let mut text = std::mem::take(&mut self.text);
-        position::position_value(position, &mut text);
+        position::source_value(position.as_str(), &mut text);
         let written = self.write(position::STREAM, &self.keys.position, Some(&text)).await;
         self.text = text;
         written
+    }
+
+    async fn write_notes(&mut self, batch: &EncodedBatch) -> Result<(), Stop> {
+        let mut text = std::mem::take(&mut self.text);
+        for note in &batch.notes {
+            let value = note.text.as_ref().map(|object| {
+                position::source_value(object, &mut text);
+                text.as_str()
+            });
+            self.write(position::SLOW, &self.keys.note(&note.key), value).await?;
+        }
+        self.text = text;
+        Ok(())
     }
 
     /// Adds a record to the position topic, within the open transaction.

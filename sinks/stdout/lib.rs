@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use millrace_core::batch::EncodedBatch;
 use millrace_core::error::{Error, Kind, Result};
-use millrace_core::position::Position;
+use millrace_core::position::{Note, Notes, Position};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
 use millrace_core::sink::{Sink, Targets, Topic};
@@ -47,6 +47,9 @@ pub struct StdoutSink {
     lines: Vec<u8>,
     /// End of the newest whole batch whose lines are out and whose position is not in the file yet.
     open: Option<Position>,
+    /// As they go into the file with `open`, and those of batches that were not whole yet.
+    notes: Notes,
+    notes_behind: Vec<Note>,
     /// In the file, and not told by `settled` yet.
     untold: Option<Position>,
     /// The newest position in the file.
@@ -74,6 +77,8 @@ impl StdoutSink {
             progress,
             lines: Vec::new(),
             open: None,
+            notes: Notes::default(),
+            notes_behind: Vec::new(),
             untold: None,
             durable: None,
             committed_at: Instant::now(),
@@ -81,8 +86,14 @@ impl StdoutSink {
         }
     }
 
-    /// Puts a position in the place of whatever the file holds, by an operator's decision.
-    pub async fn overwrite(&mut self, position: &Position) -> Result<()> {
+    /// Puts a position in the place of whatever the file holds, by an operator's decision. `forget` also takes
+    /// away what the source noted beside it.
+    pub async fn overwrite(&mut self, position: &Position, forget: bool) -> Result<()> {
+        if !forget {
+            // What cannot be read is what this is there to replace.
+            let read = self.blocking(|output| output.file.read()).await.ok().flatten();
+            self.notes = read.map(|(_, notes)| notes).unwrap_or_default();
+        }
         self.open = Some(position.clone());
         self.commit().await
     }
@@ -103,10 +114,10 @@ impl StdoutSink {
     async fn commit(&mut self) -> Result<()> {
         let Some(position) = self.open.take() else { return Ok(()) };
         let started = Instant::now();
-        let written = position.clone();
+        let (written, notes) = (position.clone(), self.notes.clone());
         self.blocking(move |output| {
             sync_stdout()?;
-            output.file.write(&written)
+            output.file.write(&written, &notes)
         })
         .await?;
         self.progress.commit_latency.observe(started.elapsed());
@@ -142,8 +153,15 @@ impl Sink for StdoutSink {
         self.open = None;
         self.untold = None;
         self.records = 0;
-        self.durable = self.blocking(|output| output.file.read()).await?;
+        self.notes_behind.clear();
+        let (position, notes) = self.blocking(|output| output.file.read()).await?.unzip();
+        self.notes = notes.unwrap_or_default();
+        self.durable = position;
         Ok(self.durable.clone())
+    }
+
+    fn notes(&mut self) -> Notes {
+        self.notes.clone()
     }
 
     fn targets(&self) -> StdoutTargets {
@@ -166,7 +184,14 @@ impl Sink for StdoutSink {
         self.lines = lines;
         self.records += batch.records.len() as u64;
         // A batch that ends inside a transaction is written at once; its position waits for the end.
+        self.notes_behind.extend(batch.notes.iter().cloned());
         if batch.whole {
+            for Note { key, text } in self.notes_behind.drain(..) {
+                match text {
+                    Some(text) => self.notes.insert(key.to_string(), text.to_string()),
+                    None => self.notes.remove(&*key),
+                };
+            }
             self.open = batch.end.clone();
         }
         if batch.drained || self.committed_at.elapsed() >= COMMIT_AGE {

@@ -1,12 +1,13 @@
 //! The position's file: one line of JSON, replaced whole. Written beside itself, synced, renamed, and the
 //! folder synced, so that a crash at any instant leaves the old position or the new one.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use millrace_core::error::{Error, Result};
-use millrace_core::position::Position;
+use millrace_core::position::{Notes, Position};
 use millrace_core::progress::State;
 use millrace_core::report::Report;
 use serde_json::value::RawValue;
@@ -18,6 +19,9 @@ struct Stored<'a> {
     connector: String,
     #[serde(borrow)]
     position: &'a RawValue,
+    /// What the source remembers beside it.
+    #[serde(borrow, default, skip_serializing_if = "BTreeMap::is_empty")]
+    notes: BTreeMap<String, &'a RawValue>,
 }
 
 pub struct PositionFile {
@@ -31,7 +35,7 @@ impl PositionFile {
     }
 
     /// `None` only where there is no file: an unreadable one is an error, never a first start.
-    pub fn read(&self) -> Result<Option<Position>> {
+    pub fn read(&self) -> Result<Option<(Position, Notes)>> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -51,14 +55,19 @@ impl PositionFile {
         if !position.starts_with('{') {
             return Err(self.unreadable("the position is not a JSON object"));
         }
-        Ok(Some(Position::new(position)))
+        let notes = stored.notes.into_iter().map(|(key, text)| (key, text.get().to_owned())).collect();
+        Ok(Some((Position::new(position), notes)))
     }
 
-    pub fn write(&self, position: &Position) -> Result<()> {
+    pub fn write(&self, position: &Position, notes: &Notes) -> Result<()> {
         let beside = self.beside();
-        let raw: &RawValue =
-            serde_json::from_str(position.as_str()).map_err(|error| self.unreadable(error))?;
-        let stored = Stored { connector: self.connector.clone(), position: raw };
+        let raw = |text| serde_json::from_str::<&RawValue>(text).map_err(|error| self.unreadable(error));
+        let mut kept = BTreeMap::new();
+        for (key, text) in notes {
+            kept.insert(key.clone(), raw(text)?);
+        }
+        let stored =
+            Stored { connector: self.connector.clone(), position: raw(position.as_str())?, notes: kept };
         let mut line = serde_json::to_string(&stored).map_err(|error| self.unreadable(error))?;
         line.push('\n');
         let put = || {

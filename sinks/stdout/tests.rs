@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use millrace_core::batch::{EncodedBatch, Record, Span};
 use millrace_core::error::Kind;
-use millrace_core::position::{Mark, Position};
+use millrace_core::position::{Mark, Note, Position};
 use millrace_core::progress::{Progress, State};
 use millrace_core::sink::{Sink, Targets};
 
@@ -97,6 +97,24 @@ async fn a_drained_batch_is_settled_and_read_back_after_a_restart() {
     assert_eq!(first.settled().await.unwrap(), position(7));
     drop(first);
     assert_eq!(sink(folder.path(), &memory).open().await.unwrap(), Some(position(7)));
+}
+
+#[tokio::test]
+async fn notes_are_durable_with_the_position_of_a_whole_batch_and_not_before() {
+    let note = |text: Option<&str>| Note { key: "a".into(), text: text.map(Into::into) };
+    let folder = tempfile::tempdir().unwrap();
+    let kept = async || {
+        let mut sink = sink(folder.path(), &Memory::default());
+        sink.open().await.unwrap();
+        sink.notes().into_values().collect::<Vec<_>>()
+    };
+    let mut first = sink(folder.path(), &Memory::default());
+    first.open().await.unwrap();
+    first.send(&EncodedBatch { notes: vec![note(Some(r#"{"n":1}"#))], ..batch(1) }).await.unwrap();
+    first.send(&EncodedBatch { notes: vec![note(None)], whole: false, ..batch(2) }).await.unwrap();
+    assert_eq!(kept().await, [r#"{"n":1}"#]);
+    first.send(&batch(3)).await.unwrap();
+    assert_eq!(kept().await, [] as [&str; 0]);
 }
 
 #[tokio::test]

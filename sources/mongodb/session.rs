@@ -8,7 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use millrace_core::batch::{Before, Cell, Change, ChangeBatch, Op, Row, Tag, Transaction, document};
+use millrace_core::batch::{
+    Before, Cell, Change, ChangeBatch, Op, Row, SnapshotMark, Tag, Transaction, document,
+};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
 use millrace_core::relation::Relation;
@@ -368,6 +370,7 @@ impl Session {
             id: self.open.as_ref().map_or(0, |open| open.number),
             commit_ts_us: ms.saturating_mul(1000),
             previous_commit: None,
+            snapshot: SnapshotMark::No,
         });
         if let Some(open) = &mut self.open {
             open.in_batch = Some((self.batch_number, index));

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use millrace_core::batch::{Before, Change, ChangeBatch, Op, Row, Transaction};
+use millrace_core::batch::{Before, Change, ChangeBatch, Op, Row, SnapshotMark, Transaction};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
 use millrace_core::progress::State;
@@ -317,6 +317,7 @@ impl Session {
             id: i64::from(transaction.xid),
             commit_ts_us: transaction.commit_ts_us,
             previous_commit: self.whole.lsn_commit,
+            snapshot: SnapshotMark::No,
         });
         transaction.in_batch = Some((self.batch_number, index));
         index

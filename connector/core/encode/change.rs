@@ -110,10 +110,11 @@ impl<'a> Pass<'a> {
             }
         };
         match change.op {
-            Op::Insert => {
+            Op::Insert | Op::Read => {
+                let op = if change.op == Op::Read { b'r' } else { b'c' };
                 let new =
                     RowCells { cells: self.cells(context, change.after)?, old: &[], is_identity: false };
-                self.record::<W>(context, 0, Event { op: b'c', before: None, after: Some(new) }, None)?;
+                self.record::<W>(context, 0, Event { op, before: None, after: Some(new) }, None)?;
                 Ok(())
             }
             Op::Update => {

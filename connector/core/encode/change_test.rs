@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::scene::*;
 use super::*;
-use crate::batch::{Before, Op};
+use crate::batch::{Before, Op, SnapshotMark};
 use crate::error::Kind as ErrorKind;
 use crate::relation::{Column, Kind};
 
@@ -51,6 +51,25 @@ fn an_insert_is_one_record_with_source_and_position() {
     assert_eq!(header(record, "position"), Some("0000000000000ABC/0000000000000064/2/0"));
     let (ms, us, ns) = (value["ts_ms"].as_i64(), value["ts_us"].as_i64(), value["ts_ns"].as_i64());
     assert_eq!((ms, ns), (us.map(|us| us / 1000), us.map(|us| us * 1000)));
+}
+
+#[test]
+fn a_snapshot_s_row_says_what_it_is_in_it_and_where_the_stream_stood() {
+    let mut batch = batch(&relation(columns(), &[0]));
+    add(&mut batch, Op::Read, Before::None, &[], &row("7", "a"));
+    batch.transactions[0].snapshot = SnapshotMark::LastOfTable;
+    let seen = Desk::new(millrace()).encode(&batch);
+    let value = seen[0].value.as_ref().unwrap();
+    assert_eq!(
+        (&value["op"], &value["before"], &value["after"]["id"]),
+        (&"r".into(), &Json::Null, &7.into())
+    );
+    let source = &value["source"];
+    assert_eq!(
+        (&source["snapshot"], &source["lsn"], &source["sequence"]),
+        (&"last_in_data_collection".into(), &0xABC.into(), &"[\"90\",\"2748\"]".into())
+    );
+    assert_eq!(header(&seen[0], "position"), Some("0000000000000ABC/0000000000000064/2/0"));
 }
 
 #[test]
@@ -269,7 +288,7 @@ fn a_null_in_a_not_null_column_makes_a_nullable_version() {
     let seen = desk.encode(&second);
     assert_eq!(seen[1].value.as_ref().unwrap()["after"]["name"], Json::Null);
     assert_eq!(desk.registry.schemas.lock().unwrap().len(), 4);
-    assert_eq!(desk.progress.events()["public.t"], [3, 0, 0, 0]);
+    assert_eq!(desk.progress.events()["public.t"], [3, 0, 0, 0, 0]);
     assert!(desk.encoder.is_prepared(&first));
 }
 

@@ -22,6 +22,7 @@ impl<'a> Pass<'a> {
             Op::Insert => b'c',
             Op::Update => b'u',
             Op::Delete => b'd',
+            Op::Read => b'r',
             Op::Truncate if self.format.truncates => b't',
             Op::Truncate => return Ok(()),
         };

@@ -318,6 +318,7 @@ impl<T: Targets> Encoder<T> {
                 return Ok(Encoded::NeedsPrepare);
             }
         }
+        out.notes.clone_from(&batch.notes);
         out.end.clone_from(&batch.end);
         out.whole = batch.whole;
         out.drained = batch.drained;

@@ -90,6 +90,7 @@ pub(crate) struct SourceStep {
 
 #[derive(Debug)]
 pub(crate) enum SourceField {
+    Snapshot,
     CommitMs,
     CommitUs,
     CommitNs,
@@ -397,15 +398,11 @@ impl EnvelopePlan {
                     W::string(&mut constant, text.as_bytes());
                     continue;
                 }
-                SourceValue::Snapshot => {
-                    lead(Union::NullLast);
-                    W::string(&mut constant, b"false");
-                    continue;
-                }
                 SourceValue::NoLong | SourceValue::NoText => {
                     constant.extend(W::null(field.name, is_first, Union::NullFirst));
                     continue;
                 }
+                SourceValue::Snapshot => SourceField::Snapshot,
                 SourceValue::CommitMs => SourceField::CommitMs,
                 SourceValue::CommitUs => SourceField::CommitUs,
                 SourceValue::CommitNs => SourceField::CommitNs,
@@ -421,6 +418,7 @@ impl EnvelopePlan {
                 },
             };
             match changing {
+                SourceField::Snapshot => lead(Union::NullLast),
                 SourceField::CommitMs | SourceField::Increment => lead(Union::Required),
                 // Whether it is null is known with the change only.
                 SourceField::Cell { .. } => {}

@@ -9,7 +9,7 @@ use apache_avro::types::Value as Avro;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::batch::{Before, Cell, Change, Op, Row, Span, Tag, Transaction};
+use crate::batch::{Before, Cell, Change, Op, Row, SnapshotMark, Span, Tag, Transaction};
 use crate::position::{Mark, Position};
 use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
 use crate::sink::Topic;
@@ -71,7 +71,12 @@ pub fn relation(columns: Vec<Column>, key: &[u16]) -> Arc<Relation> {
 
 /// A batch of changes of one relation in one transaction.
 pub fn batch(relation: &Arc<Relation>) -> ChangeBatch {
-    let transaction = Transaction { id: 77, commit_ts_us: 1_700_000_000_123_456, previous_commit: Some(90) };
+    let transaction = Transaction {
+        id: 77,
+        commit_ts_us: 1_700_000_000_123_456,
+        previous_commit: Some(90),
+        snapshot: SnapshotMark::No,
+    };
     ChangeBatch {
         relations: vec![relation.clone()],
         transactions: vec![transaction],

@@ -5,7 +5,7 @@ use super::lexical::number;
 use super::plan::{Plan, SourceField};
 use super::short::{Lead, Short};
 use super::value::Writer;
-use crate::batch::{Change, ChangeBatch, Tag, Transaction};
+use crate::batch::{Change, ChangeBatch, Op, Tag, Transaction};
 
 /// The block of the newest transaction and relation.
 #[derive(Debug, Default)]
@@ -38,16 +38,18 @@ impl Source {
             self.build::<W>(plan, transaction);
             self.built_for = wanted;
         }
+        // A row of a snapshot has no place of its own in the log.
+        let place = if change.op == Op::Read { change.mark.commit } else { change.mark.change };
         let mut start = 0;
         for (end, step) in &self.cuts {
             out.extend_from_slice(self.bytes.get(start..*end).unwrap_or_default());
             start = *end;
             match plan.envelope.source.get(*step).map(|step| &step.field) {
-                Some(SourceField::Sequence) => put_sequence::<W>(transaction, change.mark.change, out),
+                Some(SourceField::Sequence) => put_sequence::<W>(transaction, place, out),
                 // Places beyond 2^63 come out negative, as in Java.
-                Some(SourceField::Place) => W::long(out, change.mark.change.cast_signed()),
+                Some(SourceField::Place) => W::long(out, place.cast_signed()),
                 // Half of the place, so nothing is lost; beyond 2^31 negative, as in Java.
-                Some(SourceField::Increment) => W::int(out, (change.mark.change as u32).cast_signed()),
+                Some(SourceField::Increment) => W::int(out, (place as u32).cast_signed()),
                 Some(SourceField::Cell { index, is_long, value, null }) => {
                     let cell = batch.cells_of(change.after).get(*index).filter(|cell| cell.tag == Tag::Text);
                     match cell.map(|cell| put_cell::<W>(batch.text(*cell), *is_long, value, out)) {
@@ -68,6 +70,7 @@ impl Source {
         for (index, step) in plan.envelope.source.iter().enumerate() {
             step.lead.put(&mut self.bytes);
             match step.field {
+                SourceField::Snapshot => W::string(&mut self.bytes, transaction.snapshot.name().as_bytes()),
                 SourceField::CommitMs => W::long(&mut self.bytes, commit_us.div_euclid(1000)),
                 SourceField::CommitUs => W::long(&mut self.bytes, commit_us),
                 SourceField::CommitNs => W::long(&mut self.bytes, commit_us.saturating_mul(1000)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millrace_core::batch::EncodedBatch;
 use millrace_core::error::Result;
-use millrace_core::position::Position;
+use millrace_core::position::{Notes, Position};
 use millrace_core::report::Report;
 use millrace_core::sink::{Targets, Topic};
 use millrace_core::source::Feed;
@@ -56,6 +56,9 @@ impl Sink for Nothing {
     }
     async fn open(&mut self) -> Result<Option<Position>> {
         Ok(None)
+    }
+    fn notes(&mut self) -> Notes {
+        Notes::default()
     }
     fn targets(&self) -> NoTargets {
         NoTargets

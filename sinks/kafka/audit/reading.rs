@@ -84,7 +84,7 @@ pub async fn records(
     }
     let recorded = {
         let settings = settings.clone();
-        blocking(move || position::read_counts(&settings, &keys)).await?
+        blocking(move || position::read_slow(&settings, &keys)).await?.partitions
     };
     let mut compacted = Vec::new();
     for name in recorded.keys() {
