@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_core::error::{Error, Result};
-use millrace_core::progress::{LATENCY_BUCKETS, Latency, Progress, State};
+use millrace_core::progress::{LATENCY_BUCKETS, Latency, Progress, SnapshotFigures, State};
 use tracing_subscriber::EnvFilter;
 
 use crate::supervisor::Connector;
@@ -144,6 +144,7 @@ pub fn render(connectors: &[Arc<Connector>]) -> String {
         );
     }
     events(&mut page, connectors);
+    snapshots(&mut page, connectors);
     for (name, help, latency) in HISTOGRAMS {
         page.family(name, "histogram", help);
         for connector in connectors {
@@ -172,6 +173,28 @@ fn events(page: &mut Page, connectors: &[Arc<Connector>]) {
             for (operation, count) in OPERATIONS.iter().zip(counts) {
                 let labels = [("connector", connector.name()), ("table", &*table), ("operation", *operation)];
                 page.sample("events_total", &labels, count);
+            }
+        }
+    }
+}
+
+type SnapshotFigure = fn(&SnapshotFigures) -> u64;
+
+const SNAPSHOT: [(&str, &str, SnapshotFigure); 5] = [
+    ("snapshot_running", "1 while rows of tables are read", |s| u64::from(s.finished_ms.is_none())),
+    ("snapshot_tables", "Tables of the snapshot", |s| s.tables),
+    ("snapshot_tables_done", "Tables of the snapshot that are through", |s| s.tables_done),
+    ("snapshot_rows", "Rows that the snapshot has handed over since the start", |s| s.rows),
+    ("snapshot_rows_estimated", "Rows that the source's statistics promise", |s| s.rows_estimated),
+];
+
+/// Nothing of a connector that has read no rows in this process.
+fn snapshots(page: &mut Page, connectors: &[Arc<Connector>]) {
+    for (name, help, figure) in SNAPSHOT {
+        page.family(name, "gauge", help);
+        for connector in connectors {
+            if let Some(figures) = connector.progress.snapshot() {
+                page.sample(name, &[("connector", connector.name())], figure(&figures));
             }
         }
     }

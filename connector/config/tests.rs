@@ -155,9 +155,9 @@ fn avro_into_standard_output_is_refused() {
 }
 
 #[test]
-fn a_snapshot_that_is_not_built_is_refused() {
-    let messages = messages(&STDOUT.replace("[format]", "snapshot = \"initial\"\n[format]"));
-    assert!(messages[0].contains("no_data"), "{messages:?}");
+fn an_unknown_kind_of_snapshot_is_refused_with_the_known_ones() {
+    let messages = messages(&STDOUT.replace("[format]", "snapshot = \"full\"\n[format]"));
+    assert!(messages[0].contains("initial") && messages[0].contains("no_data"), "{messages:?}");
 }
 
 #[test]

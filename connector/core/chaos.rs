@@ -51,6 +51,8 @@ points! {
     CutCommitted = "cut-committed",
     /// A position without data.
     IdleCommitted = "idle-committed",
+    /// Rows of a snapshot are in their batch, which is not sent.
+    ChunkPlaced = "chunk-placed",
     /// The source knows of the delivery and has not confirmed it.
     Unconfirmed = "unconfirmed",
     ConfirmSent = "confirm-sent",

@@ -72,7 +72,6 @@ pub async fn run<S: Source, K: Sink>(
     }
     let (delivered_in, delivered_out) = watch::channel(None);
     let (source_runs, source_ended) = watch::channel(());
-
     let feed = Feed {
         empties: empty_out,
         full: full_in,

@@ -104,6 +104,36 @@ pub fn op_index(op: Op) -> usize {
     }
 }
 
+/// How far the snapshot is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotFigures {
+    pub tables: u64,
+    pub tables_done: u64,
+    /// Rows on their way or delivered since the start, and how many the source's statistics promise.
+    pub rows: u64,
+    pub rows_estimated: u64,
+    /// The table that is being read.
+    pub table: Option<String>,
+    /// What it cannot go on without, where it stands still.
+    pub waits_for: Option<String>,
+    /// Milliseconds since 1970.
+    pub started_ms: i64,
+    pub finished_ms: Option<i64>,
+}
+
+impl SnapshotFigures {
+    /// Seconds left at the pace so far; `None` where nothing can be said yet.
+    pub fn seconds_left(&self, now_ms: i64) -> Option<u64> {
+        if self.finished_ms.is_some() {
+            return Some(0);
+        }
+        let left = self.rows_estimated.checked_sub(self.rows)?;
+        let took_ms = u128::try_from(now_ms - self.started_ms).ok()?;
+        let left_ms = (u128::from(left) * took_ms).checked_div(u128::from(self.rows))?;
+        u64::try_from(left_ms / 1000).ok()
+    }
+}
+
 /// Figures of one connector. A *place* is a point in the source's log as a number (an LSN, a
 /// cluster time).
 #[derive(Debug)]
@@ -150,6 +180,7 @@ pub struct Progress {
     position: Mutex<Option<Position>>,
     kafka_cluster_id: Mutex<Option<String>>,
     active_instance: Mutex<Option<String>>,
+    snapshot: Mutex<Option<SnapshotFigures>>,
 }
 
 impl Default for Progress {
@@ -184,6 +215,7 @@ impl Default for Progress {
             position: Mutex::default(),
             kafka_cluster_id: Mutex::default(),
             active_instance: Mutex::default(),
+            snapshot: Mutex::default(),
         }
     }
 }
@@ -245,6 +277,15 @@ impl Progress {
         lock(&self.active_instance).clone()
     }
 
+    pub fn set_snapshot(&self, figures: SnapshotFigures) {
+        *lock(&self.snapshot) = Some(figures);
+    }
+
+    /// The snapshot under way, or the last one of this process.
+    pub fn snapshot(&self) -> Option<SnapshotFigures> {
+        lock(&self.snapshot).clone()
+    }
+
     /// What the brokers of the sink call their cluster.
     pub fn set_kafka_cluster_id(&self, id: String) {
         *lock(&self.kafka_cluster_id) = Some(id);
@@ -303,6 +344,15 @@ mod tests {
         progress.count_events("public.t0", &[1, 0, 0, 0, 0]);
         let events = progress.events();
         assert_eq!((events.len(), events[OTHER_TABLES][0], events["public.t0"][0]), (TABLES_MAX + 1, 5, 2));
+    }
+
+    #[test]
+    fn the_time_left_is_that_of_the_rows_left_at_the_pace_so_far() {
+        let figures = SnapshotFigures { rows: 100, rows_estimated: 400, ..SnapshotFigures::default() };
+        assert_eq!(figures.seconds_left(10_000), Some(30));
+        assert_eq!(SnapshotFigures { rows: 0, ..figures.clone() }.seconds_left(10_000), None);
+        assert_eq!(SnapshotFigures { rows: 500, ..figures.clone() }.seconds_left(10_000), None);
+        assert_eq!(SnapshotFigures { finished_ms: Some(1), ..figures }.seconds_left(10_000), Some(0));
     }
 
     #[test]

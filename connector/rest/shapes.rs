@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use millrace_core::progress::{Progress, Shown, State};
+use millrace_core::progress::{Progress, Shown, SnapshotFigures, State, now_us};
 use serde_json::{Value, json};
 
 use crate::supervisor::Connector;
@@ -85,6 +85,21 @@ fn own_status(shown: &Shown, progress: &Progress) -> Value {
         "doubtful_commits": progress.doubtful_commits.load(Ordering::Relaxed),
         "commit_backoff_ms": progress.commit_backoff_ms.load(Ordering::Relaxed),
         "restarts": progress.restarts.load(Ordering::Relaxed),
+        "snapshot": progress.snapshot().map(|figures| snapshot(&figures)),
+    })
+}
+
+fn snapshot(figures: &SnapshotFigures) -> Value {
+    json!({
+        "tables": figures.tables,
+        "tables_done": figures.tables_done,
+        "rows": figures.rows,
+        "rows_estimated": figures.rows_estimated,
+        "seconds_left": figures.seconds_left(now_us() / 1000),
+        "table": figures.table,
+        "waits_for": figures.waits_for,
+        "started_ms": figures.started_ms,
+        "finished_ms": figures.finished_ms,
     })
 }
 

@@ -19,6 +19,8 @@ pub use url::{Host, Server, Target};
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Cells and changes are memory too: narrow rows close a batch by their number.
 const BATCH_ROWS_MAX: usize = 10_000;
+/// A chunk is one batch: large enough to spread what its snapshot costs, small enough to be read again.
+const CHUNK_ROWS_MAX: u64 = 10_000;
 /// Keeps an idle database's slot moving, at the price of one tiny log record.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// As pg_recvlogical; the stream shortens it to a third of the server's `wal_sender_timeout`.
@@ -45,6 +47,7 @@ pub struct Raw {
     pub create_publication: Option<bool>,
     pub create_slot: Option<bool>,
     pub snapshot: Option<Snapshot>,
+    pub snapshot_chunk_rows: Option<u64>,
     pub sslmode: Option<SslMode>,
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
@@ -62,8 +65,10 @@ pub struct Raw {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Snapshot {
-    /// Nothing: changes from the slot's consistent point on.
+    /// The rows that are there when a table is first seen, and every change after them.
     #[default]
+    Initial,
+    /// Nothing: changes from the slot's consistent point on.
     NoData,
 }
 
@@ -124,6 +129,8 @@ pub struct Settings {
     pub create_publication: bool,
     pub create_slot: bool,
     pub snapshot: Snapshot,
+    /// Rows of a table that are read under one snapshot, at most.
+    pub snapshot_chunk_rows: u64,
     /// `None`: off.
     pub heartbeat_interval: Option<Duration>,
     pub status_interval: Duration,
@@ -164,6 +171,12 @@ impl Settings {
             create_publication: raw.create_publication.unwrap_or(true),
             create_slot: raw.create_slot.unwrap_or(true),
             snapshot: raw.snapshot.unwrap_or_default(),
+            snapshot_chunk_rows: problems.within(
+                "snapshot_chunk_rows",
+                raw.snapshot_chunk_rows,
+                CHUNK_ROWS_MAX,
+                1..=1_000_000,
+            ),
             heartbeat_interval: Some(heartbeat).filter(|interval| !interval.is_zero()),
             status_interval: problems.seconds("status_interval_s", raw.status_interval_s, STATUS, 1),
             receive_timeout: problems.seconds("receive_timeout_s", raw.receive_timeout_s, RECEIVE_TIMEOUT, 1),
@@ -334,13 +347,13 @@ impl Problems {
         }
     }
 
-    fn within(
+    fn within<T: PartialOrd + Copy + std::fmt::Display>(
         &mut self,
         key: &str,
-        given: Option<usize>,
-        default: usize,
-        range: std::ops::RangeInclusive<usize>,
-    ) -> usize {
+        given: Option<T>,
+        default: T,
+        range: std::ops::RangeInclusive<T>,
+    ) -> T {
         match given {
             Some(value) if !range.contains(&value) => {
                 let hint = format!("use {} to {}", range.start(), range.end());

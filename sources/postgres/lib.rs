@@ -18,6 +18,7 @@ pub mod relation;
 pub mod server;
 mod session;
 pub mod slot;
+mod snapshot;
 mod socket;
 pub mod source;
 mod start;

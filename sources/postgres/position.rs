@@ -39,6 +39,9 @@ pub struct Streamed {
     #[serde(rename = "txId")]
     pub tx_id: Option<u32>,
     pub ts_usec: Option<i64>,
+    /// Number of the newest chunk of a snapshot that was placed before this position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_chunk: Option<u64>,
 }
 
 /// What was found in the sink at opening.
@@ -79,6 +82,7 @@ impl Streamed {
             lsn_commit: None,
             tx_id: None,
             ts_usec: None,
+            snapshot_chunk: None,
         }
     }
 

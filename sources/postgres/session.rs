@@ -17,6 +17,7 @@ use millrace_core::relation::Relation;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Malformed, Message, OldKind, RelationMessage, Tuple};
 use crate::position::{Open, Streamed};
+use crate::snapshot::tracker::{Outcome, Placing, Tracker};
 
 /// What a message came to.
 #[derive(Debug, PartialEq)]
@@ -29,12 +30,30 @@ pub enum Step {
     Relation(RelationMessage),
 }
 
+/// What becomes of a table's changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Capture {
+    /// They count, and are not emitted: the publication holds more tables than the file names.
+    No,
+    Yes,
+    /// A snapshot of the table is under way, the one with this index.
+    Watched(usize),
+}
+
 struct Entry {
     relation: Arc<Relation>,
-    /// Tables that the publication holds beyond the configured ones count, and are not captured.
-    captured: bool,
+    capture: Capture,
     /// Its index in the batch with this number.
     in_batch: Option<(u64, u32)>,
+}
+
+/// A relation as a change of it needs it.
+struct Place {
+    /// Its index in the batch.
+    relation: u32,
+    columns: usize,
+    /// The snapshot of its table that is under way.
+    watched: Option<usize>,
 }
 
 /// Which changes of a transaction were delivered before.
@@ -69,11 +88,17 @@ pub struct Session {
     /// The transaction that was cut, until it has been seen again.
     reopened: Option<Open>,
     transaction: Option<OpenTransaction>,
+    /// Only while tables are read.
+    tracker: Option<Tracker>,
+    /// The relations that were read last, by oid: the stream describes the same ones.
+    read_relations: HashMap<u32, Arc<Relation>>,
 }
 
 impl Session {
-    pub fn new(from: Streamed) -> Self {
+    pub fn new(from: Streamed, tracker: Option<Tracker>) -> Self {
         Self {
+            tracker,
+            read_relations: HashMap::new(),
             relations: HashMap::new(),
             batch_number: 0,
             opened_at: from.end_lsn,
@@ -168,9 +193,12 @@ impl Session {
                 self.commit(Lsn(end_lsn))?;
                 return Ok(Step::Ended);
             }
-            Message::Message { transactional: true, .. } => {
+            Message::Message { transactional: true, prefix, content, .. } => {
                 // It can share its LSN with the next change, so it counts although nothing is emitted yet.
                 self.count(lsn)?;
+                if let Some(tracker) = &mut self.tracker {
+                    tracker.message(prefix, content);
+                }
             }
             Message::Message { transactional: false, lsn, .. } => {
                 // It carries the end of its record, and a commit record may start exactly there.
@@ -186,14 +214,78 @@ impl Session {
     /// The answer to `Step::Relation`. An unchanged relation keeps its version, so that nothing is planned
     /// anew after a reconnect or an invalidation that changed nothing.
     pub fn define(&mut self, oid: u32, relation: Relation, captured: bool) {
+        let watched = || self.tracker.as_ref()?.table(&relation.namespace, &relation.name);
+        let capture = match captured {
+            false => Capture::No,
+            true => watched().map_or(Capture::Yes, Capture::Watched),
+        };
         if let Some(entry) = self.relations.get_mut(&oid)
             && same_shape(&entry.relation, &relation)
         {
-            entry.captured = captured;
+            entry.capture = capture;
             return;
         }
-        let relation = Arc::new(relation);
-        self.relations.insert(oid, Entry { relation, captured, in_batch: None });
+        let read = self.read_relations.get(&oid).filter(|read| same_shape(read, &relation)).cloned();
+        let relation = read.unwrap_or_else(|| Arc::new(relation));
+        self.relations.insert(oid, Entry { relation, capture, in_batch: None });
+    }
+
+    /// The relation of a chunk, in the version that the stream has if it is the same.
+    fn share(&mut self, oid: u32, relation: Relation) -> Arc<Relation> {
+        let streamed = self.relations.get(&oid).map(|entry| &entry.relation);
+        let known = [streamed, self.read_relations.get(&oid)];
+        let same = known.into_iter().flatten().find(|known| same_shape(known, &relation)).cloned();
+        let relation = same.unwrap_or_else(|| Arc::new(relation));
+        self.read_relations.insert(oid, relation.clone());
+        relation
+    }
+
+    /// Between two transactions: where a chunk may be placed, and where the stream may stand still.
+    pub fn is_between(&self) -> bool {
+        self.transaction.is_none()
+    }
+
+    /// What is known of the snapshots under way.
+    pub fn tracker(&mut self) -> Option<&mut Tracker> {
+        self.tracker.as_mut()
+    }
+
+    /// Whether a chunk waits for the next end of a transaction.
+    pub fn has_chunk(&self) -> bool {
+        self.tracker.as_ref().is_some_and(Tracker::is_ready)
+    }
+
+    /// Moves the chunk whose turn has come into an empty batch.
+    pub fn place(&mut self, batch: &mut ChangeBatch) -> Option<Outcome> {
+        let ready = self.tracker.as_mut()?.take_ready()?;
+        let relation = self.share(ready.read.oid, ready.read.relation.clone());
+        let tracker = self.tracker.as_mut()?;
+        if ready.spoiled {
+            return Some(tracker.spoiled(ready));
+        }
+        let number = self.whole.snapshot_chunk.unwrap_or(0) + 1;
+        self.whole.snapshot_chunk = Some(number);
+        let at = Placing { end: self.whole.end_lsn.0, number, previous_commit: self.whole.lsn_commit };
+        let outcome = tracker.place(ready, at, &relation, batch);
+        batch.relations.push(relation);
+        if outcome.done {
+            for entry in self.relations.values_mut() {
+                if let Capture::Watched(table) = entry.capture
+                    && tracker.is_done(table)
+                {
+                    entry.capture = Capture::Yes;
+                }
+            }
+        }
+        Some(outcome)
+    }
+
+    /// What has to be noted with the batch that is sent now.
+    pub fn take_notes(&mut self, batch: &mut ChangeBatch) {
+        if let Some(tracker) = &mut self.tracker {
+            tracker.take_notes(&mut batch.notes);
+        }
+        self.tracker.take_if(|tracker| tracker.is_over());
     }
 
     fn begin(&mut self, final_lsn: Lsn, commit_ts_us: i64, xid: u32) -> Result<()> {
@@ -222,6 +314,9 @@ impl Session {
         let Some(done) = self.transaction.take() else {
             return Err(Error::fatal(format!("postgres committed at {end_lsn} outside a transaction")));
         };
+        if let Some(tracker) = &mut self.tracker {
+            tracker.committed(done.xid);
+        }
         // A transaction from before the position ends before it: positions only rise (Invariant 3).
         if end_lsn > self.whole.end_lsn {
             self.whole.end_lsn = end_lsn;
@@ -260,7 +355,7 @@ impl Session {
         batch: &mut ChangeBatch,
     ) -> Result<()> {
         let Some(mark) = self.count(lsn)? else { return Ok(()) };
-        let Some((relation, columns)) = self.relation_in(oid, batch)? else { return Ok(()) };
+        let Some(Place { relation, columns, watched }) = self.relation_in(oid, batch)? else { return Ok(()) };
         let transaction = self.transaction_in(batch);
         let (has_before, before) = match old {
             None => (Before::None, Row::default()),
@@ -271,12 +366,24 @@ impl Session {
             None => Row::default(),
             Some(tuple) => append(batch, tuple, columns)?,
         };
-        batch.changes.push(Change { op, has_before, relation, transaction, mark, before, after });
+        let change = Change { op, has_before, relation, transaction, mark, before, after };
+        batch.changes.push(change);
+        if let Some(table) = watched
+            && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
+            && let Some(relation) = batch.relations.get(relation as usize)
+        {
+            tracker.changed(table, open.xid, batch, &change, &relation.key);
+        }
         Ok(())
     }
 
     fn truncate(&mut self, oid: u32, mark: Mark, batch: &mut ChangeBatch) -> Result<()> {
-        let Some((relation, _)) = self.relation_in(oid, batch)? else { return Ok(()) };
+        let Some(Place { relation, watched, .. }) = self.relation_in(oid, batch)? else { return Ok(()) };
+        if let Some(table) = watched
+            && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
+        {
+            tracker.truncated(table, open.xid);
+        }
         let transaction = self.transaction_in(batch);
         let (has_before, row) = (Before::None, Row::default());
         let op = Op::Truncate;
@@ -284,24 +391,32 @@ impl Session {
         Ok(())
     }
 
-    /// The relation's index in the batch and its number of columns; `None` when it is not captured.
-    fn relation_in(&mut self, oid: u32, batch: &mut ChangeBatch) -> Result<Option<(u32, usize)>> {
+    /// The relation's place in the batch; `None` when its change is not emitted.
+    fn relation_in(&mut self, oid: u32, batch: &mut ChangeBatch) -> Result<Option<Place>> {
         let Some(entry) = self.relations.get_mut(&oid) else {
             return Err(Error::fatal(format!("postgres sent a row of relation {oid} before describing it")));
         };
-        if !entry.captured {
-            return Ok(None);
-        }
+        let watched = match entry.capture {
+            Capture::No => return Ok(None),
+            Capture::Yes => None,
+            Capture::Watched(table) => {
+                let xid = self.transaction.as_ref().map_or(0, |open| open.xid);
+                if self.tracker.as_ref().is_some_and(|tracker| !tracker.emits(table, xid)) {
+                    return Ok(None);
+                }
+                Some(table)
+            }
+        };
         let columns = entry.relation.columns.len();
-        if let Some((number, index)) = entry.in_batch
+        if let Some((number, relation)) = entry.in_batch
             && number == self.batch_number
         {
-            return Ok(Some((index, columns)));
+            return Ok(Some(Place { relation, columns, watched }));
         }
         let index = u32::try_from(batch.relations.len()).unwrap_or(u32::MAX);
         batch.relations.push(entry.relation.clone());
         entry.in_batch = Some((self.batch_number, index));
-        Ok(Some((index, columns)))
+        Ok(Some(Place { relation: index, columns, watched }))
     }
 
     /// The open transaction's index in the batch. Only called inside one: `count` has seen to that.
@@ -362,5 +477,7 @@ fn lost_open(open: Open, why: &str) -> Error {
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;

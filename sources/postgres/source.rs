@@ -3,6 +3,7 @@
 //! Two connections. The replication connection belongs to a thread (`stream`); the query connection stays
 //! here, for the heartbeat, for what the status shows, and to notice that the server is going down.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
-use millrace_core::progress::{Progress, State};
+use millrace_core::progress::{Progress, State, now_us};
 use millrace_core::report::Report;
 use millrace_core::source::{Feed, Source};
 use tokio::runtime::Handle;
@@ -26,6 +27,10 @@ use crate::position::Streamed;
 use crate::relation::{self, Origin};
 use crate::server::{self, ServerFacts};
 use crate::session::Session;
+use crate::snapshot::desk::{self, Desk};
+use crate::snapshot::reader::Reader;
+use crate::snapshot::table::{self, Plan};
+use crate::snapshot::tracker::Tracker;
 use crate::stream::{Describe, Limits, Stream, Told};
 use crate::types::Types;
 use crate::{catalog, check, publication, slot, start};
@@ -69,13 +74,44 @@ impl PostgresSource {
     async fn start(&mut self, from: Option<Position>, mut feed: Feed) -> Result<Option<Started>> {
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
-        let place = start::place(&self.settings, &client, &facts, &mut feed, from).await?;
+        let mut tables = publication::wanted(&client, &self.settings).await?.tables;
+        // One that was made just now is not sent yet: it joins at the next start.
+        let published = publication::read(&client, &self.settings.publication, &facts).await?;
+        tables.retain(|table| published.as_ref().is_some_and(|published| published.sends(table)));
+        let is_first = start::is_first(from.as_ref())?;
+        let plan = table::plan(self.settings.snapshot, &tables, &feed.notes, is_first)?;
+        possible(&plan, &facts)?;
+        let place =
+            start::place(&self.settings, &client, &facts, &mut feed, from, plan.notes.clone()).await?;
         let Some(position) = place else { return Ok(None) };
         let client = Arc::new(client);
         // Both connections are with one server, whichever of several it is.
         self.settings.server = server;
-        let reading = self.stream(&client, &facts, position, feed).await?;
-        Ok(Some(Started { client, ended, facts, reading }))
+        let (tracker, desk, reader) = self.snapshot(plan, feed.progress.clone()).await?;
+        let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
+        Ok(Some(Started { client, ended, facts, reading, reader }))
+    }
+
+    /// Whoever reads the tables' rows, where some are left to be read, and what the stream has to know of it.
+    async fn snapshot(
+        &self,
+        plan: Plan,
+        progress: Arc<Progress>,
+    ) -> Result<(Option<Tracker>, Option<Desk>, Option<Reader>)> {
+        if plan.unread.is_empty() && plan.notes.is_empty() {
+            return Ok((None, None, None));
+        }
+        let settings = &self.settings;
+        let token = format!("{}/{:x}", settings.slot, now_us());
+        let tracker = Tracker::new(plan.unread.clone(), plan.notes, token.clone());
+        if plan.unread.is_empty() {
+            return Ok((Some(tracker), None, None));
+        }
+        let (desk, counter) = desk::desk();
+        let control = control::connect(settings).await?;
+        let reader = Reader::new(settings.clone(), self.origin.clone(), control, counter, token, progress)
+            .of(plan.unread, plan.joined);
+        Ok((Some(tracker), Some(desk), Some(reader)))
     }
 
     /// Opens the replication connection and hands it to its thread.
@@ -84,7 +120,7 @@ impl PostgresSource {
         client: &Arc<Client>,
         facts: &ServerFacts,
         mut position: Streamed,
-        feed: Feed,
+        (feed, tracker, desk): (Feed, Option<Tracker>, Option<Desk>),
     ) -> Result<Reading> {
         let settings = &self.settings;
         let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
@@ -106,8 +142,8 @@ impl PostgresSource {
             receive_timeout: settings.receive_timeout,
         };
         let describe = self.describe(client.clone());
-        let session = Session::new(position);
-        let stream = Stream::new(wire, session, feed, describe, limits, told.clone());
+        let session = Session::new(position, tracker);
+        let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), desk);
         let thread = tokio::task::spawn_blocking(move || stream.run());
         Ok(Reading { thread, told })
     }
@@ -143,7 +179,7 @@ impl PostgresSource {
         client: &Client,
         facts: &ServerFacts,
         reading: &mut Reading,
-        progress: &Progress,
+        (reader, progress): (Option<Reader>, &Progress),
     ) -> Result<()> {
         let mut heartbeat = interval(self.settings.heartbeat_interval.unwrap_or(SAMPLE_EVERY));
         let mut is_standby = facts.in_recovery;
@@ -151,6 +187,13 @@ impl PostgresSource {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beats = self.settings.heartbeat_interval.is_some();
+        let mut reads = reader.is_some();
+        let mut rows = pin!(async {
+            match reader {
+                Some(reader) => reader.run().await,
+                None => Ok(()),
+            }
+        });
         loop {
             tokio::select! {
                 biased;
@@ -161,6 +204,10 @@ impl PostgresSource {
                     return joined((&mut reading.thread).await);
                 }
                 _ = heartbeat.tick(), if beats && !is_standby => self.beat(client).await?,
+                read = &mut rows, if reads => {
+                    read?;
+                    reads = false;
+                }
                 _ = sample.tick() => {
                     self.sample(client, progress).await?;
                     if is_standby {
@@ -238,8 +285,8 @@ impl Source for PostgresSource {
             () = stop => return Ok(()),
             started = patiently(place, self.start(from, feed)) => started?,
         };
-        let Some(Started { client, mut ended, facts, mut reading }) = started else { return Ok(()) };
-        let result = self.attend(&mut ended, &client, &facts, &mut reading, &progress).await;
+        let Some(Started { client, mut ended, facts, mut reading, reader }) = started else { return Ok(()) };
+        let result = self.attend(&mut ended, &client, &facts, &mut reading, (reader, &progress)).await;
         if result.is_err() {
             // Whatever failed here, the thread must be gone before the next attempt.
             reading.told.abandoned.store(true, Ordering::Relaxed);
@@ -257,6 +304,23 @@ struct Started {
     ended: JoinHandle<Result<()>>,
     facts: ServerFacts,
     reading: Reading,
+    /// While rows of tables are left to be read.
+    reader: Option<Reader>,
+}
+
+/// Says what cannot be read: on a standby nobody knows which transactions a snapshot saw.
+fn possible(plan: &Plan, facts: &ServerFacts) -> Result<()> {
+    for table in &plan.keyless {
+        tracing::warn!(%table, "the table has no key to read its rows by: only its changes are delivered");
+    }
+    match plan.unread.first() {
+        Some(unread) if facts.in_recovery => Err(Error::config(format!(
+            "the rows of {} cannot be read from a standby: it does not know which transactions are under way",
+            unread.table
+        ))
+        .hint("point source.postgres.url at the primary, or set snapshot = \"no_data\"")),
+        _ => Ok(()),
+    }
 }
 
 /// The stream's thread while it runs.

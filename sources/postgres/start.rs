@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
-use millrace_core::position::Position;
+use millrace_core::position::{Note, Position};
 use millrace_core::progress::State;
 use millrace_core::source::Feed;
 use tokio_postgres::Client;
@@ -28,13 +28,21 @@ const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
 /// The slot becomes active under our own walsender at once; this is for a loaded server.
 const ACTIVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The position to stream from, verified against the server, or `None` when the pipeline is stopping.
+/// Whether nothing has been delivered yet.
+pub fn is_first(from: Option<&Position>) -> Result<bool> {
+    let stored = from.map(Stored::parse).transpose()?;
+    Ok(!matches!(stored, Some(Stored::Streamed(_))))
+}
+
+/// The position to stream from, verified against the server, or `None` when the pipeline is stopping. `notes`
+/// become durable with the position of a first start.
 pub async fn place(
     settings: &Settings,
     client: &Client,
     facts: &ServerFacts,
     feed: &mut Feed,
     from: Option<Position>,
+    notes: Vec<Note>,
 ) -> Result<Option<Streamed>> {
     let stored = from.as_ref().map(Stored::parse).transpose()?;
     let slot = slot::read(client, &settings.slot).await?;
@@ -60,14 +68,14 @@ pub async fn place(
             if slot::drop(client, &begun).await? {
                 tracing::info!(slot = %begun, "dropped the slot of a first start that did not finish");
             }
-            create(settings, client, facts, feed).await
+            create(settings, client, facts, feed, notes).await
         }
         (None, None) if may_create(settings).is_err() => Err(missing_beforehand(settings)),
         (None, None) => {
             if !feed.commit(creating(&settings.slot)).await? {
                 return Ok(None);
             }
-            create(settings, client, facts, feed).await
+            create(settings, client, facts, feed, notes).await
         }
         (None, Some(slot)) if settings.slot_made_beforehand => {
             slot.usable(settings)?;
@@ -77,7 +85,7 @@ pub async fn place(
                     .hint("it is being created, or it is not a logical slot")
                     .state(State::PositionLost));
             };
-            begin_at(settings, facts, feed, confirmed).await
+            begin_at(settings, facts, feed, confirmed, notes).await
         }
         (None, Some(slot)) => Err(without_position(&slot.name)),
     }
@@ -265,12 +273,13 @@ async fn create(
     client: &Client,
     facts: &ServerFacts,
     feed: &mut Feed,
+    notes: Vec<Note>,
 ) -> Result<Option<Streamed>> {
     chaos::pass(Point::CreatingCommitted);
     let consistent = slot::create(client, settings, facts).await?;
     chaos::pass(Point::SlotCreated);
     tracing::info!(slot = %settings.slot, at = %consistent, "created the replication slot");
-    begin_at(settings, facts, feed, consistent).await
+    begin_at(settings, facts, feed, consistent, notes).await
 }
 
 async fn begin_at(
@@ -278,10 +287,11 @@ async fn begin_at(
     facts: &ServerFacts,
     feed: &mut Feed,
     at: Lsn,
+    notes: Vec<Note>,
 ) -> Result<Option<Streamed>> {
     let position =
         Streamed::starting_at(&facts.system_identifier.to_string(), facts.timeline, &settings.slot, at);
-    let committed = feed.commit(position.to_position()).await?;
+    let committed = feed.commit_with(position.to_position(), notes).await?;
     chaos::pass(Point::FirstPositionCommitted);
     Ok(committed.then_some(position))
 }

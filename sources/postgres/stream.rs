@@ -19,6 +19,7 @@ use crate::lsn::Lsn;
 use crate::pgoutput::RelationMessage;
 use crate::position::Stored;
 use crate::session::{Session, Step};
+use crate::snapshot::desk::{Desk, Order};
 use crate::wire::{Filled, Frame, Wire};
 
 /// Idle progress reaches Kafka at most this often: each one costs a transaction there, and a slot that
@@ -27,6 +28,12 @@ const ADVANCE_EVERY: Duration = Duration::from_secs(3);
 
 /// What was delivered is confirmed this soon: the server frees WAL by checkpoints, minutes apart.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+
+/// An idle stream looks up this often while tables are read: the reader's orders come by no socket.
+const TICK_READING: Duration = Duration::from_millis(1);
+
+/// While the stream stands still for a snapshot, which takes about as long as a query.
+const TICK_PAUSED: Duration = Duration::from_micros(200);
 
 /// Bytes of a status update.
 const STATUS_BYTES: usize = 34;
@@ -67,6 +74,8 @@ pub struct Stream {
     describe: Describe,
     limits: Limits,
     told: Arc<Told>,
+    /// Only while tables are read.
+    desk: Option<Desk>,
     batch: Option<ChangeBatch>,
     /// When the batch was taken up.
     batch_since: Instant,
@@ -89,6 +98,7 @@ impl Stream {
         describe: Describe,
         limits: Limits,
         told: Arc<Told>,
+        desk: Option<Desk>,
     ) -> Self {
         let at = session.end_lsn();
         let now = Instant::now();
@@ -99,6 +109,7 @@ impl Stream {
             describe,
             limits,
             told,
+            desk,
             batch: None,
             batch_since: now,
             stopping_since: None,
@@ -135,11 +146,11 @@ impl Stream {
                     return Ok(());
                 }
             }
-            if self.batch.is_none() {
-                let Some(batch) = self.feed.empty_until(Instant::now() + BATCH_WAIT)? else { continue };
-                self.session.begin_batch();
-                self.batch = Some(batch);
-                self.batch_since = Instant::now();
+            if self.desk.is_some() && self.attend_to_chunks()? == Standing::Still {
+                continue;
+            }
+            if !self.take_up()? {
+                continue;
             }
             if self.decode()? {
                 continue;
@@ -149,10 +160,83 @@ impl Stream {
             }
             self.drained()?;
             if self.batch.is_some() {
-                let until = (Instant::now() + TICK).min(self.next_status);
+                let tick = if self.desk.is_some() { TICK_READING } else { TICK };
+                let until = (Instant::now() + tick).min(self.next_status);
                 self.wire.wait(until)?;
             }
         }
+    }
+
+    /// False while no batch is free.
+    fn take_up(&mut self) -> Result<bool, Ended> {
+        if self.batch.is_some() {
+            return Ok(true);
+        }
+        let Some(batch) = self.feed.empty_until(Instant::now() + BATCH_WAIT)? else { return Ok(false) };
+        self.session.begin_batch();
+        self.batch = Some(batch);
+        self.batch_since = Instant::now();
+        Ok(true)
+    }
+
+    /// What the reader of the tables' rows wants of the stream.
+    fn attend_to_chunks(&mut self) -> Result<Standing, Ended> {
+        let Some(desk) = &mut self.desk else { return Ok(Standing::Going) };
+        while let Ok(order) = desk.orders.try_recv() {
+            let Some(tracker) = self.session.tracker() else { break };
+            match order {
+                Order::Pause(reply) => desk.wanted = Some(reply),
+                Order::Resume(opened) => {
+                    let stood = desk.resume();
+                    if let Some(opened) = opened {
+                        if !stood {
+                            return Err(
+                                Error::transient("a snapshot took so long that the stream went on").into()
+                            );
+                        }
+                        tracker.open(*opened);
+                    }
+                }
+                Order::Read(read) => tracker.read(*read),
+                Order::Seen(seen) => tracker.seen(&seen),
+            }
+        }
+        if self.session.is_between() {
+            if let Some(tracker) = self.session.tracker() {
+                desk.pause(|| tracker.streamed());
+            }
+            if self.session.has_chunk() {
+                self.place_chunk()?;
+            }
+        }
+        if self.desk.as_mut().is_some_and(Desk::is_paused) {
+            std::thread::sleep(TICK_PAUSED);
+            return Ok(Standing::Still);
+        }
+        Ok(Standing::Going)
+    }
+
+    /// Sends a chunk's rows as a batch of their own, where the stream stands now.
+    fn place_chunk(&mut self) -> Result<(), Ended> {
+        if self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty()) {
+            self.send(false)?;
+        }
+        if !self.take_up()? {
+            return Ok(());
+        }
+        let outcome = self.batch.as_mut().and_then(|batch| self.session.place(batch));
+        let Some(outcome) = outcome else { return Ok(()) };
+        let desk = self.desk.take();
+        if !outcome.spoiled {
+            chaos::pass(Point::ChunkPlaced);
+            self.send(false)?;
+        }
+        if let Some(desk) = desk {
+            desk.tell(outcome);
+            // With the last note of the last table it is over.
+            self.desk = self.session.tracker().is_some().then_some(desk);
+        }
+        Ok(())
     }
 
     /// Decodes the frames that are already here. True when it closed the batch and there may be more.
@@ -161,6 +245,8 @@ impl Stream {
         let session = &mut self.session;
         let mut reply = false;
         let mut full = false;
+        let reading = self.desk.is_some();
+        let mut wanted = self.desk.as_ref().is_some_and(|desk| desk.wanted.is_some());
         while let Some(frame) = self.wire.frame(self.limits.frame_bytes_max)? {
             let data = match frame {
                 Frame::Data(data) => data,
@@ -182,6 +268,12 @@ impl Stream {
                 },
             }
             full = self.limits.batch.are_reached(batch, session.is_whole());
+            if reading {
+                wanted |= session.has_chunk();
+                if wanted && session.is_between() {
+                    break;
+                }
+            }
             if full || reply {
                 break;
             }
@@ -192,7 +284,7 @@ impl Stream {
         if reply {
             self.reply_now()?;
         }
-        Ok(full || reply)
+        Ok(full || reply || (wanted && self.session.is_between()))
     }
 
     /// Nothing more is here now: what is whole goes out and is committed at once.
@@ -237,6 +329,7 @@ impl Stream {
         batch.end = Some(position.to_position());
         batch.whole = self.session.is_whole();
         batch.drained = drained;
+        self.session.take_notes(&mut batch);
         let progress = &self.feed.progress;
         progress.received.fetch_max(self.sent.0, Ordering::Relaxed);
         progress.source_end.fetch_max(self.sent.0, Ordering::Relaxed);
@@ -320,6 +413,14 @@ impl Stream {
         self.status()?;
         self.wire.finish(Duration::from_secs(1))
     }
+}
+
+/// Whether frames are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Going,
+    /// A snapshot is being taken.
+    Still,
 }
 
 enum CopyData<'a> {

@@ -42,7 +42,8 @@ pub enum From<'a> {
 impl Connector {
     pub fn new(name: &str, database_url: &str, from: From<'_>, bench: &Bench) -> Result<Connector> {
         let dir = tempfile::Builder::new().prefix("connector-").tempdir_in(&bench.scratch)?;
-        let mut source = format!("url = {database_url:?}\ntables = [\"public.bench\"]\n");
+        let mut source =
+            format!("url = {database_url:?}\ntables = [\"public.bench\"]\nsnapshot = \"no_data\"\n");
         if let From::Slot(slot) = from {
             write!(
                 source,

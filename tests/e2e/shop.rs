@@ -60,6 +60,7 @@ impl Shop {
         let mut file = File::new(&name);
         file.set("source/postgres/url", servers.postgres.url_of(&database))
             .set("source/postgres/tables", vec![ORDERS])
+            .set("source/postgres/snapshot", "no_data")
             .set("format/registry", registry.clone())
             .set("sink/kafka/bootstrap", vec![servers.kafka.bootstrap()]);
         Self {

@@ -58,6 +58,7 @@ url = "{url}"
 slot = "{slot}"
 sslmode = "disable"
 tables = [{tables}]
+snapshot = "no_data"
 
 [format]
 envelope = "debezium"

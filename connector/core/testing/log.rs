@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_core::batch::{Before, Cell, Change, ChangeBatch, Op, Row, Tag, Transaction};
+use millrace_core::batch::{Before, Cell, Change, ChangeBatch, Op, Row, SnapshotMark, Tag, Transaction};
 use millrace_core::position::Mark;
 use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock};
 
@@ -117,7 +117,12 @@ pub fn append(
     let committed = &log.transactions[transaction];
     let id = i64::from(committed.xid);
     if batch.transactions.last().is_none_or(|last| last.id != id) {
-        batch.transactions.push(Transaction { id, commit_ts_us: 1, previous_commit: None });
+        batch.transactions.push(Transaction {
+            id,
+            commit_ts_us: 1,
+            previous_commit: None,
+            snapshot: SnapshotMark::No,
+        });
     }
     let text = change.to_string();
     let (start, len) = (batch.bytes.len() as u32, text.len() as u32);

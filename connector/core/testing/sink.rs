@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millrace_core::batch::{EncodedBatch, Record};
 use millrace_core::error::{Error, Result};
-use millrace_core::position::Position;
+use millrace_core::position::{Notes, Position};
 use millrace_core::report::Report;
 use millrace_core::sink::{Sink, Targets, Topic};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -251,6 +251,10 @@ impl<R: Reading> Sink for Scripted<R> {
         }
         self.session = None;
         self.opened().await.map_err(|error| error.unwrap_or_else(|| self.fenced()))
+    }
+
+    fn notes(&mut self) -> Notes {
+        Notes::default()
     }
 
     fn targets(&self) -> Known {

@@ -11,11 +11,11 @@ const OTHER: u32 = 8;
 /// One message of the log with the LSN of its header.
 type Logged = (Lsn, Vec<u8>);
 
-fn begin(final_lsn: u64, xid: u32) -> Logged {
+pub(super) fn begin(final_lsn: u64, xid: u32) -> Logged {
     (Lsn(final_lsn - 9), Writer::default().tag(b'B').u64(final_lsn).u64(0).u32(xid).0)
 }
 
-fn commit(final_lsn: u64, end_lsn: u64) -> Logged {
+pub(super) fn commit(final_lsn: u64, end_lsn: u64) -> Logged {
     (Lsn(end_lsn), Writer::default().tag(b'C').tag(0).u64(final_lsn).u64(end_lsn).u64(0).0)
 }
 
@@ -39,7 +39,7 @@ fn described_at(lsn: u64) -> Logged {
     (Lsn(lsn), writer.tag(1).string("id").u32(20).u32(u32::MAX).0)
 }
 
-fn relation() -> Relation {
+pub(super) fn relation() -> Relation {
     let id = Column { name: "id".to_owned(), kind: Kind::Int64, nullable: false, default: None };
     Relation {
         version: Relation::next_version(),
@@ -55,7 +55,7 @@ fn relation() -> Relation {
 fn session_at(end_lsn: u64, open: Option<Open>) -> Session {
     let mut from = Streamed::starting_at("1", 1, "s", Lsn(end_lsn));
     from.open = open;
-    Session::new(from)
+    Session::new(from, None)
 }
 
 /// What the changes in a batch are, in order: the id of the row and its mark.
@@ -70,7 +70,7 @@ fn rows(batch: &ChangeBatch) -> Vec<(String, Mark)> {
     batch.changes.iter().map(|change| (text(change), change.mark)).collect()
 }
 
-fn play(session: &mut Session, log: &[Logged], batch: &mut ChangeBatch) -> Result<()> {
+pub(super) fn play(session: &mut Session, log: &[Logged], batch: &mut ChangeBatch) -> Result<()> {
     for (lsn, data) in log {
         if let Step::Relation(message) = session.apply(data, *lsn, batch)? {
             session.define(message.id, relation(), true);
@@ -79,7 +79,7 @@ fn play(session: &mut Session, log: &[Logged], batch: &mut ChangeBatch) -> Resul
     Ok(())
 }
 
-fn fresh(session: &mut Session) -> ChangeBatch {
+pub(super) fn fresh(session: &mut Session) -> ChangeBatch {
     session.begin_batch();
     ChangeBatch::default()
 }
@@ -121,7 +121,7 @@ fn a_cut_at_any_message_and_a_replay_give_every_change_once_with_the_same_mark()
         let position = first.position();
 
         // The server begins at the position: transactions that committed before it are not sent again.
-        let mut second = Session::new(position.clone());
+        let mut second = Session::new(position.clone(), None);
         let mut after = fresh(&mut second);
         let mut replay = vec![described()];
         let starts = [(1, 5, 100), (5, 13, 200), (13, 16, 300)];
@@ -153,7 +153,7 @@ fn a_commit_record_that_starts_where_a_message_ends_is_not_skipped() {
     play(&mut session, &[message(100, false)], &mut batch).expect("play");
     assert_eq!(session.end_lsn(), Lsn(100));
 
-    let mut second = Session::new(session.position());
+    let mut second = Session::new(session.position(), None);
     let mut batch = fresh(&mut second);
     play(&mut second, &log()[..5], &mut batch).expect("play");
     assert_eq!(rows(&batch).len(), 2);

@@ -12,7 +12,7 @@ pub async fn start(config: &Config, database: &str, url: &str, tables: &[Table])
     let names: Vec<String> = names.map(|name| format!("public.{name}")).collect();
     let told = Told {
         source: format!(
-            "[source.postgres]\nurl = \"{url}\"\ntables = [{}]\nheartbeat_interval_s = 0\n{}",
+            "[source.postgres]\nurl = \"{url}\"\ntables = [{}]\nsnapshot = \"no_data\"\nheartbeat_interval_s = 0\n{}",
             quoted(&names),
             config.modes.source.join("\n")
         ),

@@ -13,6 +13,7 @@ mod position;
 mod position_faults;
 mod registry_faults;
 mod rest;
+mod snapshots;
 mod source_faults;
 mod stopping;
 mod takeover;

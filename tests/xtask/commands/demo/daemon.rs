@@ -187,6 +187,8 @@ name = "{NAME}"
 [source.postgres]
 url = "{url}"
 tables = [{tables}]
+# The demo counts changes.
+snapshot = "no_data"
 
 [format]
 encoding = "avro"

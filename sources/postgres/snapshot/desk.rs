@@ -1,0 +1,82 @@
+//! Where the reader of chunks and the stream's thread meet. Orders go to the stream, outcomes come back; both
+//! queues are as long as there can be chunks and answers under way, so that nobody waits in them.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::snapshot::tracker::{Opened, Outcome, Read};
+use crate::snapshot::visibility::Visibility;
+
+/// More than the orders and outcomes of all chunks under way.
+const PLACES: usize = 256;
+
+/// A reader that says nothing for this long is gone: the stream must not stand still for it.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// What the reader asks of the stream's thread.
+#[derive(Debug)]
+pub enum Order {
+    /// Stop between two transactions and say which ones a snapshot has to see. Taken back by dropping the other
+    /// end.
+    Pause(oneshot::Sender<Vec<u32>>),
+    /// Go on, watching a new chunk where a snapshot was taken.
+    Resume(Option<Box<Opened>>),
+    /// The rows of a chunk.
+    Read(Box<Read>),
+    /// These transactions have ended.
+    Seen(Visibility),
+}
+
+/// The stream's side.
+#[derive(Debug)]
+pub struct Desk {
+    pub orders: Receiver<Order>,
+    outcomes: mpsc::Sender<Outcome>,
+    /// Wants the stream to stop at the next end of a transaction.
+    pub wanted: Option<oneshot::Sender<Vec<u32>>>,
+    paused: Option<Instant>,
+}
+
+/// The reader's side.
+#[derive(Debug)]
+pub struct Counter {
+    pub orders: SyncSender<Order>,
+    pub outcomes: mpsc::Receiver<Outcome>,
+}
+
+pub fn desk() -> (Desk, Counter) {
+    let (orders_in, orders) = sync_channel(PLACES);
+    let (outcomes, outcomes_out) = mpsc::channel(PLACES);
+    let desk = Desk { orders, outcomes, wanted: None, paused: None };
+    (desk, Counter { orders: orders_in, outcomes: outcomes_out })
+}
+
+impl Desk {
+    pub fn is_paused(&mut self) -> bool {
+        self.paused.take_if(|since| since.elapsed() > PAUSE_MAX);
+        self.paused.is_some()
+    }
+
+    /// At the end of a transaction: stops, if that is wanted and still waited for.
+    pub fn pause(&mut self, streamed: impl FnOnce() -> Vec<u32>) {
+        if let Some(reply) = self.wanted.take()
+            && reply.send(streamed()).is_ok()
+        {
+            self.paused = Some(Instant::now());
+        }
+    }
+
+    /// Whether the stream stood still until now: otherwise it went on without knowing of the snapshot.
+    pub fn resume(&mut self) -> bool {
+        let stood = self.is_paused();
+        self.paused = None;
+        stood
+    }
+
+    pub fn tell(&self, outcome: Outcome) {
+        // A reader that is gone ends the whole run by itself.
+        let _ = self.outcomes.try_send(outcome);
+    }
+}

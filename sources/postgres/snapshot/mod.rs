@@ -1,0 +1,26 @@
+//! Copies the rows that are there beside the running stream, so that each event comes once and in order.
+//!
+//! Start at `table::plan` (what is to be read) and `reader::Reader::run` (reading it). The rules, for one chunk:
+//!
+//! - S is a snapshot of the database that sees every transaction streamed so far: the stream stands still
+//!   between two transactions while it is taken (`desk`).
+//! - Until the chunk's rows are placed, the keys that are touched by transactions not in S are recorded
+//!   (`tracker`). Their rows are dropped: the change itself is newer.
+//! - L is a message written to the log after S. When it comes on the stream, every transaction in S has come,
+//!   and the rows that are left are placed between two transactions, in a batch of their own with the note of
+//!   how far the table is.
+//! - A dropped row may be needed, because the change did not carry the whole row (an unchanged TOAST value):
+//!   such keys are listed, in notes, and read again before the table is through.
+//! - Until its first S a table is pending: its changes are not emitted, and from then on those in S are not,
+//!   until L: the rows hold them.
+//!
+//! A crash throws open chunks away with their S, L and touched keys, and their rows were never delivered.
+
+pub mod copy;
+pub mod desk;
+mod key;
+pub mod reader;
+mod select;
+pub mod table;
+pub mod tracker;
+pub mod visibility;

@@ -1,0 +1,178 @@
+//! The statements that read a table: in the order of its key, from a row on or row by row.
+
+use millrace_core::error::Result;
+use serde::Deserialize;
+use tokio_postgres::Client;
+
+use crate::catalog::{Form, TableInfo};
+use crate::errors;
+use crate::pgoutput::{Identity, RelationColumn, RelationMessage};
+use crate::snapshot::key;
+use crate::tables::{TableName, quoted};
+
+/// What the publication sends of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Published {
+    /// `None`: all columns.
+    attnames: Option<Vec<String>>,
+    /// A condition on rows.
+    rowfilter: Option<String>,
+}
+
+/// Reads it within the chunk's own transaction. Versions without filters show none.
+pub async fn published(client: &Client, publication: &str, table: &TableName) -> Result<Published> {
+    let sql = "SELECT to_jsonb(t)::text FROM pg_publication_tables t \
+               WHERE t.pubname = $1 AND t.schemaname = $2 AND t.tablename = $3";
+    let what = || format!("cannot read what publication {publication} sends of {table}");
+    let row = client.query_opt(sql, &[&publication, &table.schema, &table.table]).await;
+    let Some(row) = row.map_err(|error| errors::query(what(), error))? else {
+        return Ok(Published::default());
+    };
+    let text: String = row.try_get(0).map_err(|error| errors::query(what(), error))?;
+    serde_json::from_str(&text).map_err(|error| millrace_core::error::Error::fatal(what()).source(error))
+}
+
+/// The table as the stream would describe it now.
+pub fn described(info: &TableInfo, published: &Published) -> RelationMessage {
+    let identity = match info.identity {
+        crate::catalog::Identity::Default => Identity::Default,
+        crate::catalog::Identity::Nothing => Identity::Nothing,
+        crate::catalog::Identity::Full => Identity::Full,
+        crate::catalog::Identity::Index => Identity::Index,
+    };
+    let marked = info.identity_index().map(|index| index.columns.as_slice()).unwrap_or_default();
+    let is_sent = |name: &String| published.attnames.as_ref().is_none_or(|names| names.contains(name));
+    let columns = info.columns.iter().filter(|column| !column.generated && is_sent(&column.name));
+    RelationMessage {
+        id: info.oid,
+        namespace: info.schema.clone(),
+        name: info.table.clone(),
+        identity,
+        columns: columns
+            .map(|column| RelationColumn {
+                key: identity == Identity::Full || marked.contains(&column.name),
+                name: column.name.clone(),
+                type_oid: column.type_oid,
+                typmod: column.typmod,
+            })
+            .collect(),
+    }
+}
+
+/// Which rows of a table.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// So many, in the order of the key, after this one.
+    After(Option<&'a [String]>, u64),
+    These(&'a [key::Key]),
+}
+
+/// `COPY` of these rows, columns as described.
+pub fn copy(
+    info: &TableInfo,
+    published: &Published,
+    message: &RelationMessage,
+    names: &[String],
+    rows: Rows<'_>,
+) -> String {
+    let list = |names: &mut dyn Iterator<Item = &String>| {
+        names.map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+    };
+    let columns = list(&mut message.columns.iter().map(|column| &column.name));
+    let row = list(&mut names.iter());
+    // A root's rows are its parts'; of any other table those of tables that inherit from it are not its own.
+    let only = if info.form == Form::Partitioned { "" } else { "ONLY " };
+    let mut conditions: Vec<String> =
+        published.rowfilter.iter().map(|filter| format!("({filter})")).collect();
+    let mut tail = String::new();
+    match rows {
+        Rows::After(last, limit) => {
+            conditions.extend(last.map(|last| format!("({row}) > {}", key::literals(last))));
+            tail = format!(" ORDER BY {row} LIMIT {limit}");
+        }
+        Rows::These(keys) => {
+            let keys: Vec<_> = keys.iter().map(|key| key::literals(&key::texts(key))).collect();
+            conditions.push(format!("({row}) IN ({})", keys.join(", ")));
+        }
+    }
+    let filter =
+        if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    format!("COPY (SELECT {columns} FROM {only}{}{filter}{tail}) TO STDOUT", info.name().sql())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{self, ColumnInfo, IndexInfo};
+
+    fn table() -> TableInfo {
+        let column = |name: &str, generated| ColumnInfo {
+            number: 1,
+            name: name.into(),
+            type_oid: 25,
+            typmod: -1,
+            not_null: true,
+            generated,
+            default: None,
+        };
+        let key = IndexInfo {
+            name: "pk".into(),
+            is_primary: true,
+            is_identity: false,
+            not_null: true,
+            columns: vec!["b".into(), "a".into()],
+        };
+        TableInfo {
+            oid: 1,
+            schema: "public".into(),
+            table: "t".into(),
+            form: Form::Table,
+            is_logged: true,
+            identity: catalog::Identity::Default,
+            root: None,
+            columns: vec![column("a", false), column("b", false), column("sum", true)],
+            indexes: vec![key],
+        }
+    }
+
+    fn sql(info: &TableInfo, published: &Published, rows: Rows<'_>) -> String {
+        let names = info.key().to_vec();
+        copy(info, published, &described(info, published), &names, rows)
+    }
+
+    #[test]
+    fn rows_are_asked_for_in_the_key_s_order_and_after_a_row() {
+        let last = ["x".to_owned(), "o'k".to_owned()];
+        assert_eq!(
+            sql(&table(), &Published::default(), Rows::After(Some(&last), 10)),
+            "COPY (SELECT \"a\", \"b\" FROM ONLY \"public\".\"t\" WHERE (\"b\", \"a\") > ('x', 'o''k') \
+             ORDER BY \"b\", \"a\" LIMIT 10) TO STDOUT"
+        );
+    }
+
+    #[test]
+    fn single_rows_are_asked_for_by_their_keys_and_a_root_with_its_parts() {
+        let keys = [key::from_texts(&["x".to_owned(), "1".to_owned()])];
+        let root = TableInfo { form: Form::Partitioned, ..table() };
+        assert_eq!(
+            sql(&root, &Published::default(), Rows::These(&keys)),
+            "COPY (SELECT \"a\", \"b\" FROM \"public\".\"t\" WHERE (\"b\", \"a\") IN (('x', '1'))) TO STDOUT"
+        );
+    }
+
+    #[test]
+    fn what_the_publication_leaves_out_is_left_out() {
+        let published = Published { attnames: Some(vec!["b".into()]), rowfilter: Some("(a > 1)".into()) };
+        assert_eq!(
+            sql(&table(), &published, Rows::After(None, 5)),
+            "COPY (SELECT \"b\" FROM ONLY \"public\".\"t\" WHERE ((a > 1)) ORDER BY \"b\", \"a\" LIMIT 5) TO STDOUT"
+        );
+    }
+
+    #[test]
+    fn a_table_is_described_as_the_stream_does_it() {
+        let message = described(&table(), &Published::default());
+        let columns: Vec<_> = message.columns.iter().map(|column| (&*column.name, column.key)).collect();
+        assert_eq!(columns, [("a", true), ("b", true)]);
+    }
+}

@@ -1,0 +1,253 @@
+//! How far the snapshot of each table is: what is noted of it, and which tables a start has to read.
+//! Start at `plan`.
+
+use millrace_core::error::{Error, Result};
+use millrace_core::position::{Note, Notes};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Form, TableInfo};
+use crate::config::Snapshot;
+use crate::snapshot::key::{self, Key};
+use crate::tables::TableName;
+
+/// Where the snapshot of a table stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing was read; its changes are received and not emitted, because the rows will hold them.
+    Pending,
+    Reading,
+    Done,
+    /// Its rows are not wanted.
+    Skipped,
+}
+
+/// The note of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableNote {
+    pub state: Phase,
+    /// The first snapshot, until the stream has passed all that it saw: changes in it are in the rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
+    /// Names of the columns that the rows are read in the order of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
+    /// The last row that was read in that order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<Vec<String>>,
+    /// No row comes after the last one: only the listed ones are left.
+    #[serde(default)]
+    pub ended: bool,
+    /// Rows delivered.
+    #[serde(default)]
+    pub rows: u64,
+}
+
+impl TableNote {
+    pub fn new(state: Phase) -> Self {
+        Self { state, first: None, key: Vec::new(), last: None, ended: false, rows: 0 }
+    }
+
+    pub fn to_note(&self, table: &TableName) -> Note {
+        // Numbers and strings: serde_json cannot fail on them.
+        let text = serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned());
+        Note { key: key_of(table).into(), text: Some(text.into()) }
+    }
+}
+
+const TABLE: &str = "snapshot ";
+const LISTED: &str = "reread ";
+
+fn key_of(table: &TableName) -> String {
+    format!("{TABLE}{}", table.sql())
+}
+
+/// What the notes of a table's listed keys begin with.
+fn listed_prefix(table: &TableName) -> String {
+    format!("{LISTED}{} ", table.sql())
+}
+
+/// The note that a row has to be read again, or no longer.
+pub fn listed(table: &TableName, row: &Key, is_listed: bool) -> Note {
+    let texts = serde_json::Value::from(key::texts(row));
+    let text = is_listed.then(|| "{}".into());
+    Note { key: format!("{}{texts}", listed_prefix(table)).into(), text }
+}
+
+/// A table whose rows are to be read, or read on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub table: TableName,
+    pub note: TableNote,
+    /// Keys to be read again.
+    pub listed: Vec<Key>,
+}
+
+/// What a start has to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub unread: Vec<Unread>,
+    /// To be noted with the next position.
+    pub notes: Vec<Note>,
+    /// A table joined a connector that already ran: transactions from before the publication sent it may still
+    /// be under way.
+    pub joined: bool,
+    /// Tables without a key, which have no order to be read in.
+    pub keyless: Vec<TableName>,
+}
+
+/// Compares the tables of the file with what was noted of them.
+///
+/// A table is decided once, when it is first seen: a connector that began without a snapshot does not make
+/// one up for its old tables later.
+pub fn plan(mode: Snapshot, wanted: &[TableInfo], found: &Notes, is_first_start: bool) -> Result<Plan> {
+    let mut plan = Plan::default();
+    let began_with_notes = found.keys().any(|key| key.starts_with(TABLE));
+    let tables: Vec<&TableInfo> = wanted.iter().filter(|table| !is_part(table, wanted)).collect();
+    for table in &tables {
+        let name = table.name();
+        let noted = found.get(&key_of(&name)).map(|text| parsed(&name, text)).transpose()?;
+        let begins = is_first_start || began_with_notes;
+        let note = match (mode, noted) {
+            (_, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => continue,
+            (Snapshot::Initial, _) if table.key().is_empty() => {
+                plan.keyless.push(name);
+                continue;
+            }
+            (Snapshot::Initial, Some(note)) => note,
+            (Snapshot::Initial, None) if begins => TableNote::new(Phase::Pending),
+            (Snapshot::Initial, None) | (Snapshot::NoData, _) => {
+                plan.notes.push(TableNote::new(Phase::Skipped).to_note(&name));
+                continue;
+            }
+        };
+        plan.joined |= note.state == Phase::Pending && !is_first_start;
+        plan.notes.push(note.to_note(&name));
+        let listed = listed_keys(&name, found)?;
+        plan.unread.push(Unread { table: name, note, listed });
+    }
+    let kept: Vec<_> =
+        tables.iter().map(|table| (key_of(&table.name()), listed_prefix(&table.name()))).collect();
+    let is_kept = |key: &String| {
+        let is_ours = key.starts_with(TABLE) || key.starts_with(LISTED);
+        !is_ours || kept.iter().any(|(table, listed)| key == table || key.starts_with(listed))
+    };
+    let gone = found.keys().filter(|key| !is_kept(key));
+    plan.notes.extend(gone.map(|key| Note { key: key.as_str().into(), text: None }));
+    Ok(plan)
+}
+
+/// With its root in the file, a part's changes come as the root's, and so do its rows.
+fn is_part(table: &TableInfo, wanted: &[TableInfo]) -> bool {
+    table.root.is_some_and(|root| {
+        table.oid != root && wanted.iter().any(|other| other.oid == root && other.form == Form::Partitioned)
+    })
+}
+
+fn parsed(table: &TableName, text: &str) -> Result<TableNote> {
+    serde_json::from_str(text).map_err(|error| {
+        Error::fatal(format!("what was noted of the snapshot of {table} is not understood: {text}"))
+            .hint("was it written by a newer release? go back to that, or begin anew with `millrace position <file> reset --yes`")
+            .source(error)
+    })
+}
+
+fn listed_keys(table: &TableName, found: &Notes) -> Result<Vec<Key>> {
+    let prefix = listed_prefix(table);
+    let keys = found.range(prefix.clone()..).map_while(|(key, _)| key.strip_prefix(&prefix));
+    keys.map(|texts| match serde_json::from_str::<Vec<String>>(texts) {
+        Ok(texts) => Ok(key::from_texts(&texts)),
+        Err(error) => {
+            Err(Error::fatal(format!("a noted key of {table} is not understood: {texts}")).source(error))
+        }
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Identity, IndexInfo};
+
+    fn table(oid: u32, name: &str) -> TableInfo {
+        let key = IndexInfo {
+            name: "pk".into(),
+            is_primary: true,
+            is_identity: false,
+            not_null: true,
+            columns: vec!["id".into()],
+        };
+        TableInfo {
+            oid,
+            schema: "public".into(),
+            table: name.into(),
+            form: Form::Table,
+            is_logged: true,
+            identity: Identity::Default,
+            root: None,
+            columns: vec![],
+            indexes: vec![key],
+        }
+    }
+
+    fn names(plan: &Plan) -> Vec<&str> {
+        plan.unread.iter().map(|unread| unread.table.table.as_str()).collect()
+    }
+
+    fn noted(plan: &Plan) -> Notes {
+        let text = |note: &Note| Some((note.key.to_string(), note.text.as_ref()?.to_string()));
+        plan.notes.iter().filter_map(text).collect()
+    }
+
+    #[test]
+    fn the_tables_of_a_first_start_are_read_and_those_that_were_read_are_not_read_again() {
+        let first =
+            plan(Snapshot::Initial, &[table(1, "a"), table(2, "b")], &Notes::new(), true).expect("plan");
+        assert_eq!((names(&first), first.joined), (vec!["a", "b"], false));
+        let mut notes = noted(&first);
+        let done = TableNote::new(Phase::Done).to_note(&TableName::new("public", "a"));
+        notes.insert(done.key.to_string(), done.text.expect("text").to_string());
+        let next = plan(Snapshot::Initial, &[table(1, "a"), table(2, "b")], &notes, false).expect("plan");
+        assert_eq!(names(&next), ["b"]);
+    }
+
+    #[test]
+    fn a_table_that_joins_is_read_and_one_that_left_is_forgotten_so_that_it_is_read_when_it_comes_back() {
+        let first = plan(Snapshot::NoData, &[table(1, "a")], &Notes::new(), true).expect("plan");
+        assert_eq!(names(&first), [] as [&str; 0]);
+        let next = plan(Snapshot::Initial, &[table(2, "b")], &noted(&first), false).expect("plan");
+        assert_eq!((names(&next), next.joined), (vec!["b"], true));
+        assert!(
+            next.notes.iter().any(|note| note.text.is_none() && &*note.key == "snapshot \"public\".\"a\"")
+        );
+    }
+
+    #[test]
+    fn a_connector_that_ran_before_it_noted_anything_gets_no_snapshot_of_its_old_tables() {
+        let next = plan(Snapshot::Initial, &[table(1, "a")], &Notes::new(), false).expect("plan");
+        assert_eq!(names(&next), [] as [&str; 0]);
+        assert!(noted(&next)["snapshot \"public\".\"a\""].contains("skipped"));
+    }
+
+    #[test]
+    fn a_part_is_read_with_its_root_and_a_table_without_a_key_is_named() {
+        let root = TableInfo { form: Form::Partitioned, ..table(1, "root") };
+        let part = TableInfo { root: Some(1), ..table(2, "part") };
+        let keyless = TableInfo { indexes: vec![], ..table(3, "keyless") };
+        let first = plan(Snapshot::Initial, &[root, part, keyless], &Notes::new(), true).expect("plan");
+        assert_eq!(names(&first), ["root"]);
+        assert_eq!(first.keyless, [TableName::new("public", "keyless")]);
+    }
+
+    #[test]
+    fn listed_keys_come_back() {
+        let name = TableName::new("public", "a");
+        let row = key::from_texts(&["7".to_owned(), "ä \"b\"".to_owned()]);
+        let mut notes = Notes::new();
+        for note in [TableNote::new(Phase::Reading).to_note(&name), listed(&name, &row, true)] {
+            notes.insert(note.key.to_string(), note.text.expect("text").to_string());
+        }
+        let next = plan(Snapshot::Initial, &[table(1, "a")], &notes, false).expect("plan");
+        assert_eq!(next.unread[0].listed, [row]);
+    }
+}
