@@ -278,13 +278,14 @@ impl Reader {
         }
         let rows = match &requested {
             Some(keys) => Rows::These(keys),
-            None => Rows::After(range.last.as_deref(), range.rows_max),
+            // One more: so that the last chunk is known to be the last.
+            None => Rows::After(range.last.as_deref(), range.rows_max + 1),
         };
         let sql = select::copy(&taken.info, &taken.published, &taken.message, &names, rows);
         let read_at_us = now_us();
-        let (batch, cut) = self.copy(&range.name, &sql, taken.message.columns.len()).await?;
+        let rows_max = requested.as_ref().map_or(range.rows_max, |keys| keys.len() as u64);
+        let (batch, cut) = self.copy(&range.name, &sql, taken.message.columns.len(), rows_max).await?;
         self.execute("COMMIT", &range.name).await?;
-        let count = batch.changes.len() as u64;
         let last = last_key(&batch, &relation.key);
         let requested = match requested {
             // What did not fit is looked up another time.
@@ -292,7 +293,7 @@ impl Reader {
             whole => whole,
         };
         if requested.is_none() {
-            range.ended = !cut && count < range.rows_max;
+            range.ended = !cut;
             range.last = last.clone().or(range.last.take());
             range.rows_max = self.next_rows(&batch, range.rows_max);
         }
@@ -413,20 +414,26 @@ impl Reader {
     }
 
     /// The rows, and whether there are more than a chunk may hold.
-    async fn copy(&mut self, table: &TableName, sql: &str, columns: usize) -> Result<(ChangeBatch, bool)> {
+    async fn copy(
+        &mut self,
+        table: &TableName,
+        sql: &str,
+        columns: usize,
+        rows_max: u64,
+    ) -> Result<(ChangeBatch, bool)> {
         let mut batch = self.buffers.pop().unwrap_or_default();
         batch.clear();
         let rows = self.control.client.copy_out(sql).await.map_err(|error| refused(table, error))?;
         let mut rows = std::pin::pin!(rows);
         while let Some(line) = rows.next().await {
             let line = line.map_err(|error| refused(table, error))?;
+            if batch.changes.len() as u64 >= rows_max || batch.bytes.len() >= CHUNK_BYTES {
+                return Ok((batch, true));
+            }
             let after = copy::append_row(&mut batch, &line, columns).map_err(|error| {
                 Error::fatal(format!("postgres sent a malformed row of {table}")).source(error)
             })?;
             batch.changes.push(row(after));
-            if batch.bytes.len() >= CHUNK_BYTES {
-                return Ok((batch, true));
-            }
         }
         Ok((batch, false))
     }
