@@ -328,19 +328,14 @@ impl Tracker {
             return Outcome { spoiled: true, buffer: read.rows, ..Outcome::default() };
         };
         let mut bytes = Vec::new();
-        for (change, n) in read.rows.changes.iter().zip(0_u32..) {
-            if truncated {
-                break;
-            }
+        for (change, n) in read.rows.changes.iter().zip(0_u32..).filter(|_| !truncated) {
             // Nothing is looked up where nothing changed.
             if !touched.is_empty() || !table.listed.is_empty() {
                 let Some(row) = key::of_row(batch, change, columns, &mut bytes) else { continue };
                 if touched.contains(row) {
                     continue;
                 }
-                if let Some(row) = table.listed.take(row) {
-                    self.notes.push(listed(&table.name, &row, false));
-                }
+                self.notes.extend(table.listed.take(row).map(|row| listed(&table.name, &row, false)));
             }
             let mark = Mark { commit: at.end, change: at.number, n };
             batch.changes.push(Change { mark, ..*change });
