@@ -152,6 +152,8 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// Indexes into `columns`, in the key's own order; empty where there is no key.
     pub key: Vec<u16>,
+    /// The same of what tells its rows apart in the source, where events are keyed by something else.
+    pub identity: Vec<u16>,
     pub source: SourceBlock,
     pub shape: Shape,
 }

@@ -58,6 +58,7 @@ mod tests {
             name: name.into(),
             columns: Vec::new(),
             key: Vec::new(),
+            identity: Vec::new(),
             source,
             shape: Shape::Rows,
         }

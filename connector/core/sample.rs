@@ -70,6 +70,7 @@ fn relation() -> Relation {
         name: "orders".into(),
         columns: COLUMNS.map(column).into(),
         key: vec![0],
+        identity: vec![0],
         source: SourceBlock {
             schema_name: "io.debezium.connector.postgresql.Source",
             fields: fields.map(|(name, value)| SourceField { name, value }).into(),

@@ -20,6 +20,7 @@ pub fn build(origin: &Origin, database: &str, collection: &str) -> Relation {
         name: collection.to_owned(),
         columns: vec![id],
         key: vec![0],
+        identity: vec![0],
         source: source_block(origin, database, collection),
         shape: Shape::Documents,
     }

@@ -29,12 +29,14 @@ pub fn build(
 ) -> Relation {
     let known = |name: &str| info.and_then(|info| info.columns.iter().find(|column| column.name == name));
     let columns = message.columns.iter().map(|sent| column(types, sent, known(&sent.name))).collect();
+    let key = key(info, message);
     Relation {
         version: Relation::next_version(),
         namespace: message.namespace.clone(),
         name: message.name.clone(),
         columns,
-        key: key(info, message),
+        identity: key.clone(),
+        key,
         source: source_block(message, origin),
         shape: Shape::Rows,
     }

@@ -372,7 +372,7 @@ impl Session {
             && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
             && let Some(relation) = batch.relations.get(relation as usize)
         {
-            tracker.changed(table, open.xid, batch, &change, &relation.key);
+            tracker.changed(table, open.xid, batch, &change, &relation.identity);
         }
         Ok(())
     }
@@ -458,6 +458,7 @@ fn same_shape(one: &Relation, other: &Relation) -> bool {
         && one.name == other.name
         && one.columns == other.columns
         && one.key == other.key
+        && one.identity == other.identity
 }
 
 fn malformed(error: Malformed) -> Error {

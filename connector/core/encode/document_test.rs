@@ -33,6 +33,7 @@ fn relation() -> Arc<Relation> {
         name: "c1".into(),
         columns: vec![Column { name: "id".into(), kind: Kind::Text, nullable: false, default: None }],
         key: vec![0],
+        identity: vec![0],
         source: SourceBlock {
             schema_name: "io.debezium.connector.mongo.Source",
             fields: fields.map(|(name, value)| SourceField { name, value }).into(),

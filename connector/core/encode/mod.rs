@@ -143,7 +143,7 @@ impl Skipped {
             Op::Insert => self.inserts,
             Op::Update => self.updates,
             Op::Delete => self.deletes,
-            Op::Truncate => false,
+            Op::Truncate | Op::Read => false,
         }
     }
 }

@@ -64,6 +64,7 @@ pub fn relation(columns: Vec<Column>, key: &[u16]) -> Arc<Relation> {
         name: "t".into(),
         columns,
         key: key.into(),
+        identity: key.into(),
         source: SourceBlock { schema_name: "io.debezium.connector.postgresql.Source", fields },
         shape: Shape::Rows,
     })

@@ -96,6 +96,7 @@ pub fn relation() -> Relation {
         name: "t".to_owned(),
         columns: vec![id],
         key: vec![0],
+        identity: vec![0],
         shape: Shape::Rows,
         source: SourceBlock { schema_name: "Source", fields: Vec::new() },
     }

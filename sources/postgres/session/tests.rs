@@ -47,6 +47,7 @@ pub(super) fn relation() -> Relation {
         name: "t".to_owned(),
         columns: vec![id],
         key: vec![0],
+        identity: vec![0],
         source: SourceBlock { schema_name: "Source", fields: Vec::new() },
         shape: Shape::Rows,
     }

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use millrace_core::batch::ChangeBatch;
 use millrace_core::error::{Error, Kind, Result};
 use millrace_core::progress::{Progress, SnapshotFigures, now_us};
+use millrace_core::relation::Relation;
 use tokio::sync::oneshot;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -56,7 +57,7 @@ const GLANCE: Duration = Duration::from_millis(2);
 
 /// What a reader's session is set to: rows hidden by a policy are an error and no gap, an index gives the
 /// order, and its messages wait for nobody.
-const SESSION: &str = "SET row_security = off; SET bytea_output = hex; SET synchronous_commit = local; \
+const SESSION: &str = "SET row_security = off; SET bytea_output = hex; SET lc_monetary = 'C'; SET synchronous_commit = local; \
     SET statement_timeout = 0; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
     SET lock_timeout = '1s'";
 
@@ -257,9 +258,9 @@ impl Reader {
     /// Takes a snapshot, reads a chunk under it and hands it over.
     async fn chunk(&mut self, range: &mut Range, requested: Option<Vec<Key>>) -> Result<()> {
         let taken = self.take(range).await?;
-        let relation = relation::build(&self.types, Some(&taken.info), &taken.message, &self.origin);
+        let relation = self.relation(&taken)?;
         let names: Vec<String> = relation
-            .key
+            .identity
             .iter()
             .filter_map(|place| taken.message.columns.get(usize::from(*place)))
             .map(|column| column.name.clone())
@@ -286,10 +287,10 @@ impl Reader {
         let rows_max = requested.as_ref().map_or(range.rows_max, |keys| keys.len() as u64);
         let (batch, cut) = self.copy(&range.name, &sql, taken.message.columns.len(), rows_max).await?;
         self.execute("COMMIT", &range.name).await?;
-        let last = last_key(&batch, &relation.key);
+        let last = last_key(&batch, &relation.identity);
         let requested = match requested {
             // What did not fit is looked up another time.
-            Some(_) if cut => Some(keys(&batch, &relation.key)),
+            Some(_) if cut => Some(keys(&batch, &relation.identity)),
             whole => whole,
         };
         if requested.is_none() {
@@ -302,6 +303,15 @@ impl Reader {
         let read = Read { id, rows: batch, oid, relation, requested, last, ended, is_last_table, read_at_us };
         self.order(Order::Read(Box::new(read)))?;
         self.mark(id).await
+    }
+
+    /// As the stream would describe it.
+    fn relation(&self, taken: &Taken) -> Result<Relation> {
+        let mut relation = relation::build(&self.types, Some(&taken.info), &taken.message, &self.origin);
+        if let Some(names) = self.settings.message_key(&relation.namespace, &relation.name) {
+            relation.key = relation::keyed_by(&relation, names)?;
+        }
+        Ok(relation)
     }
 
     /// As many rows as fit, by the size of those of the last chunk, and not many times more at once.

@@ -317,7 +317,7 @@ impl Tracker {
         relation: &Relation,
         batch: &mut ChangeBatch,
     ) -> Outcome {
-        let columns = relation.key.as_slice();
+        let columns = relation.identity.as_slice();
         self.weigh();
         let is_first_row = self.tables.iter().all(|table| table.note.rows == 0);
         let is_open = self.chunks.iter().any(|chunk| chunk.opened.table == ready.opened.table);
