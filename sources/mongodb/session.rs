@@ -286,7 +286,7 @@ impl Session {
         let pair = match kept {
             Some((_, pair)) => pair,
             None => {
-                let style = Style::compact(Dialect::Relaxed);
+                let style = Style::compact(self.settings.json);
                 let written =
                     text(batch, |out| write_document(style, session.id, None, out)).and_then(|id| {
                         copied(batch, session.transaction.to_string().as_bytes()).map(|number| [id, number])
