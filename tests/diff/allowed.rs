@@ -25,6 +25,9 @@ pub struct Rule {
     /// Only where the daemon wrote this.
     #[serde(default = "anything")]
     pub ours: String,
+    /// Only where both are the same but for the spelling of numbers.
+    #[serde(default)]
+    pub same_numbers: bool,
     pub reason: String,
 }
 
@@ -47,7 +50,10 @@ impl Allowed {
     /// Whether a difference is one of the list's; counts it.
     pub fn covers(&mut self, place: &str, theirs: &str, ours: &str) -> bool {
         let fits = |rule: &Rule| {
-            matches(&rule.place, place) && matches(&rule.theirs, theirs) && matches(&rule.ours, ours)
+            matches(&rule.place, place)
+                && matches(&rule.theirs, theirs)
+                && matches(&rule.ours, ours)
+                && (!rule.same_numbers || are_same_numbers(theirs, ours))
         };
         match self.rules.iter_mut().find(|(rule, _)| fits(rule)) {
             Some((_, count)) => {
@@ -71,6 +77,26 @@ fn matches(pattern: &str, text: &str) -> bool {
     (0..=rest.len()).any(|at| rest.is_char_boundary(at) && matches(tail, &rest[at..]))
 }
 
+/// Whether two texts differ only in how the same numbers are spelled.
+fn are_same_numbers(left: &str, right: &str) -> bool {
+    let is_number = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'E' | 'e');
+    let runs = |text: &str| -> Vec<String> {
+        let mut runs: Vec<(bool, String)> = Vec::new();
+        for c in text.chars() {
+            match runs.last_mut() {
+                Some((kind, run)) if *kind == is_number(c) => run.push(c),
+                _ => runs.push((is_number(c), c.into())),
+            }
+        }
+        runs.into_iter().map(|(_, run)| run).collect()
+    };
+    let same = |(left, right): (&String, &String)| {
+        left == right || matches!((left.parse::<f64>(), right.parse::<f64>()), (Ok(a), Ok(b)) if a == b)
+    };
+    let (left, right) = (runs(left), runs(right));
+    left.len() == right.len() && left.iter().zip(&right).all(same)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +112,18 @@ mod tests {
             ("*x*", "axb", true),
         ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} on {text}");
+        }
+    }
+
+    #[test]
+    fn numbers_may_be_spelled_differently_and_nothing_else_may() {
+        for (left, right, expected) in [
+            ("{\"a\": 1.4E+17}", "{\"a\": 1.40E17}", true),
+            ("{\"a\": 1.4E+17}", "{\"a\": 1.5E+17}", false),
+            ("{\"a\": 1.0}", "{\"b\": 1.0}", false),
+            ("[1,2]", "[1]", false),
+        ] {
+            assert_eq!(are_same_numbers(left, right), expected, "{left} {right}");
         }
     }
 
