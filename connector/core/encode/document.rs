@@ -1,5 +1,6 @@
 //! Changes of documents: a record's key is the id, its value Debezium's envelope around JSON text, and its
-//! headers say what the envelope has no field for (`image`, `operation`, in our own dialect).
+//! headers say what the envelope has no field for (`image`, `operation`, in our own dialect; which connector
+//! and which run of it, in Debezium's).
 
 use super::change::{Context, Fault, Pass};
 use super::lexical::number;
@@ -151,6 +152,7 @@ impl<'a> Pass<'a> {
                 }
             }
         }
+        self.out.bytes.extend_from_slice(&context.plan.context);
         self.span(context, start)
     }
 }
