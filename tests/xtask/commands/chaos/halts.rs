@@ -42,8 +42,8 @@ impl Tampering {
     /// The states that fit.
     fn states(self) -> &'static [&'static str] {
         match self {
-            SlotDropped | SlotAdvanced | SlotRecreated => &["POSITION_LOST"],
-            PublicationDropped | TopicDeleted | PartitionsAdded => &["FAILED"],
+            SlotDropped | SlotAdvanced | SlotRecreated | PublicationDropped => &["POSITION_LOST"],
+            TopicDeleted | PartitionsAdded => &["FAILED"],
             PositionCorrupted => &["FAILED", "POSITION_LOST"],
         }
     }

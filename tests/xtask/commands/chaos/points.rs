@@ -63,7 +63,7 @@ const ELSEWHERE: &[&str] = &["cut-committed", "chunk-placed"];
 
 const DIES_WITHIN: Duration = Duration::from_secs(60);
 /// Between two tries to catch the daemon with a transaction open.
-const ABORT_EVERY: Duration = Duration::from_millis(400);
+const ABORT_EVERY: Duration = Duration::from_millis(100);
 
 /// A first start that dies at each place on its way, and one more that dies at a data topic's creation.
 pub async fn first_start(stage: &mut Stage) -> Result<()> {
@@ -143,8 +143,10 @@ async fn cut_off_until_dead(stage: &mut Stage) -> Result<()> {
                WHERE slot_name = $1 AND active";
     let deadline = Instant::now() + DIES_WITHIN;
     while stage.daemon.still_runs().is_ok() && Instant::now() < deadline {
-        admin.execute(sql, &[&stage.config.slot()]).await?;
-        tokio::time::sleep(ABORT_EVERY).await;
+        // It has to stream for a while before it has something open, however busy the machine is.
+        let cut = admin.execute(sql, &[&stage.config.slot()]).await?;
+        let wait = if cut == 0 { ABORT_EVERY } else { ABORT_EVERY + stage.millis(2_000) };
+        tokio::time::sleep(wait).await;
     }
     Ok(())
 }
