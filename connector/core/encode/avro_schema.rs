@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use super::connect::{Base, Field, Schema};
 use super::json::quoted;
+use super::lexical::number;
 
 /// Avro's precision where a decimal has none.
 const PRECISION_UNKNOWN: &str = "64";
@@ -187,7 +188,9 @@ impl Printer {
         self.schema(schema, namespace);
         match (&schema.default, schema.optional) {
             (Some(default), _) => {
-                let _ = write!(self.out, ",\"default\":{}", default.avro);
+                let widened = matches!(schema.base, Base::Float32).then(|| widened(&default.avro)).flatten();
+                let text = widened.as_deref().unwrap_or(&default.avro);
+                let _ = write!(self.out, ",\"default\":{text}");
             }
             (None, true) => self.out.push_str(",\"default\":null"),
             (None, false) => {}
@@ -202,6 +205,11 @@ impl Printer {
             name.to_owned()
         }
     }
+}
+
+/// The default of a float, which Avro's own printer takes for a double.
+fn widened(single: &str) -> Option<String> {
+    Some(number::java_double(f64::from(single.parse::<f32>().ok()?)))
 }
 
 /// A name that Avro allows: letters, digits and `_`, no digit first.
