@@ -11,7 +11,7 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 9] = [
+pub const LISTS: [&str; 10] = [
     "source.postgres.tables",
     "source.mongodb.collections",
     "source.mongodb.exclude_collections",
@@ -20,6 +20,7 @@ pub const LISTS: [&str; 9] = [
     "format.skip_operations",
     "format.exclude_columns",
     "format.include_columns",
+    "format.hash_columns",
     "sink.kafka.bootstrap",
 ];
 

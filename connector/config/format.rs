@@ -1,8 +1,10 @@
 //! `[format]`: choices as text become the encoder's settings.
 
+use millrace_core::encode::disguise::{Algorithm, Disguise, Disguised, Salt};
 use millrace_core::encode::{Binary, Decimals, Dialect, Encoding, Format, Hstore, Intervals, Times};
 
 use millrace_core::pattern::Pattern;
+use secrecy::ExposeSecret;
 
 use super::Problems;
 use super::raw;
@@ -43,8 +45,10 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
                 .add("format.skip_operations", format!("{operation:?} is not one of insert, update, delete")),
         }
     }
+    format.skip_unchanged = raw.skip_unchanged.unwrap_or(format.skip_unchanged);
     format.columns_excluded = columns("format.exclude_columns", raw.exclude_columns.as_ref(), problems);
     format.columns_included = columns("format.include_columns", raw.include_columns.as_ref(), problems);
+    format.disguised = disguised(raw, problems);
     format.context_headers = raw.context_headers.unwrap_or(format.context_headers);
     format.tombstones = raw.tombstones.unwrap_or(format.tombstones);
     format.truncates = raw.truncates.unwrap_or(format.truncates);
@@ -66,17 +70,45 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
 }
 
 fn columns(key: &str, names: Option<&Vec<String>>, problems: &mut Problems) -> Vec<Pattern> {
-    let names = names.into_iter().flatten();
-    let read = |name: &String| {
-        if name.matches('.').count() < 2 && !name.contains('*') {
-            problems.add(
-                key,
-                format!("{name:?} names no column: write schema.table.column, with * for anything"),
-            );
+    names.into_iter().flatten().map(|name| column(key, name, problems)).collect()
+}
+
+fn column(key: &str, name: &str, problems: &mut Problems) -> Pattern {
+    if name.matches('.').count() < 2 && !name.contains('*') {
+        let what = format!("{name:?} names no column: write schema.table.column, with * for anything");
+        problems.add(key, what);
+    }
+    Pattern::new(name)
+}
+
+/// Masks before hashes before cuts: where two name a column, the one that tells less decides.
+fn disguised(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
+    let mut found = Vec::new();
+    for (name, asterisks) in raw.mask_columns.iter().flatten() {
+        let columns = column("format.mask_columns", name, problems);
+        found.push(Disguised { columns, by: Disguise::Mask { asterisks: *asterisks } });
+    }
+    let algorithms =
+        [("sha256", Algorithm::Sha256), ("sha384", Algorithm::Sha384), ("sha512", Algorithm::Sha512)];
+    let algorithm = choice(problems, "format.hash_algorithm", &raw.hash_algorithm, &algorithms);
+    let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
+    let hashed = columns("format.hash_columns", raw.hash_columns.as_ref(), problems);
+    let salt = raw.hash_salt.as_ref().map(|salt| salt.expose_secret()).unwrap_or_default();
+    if !hashed.is_empty() && salt.is_empty() {
+        problems.add("format.hash_salt", "is missing: without it a short text is found by trying");
+    }
+    for columns in hashed {
+        let salt = Salt(salt.to_owned());
+        found.push(Disguised { columns, by: Disguise::Hash { algorithm, salt } });
+    }
+    for (name, characters) in raw.truncate_columns.iter().flatten() {
+        let columns = column("format.truncate_columns", name, problems);
+        if *characters == 0 {
+            problems.add("format.truncate_columns", format!("{name:?} must keep at least one character"));
         }
-        Pattern::new(name)
-    };
-    names.map(read).collect()
+        found.push(Disguised { columns, by: Disguise::Truncate { characters: *characters } });
+    }
+    found
 }
 
 /// What values become that can be said in more than one way.

@@ -1,5 +1,6 @@
 //! The file as it is written: one field a key, nothing applied, nothing checked.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use secrecy::SecretString;
@@ -36,8 +37,14 @@ pub struct Format {
     pub hstore: Option<String>,
     pub context_headers: Option<bool>,
     pub skip_operations: Option<Vec<String>>,
+    pub skip_unchanged: Option<bool>,
     pub exclude_columns: Option<Vec<String>>,
     pub include_columns: Option<Vec<String>>,
+    pub mask_columns: Option<BTreeMap<String, usize>>,
+    pub truncate_columns: Option<BTreeMap<String, usize>>,
+    pub hash_columns: Option<Vec<String>>,
+    pub hash_algorithm: Option<String>,
+    pub hash_salt: Option<SecretString>,
     pub tombstones: Option<bool>,
     pub truncates: Option<bool>,
     pub placeholder: Option<String>,

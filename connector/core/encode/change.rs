@@ -88,12 +88,13 @@ impl<'a> Pass<'a> {
                 continue;
             }
             let context = Context { plan, change, transaction };
+            let written = self.out.records.len();
             match &plan.update {
                 None => self.change::<W>(context)?,
                 Some(update) => self.document::<W>(context, update)?,
             }
             let count = counts.get_mut(relation).and_then(|c| c.get_mut(op_index(change.op)));
-            if let Some(count) = count.filter(|_| change.op != Op::Truncate || self.format.truncates) {
+            if let Some(count) = count.filter(|_| self.out.records.len() > written) {
                 *count += 1;
             }
         }
@@ -123,6 +124,9 @@ impl<'a> Pass<'a> {
                 match old {
                     Some(old) if self.key_moved(context.plan, old, cells) => {
                         self.moved::<W>(context, old, new)
+                    }
+                    Some(old) if self.format.skip_unchanged && self.is_same(context.plan, old, cells) => {
+                        Ok(())
                     }
                     _ => {
                         let before = old.filter(|old| !old.is_identity);
@@ -164,6 +168,17 @@ impl<'a> Pass<'a> {
                 (before, after) => before != after,
             }
         })
+    }
+
+    /// Whether no column that events show is another one now, as far as the old row was sent.
+    fn is_same(&self, plan: &Plan, old: RowCells<'_>, new: &[Cell]) -> bool {
+        !old.is_identity
+            && plan.row.columns.iter().all(|column| {
+                let (Some(before), Some(after)) = (old.cells.get(column.index), new.get(column.index)) else {
+                    return false;
+                };
+                after.tag == Tag::Unchanged || self.batch.value(*before) == self.batch.value(*after)
+            })
     }
 
     /// The row leaves its old key and appears under the new one.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::disguise::Disguise;
 use super::scene::*;
 use super::*;
 use crate::batch::{Before, Op, SnapshotMark};
@@ -123,6 +124,52 @@ fn only_included_columns_are_in_the_row() {
     let format = Format { columns_included: vec![Pattern::new("*.name")], ..json(false, millrace()) };
     let seen = encode(format, Op::Insert, Before::None, &[], &row("7", "a"));
     assert_eq!(seen[0].value.as_ref().unwrap()["after"], json!({"name": "a"}));
+}
+
+#[test]
+fn an_update_that_changes_nothing_that_events_show_makes_no_record_where_the_file_says_so() {
+    let quiet = Format { skip_unchanged: true, ..json(false, millrace()) };
+    let old = row("7", "a");
+    let records = |format: &Format, before, old: &[C], new: &[C]| {
+        encode(format.clone(), Op::Update, before, old, new).len()
+    };
+    assert_eq!(records(&quiet, Before::Full, &old, &row("7", "a")), 0);
+    assert_eq!(records(&quiet, Before::Full, &old, &row("7", "b")), 1);
+    assert_eq!(records(&quiet, Before::Full, &old, &row("8", "a")), 3, "another key");
+    assert_eq!(records(&quiet, Before::None, &[], &row("7", "a")), 1, "nothing to compare with");
+    let hidden = Format { columns_excluded: vec![Pattern::new("*.name")], ..quiet };
+    assert_eq!(records(&hidden, Before::Full, &old, &row("7", "b")), 0);
+    assert_eq!(records(&json(false, millrace()), Before::Full, &old, &row("7", "a")), 1);
+}
+
+fn disguised(columns: &str, by: Disguise) -> Vec<Disguised> {
+    vec![Disguised { columns: Pattern::new(columns), by }]
+}
+
+#[test]
+fn a_masked_column_shows_neither_its_text_nor_whether_it_has_one() {
+    let mask = disguised("public.t.name", Disguise::Mask { asterisks: 3 });
+    for (encoding, format) in [("json", json(false, millrace())), ("avro", millrace())] {
+        let format = Format { disguised: mask.clone(), ..format };
+        for new in [row("7", "secret").to_vec(), vec![t("7"), C::N, C::N], vec![t("7"), C::U, C::N]] {
+            let seen = encode(format.clone(), Op::Update, Before::None, &[], &new);
+            assert_eq!(seen[0].value.as_ref().unwrap()["after"]["name"], "***", "{encoding}");
+        }
+        let seen = encode(format, Op::Delete, Before::Key, &[t("7"), C::N, C::N], &[]);
+        assert_eq!(seen[0].value.as_ref().unwrap()["before"]["name"], "***", "{encoding}");
+    }
+}
+
+#[test]
+fn a_truncated_column_keeps_its_first_characters_and_its_nulls() {
+    let format = json(false, millrace());
+    let format = Format { disguised: disguised("*.name", Disguise::Truncate { characters: 3 }), ..format };
+    let after = |new: &[C]| {
+        let seen = encode(format.clone(), Op::Insert, Before::None, &[], new);
+        seen[0].value.as_ref().unwrap()["after"]["name"].clone()
+    };
+    assert_eq!(after(&row("7", "abcdef")), "abc");
+    assert_eq!(after(&[t("7"), C::N, C::N]), Json::Null);
 }
 
 #[test]

@@ -248,7 +248,7 @@ pub(crate) fn zero(r#type: &Type) -> &'static str {
         Type::Bool => "f",
         Type::Int16 | Type::Int32 | Type::Int64 | Type::Float32 | Type::Float64 => "0",
         Type::Decimal { .. } | Type::VariableDecimal { .. } | Type::DecimalText { .. } => "0",
-        Type::Text => "",
+        Type::Text | Type::Disguised(_) => "",
         Type::Bytes => "\\x",
         Type::Date => "1970-01-01",
         Type::TimeMs | Type::TimeUs | Type::Interval => "00:00:00",

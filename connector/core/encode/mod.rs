@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use self::avro::Avro;
 use self::change::{Fault, Pass, Room};
+use self::disguise::Disguised;
 use self::json::Json;
 use self::plan::{Draft, Plan, SchemaIds, Tail};
 use crate::batch::{ChangeBatch, EncodedBatch, Op};
@@ -30,6 +31,7 @@ mod avro;
 mod avro_schema;
 mod change;
 mod connect;
+pub mod disguise;
 mod document;
 mod header;
 mod json;
@@ -65,10 +67,14 @@ pub struct Format {
     pub truncates: bool,
     /// Operations that make no record. What they did counts as received all the same.
     pub skipped: Skipped,
+    /// Updates that change nothing of what events show make no record, where the whole old row is sent.
+    pub skip_unchanged: bool,
     /// Columns (`schema.table.column`) that are not in the events' rows. Keys keep theirs.
     pub columns_excluded: Vec<Pattern>,
     /// Where there are any, only these are.
     pub columns_included: Vec<Pattern>,
+    /// Columns of text that are masked, hashed or cut off; the first that names a column decides.
+    pub disguised: Vec<Disguised>,
     /// Headers that name the connector, its task and its run, where the dialect has them.
     pub context_headers: bool,
     /// Stands for an unchanged TOAST value that the source did not send.
@@ -92,8 +98,10 @@ impl Format {
             tombstones: true,
             truncates: false,
             skipped: Skipped::default(),
+            skip_unchanged: false,
             columns_excluded: Vec::new(),
             columns_included: Vec::new(),
+            disguised: Vec::new(),
             context_headers: true,
             placeholder: "__debezium_unavailable_value".into(),
             record_bytes_max: 1_000_000_000,
@@ -254,7 +262,7 @@ impl<T: Targets> Encoder<T> {
     async fn plan(&self, relation: &Relation) -> Result<Plan> {
         let stale = self.plans.iter().find(|plan| plan.version == relation.version);
         let widened = stale.map(|plan| plan.widened.clone()).unwrap_or_default();
-        let draft = Draft::new(&self.format, relation, widened);
+        let draft = Draft::new(&self.format, relation, widened)?;
         let topic = self.targets.topic(draft.topic_name()).await?;
         let mut ids = SchemaIds::default();
         if self.format.encoding == Encoding::Avro {

@@ -7,12 +7,14 @@ use std::sync::OnceLock;
 
 use super::avro::Avro;
 use super::connect::{Field, Names, Schema};
+use super::disguise::{self, Disguise, Disguised};
 use super::json::Json;
-use super::mapping::{field, is_shown, zero};
+use super::mapping::{field, is_shown, map, zero};
 use super::short::Lead;
 use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Format, avro_schema, header, json_schema};
 use crate::batch::document;
+use crate::error::{Error, Result};
 use crate::pattern::Pattern;
 use crate::relation::{Column, Relation, Shape, SourceBlock, SourceValue};
 use crate::route::topic_name;
@@ -144,7 +146,8 @@ pub(crate) struct SchemaIds {
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(format: &'a Format, relation: &'a Relation, widened: Vec<usize>) -> Self {
+    /// Fails where a column is to keep a secret and cannot.
+    pub(crate) fn new(format: &'a Format, relation: &'a Relation, widened: Vec<usize>) -> Result<Self> {
         let topic_name = topic_name(&format.topic_prefix, relation);
         let logical = match format.dialect {
             Dialect::Millrace => format!("{}.{}", format.topic_prefix, relation.full_name()),
@@ -153,14 +156,21 @@ impl<'a> Draft<'a> {
         let names = Names { logical };
         let nullable = |index| is_nullable(relation, &widened, index);
         let schema = |(index, column): (usize, &Column)| field(column, nullable(index), format).1;
-        let row: Vec<Field> = shown_columns(format, relation).map(schema).collect();
+        let row = |(index, column): (usize, &Column)| {
+            let Field { name, schema } = schema((index, column));
+            Ok(match disguise(format, relation, column)? {
+                None => Field { name, schema },
+                Some(disguise) => Field { name, schema: disguise.tell(schema) },
+            })
+        };
+        let row = shown_columns(format, relation).map(row).collect::<Result<Vec<Field>>>()?;
         let key: Vec<Field> = key_columns(relation).map(schema).collect();
         let key = (!key.is_empty()).then(|| names.key(key));
         let envelope = match relation.shape {
             Shape::Rows => names.envelope(row, &relation.source),
             Shape::Documents => names.document_envelope(&relation.source),
         };
-        Self { format, relation, widened, topic_name, key, envelope }
+        Ok(Self { format, relation, widened, topic_name, key, envelope })
     }
 
     pub(crate) fn topic_name(&self) -> &str {
@@ -199,7 +209,8 @@ impl<'a> Draft<'a> {
             version: relation.version,
             table: relation.full_name(),
             record_bytes_max: self.format.record_bytes_max.min(topic.record_bytes_max) as usize,
-            row: RowPlan::compile::<W>(&self, shown_columns(self.format, relation), b"", b""),
+            row: RowPlan::compile::<W>(&self, shown_columns(self.format, relation), b"", b"")
+                .disguised::<W>(&self),
             context: if self.format.has_context_headers() {
                 context(self.format, relation)
             } else {
@@ -307,7 +318,52 @@ impl RowPlan {
     }
 }
 
+impl RowPlan {
+    /// Puts on the disguises that the format asks for.
+    fn disguised<W: Writer>(mut self, draft: &Draft<'_>) -> Self {
+        for column in &mut self.columns {
+            let known = draft.relation.columns.get(column.index);
+            let found = known.and_then(|known| disguise(draft.format, draft.relation, known).ok().flatten());
+            if let Some(disguise) = found {
+                column.disguise::<W>(disguise.clone(), &draft.format.placeholder);
+            }
+        }
+        self
+    }
+}
+
+/// What becomes of this column's text, if anything.
+fn disguise<'a>(format: &'a Format, relation: &Relation, column: &Column) -> Result<Option<&'a Disguise>> {
+    if format.disguised.is_empty() {
+        return Ok(None);
+    }
+    let name = format!("{}.{}", relation.full_name(), column.name);
+    let found = format.disguised.iter().find(|disguised| disguised.columns.matches(&name));
+    let Some(Disguised { by, .. }) = found else { return Ok(None) };
+    match (disguise::fits(&map(&column.kind, format).0), by.is_secret()) {
+        (true, _) => Ok(Some(by)),
+        (false, false) => Ok(None),
+        (false, true) => Err(Error::config(format!("column {name} is no text, and only texts are masked"))
+            .hint("leave it out with format.exclude_columns, or name other columns to mask")),
+    }
+}
+
 impl ColumnPlan {
+    fn disguise<W: Writer>(&mut self, disguise: Disguise, placeholder: &str) {
+        let field = |text: &str| {
+            let mut out = Vec::new();
+            self.lead.put(&mut out);
+            disguise.write::<W>(text.as_bytes(), &mut out, &mut Vec::new());
+            Lead::from(out)
+        };
+        self.unchanged = field(placeholder);
+        if disguise.hides_null() {
+            self.absent = field("");
+            self.null = self.null.is_some().then(|| field(""));
+        }
+        self.r#type = Type::Disguised(Box::new(disguise));
+    }
+
     fn compile<W: Writer>(
         format: &Format,
         index: usize,

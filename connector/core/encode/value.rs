@@ -1,5 +1,6 @@
 //! Writes one value, from its text, in either encoding.
 
+use super::disguise::Disguise;
 use super::lexical::array::Elements;
 use super::lexical::decimal::{self, Decimal};
 use super::lexical::{Bad, hstore, interval, number, time};
@@ -38,6 +39,8 @@ pub(crate) enum Type {
     },
     Interval,
     Array(Box<Items>),
+    /// A text that is not for every reader.
+    Disguised(Box<Disguise>),
     Rare(Rare),
 }
 
@@ -193,6 +196,7 @@ pub(crate) fn write<W: Writer>(
         }
         Type::Interval => W::long(out, interval::micros(text)?),
         Type::Array(items) => write_array::<W>(items, text, out, scratch)?,
+        Type::Disguised(disguise) => disguise.write::<W>(text, out, &mut scratch.text),
         Type::Rare(rare) => shapes::write::<W>(*rare, text, out, scratch)?,
     }
     Ok(())
@@ -266,6 +270,7 @@ pub(crate) fn write_placeholder<W: Writer>(r#type: &Type, placeholder: &str, out
     let Type::Array(items) = r#type else {
         match r#type {
             Type::Text => W::string(out, bytes),
+            Type::Disguised(disguise) => disguise.write::<W>(bytes, out, &mut Vec::new()),
             Type::Bytes => W::bytes(out, bytes),
             Type::Rare(rare) => return shapes::write_placeholder::<W>(*rare, bytes, out),
             _ => return false,

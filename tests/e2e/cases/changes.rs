@@ -167,6 +167,43 @@ async fn columns_and_operations_that_the_file_leaves_out_are_in_no_event() {
 }
 
 #[tokio::test]
+async fn a_masked_a_hashed_and_a_cut_column_arrive_so_and_equal_hashes_are_equal_texts() {
+    let mut shop = Shop::open("disguised").await;
+    shop.table("people", "id int PRIMARY KEY, phone text, email text, note text").await;
+    let column = |name: &str, size: i64| toml::Table::from_iter([(name.to_owned(), size.into())]);
+    shop.file.set("format/mask_columns", column("public.people.phone", 4));
+    shop.file.set("format/truncate_columns", column("*.note", 3));
+    shop.file.set("format/hash_columns", vec!["*.email"]).set("format/hash_salt", "pepper");
+    shop.capture(&["public.people"]).start().await;
+    shop.sql.run("INSERT INTO people VALUES (1, '555', 'a@b', 'abcdef'), (2, NULL, 'a@b', NULL)").await;
+    let events = shop.wait_for_events("public.people", 2).await;
+    let seen = |nth: usize| ["phone", "email", "note"].map(|name| events[nth].after(name).clone());
+    // printf peppera@b | sha256sum
+    let hash = "919f9740b9487578d6b6fb432de1eee32c7712a2f90105147f08d8f82c7370a9";
+    assert_eq!(seen(0), [json!("****"), json!(hash), json!("abc")]);
+    assert_eq!(seen(1), [json!("****"), json!(hash), Json::Null]);
+}
+
+#[tokio::test]
+async fn a_column_that_cannot_be_masked_stops_the_connector_before_its_first_event() {
+    let mut shop = Shop::open("no-mask").await;
+    let columns = toml::Table::from_iter([("public.orders.id".to_owned(), 4.into())]);
+    shop.file.set("format/mask_columns", columns);
+    shop.start().await.sql.run("INSERT INTO orders (id) VALUES (1)").await;
+    shop.not_ready("FAILED").await.expect_reason(&["public.orders.id"]).expect_hint(&["exclude_columns"]);
+}
+
+#[tokio::test]
+async fn an_update_without_a_change_makes_no_event_where_the_file_says_so() {
+    let mut shop = Shop::open("unchanged").await;
+    shop.sql.run("ALTER TABLE orders REPLICA IDENTITY FULL").await;
+    shop.file.set("format/skip_unchanged", true);
+    shop.start().await.rows(1..=1).await;
+    shop.sql.run("UPDATE orders SET note = note; UPDATE orders SET note = 'changed'").await;
+    shop.expect_changes(&[("c", 1), ("u", 1)]).await;
+}
+
+#[tokio::test]
 async fn a_table_without_a_key_gives_events_without_keys_in_commit_order() {
     let mut shop = Shop::open("no-key").await;
     shop.table("notes", "line int, words text").await;

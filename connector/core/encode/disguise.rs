@@ -1,0 +1,155 @@
+//! Columns whose text is not for every reader: masked, hashed or cut off, decided once per column. Keys keep
+//! what they are made of.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256, Sha384, Sha512};
+
+use super::connect::Schema;
+use super::value::{Type, Writer};
+use crate::pattern::Pattern;
+
+/// What becomes of a column's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disguise {
+    /// As many asterisks, whatever the value, and for NULL too: who reads them learns nothing.
+    Mask { asterisks: usize },
+    /// The digest of the salt and the text, in hexadecimal. Equal texts stay equal, and NULL stays NULL.
+    Hash { algorithm: Algorithm, salt: Salt },
+    /// The first characters, as Java counts them.
+    Truncate { characters: usize },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// Does not print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Salt(pub String);
+
+impl fmt::Debug for Salt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Salt")
+    }
+}
+
+/// Columns (`schema.table.column`) and what becomes of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disguised {
+    pub columns: Pattern,
+    pub by: Disguise,
+}
+
+impl Disguise {
+    /// Whether a NULL is hidden as well.
+    pub(crate) fn hides_null(&self) -> bool {
+        matches!(self, Self::Mask { .. })
+    }
+
+    /// Whether it is to keep a secret.
+    pub(crate) fn is_secret(&self) -> bool {
+        matches!(self, Self::Mask { .. } | Self::Hash { .. })
+    }
+
+    /// What the schema says of it, as Debezium does.
+    pub(crate) fn tell(&self, schema: Schema) -> Schema {
+        match self {
+            Self::Mask { .. } | Self::Hash { .. } => schema.parameter("masked", "true"),
+            Self::Truncate { characters } => schema.parameter("truncateLength", characters),
+        }
+    }
+
+    pub(crate) fn write<W: Writer>(&self, text: &[u8], out: &mut Vec<u8>, room: &mut Vec<u8>) {
+        room.clear();
+        match self {
+            Self::Mask { asterisks } => room.resize(*asterisks, b'*'),
+            Self::Truncate { characters } => return W::string(out, cut(text, *characters)),
+            Self::Hash { algorithm, salt } => match algorithm {
+                Algorithm::Sha256 => digest::<Sha256>(salt, text, room),
+                Algorithm::Sha384 => digest::<Sha384>(salt, text, room),
+                Algorithm::Sha512 => digest::<Sha512>(salt, text, room),
+            },
+        }
+        W::string(out, room);
+    }
+}
+
+/// A disguise hides only what is written as text.
+pub(crate) fn fits(r#type: &Type) -> bool {
+    matches!(r#type, Type::Text)
+}
+
+fn digest<D: Digest>(salt: &Salt, text: &[u8], out: &mut Vec<u8>) {
+    let digest = D::new().chain_update(salt.0.as_bytes()).chain_update(text).finalize();
+    for byte in digest.iter() {
+        for nibble in [byte >> 4, byte & 15] {
+            out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
+        }
+    }
+}
+
+/// As much of the text as has no more UTF-16 units than this, and no half of a character.
+fn cut(text: &[u8], units: usize) -> &[u8] {
+    let mut left = units;
+    for (at, byte) in text.iter().enumerate() {
+        let needed = match byte {
+            0x80..=0xbf => continue,
+            0xf0.. => 2,
+            _ => 1,
+        };
+        if needed > left {
+            return text.get(..at).unwrap_or_default();
+        }
+        left -= needed;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::json::Json;
+    use super::*;
+
+    fn written(disguise: &Disguise, text: &str) -> String {
+        let mut out = Vec::new();
+        disguise.write::<Json>(text.as_bytes(), &mut out, &mut Vec::new());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_mask_tells_nothing_of_the_text() {
+        for text in ["", "secret", "a much longer secret"] {
+            assert_eq!(written(&Disguise::Mask { asterisks: 3 }, text), "\"***\"");
+        }
+        assert_eq!(written(&Disguise::Mask { asterisks: 0 }, "x"), "\"\"");
+    }
+
+    #[test]
+    fn a_hash_is_that_of_the_salt_and_the_text() {
+        let hash = |algorithm| Disguise::Hash { algorithm, salt: Salt("CzQMA0cB5K".into()) };
+        // printf CzQMA0cB5Kanna@example.com | sha256sum
+        let expected = "beb9f965d6e20f24f16bdef1c8e2a3ac5656cbdc933e784eb413772ded875717";
+        assert_eq!(written(&hash(Algorithm::Sha256), "anna@example.com"), format!("\"{expected}\""));
+        assert_eq!(written(&hash(Algorithm::Sha384), "").len(), 98);
+        assert_eq!(written(&hash(Algorithm::Sha512), "").len(), 130);
+        assert_eq!(format!("{:?}", Salt("secret".into())), "Salt");
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters_as_java_counts_them() {
+        for (text, characters, expected) in [
+            ("abc", 5, "abc"),
+            ("abc", 2, "ab"),
+            ("grün", 3, "grü"),
+            ("a🦀b", 2, "a"),
+            ("a🦀b", 3, "a🦀"),
+            ("", 1, ""),
+        ] {
+            assert_eq!(cut(text.as_bytes(), characters), expected.as_bytes(), "{text} {characters}");
+        }
+    }
+}
