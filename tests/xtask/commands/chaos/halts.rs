@@ -105,7 +105,11 @@ async fn tamper(stage: &mut Stage, tampering: Tampering) -> Result<()> {
             );
             Some(sql)
         }
-        SlotAdvanced => Some(format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())")),
+        SlotAdvanced => {
+            // The writers may rest: a commit of our own lies between the position and the place.
+            admin.batch_execute("SELECT pg_logical_emit_message(true, 'between', '')").await?;
+            Some(format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())"))
+        }
         SlotRecreated => Some(format!(
             "SELECT pg_drop_replication_slot('{slot}'); \
              SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"

@@ -62,6 +62,8 @@ pub const POINTS: &[(&str, How)] = &[
 const ELSEWHERE: &[&str] = &["cut-committed", "chunk-placed"];
 
 const DIES_WITHIN: Duration = Duration::from_secs(60);
+/// A transaction is open for moments only: it takes many tries to meet one.
+const ABORTS_WITHIN: Duration = Duration::from_secs(240);
 /// Between two tries to catch the daemon with a transaction open.
 const ABORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -141,7 +143,7 @@ async fn cut_off_until_dead(stage: &mut Stage) -> Result<()> {
     let admin = stage.admin().await?;
     let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
                WHERE slot_name = $1 AND active";
-    let deadline = Instant::now() + DIES_WITHIN;
+    let deadline = Instant::now() + ABORTS_WITHIN;
     while stage.daemon.still_runs().is_ok() && Instant::now() < deadline {
         // It has to stream for a while before it has something open, however busy the machine is.
         let cut = admin.execute(sql, &[&stage.config.slot()]).await?;
