@@ -121,7 +121,9 @@ fn an_update_has_every_part_in_avro_and_in_json() {
             "source": source, "op": "u", "ts_ms": null, "transaction": null,
         });
         assert_eq!(value.to_string(), expected.to_string());
-        assert!(seen.headers.is_empty(), "{:?}", seen.headers);
+        let names = seen.headers.iter().map(|(name, _)| name.as_str());
+        assert!(names.clone().all(|name| name.starts_with("__debezium.context.")), "{:?}", seen.headers);
+        assert_eq!(names.count(), 4);
     }
 }
 
