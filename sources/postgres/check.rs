@@ -4,11 +4,12 @@ use millrace_core::error::{Error, Kind, Result};
 use millrace_core::report::Report;
 use tokio_postgres::Client;
 
-use crate::config::{Server, Settings, SslMode};
-use crate::control;
+use crate::config::{Server, Settings, Snapshot, SslMode};
 use crate::publication::{self, Plan, Publication, Wanted};
 use crate::server::{self, CONDITIONS, ServerFacts};
 use crate::slot::{self, Slot};
+use crate::tables::quoted;
+use crate::{control, errors};
 
 /// What was found, one line a precondition; a server that cannot be reached is a finding too.
 pub async fn check(settings: &Settings) -> Result<Report> {
@@ -50,6 +51,9 @@ async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> 
     let found = publication::read(client, &settings.publication, &facts).await?;
     tables(report, &wanted, found.as_ref(), settings);
     published(report, found.as_ref(), &wanted, &facts, settings);
+    if settings.snapshot == Snapshot::Initial {
+        readable(report, client, &wanted, settings).await?;
+    }
     let found = slot::read(client, &settings.slot).await?;
     of_slot(report, found.as_ref(), settings);
     room(report, found.as_ref(), &facts);
@@ -118,6 +122,34 @@ fn published(
     } else {
         report.pass(subject, format!("{lack} yet; run will do: {typed}"));
     }
+}
+
+/// Rows are read as any client reads them, and changes are not: a role that streams may lack the right.
+async fn readable(report: &mut Report, client: &Client, wanted: &Wanted, settings: &Settings) -> Result<()> {
+    let sql = "SELECT c.oid, has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid) \
+               FROM pg_class c WHERE c.oid = ANY($1)";
+    let what = "cannot look up who may read the tables";
+    let oids: Vec<u32> = wanted.tables.iter().map(|table| table.oid).collect();
+    let rows = client.query(sql, &[&oids]).await.map_err(|error| errors::query(what, error))?;
+    for row in rows {
+        let column = |index| row.try_get(index).map_err(|error| errors::query(what, error));
+        let (may_read, is_filtered): (bool, bool) = (column(1)?, column(2)?);
+        let oid: u32 = row.try_get(0).map_err(|error| errors::query(what, error))?;
+        let Some(table) = wanted.tables.iter().find(|table| table.oid == oid) else { continue };
+        let (subject, user) = (format!("rows of {}", table.name()), quoted(&settings.user));
+        if !may_read {
+            let grant = format!("GRANT SELECT ON {} TO {user};", table.name().sql());
+            report.warn(subject, "may not be read: its snapshot will stop the connector", grant);
+        } else if is_filtered {
+            let bypass = format!("ALTER ROLE {user} BYPASSRLS;");
+            report.warn(
+                subject,
+                "are hidden in part by row security: its snapshot will stop the connector",
+                bypass,
+            );
+        }
+    }
+    Ok(())
 }
 
 fn of_slot(report: &mut Report, found: Option<&Slot>, settings: &Settings) {

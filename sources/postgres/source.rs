@@ -310,8 +310,11 @@ struct Started {
 
 /// Says what cannot be read: on a standby nobody knows which transactions a snapshot saw.
 fn possible(plan: &Plan, facts: &ServerFacts) -> Result<()> {
-    for table in &plan.keyless {
-        tracing::warn!(%table, "the table has no key to read its rows by: only its changes are delivered");
+    for table in &plan.again {
+        tracing::warn!(
+            %table,
+            "the table has no key, and the reading of its rows was broken off: all of them come again"
+        );
     }
     match plan.unread.first() {
         Some(unread) if facts.in_recovery => Err(Error::config(format!(

@@ -186,17 +186,16 @@ impl Stream {
             let Some(tracker) = self.session.tracker() else { break };
             match order {
                 Order::Pause(reply) => desk.wanted = Some(reply),
-                Order::Resume(opened) => {
-                    let stood = desk.resume();
-                    if let Some(opened) = opened {
-                        if !stood {
-                            return Err(
-                                Error::transient("a snapshot took so long that the stream went on").into()
-                            );
-                        }
-                        tracker.open(*opened);
-                    }
+                Order::Resume(None) => drop(desk.resume()),
+                Order::Resume(Some(opened)) => {
+                    stood(desk.resume())?;
+                    tracker.open(*opened);
                 }
+                Order::Hold(opened) => {
+                    stood(desk.hold())?;
+                    tracker.open(*opened);
+                }
+                Order::Open(opened) => tracker.open(*opened),
                 Order::Read(read) => tracker.read(*read),
                 Order::Seen(seen) => tracker.seen(&seen),
             }
@@ -413,6 +412,11 @@ impl Stream {
         self.status()?;
         self.wire.finish(Duration::from_secs(1))
     }
+}
+
+/// A snapshot of which the stream did not know when it went on is worth nothing.
+fn stood(still: bool) -> Result<()> {
+    still.then_some(()).ok_or_else(|| Error::transient("a snapshot took so long that the stream went on"))
 }
 
 /// Whether frames are to be read.

@@ -7,7 +7,7 @@ use super::tests::{begin, commit, fresh, play, relation};
 use super::*;
 use crate::pgoutput::writer::{Writer, Written};
 use crate::snapshot::table::{Phase, TableNote, Unread};
-use crate::snapshot::tracker::{MESSAGE_PREFIX, Opened, Read, row};
+use crate::snapshot::tracker::{MESSAGE_PREFIX, Opened, Read, Turn, row};
 use crate::snapshot::visibility::Visibility;
 use crate::tables::TableName;
 
@@ -17,7 +17,7 @@ type Logged = (Lsn, Vec<u8>);
 
 fn reading(phase: Phase) -> Session {
     let table = TableName::new("public", "t");
-    let unread = Unread { table, note: TableNote::new(phase), listed: Vec::new() };
+    let unread = Unread { table, note: TableNote::new(phase), listed: Vec::new(), is_keyless: false };
     let tracker = Tracker::new(vec![unread], Vec::new(), "us".to_owned());
     Session::new(Streamed::starting_at("1", 1, "s", Lsn(10)), Some(tracker))
 }
@@ -55,7 +55,7 @@ fn transaction(lsn: u64, xid: u32, change: Logged) -> Vec<Logged> {
 
 fn open(session: &mut Session, id: u64, seen: &str) {
     let seen = Visibility::parse(seen).expect("a snapshot");
-    session.tracker().expect("reading").open(Opened { id, table: 0, seen });
+    session.tracker().expect("reading").open(Opened { id, table: 0, seen, turn: Turn::Message });
 }
 
 /// Hands over the rows of a chunk.

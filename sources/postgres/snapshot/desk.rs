@@ -23,6 +23,10 @@ pub enum Order {
     Pause(oneshot::Sender<Vec<u32>>),
     /// Go on, watching a new chunk where a snapshot was taken.
     Resume(Option<Box<Opened>>),
+    /// Watch a new chunk and stand still for as long as its table is read.
+    Hold(Box<Opened>),
+    /// Another chunk under a snapshot that is known.
+    Open(Box<Opened>),
     /// The rows of a chunk.
     Read(Box<Read>),
     /// These transactions have ended.
@@ -37,6 +41,8 @@ pub struct Desk {
     /// Wants the stream to stop at the next end of a transaction.
     pub wanted: Option<oneshot::Sender<Vec<u32>>>,
     paused: Option<Instant>,
+    /// Until it is told to go on.
+    held: bool,
 }
 
 /// The reader's side.
@@ -49,14 +55,21 @@ pub struct Counter {
 pub fn desk() -> (Desk, Counter) {
     let (orders_in, orders) = sync_channel(PLACES);
     let (outcomes, outcomes_out) = mpsc::channel(PLACES);
-    let desk = Desk { orders, outcomes, wanted: None, paused: None };
+    let desk = Desk { orders, outcomes, wanted: None, paused: None, held: false };
     (desk, Counter { orders: orders_in, outcomes: outcomes_out })
 }
 
 impl Desk {
     pub fn is_paused(&mut self) -> bool {
         self.paused.take_if(|since| since.elapsed() > PAUSE_MAX);
-        self.paused.is_some()
+        self.held || self.paused.is_some()
+    }
+
+    /// Stands still until `resume`. False where it went on already.
+    pub fn hold(&mut self) -> bool {
+        let stood = self.is_paused();
+        self.held = stood;
+        stood
     }
 
     /// At the end of a transaction: stops, if that is wanted and still waited for.
@@ -71,7 +84,7 @@ impl Desk {
     /// Whether the stream stood still until now: otherwise it went on without knowing of the snapshot.
     pub fn resume(&mut self) -> bool {
         let stood = self.is_paused();
-        self.paused = None;
+        (self.paused, self.held) = (None, false);
         stood
     }
 

@@ -14,11 +14,14 @@
 //! - Until its first S a table is pending: its changes are not emitted, and from then on those in S are not,
 //!   until L: the rows hold them.
 //!
+//! Tables without a key are read under one S (`keyless`).
+//!
 //! A crash throws open chunks away with their S, L and touched keys, and their rows were never delivered.
 
 pub mod copy;
 pub mod desk;
 mod key;
+mod keyless;
 pub mod reader;
 mod select;
 pub mod table;

@@ -26,13 +26,13 @@ use crate::snapshot::desk::{Counter, Order};
 use crate::snapshot::key::{self, Key};
 use crate::snapshot::select::{self, Published, Rows};
 use crate::snapshot::table::Unread;
-use crate::snapshot::tracker::{MESSAGE_PREFIX, Opened, Outcome, Read, row};
+use crate::snapshot::tracker::{MESSAGE_PREFIX, Opened, Outcome, Read, Turn, row};
 use crate::snapshot::visibility::Visibility;
 use crate::tables::TableName;
 use crate::types::Types;
 
 /// Chunks of one reader under way: one is read while the one before waits for the stream.
-const UNDER_WAY_MAX: usize = 2;
+pub(super) const UNDER_WAY_MAX: usize = 2;
 
 /// Rows of a table's first chunk, before it is known how large they are.
 const ROWS_FIRST: u64 = 500;
@@ -65,38 +65,47 @@ pub struct Reader {
     settings: Settings,
     origin: Origin,
     /// A connection of its own.
-    control: Control,
+    pub(super) control: Control,
     counter: Counter,
     /// What makes its messages its own.
     token: String,
     progress: Arc<Progress>,
-    unread: Vec<Unread>,
+    pub(super) unread: Vec<Unread>,
     /// One of them came later than the connector.
     joined: bool,
     types: Types,
     /// Number of the newest chunk.
     newest_id: u64,
     buffers: Vec<ChangeBatch>,
-    figures: SnapshotFigures,
+    pub(super) figures: SnapshotFigures,
 }
 
 /// Where the reading of one table is.
-struct Range {
-    table: usize,
-    name: TableName,
-    last: Option<Vec<String>>,
-    ended: bool,
-    rows_max: u64,
+pub(super) struct Range {
+    pub(super) table: usize,
+    pub(super) name: TableName,
+    pub(super) last: Option<Vec<String>>,
+    pub(super) ended: bool,
+    pub(super) rows_max: u64,
     /// The columns that `last` is of.
-    key: Vec<String>,
+    pub(super) key: Vec<String>,
+}
+
+impl Range {
+    pub(super) fn of(table: usize, unread: &Unread, rows_max: u64) -> Self {
+        let note = &unread.note;
+        let (last, key) = (note.last.clone(), note.key.clone());
+        Self { table, name: unread.table.clone(), last, ended: note.ended, rows_max, key }
+    }
 }
 
 /// A chunk with its snapshot.
-struct Taken {
-    id: u64,
-    info: TableInfo,
-    published: Published,
-    message: RelationMessage,
+pub(super) struct Taken {
+    pub(super) id: u64,
+    pub(super) seen: Visibility,
+    pub(super) info: TableInfo,
+    pub(super) published: Published,
+    pub(super) message: RelationMessage,
 }
 
 impl Reader {
@@ -146,7 +155,10 @@ impl Reader {
         self.wait_for_the_past().await?;
         self.mark(0).await?;
         for index in 0..self.unread.len() {
-            self.table(index).await?;
+            match self.unread.get(index).is_some_and(|unread| unread.is_keyless) {
+                true => self.keyless(index).await?,
+                false => self.table(index).await?,
+            }
             self.figures.tables_done += 1;
             self.show(None);
         }
@@ -174,7 +186,7 @@ impl Reader {
         }
     }
 
-    async fn look(&self) -> Result<Visibility> {
+    pub(super) async fn look(&self) -> Result<Visibility> {
         visibility(&self.control.client).await
     }
 
@@ -209,14 +221,7 @@ impl Reader {
     /// Reads one table to its end, and again what was listed meanwhile.
     async fn table(&mut self, index: usize) -> Result<()> {
         let Some(unread) = self.unread.get_mut(index) else { return Ok(()) };
-        let mut range = Range {
-            table: index,
-            name: unread.table.clone(),
-            last: unread.note.last.take(),
-            ended: unread.note.ended,
-            rows_max: ROWS_FIRST.min(self.settings.snapshot_chunk_rows),
-            key: std::mem::take(&mut unread.note.key),
-        };
+        let mut range = Range::of(index, unread, ROWS_FIRST.min(self.settings.snapshot_chunk_rows));
         let before = unread.note.rows;
         let mut listed = std::mem::take(&mut unread.listed);
         let delivered = self.figures.rows;
@@ -244,9 +249,7 @@ impl Reader {
                 range.rows_max = (range.rows_max / 2).max(1);
                 tracing::warn!(table = %range.name, "too many rows changed under a chunk: it is read again, smaller");
             }
-            self.buffers.push(outcome.buffer);
-            self.figures.rows = delivered + outcome.rows.saturating_sub(before);
-            self.show(None);
+            self.delivered(delivered + outcome.rows.saturating_sub(before), outcome.buffer);
             listed = outcome.listed;
             if outcome.done {
                 tracing::info!(table = %range.name, rows = outcome.rows, "all rows of the table are read");
@@ -257,7 +260,7 @@ impl Reader {
 
     /// Takes a snapshot, reads a chunk under it and hands it over.
     async fn chunk(&mut self, range: &mut Range, requested: Option<Vec<Key>>) -> Result<()> {
-        let taken = self.take(range).await?;
+        let taken = self.take(range, Turn::Message).await?;
         let relation = self.relation(&taken)?;
         let names: Vec<String> = relation
             .identity
@@ -306,7 +309,7 @@ impl Reader {
     }
 
     /// As the stream would describe it.
-    fn relation(&self, taken: &Taken) -> Result<Relation> {
+    pub(super) fn relation(&self, taken: &Taken) -> Result<Relation> {
         let mut relation = relation::build(&self.types, Some(&taken.info), &taken.message, &self.origin);
         if let Some(names) = self.settings.message_key(&relation.namespace, &relation.name) {
             relation.key = relation::keyed_by(&relation, names)?;
@@ -322,9 +325,8 @@ impl Reader {
     }
 
     /// A transaction with a lock on the table and a snapshot that the stream's thread knows of.
-    async fn take(&mut self, range: &Range) -> Result<Taken> {
-        self.newest_id += 1;
-        let id = self.newest_id;
+    pub(super) async fn take(&mut self, range: &Range, turn: Turn) -> Result<Taken> {
+        let id = self.next_id();
         loop {
             if !self.begin(&range.name).await? {
                 self.wait(format!("a lock on {}, which somebody holds", range.name)).await;
@@ -337,10 +339,13 @@ impl Reader {
             };
             match self.agree(&range.name, &streamed).await? {
                 Ok(seen) => {
-                    let opened = Opened { id, table: range.table, seen };
-                    self.order(Order::Resume(Some(Box::new(opened))))?;
+                    let opened = Box::new(Opened { id, table: range.table, seen: seen.clone(), turn });
+                    self.order(match turn {
+                        Turn::Message => Order::Resume(Some(opened)),
+                        Turn::AtOnce { .. } => Order::Hold(opened),
+                    })?;
                     self.show(None);
-                    return self.describe(id, &range.name).await;
+                    return self.describe(id, seen, &range.name).await;
                 }
                 Err(reason) => {
                     self.order(Order::Resume(None))?;
@@ -348,6 +353,27 @@ impl Reader {
                 }
             }
         }
+    }
+
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.newest_id += 1;
+        self.newest_id
+    }
+
+    pub(super) fn empty(&mut self) -> ChangeBatch {
+        let mut batch = self.buffers.pop().unwrap_or_default();
+        batch.clear();
+        batch
+    }
+
+    pub(super) fn is_full(&self, batch: &ChangeBatch) -> bool {
+        batch.changes.len() as u64 >= self.settings.snapshot_chunk_rows || batch.bytes.len() >= CHUNK_BYTES
+    }
+
+    pub(super) fn delivered(&mut self, rows: u64, buffer: ChangeBatch) {
+        self.buffers.push(buffer);
+        self.figures.rows = rows;
+        self.show(None);
     }
 
     async fn wait(&mut self, reason: String) {
@@ -372,7 +398,7 @@ impl Reader {
         }
     }
 
-    async fn execute(&self, sql: &str, table: &TableName) -> Result<()> {
+    pub(super) async fn execute(&self, sql: &str, table: &TableName) -> Result<()> {
         self.control.client.batch_execute(sql).await.map_err(|error| refused(table, error))
     }
 
@@ -410,7 +436,7 @@ impl Reader {
         }
     }
 
-    async fn describe(&mut self, id: u64, table: &TableName) -> Result<Taken> {
+    pub(super) async fn describe(&mut self, id: u64, seen: Visibility, table: &TableName) -> Result<Taken> {
         let client = &self.control.client;
         let pattern = [crate::tables::TablePattern::One(table.clone())];
         let Some(info) = catalog::tables_by_pattern(client, &pattern).await?.pop() else {
@@ -420,7 +446,7 @@ impl Reader {
         let message = select::described(&info, &published);
         let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
         catalog::load_types(client, &mut self.types, &oids).await?;
-        Ok(Taken { id, info, published, message })
+        Ok(Taken { id, seen, info, published, message })
     }
 
     /// The rows, and whether there are more than a chunk may hold.
@@ -431,8 +457,7 @@ impl Reader {
         columns: usize,
         rows_max: u64,
     ) -> Result<(ChangeBatch, bool)> {
-        let mut batch = self.buffers.pop().unwrap_or_default();
-        batch.clear();
+        let mut batch = self.empty();
         let rows = self.control.client.copy_out(sql).await.map_err(|error| refused(table, error))?;
         let mut rows = std::pin::pin!(rows);
         while let Some(line) = rows.next().await {
@@ -449,7 +474,7 @@ impl Reader {
     }
 
     /// Whether a table that comes after this one has a row: where none has, this one's last row is the last.
-    async fn has_rows_after(&self, table: usize) -> Result<bool> {
+    pub(super) async fn has_rows_after(&self, table: usize) -> Result<bool> {
         for unread in self.unread.iter().skip(table + 1) {
             let sql = format!("SELECT EXISTS (SELECT FROM {})", unread.table.sql());
             let row = self.control.client.query_one(&sql, &[]).await;
@@ -463,14 +488,14 @@ impl Reader {
 
     /// When this comes on the stream, everything that a snapshot taken before it saw has come too. It also makes
     /// a quiet server send what it has.
-    async fn mark(&self, id: u64) -> Result<()> {
+    pub(super) async fn mark(&self, id: u64) -> Result<()> {
         let sql = "SELECT pg_logical_emit_message(true, $1::text, $2::text)";
         let content = format!("{} {id}", self.token);
         let sent = self.control.client.query(sql, &[&MESSAGE_PREFIX, &content]).await;
         sent.map(drop).map_err(|error| errors::query("cannot write a chunk's message", error))
     }
 
-    fn order(&self, order: Order) -> Result<()> {
+    pub(super) fn order(&self, order: Order) -> Result<()> {
         self.counter
             .orders
             .try_send(order)
@@ -478,7 +503,7 @@ impl Reader {
     }
 
     /// Never, once the stream has ended: then the whole run does.
-    async fn outcome(&mut self) -> Outcome {
+    pub(super) async fn outcome(&mut self) -> Outcome {
         match self.counter.outcomes.recv().await {
             Some(outcome) => outcome,
             None => std::future::pending().await,
@@ -515,7 +540,7 @@ fn last_key(batch: &ChangeBatch, columns: &[u16]) -> Option<Vec<String>> {
     Some(key::texts(key::of_row(batch, batch.changes.last()?, columns, &mut bytes)?))
 }
 
-fn refused(table: &TableName, error: tokio_postgres::Error) -> Error {
+pub(super) fn refused(table: &TableName, error: tokio_postgres::Error) -> Error {
     let code = error.code().cloned();
     let classified = errors::query(format!("cannot read the rows of {table}"), error);
     let name = table.sql();

@@ -65,6 +65,7 @@ pub enum Rows<'a> {
     /// So many, in the order of the key, after this one.
     After(Option<&'a [String]>, u64),
     These(&'a [key::Key]),
+    All,
 }
 
 /// `COPY` of these rows, columns as described.
@@ -90,6 +91,7 @@ pub fn copy(
             conditions.extend(last.map(|last| format!("({row}) > {}", key::literals(last))));
             tail = format!(" ORDER BY {row} LIMIT {limit}");
         }
+        Rows::All => {}
         Rows::These(keys) => {
             let keys: Vec<_> = keys.iter().map(|key| key::literals(&key::texts(key))).collect();
             conditions.push(format!("({row}) IN ({})", keys.join(", ")));

@@ -41,11 +41,18 @@ pub struct TableNote {
     /// Rows delivered.
     #[serde(default)]
     pub rows: u64,
+    /// How often the rows of a table without a key were begun again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub again: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl TableNote {
     pub fn new(state: Phase) -> Self {
-        Self { state, first: None, key: Vec::new(), last: None, ended: false, rows: 0 }
+        Self { state, first: None, key: Vec::new(), last: None, ended: false, rows: 0, again: 0 }
     }
 
     pub fn to_note(&self, table: &TableName) -> Note {
@@ -81,6 +88,8 @@ pub struct Unread {
     pub note: TableNote,
     /// Keys to be read again.
     pub listed: Vec<Key>,
+    /// Nothing tells its rows apart: they are read under one snapshot, from the beginning.
+    pub is_keyless: bool,
 }
 
 /// What a start has to do.
@@ -92,8 +101,8 @@ pub struct Plan {
     /// A table joined a connector that already ran: transactions from before the publication sent it may still
     /// be under way.
     pub joined: bool,
-    /// Tables without a key, which have no order to be read in.
-    pub keyless: Vec<TableName>,
+    /// Tables without a key that a crash met while they were read: what of them was delivered comes again.
+    pub again: Vec<TableName>,
 }
 
 /// Compares the tables of the file with what was noted of them.
@@ -110,9 +119,9 @@ pub fn plan(mode: Snapshot, wanted: &[TableInfo], found: &Notes, is_first_start:
         let begins = is_first_start || began_with_notes;
         let note = match (mode, noted) {
             (_, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => continue,
-            (Snapshot::Initial, _) if table.key().is_empty() => {
-                plan.keyless.push(name);
-                continue;
+            (Snapshot::Initial, Some(note)) if is_half_read(&note, table) => {
+                plan.again.push(name.clone());
+                TableNote { again: note.again + 1, ..TableNote::new(Phase::Pending) }
             }
             (Snapshot::Initial, Some(note)) => note,
             (Snapshot::Initial, None) if begins => TableNote::new(Phase::Pending),
@@ -124,7 +133,7 @@ pub fn plan(mode: Snapshot, wanted: &[TableInfo], found: &Notes, is_first_start:
         plan.joined |= note.state == Phase::Pending && !is_first_start;
         plan.notes.push(note.to_note(&name));
         let listed = listed_keys(&name, found)?;
-        plan.unread.push(Unread { table: name, note, listed });
+        plan.unread.push(Unread { table: name, note, listed, is_keyless: table.key().is_empty() });
     }
     let kept: Vec<_> =
         tables.iter().map(|table| (key_of(&table.name()), listed_prefix(&table.name()))).collect();
@@ -135,6 +144,11 @@ pub fn plan(mode: Snapshot, wanted: &[TableInfo], found: &Notes, is_first_start:
     let gone = found.keys().filter(|key| !is_kept(key));
     plan.notes.extend(gone.map(|key| Note { key: key.as_str().into(), text: None }));
     Ok(plan)
+}
+
+/// Rows without a key cannot be gone on with.
+fn is_half_read(note: &TableNote, table: &TableInfo) -> bool {
+    table.key().is_empty() && note.state == Phase::Reading && !note.ended
 }
 
 /// With its root in the file, a part's changes come as the root's, and so do its rows.
@@ -230,13 +244,25 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_read_with_its_root_and_a_table_without_a_key_is_named() {
+    fn a_part_is_read_with_its_root() {
         let root = TableInfo { form: Form::Partitioned, ..table(1, "root") };
         let part = TableInfo { root: Some(1), ..table(2, "part") };
-        let keyless = TableInfo { indexes: vec![], ..table(3, "keyless") };
-        let first = plan(Snapshot::Initial, &[root, part, keyless], &Notes::new(), true).expect("plan");
+        let first = plan(Snapshot::Initial, &[root, part], &Notes::new(), true).expect("plan");
         assert_eq!(names(&first), ["root"]);
-        assert_eq!(first.keyless, [TableName::new("public", "keyless")]);
+    }
+
+    #[test]
+    fn a_table_without_a_key_that_was_read_in_part_begins_again_and_says_so() {
+        let keyless = TableInfo { indexes: vec![], ..table(3, "keyless") };
+        let half = TableNote { rows: 5, ..TableNote::new(Phase::Reading) };
+        let whole = TableNote { ended: true, ..half.clone() };
+        for (note, again) in [(half, 1), (whole, 0)] {
+            let note = note.to_note(&keyless.name());
+            let notes = Notes::from([(note.key.to_string(), note.text.expect("text").to_string())]);
+            let next = plan(Snapshot::Initial, std::slice::from_ref(&keyless), &notes, false).expect("plan");
+            assert_eq!((next.again.len(), next.unread[0].note.again), (again, again as u32));
+            assert!(next.unread[0].is_keyless);
+        }
     }
 
     #[test]

@@ -31,6 +31,17 @@ pub struct Opened {
     /// Index of its table.
     pub table: usize,
     pub seen: Visibility,
+    pub turn: Turn,
+}
+
+/// When the rows of a chunk may be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// When the message with the chunk's own number has come.
+    Message,
+    /// As they come: rows without a key, which no change can be told to be of. The message with this number ends
+    /// the table.
+    AtOnce { last: u64 },
 }
 
 /// What was read of a chunk.
@@ -159,7 +170,7 @@ impl Tracker {
 
     /// An emitted change of a row.
     pub fn changed(&mut self, index: usize, xid: u32, batch: &ChangeBatch, change: &Change, columns: &[u16]) {
-        let Some(table) = self.tables.get_mut(index) else { return };
+        let Some(table) = self.tables.get_mut(index).filter(|_| !columns.is_empty()) else { return };
         let (old, new) = key::touched(batch, change, columns);
         if let Some(new) = &new {
             // Listed until it is whole again: a row that is dropped for this change would be lost otherwise.
@@ -261,12 +272,16 @@ impl Tracker {
         {
             table.note.state = Phase::Reading;
             table.note.first = Some(opened.seen.to_string());
-            table.first = Some((opened.seen.clone(), opened.id));
+            let message = match opened.turn {
+                Turn::Message => opened.id,
+                Turn::AtOnce { last } => last,
+            };
+            table.first = Some((opened.seen.clone(), message));
             self.notes.push(table.note.to_note(&table.name));
         }
         let chunk = Chunk {
+            passed: opened.turn != Turn::Message,
             opened,
-            passed: false,
             touched: HashSet::new(),
             truncated: false,
             spoiled: false,
@@ -354,7 +369,9 @@ impl Tracker {
         }
         let is_first_of_table = table.note.rows == 0;
         table.note.rows += batch.changes.len() as u64;
-        let done = table.note.ended && table.listed.is_empty() && !is_open;
+        let is_last = table.note.ended && table.listed.is_empty() && !is_open;
+        // Without a key, changes in the snapshot may still come after the last row.
+        let done = is_last && table.first.is_none();
         if done {
             table.note = TableNote { rows: table.note.rows, ..TableNote::new(Phase::Done) };
         }
@@ -363,7 +380,7 @@ impl Tracker {
             first: if is_first_row { SnapshotMark::First } else { SnapshotMark::FirstOfTable },
             is_first: is_first_of_table,
             last: if read.is_last_table { SnapshotMark::Last } else { SnapshotMark::LastOfTable },
-            is_last: done,
+            is_last,
         };
         marks.put(at, &opened.seen, read.read_at_us, batch);
         Outcome {
