@@ -49,11 +49,12 @@ impl Reader {
     async fn all_rows(&mut self, range: &Range, taken: &Taken, last: u64) -> Result<()> {
         let table = &range.name;
         self.execute("SET LOCAL enable_seqscan = on", table).await?;
+        // Before the COPY: its rows would have to be read before another answer comes.
+        let is_last_table = !self.has_rows_after(range.table).await?;
         let sql = select::copy(&taken.info, &taken.published, &taken.message, &[], Rows::All);
         let rows = self.control.client.copy_out(&sql).await.map_err(|error| refused(table, error))?;
         let mut rows = std::pin::pin!(rows);
         let (mut id, mut under_way) = (taken.id, 0);
-        let is_last_table = !self.has_rows_after(range.table).await?;
         let before = self.figures.rows;
         let mut batch = self.empty();
         loop {

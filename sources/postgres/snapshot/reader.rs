@@ -49,6 +49,9 @@ const BOUNDARY_PATIENCE: Duration = Duration::from_secs(5);
 /// Before a snapshot that could not be taken is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often the log tells how far the rows are.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Between two looks at what is still under way.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -78,6 +81,8 @@ pub struct Reader {
     newest_id: u64,
     buffers: Vec<ChangeBatch>,
     pub(super) figures: SnapshotFigures,
+    /// When the log was told how far it is.
+    told_at: Instant,
 }
 
 /// Where the reading of one table is.
@@ -130,6 +135,7 @@ impl Reader {
             newest_id: 0,
             buffers: Vec::new(),
             figures: SnapshotFigures { started_ms: now_us() / 1000, ..SnapshotFigures::default() },
+            told_at: Instant::now(),
         }
     }
 
@@ -374,6 +380,13 @@ impl Reader {
         self.buffers.push(buffer);
         self.figures.rows = rows;
         self.show(None);
+        if self.told_at.elapsed() >= TELL_EVERY {
+            self.told_at = Instant::now();
+            let SnapshotFigures { rows, rows_estimated, .. } = self.figures;
+            let seconds_left = self.figures.seconds_left(now_us() / 1000);
+            let table = self.figures.table.as_deref();
+            tracing::info!(table, rows, rows_estimated, seconds_left, "reading the tables' rows");
+        }
     }
 
     async fn wait(&mut self, reason: String) {
