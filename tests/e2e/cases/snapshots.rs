@@ -278,25 +278,25 @@ async fn a_table_that_joins_later_is_read_and_the_others_are_not() {
 #[tokio::test]
 async fn rows_without_a_key_come_once_with_the_stream_held_or_beside_it() {
     let mut shop = shop("snapshot-keyless").await;
-    shop.table("whole", "id bigint, note text").await.table("only", "id bigint, note text").await;
-    shop.capture(&[ORDERS, "public.whole", "public.only"]);
+    shop.table("whole", "id bigint, note text").await.table("appended", "id bigint, note text").await;
+    shop.capture(&[ORDERS, "public.whole", "public.appended"]);
     shop.file.set("source/postgres/snapshot_chunk_rows", 100);
     shop.sql
         .run(
             "ALTER TABLE whole REPLICA IDENTITY FULL;
              INSERT INTO whole SELECT n, 'row 0' FROM generate_series(0, 2999) n;
-             INSERT INTO only SELECT n, 'row 0' FROM generate_series(0, 2999) n;",
+             INSERT INTO appended SELECT n, 'row 0' FROM generate_series(0, 2999) n;",
         )
         .await;
     // Without an identity: the daemon would not publish it by itself, because updates of it are refused then.
-    let publication = format!("CREATE PUBLICATION {} FOR TABLE only", shop.slot());
+    let publication = format!("CREATE PUBLICATION {} FOR TABLE appended", shop.slot());
     shop.sql.run(&publication).await;
     let writers = Writers::at_work(
         &shop,
         3_000,
         &[
             "UPDATE whole SET note = 'update {version}' WHERE id = {id}",
-            "INSERT INTO only VALUES ({id}, 'insert {version}')",
+            "INSERT INTO appended VALUES ({id}, 'insert {version}')",
             "DELETE FROM whole WHERE id = {id}",
             "INSERT INTO whole VALUES ({id}, 'insert {version}')",
         ],
@@ -304,10 +304,10 @@ async fn rows_without_a_key_come_once_with_the_stream_held_or_beside_it() {
     .await;
     shop.start().await;
     read_through(&shop, "public.whole").await;
-    read_through(&shop, "public.only").await;
+    read_through(&shop, "public.appended").await;
     writers.stop().await;
     shop.settled().await;
-    for table in ["whole", "only"] {
+    for table in ["whole", "appended"] {
         let count: i64 = shop.sql.one(&format!("SELECT count(*) FROM {table}")).await;
         let expected: String = shop
             .sql
