@@ -88,12 +88,13 @@ const GAUGES: [(&str, &str, Figure); 8] = [
     ("log_headroom_seconds", "Until that log no longer reaches what is delivered", |p| &p.log_headroom_s),
 ];
 
-const COUNTERS: [(&str, &str, Figure); 11] = [
+const COUNTERS: [(&str, &str, Figure); 12] = [
     ("received_changes_total", "Changes read from the source", |p| &p.received_changes),
     ("received_bytes_total", "Bytes of values read from the source", |p| &p.received_bytes),
     ("transactions_total", "Transactions read from the source", |p| &p.transactions),
     ("delivered_records_total", "Records durable in the sink", |p| &p.delivered_records),
     ("failed_events_total", "Records that could not be encoded or accepted", |p| &p.failed_events),
+    ("dead_letters_total", "Rejects that went to the dead letters", |p| &p.dead_letters),
     ("cut_transactions_total", "Source transactions in several Kafka transactions", |p| &p.cut_transactions),
     ("commits_total", "Commits of the sink", |p| &p.commits),
     ("aborts_total", "Kafka transactions given up", |p| &p.aborts),

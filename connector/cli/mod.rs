@@ -5,6 +5,7 @@
 
 mod audit;
 mod check;
+mod dead_letters;
 mod position;
 mod run;
 mod signals;
@@ -17,10 +18,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Problem;
 use crate::telemetry::{self, LogFormat};
 
-/// A server or the data said no.
-const EXIT_FAILED: u8 = 1;
 /// The file or a precondition must change.
 const EXIT_CONFIG: u8 = 2;
+/// A server or the data said no.
+const EXIT_FAILED: u8 = 1;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -66,6 +67,13 @@ enum Verb {
         #[command(subcommand)]
         action: position::Action,
     },
+    /// Lists, shows and replays what could not be delivered.
+    DeadLetters {
+        /// A connector's file.
+        file: PathBuf,
+        #[command(subcommand)]
+        action: dead_letters::Action,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -91,6 +99,7 @@ pub async fn main(arguments: Arguments) -> u8 {
         Verb::Run(run) => run::run(run).await,
         Verb::Check { file } => check::check(file).await,
         Verb::Audit { file } => audit::audit(file).await,
+        Verb::DeadLetters { file, action } => dead_letters::dead_letters(file, action).await,
         Verb::Position { file, action } => position::position(file, action).await,
     }
 }

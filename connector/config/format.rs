@@ -1,8 +1,9 @@
 //! `[format]`: choices as text become the encoder's settings.
 
 use millrace_core::encode::disguise::{Algorithm, Disguise, Disguised, Salt};
-use millrace_core::encode::{Binary, Decimals, Dialect, Encoding, Format, Hstore, Intervals, Times};
-
+use millrace_core::encode::{
+    Binary, Decimals, Dialect, Encoding, Envelope, Format, Hstore, Intervals, Times,
+};
 use millrace_core::pattern::Pattern;
 use secrecy::ExposeSecret;
 
@@ -20,7 +21,10 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
         problems.add("format.topic_prefix", "may hold letters, digits, `.`, `_` and `-`, at most 200");
     }
     let mut format = Format::new(prefix);
-    choice(problems, "format.envelope", &raw.envelope, &[("debezium", ())]);
+    let envelopes = [("debezium", Envelope::Debezium), ("flat", Envelope::Flat)];
+    if let Some(envelope) = choice(problems, "format.envelope", &raw.envelope, &envelopes) {
+        format.envelope = envelope;
+    }
     let json = Encoding::Json { schemas: raw.json_schemas.unwrap_or(false) };
     if let Some(encoding) =
         choice(problems, "format.encoding", &raw.encoding, &[("avro", Encoding::Avro), ("json", json)])
@@ -137,7 +141,7 @@ fn values(raw: &raw::Format, format: &mut Format, problems: &mut Problems) {
 }
 
 /// The meaning of a chosen word; `None` where none is set or it is not one of ours.
-fn choice<T: Copy>(
+pub fn choice<T: Copy>(
     problems: &mut Problems,
     key: &str,
     chosen: &Option<String>,

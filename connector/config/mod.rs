@@ -9,6 +9,7 @@ mod format;
 mod load;
 mod raw;
 mod references;
+mod route;
 mod settings;
 mod shown;
 mod strict;

@@ -18,6 +18,8 @@ pub struct File {
     pub high_availability: Option<bool>,
     pub source: RawSource,
     pub format: Format,
+    pub route: Vec<Route>,
+    pub dead_letters: DeadLetters,
     pub sink: RawSink,
     pub rest: Rest,
 }
@@ -55,6 +57,59 @@ pub struct Format {
     pub registry_password: Option<SecretString>,
     pub registry_token: Option<SecretString>,
     pub registry_ca_file: Option<std::path::PathBuf>,
+}
+
+/// Where the records of some relations go, and how they look, if not as `[format]` says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Route {
+    pub relations: OneOrMany,
+    pub envelope: Option<String>,
+    pub encoding: Option<String>,
+    pub topic: Option<String>,
+    pub topic_by: Option<String>,
+    pub topics: BTreeMap<String, String>,
+    pub fallback: Option<String>,
+    pub topic_regex: Option<String>,
+    pub topic_replacement: Option<String>,
+    pub allow: Option<OneOrMany>,
+    pub key: Option<OneOrMany>,
+    pub headers: BTreeMap<String, String>,
+    pub copy_to: Option<OneOrMany>,
+    pub on_reject: Option<String>,
+    pub outbox: Outbox,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbox {
+    pub document: Option<String>,
+    pub id: Option<String>,
+    pub aggregate: Option<String>,
+    pub payload: Option<String>,
+    pub payload_form: Option<String>,
+    pub timestamp: Option<String>,
+    pub partition: Option<String>,
+    pub tracing: Option<String>,
+    pub tombstone_on_empty: Option<bool>,
+    pub on_update: Option<String>,
+    pub fields: Vec<Field>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Field {
+    pub name: String,
+    pub column: Option<String>,
+    pub text: Option<String>,
+    pub form: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadLetters {
+    pub on_reject: Option<String>,
+    pub topic: Option<String>,
 }
 
 /// Belongs to the daemon: the first file that sets it wins, two different ones are refused.

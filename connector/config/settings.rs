@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use millrace_core::encode::Format;
 use millrace_core::error::Error;
 
-use super::{format, raw};
+use super::{format, raw, route};
 use crate::registry::{self, Sink, Source};
 
 /// Longer names would not fit beside what the slot, the topic and the transactional id add.
@@ -92,7 +92,8 @@ pub fn resolve(
     if high_availability && raw.sink.kafka.is_none() {
         problems.add("high_availability", "needs [sink.kafka]: a consumer group there says whose turn it is");
     }
-    let format = format::resolve(&raw.format, &name, problems);
+    let mut format = format::resolve(&raw.format, &name, problems);
+    route::resolve(&raw, &mut format, problems);
     let source = raw.source.resolve(&name, problems);
     let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
     let (source, sink) = (source?, sink?);

@@ -102,8 +102,16 @@ fn remove(table: &mut DeTable<'_>, places: &[Range<usize>]) {
         table.remove(key);
     }
     for (_, value) in table.iter_mut() {
-        if let DeValue::Table(inner) = value.get_mut() {
-            remove(inner, places);
+        match value.get_mut() {
+            DeValue::Table(inner) => remove(inner, places),
+            DeValue::Array(items) => {
+                for item in items.iter_mut() {
+                    if let DeValue::Table(inner) = item.get_mut() {
+                        remove(inner, places);
+                    }
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -155,6 +155,26 @@ fn avro_into_standard_output_is_refused() {
 }
 
 #[test]
+fn what_format_hides_is_not_shown_by_routes_and_dead_letters() {
+    let file = |format: &str, more: &str| {
+        STDOUT.replace("encoding = \"json\"", &format!("encoding = \"json\"\n{format}\n{more}"))
+    };
+    let mask = "mask_columns = { \"public.orders.card\" = 4 }";
+    let route = "[[route]]\nrelations = \"public.orders\"\nheaders = { card = \"card\" }";
+    let letters = "[dead_letters]\non_reject = \"dead_letter\"";
+    let exclude = "exclude_columns = [\"public.orders.card\"]";
+    for (format, more, expected) in [
+        (mask, route, "route: shows columns as they are"),
+        (mask, letters, "dead_letters.on_reject: a dead letter holds every column"),
+        (exclude, letters, "dead_letters.on_reject: a dead letter holds every column"),
+    ] {
+        let found = messages(&file(format, more)).join("\n");
+        assert!(found.contains(expected), "{found}");
+    }
+    assert!(parse_text(&file(exclude, route), &Environment::default()).is_ok());
+}
+
+#[test]
 fn an_unknown_kind_of_snapshot_is_refused_with_the_known_ones() {
     let messages = messages(&STDOUT.replace("[format]", "snapshot = \"full\"\n[format]"));
     assert!(messages[0].contains("initial") && messages[0].contains("no_data"), "{messages:?}");
@@ -228,9 +248,10 @@ fn configs() -> PathBuf {
 #[test]
 fn every_example_is_accepted() {
     let environment = Environment::of(&[("PGPASSWORD", "secret")]);
-    for name in
-        ["reference.toml", "postgres-avro-kafka.toml", "postgres-stdout.toml", "mongodb-avro-kafka.toml"]
-    {
+    let plain =
+        ["reference.toml", "postgres-avro-kafka.toml", "postgres-stdout.toml", "mongodb-avro-kafka.toml"];
+    let systems = ["payments/core.toml", "payments/auth.toml", "payments/gateway.toml", "orders/orders.toml"];
+    for name in plain.iter().chain(&systems) {
         let text = std::fs::read_to_string(configs().join(name)).unwrap();
         if let Err(problems) = parse_text(&text, &environment) {
             panic!("{name}: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
@@ -246,9 +267,10 @@ fn reference_keys() -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for line in text.lines() {
         let line = line.strip_prefix("# ").unwrap_or(line);
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        if let Some(name) = section_of(line) {
             section = name.to_owned();
         } else if let Some((key, _)) = line.split_once(" = ")
+            && !FREE.iter().any(|free| section.starts_with(free))
             && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
         {
             keys.insert(if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") });
@@ -257,9 +279,21 @@ fn reference_keys() -> BTreeSet<String> {
     keys
 }
 
+/// `a.b` of `[a.b]` and of `[[a.b]]`.
+fn section_of(line: &str) -> Option<&str> {
+    let line = line.strip_prefix('[')?.strip_suffix(']')?;
+    Some(line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).unwrap_or(line))
+}
+
 /// The keys that the file may have, as serde names them when it is given one that it does not know.
 fn known_keys(section: &str, into: &mut BTreeSet<String>) {
-    let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+    let header = match section {
+        "" => String::new(),
+        section if LISTED.contains(&section) => format!("[[{section}]]\n"),
+        section => format!("[{section}]\n"),
+    };
+    // A table inside a list of tables belongs to the newest of the list.
+    let header = if section.starts_with("route.") { format!("[[route]]\n{header}") } else { header };
     let document = document::Document { name: "x".into(), text: format!("{header}zzzzzzzzzzzzzzzzzz = 1\n") };
     let problems = strict::read(&document).unwrap_err();
     let hint = problems[0].hint.clone().unwrap_or_else(|| panic!("[{section}] has no keys: {problems:?}"));
@@ -274,11 +308,15 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 16] = [
     "source",
     "source.postgres",
     "source.mongodb",
     "format",
+    "dead_letters",
+    "route",
+    "route.outbox",
+    "route.outbox.fields",
     "sink",
     "sink.kafka",
     "sink.kafka.topic_defaults",
@@ -289,8 +327,11 @@ const TABLES: [&str; 12] = [
     "rest",
 ];
 
+/// Of those, lists of tables.
+const LISTED: [&str; 2] = ["route", "route.outbox.fields"];
+
 /// Keys that are tables of keys which others define.
-const FREE: [&str; 2] = ["sink.kafka.client", "sink.kafka.topic_defaults.config"];
+const FREE: [&str; 3] = ["sink.kafka.client", "sink.kafka.topic_defaults.config", "sink.kafka.topics"];
 
 #[test]
 fn the_reference_has_every_key_and_no_other() {
@@ -308,10 +349,12 @@ fn every_list_of_the_reference_can_come_from_the_environment() {
     let mut section = String::new();
     for line in text.lines() {
         let line = line.strip_prefix("# ").unwrap_or(line);
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        if let Some(name) = section_of(line) {
             section = name.to_owned();
         } else if let Some((key, value)) = line.split_once(" = ")
             && value.starts_with('[')
+            // A list of tables has no name for a variable to reach one of them by.
+            && !section.starts_with("route")
         {
             let path = format!("{section}.{key}");
             assert!(environment::LISTS.contains(&path.as_str()), "{path}");

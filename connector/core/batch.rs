@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::position::{Mark, Note, Position};
 use crate::relation::Relation;
 
@@ -38,7 +40,7 @@ pub enum Value<'a> {
     Text(&'a [u8]),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     Insert,
     Update,
@@ -50,7 +52,7 @@ pub enum Op {
 
 /// What a snapshot's row is in its snapshot. In Debezium's words, of which a row gets the strongest: the last
 /// one first, then the first, then the same of its table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SnapshotMark {
     /// A streamed change.
     #[default]
@@ -76,7 +78,7 @@ impl SnapshotMark {
 }
 
 /// Which columns of an old row were sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Before {
     /// No old row.
     None,
@@ -134,7 +136,7 @@ pub struct Change {
 }
 
 /// Once per source transaction and batch, not per row. The rows of a snapshot have one that stands for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transaction {
     pub id: i64,
     pub commit_ts_us: i64,
@@ -269,6 +271,8 @@ pub struct Record {
     pub headers: Span,
     /// Where the change lies, for messages about this record.
     pub mark: Mark,
+    /// The record's own time, milliseconds since 1970; 0: when it is sent.
+    pub time_ms: i64,
 }
 
 /// Records on their way from the encoder to a sink.
@@ -284,6 +288,8 @@ pub struct EncodedBatch {
     pub seq: u64,
     /// Commit time of the newest transaction in the batch, microseconds since 1970; 0 in an empty one.
     pub commit_ts_us: i64,
+    /// How many of the records are dead letters.
+    pub buried: u64,
     pub waste: Waste,
 }
 
@@ -297,6 +303,7 @@ impl EncodedBatch {
         self.whole = false;
         self.drained = false;
         self.commit_ts_us = 0;
+        self.buried = 0;
     }
 
     pub fn slice(&self, span: Span) -> &[u8] {
@@ -371,8 +378,15 @@ mod tests {
         let mut batch = EncodedBatch::default();
         batch.bytes.extend_from_slice(&[1, 0, b'a', 2, 0, 0, 0, b'x', b'y', 1, 0, b'b', 0, 0, 0, 0]);
         let headers = Span { start: 0, len: 16 };
-        let record =
-            Record { topic: 0, partition: 0, key: None, value: None, headers, mark: Mark::default() };
+        let record = Record {
+            topic: 0,
+            partition: 0,
+            key: None,
+            value: None,
+            headers,
+            mark: Mark::default(),
+            time_ms: 0,
+        };
         let seen: Vec<_> = batch.headers(&record).collect();
         assert_eq!(seen, [("a", &b"xy"[..]), ("b", &b""[..])]);
     }

@@ -26,6 +26,7 @@ pub struct Error {
     message: String,
     hint: Option<String>,
     state: Option<State>,
+    code: Option<&'static str>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -33,7 +34,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, state: None, source: None }
+        Self { kind, message: message.into(), hint: None, state: None, code: None, source: None }
     }
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(Kind::Config, message)
@@ -56,6 +57,11 @@ impl Error {
         self.hint = Some(hint.into());
         self
     }
+    /// One word for what is wrong with a record, for machines.
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
     /// The state that the connector shows because of it, where the kind alone does not say it.
     pub fn state(mut self, state: State) -> Self {
         self.state = Some(state);
@@ -75,6 +81,9 @@ impl Error {
     }
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+    pub fn code_text(&self) -> Option<&'static str> {
+        self.code
     }
     /// The state to show: the named one, else the one that the kind implies.
     pub fn shown_state(&self) -> State {

@@ -214,6 +214,7 @@ impl<T: Targets> EncodeTask<T> {
 struct Sent {
     end: Position,
     commit_ts_us: i64,
+    buried: u64,
 }
 
 struct Delivery {
@@ -249,7 +250,7 @@ impl Delivery {
         let Some(end) = batch.end.clone() else {
             return Err(Error::fatal(format!("batch {} carries no position", batch.seq)));
         };
-        self.sent.push_back(Sent { end, commit_ts_us: batch.commit_ts_us });
+        self.sent.push_back(Sent { end, commit_ts_us: batch.commit_ts_us, buried: batch.buried });
         sink.send(&batch).await?;
         // The encoder may have ended already; then nobody wants the buffer back.
         let _ = self.spent.try_send(batch);
@@ -264,6 +265,9 @@ impl Delivery {
                     let took = u64::try_from(now - sent.commit_ts_us).unwrap_or(0);
                     self.progress.end_to_end.observe(Duration::from_micros(took));
                 }
+                // Counted here, so that what an attempt had to send again counts once.
+                self.progress.failed_events.fetch_add(sent.buried, Ordering::Relaxed);
+                self.progress.dead_letters.fetch_add(sent.buried, Ordering::Relaxed);
                 if sent.end == position {
                     break;
                 }

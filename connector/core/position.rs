@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// A JSON object, written and read by the source alone; every other part stores it and hands it on.
 /// One allocation per batch, none per row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub type Notes = BTreeMap<String, String>;
 /// Where a change lies in its source's log: equal on every replay, and rising in commit order.
 ///
 /// For Postgres: LSN of the commit, LSN of the change, index among the changes that share it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mark {
     /// Where the transaction ends in the log.
     pub commit: u64,

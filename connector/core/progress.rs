@@ -159,6 +159,8 @@ pub struct Progress {
     pub delivered_records: AtomicU64,
     /// Records that could not be encoded or accepted.
     pub failed_events: AtomicU64,
+    /// Of those, what went to the dead letters.
+    pub dead_letters: AtomicU64,
     /// Source transactions above the cut size, in several Kafka transactions.
     pub cut_transactions: AtomicU64,
     pub commits: AtomicU64,
@@ -200,6 +202,7 @@ impl Default for Progress {
             transactions: AtomicU64::default(),
             delivered_records: AtomicU64::default(),
             failed_events: AtomicU64::default(),
+            dead_letters: AtomicU64::default(),
             cut_transactions: AtomicU64::default(),
             commits: AtomicU64::default(),
             aborts: AtomicU64::default(),

@@ -3,9 +3,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Deserializer, Serialize};
+
 /// What a column's text means. Values stay lexical in a batch: the text that the database prints (ISO
 /// dates, `t`/`f`, `\x` hexadecimal bytes, `{...}` arrays). An encoder parses only what its format needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// `t` or `f`
     Bool,
@@ -78,7 +80,7 @@ pub enum Kind {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
     pub kind: Kind,
@@ -87,15 +89,20 @@ pub struct Column {
     pub default: Option<String>,
 }
 
+/// A name that is a constant of a source. A name of its own, because serde would borrow a plain `&str` from
+/// what it reads.
+type Constant = &'static str;
+
 /// One field of the envelope's `source` record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceField {
-    pub name: &'static str,
+    #[serde(deserialize_with = "kept")]
+    pub name: Constant,
     pub value: SourceValue,
 }
 
 /// Where a field of the source block comes from, and with it its type in the schema.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceValue {
     /// Required string, the same for every row of the relation.
     Text(String),
@@ -125,15 +132,16 @@ pub enum SourceValue {
 }
 
 /// The block that every event of a relation carries about its origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceBlock {
     /// Full name of the record in the schema, `io.debezium.connector.postgresql.Source`.
-    pub schema_name: &'static str,
+    #[serde(deserialize_with = "kept")]
+    pub schema_name: Constant,
     pub fields: Vec<SourceField>,
 }
 
 /// What a change of a relation is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shape {
     /// One cell a column.
     #[default]
@@ -142,9 +150,16 @@ pub enum Shape {
     Documents,
 }
 
-#[derive(Clone, Debug)]
+/// A name that is a constant of some source, read back from a dead letter: by a command that handles a few
+/// and ends, so that it may stay for as long as the process does.
+fn kept<'de, D: Deserializer<'de>>(from: D) -> Result<Constant, D::Error> {
+    String::deserialize(from).map(|name| &*name.leak())
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Relation {
     /// Unique in this process: a new version of a table is a new one.
+    #[serde(skip, default = "Relation::next_version")]
     pub version: u64,
     /// Schema of a table, database of a collection.
     pub namespace: String,

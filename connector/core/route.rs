@@ -1,4 +1,8 @@
-//! Which topic and which partition a record goes to. Pure; topics are asked for once per relation version.
+//! Which topic and which partition a record goes to. Pure; topics are asked for once per relation version
+//! and selector. What a file says of it is a `rule`, with its texts in `template`.
+
+pub mod rule;
+pub mod template;
 
 use crate::relation::Relation;
 
@@ -10,6 +14,12 @@ pub fn topic_name(prefix: &str, relation: &Relation) -> String {
     let full = format!("{prefix}.{}.{}", relation.namespace, relation.name);
     let legal = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
     full.chars().map(legal).take(TOPIC_BYTES_MAX).collect()
+}
+
+/// Whether Kafka takes a topic of this name.
+pub fn is_topic_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=TOPIC_BYTES_MAX).contains(&name.len()) && !matches!(name, "." | "..") && name.chars().all(legal)
 }
 
 /// The partition that the Java client's default partitioner picks for a key.

@@ -81,6 +81,7 @@ fn own_status(shown: &Shown, progress: &Progress) -> Value {
         "received_changes": progress.received_changes.load(Ordering::Relaxed),
         "delivered_records": progress.delivered_records.load(Ordering::Relaxed),
         "failed_events": progress.failed_events.load(Ordering::Relaxed),
+        "dead_letters": progress.dead_letters.load(Ordering::Relaxed),
         "commits": progress.commits.load(Ordering::Relaxed),
         "doubtful_commits": progress.doubtful_commits.load(Ordering::Relaxed),
         "commit_backoff_ms": progress.commit_backoff_ms.load(Ordering::Relaxed),

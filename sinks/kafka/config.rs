@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use millrace_core::error::Error;
+use millrace_core::pattern::Pattern;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use secrecy::{ExposeSecret, SecretString};
@@ -26,6 +27,9 @@ pub struct Raw {
     pub client: ClientKeys,
     #[serde(default)]
     pub topic_defaults: RawTopics,
+    /// By name, or by a pattern with `*`.
+    #[serde(default)]
+    pub topics: BTreeMap<String, RawTopics>,
     pub position_topic: Option<String>,
     pub transactional_id_prefix: Option<String>,
     /// Parts the names of this deployment from those of others on the same brokers.
@@ -188,6 +192,8 @@ pub struct Settings {
     pub name: String,
     pub bootstrap: Vec<String>,
     pub topic_defaults: TopicDefaults,
+    /// By name or pattern, names first; each laid over the defaults.
+    topics: Vec<(Pattern, TopicDefaults)>,
     pub position_topic: String,
     /// Without the `-0` or `-1` of the two producers.
     pub transactional_id: String,
@@ -281,13 +287,15 @@ impl Settings {
             raw.position_topic.clone().unwrap_or_else(|| format!("millrace-{name}-position"));
         check_topic_name(&position_topic, &mut wrong);
         let prefix = raw.transactional_id_prefix.as_deref().unwrap_or("millrace");
-        let topic_defaults = topic_defaults(&raw.topic_defaults, &mut wrong);
+        let topic_defaults = topic_defaults("topic_defaults", &raw.topic_defaults, &mut wrong);
+        let topics = topics(&raw.topics, &topic_defaults, &mut wrong);
         let client = client_keys(&raw, &mut wrong);
         let settings = Self {
             connector: connector.to_owned(),
             name: name.clone(),
             bootstrap: raw.bootstrap,
             topic_defaults,
+            topics,
             position_topic,
             transactional_id: format!("{prefix}-{name}"),
             limits,
@@ -320,6 +328,12 @@ impl Settings {
     /// Whose one partition goes to the active instance, where several stand by for each other.
     pub(crate) fn turn_topic(&self) -> String {
         format!("{}-turn", self.position_topic)
+    }
+
+    /// What a topic of this name is made with.
+    pub fn declared(&self, topic: &str) -> &TopicDefaults {
+        let found = self.topics.iter().find(|(pattern, _)| pattern.matches(topic));
+        found.map_or(&self.topic_defaults, |(_, declared)| declared)
     }
 
     /// `kafka-1:9092,kafka-2:9092`, for messages.
@@ -406,11 +420,32 @@ fn limits(raw: &RawTransaction, wrong: &mut Vec<Error>) -> Limits {
     limits
 }
 
-fn topic_defaults(raw: &RawTopics, wrong: &mut Vec<Error>) -> TopicDefaults {
+fn topics(
+    raw: &BTreeMap<String, RawTopics>,
+    defaults: &TopicDefaults,
+    wrong: &mut Vec<Error>,
+) -> Vec<(Pattern, TopicDefaults)> {
+    let mut topics: Vec<_> = raw
+        .iter()
+        .map(|(pattern, raw)| {
+            let own = topic_defaults(&format!("topics.\"{pattern}\""), raw, wrong);
+            let mut config = defaults.config.clone();
+            config.extend(own.config);
+            let partitions = own.partitions.or(defaults.partitions);
+            let replication = own.replication.or(defaults.replication);
+            (pattern.clone(), TopicDefaults { partitions, replication, config })
+        })
+        .collect();
+    // A name before every pattern, and the longest pattern, which is the most exact one, first.
+    topics.sort_by_key(|(pattern, _)| (pattern.contains('*'), std::cmp::Reverse(pattern.len())));
+    topics.into_iter().map(|(pattern, declared)| (Pattern::new(pattern), declared)).collect()
+}
+
+fn topic_defaults(key: &str, raw: &RawTopics, wrong: &mut Vec<Error>) -> TopicDefaults {
     for (name, value) in [("partitions", raw.partitions), ("replication", raw.replication)] {
         if value == Some(0) {
             wrong.push(
-                Error::config(format!("sink.kafka.topic_defaults.{name} is 0"))
+                Error::config(format!("sink.kafka.{key}.{name} is 0"))
                     .hint("give a positive number, or leave it out for the broker's default"),
             );
         }
@@ -562,6 +597,28 @@ mod tests {
             "topic_defaults": {"partitions": 0},
         }));
         assert_eq!(found.len(), 6, "{found:#?}");
+    }
+
+    #[test]
+    fn a_topic_is_made_as_its_name_says_then_as_its_pattern_then_as_the_defaults_say() {
+        let settings = Settings::resolve(
+            raw(serde_json::json!({
+                "bootstrap": ["a:1"],
+                "topic_defaults": {"partitions": 3, "replication": 2, "config": {"retention.ms": 1}},
+                "topics": {
+                    "order-*": {"partitions": 12},
+                    "order-events": {"partitions": 8, "config": {"cleanup.policy": "compact"}},
+                },
+            })),
+            "orders",
+        )
+        .unwrap();
+        let named = settings.declared("order-events");
+        assert_eq!((named.partitions, named.replication), (Some(8), Some(2)));
+        let config: Vec<_> = named.config.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(config, [("cleanup.policy", "compact"), ("retention.ms", "1")]);
+        assert_eq!(settings.declared("order-audit").partitions, Some(12));
+        assert_eq!(settings.declared("users").partitions, Some(3));
     }
 
     #[test]

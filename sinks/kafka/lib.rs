@@ -9,6 +9,7 @@ pub mod audit;
 mod check;
 mod closing;
 pub mod config;
+pub mod dead_letters;
 mod errors;
 pub mod group;
 mod native;

@@ -253,7 +253,8 @@ unsafe impl Send for Topic {}
 unsafe impl Sync for Topic {}
 
 impl Topic {
-    /// Enqueues one record, copying it. Never waits. `place` comes back if it is not delivered.
+    /// Enqueues one record, copying it. Never waits. `place` comes back if it is not delivered; `time_ms` 0 is
+    /// now.
     pub fn produce<'a>(
         &self,
         partition: u32,
@@ -261,6 +262,7 @@ impl Topic {
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
         place: u64,
+        time_ms: i64,
     ) -> Result<(), Code> {
         let partition = c_int::try_from(partition).map_err(|_| Code::INVALID)?;
         let headers = Headers::new(headers);
@@ -286,6 +288,8 @@ impl Topic {
                 value_len,
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS,
                 headers.0,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TIMESTAMP,
+                time_ms,
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_OPAQUE,
                 ptr::without_provenance_mut::<c_void>(place as usize),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_END,

@@ -132,7 +132,7 @@ impl Opening {
             Claim { instance: self.instance.clone(), id: producer.id().to_owned(), time_ms: now_us() / 1000 };
         let (key, value) = (self.keys.claim.as_bytes(), position::claim_value(&claim));
         let produced =
-            topic.produce(position::STREAM, Some(key), Some(value.as_bytes()), std::iter::empty(), 0);
+            topic.produce(position::STREAM, Some(key), Some(value.as_bytes()), std::iter::empty(), 0, 0);
         // An empty transaction would commit without the broker, and look like a claim.
         if let Err(code) = produced {
             let refused = Failure { code, text: native::describe(code), retriable: false };

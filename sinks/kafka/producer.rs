@@ -284,7 +284,7 @@ impl Producer {
 /// Of the backoff: librdkafka's jitter is a fifth, so a commit below this was not retried inside.
 const DOUBT: f64 = 0.8;
 
-fn config(settings: &Settings, id: &str, backoff: Duration, sizes: Sizes) -> rdkafka::ClientConfig {
+pub fn config(settings: &Settings, id: &str, backoff: Duration, sizes: Sizes) -> rdkafka::ClientConfig {
     let backoff_ms = backoff.as_millis().to_string();
     let timeout_ms = settings.limits.timeout.as_millis();
     let mut config = settings.client_config();
@@ -478,7 +478,7 @@ mod tests {
 
     async fn send(producer: &Producer, topic: &Topic) {
         producer.began(&mut producer.begin()).await.unwrap();
-        topic.produce(0, Some(b"k"), Some(b"v"), [("a", &b"b"[..])].into_iter(), 0x12_0000_0034).unwrap();
+        topic.produce(0, Some(b"k"), Some(b"v"), [("a", &b"b"[..])].into_iter(), 0x12_0000_0034, 0).unwrap();
     }
 
     async fn commit(producer: &Producer) -> Result<Committed, Trouble> {

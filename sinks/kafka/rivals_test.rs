@@ -129,6 +129,7 @@ impl Instance {
             value: Some(all),
             headers: Span::default(),
             mark: Mark { commit: self.next, change: self.next, n: 0 },
+            time_ms: 0,
         });
         batch.end = Some(position_of(self.next));
         self.sink.send(&batch).await?;

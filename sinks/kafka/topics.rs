@@ -104,7 +104,7 @@ impl Topics {
     }
 
     async fn try_ensure(&self, name: &str) -> Result<Topic> {
-        let defaults = &self.settings.topic_defaults;
+        let defaults = self.settings.declared(name);
         let (partitions, replication, made) =
             self.present(name, defaults.partitions, defaults.replication, &defaults.config).await?;
         self.check_count(name, partitions)?;
@@ -248,13 +248,19 @@ impl Topics {
         replication: u32,
         config: Option<&BTreeMap<String, String>>,
     ) {
-        let defaults = &self.settings.topic_defaults;
+        let defaults = self.settings.declared(name);
         for (what, declared, actual) in [
             ("partitions", defaults.partitions, partitions),
             ("replication", defaults.replication, replication),
         ] {
             if let Some(declared) = declared.filter(|declared| *declared != actual) {
-                tracing::warn!(topic = name, what, declared, actual, "topic differs from topic_defaults");
+                tracing::warn!(
+                    topic = name,
+                    what,
+                    declared,
+                    actual,
+                    "topic differs from what the file declares"
+                );
             }
         }
         let Some(config) = config else {
@@ -267,7 +273,13 @@ impl Topics {
         for (key, declared) in &defaults.config {
             let actual = config.get(key);
             if actual != Some(declared) {
-                tracing::warn!(topic = name, key, declared, actual, "topic differs from topic_defaults");
+                tracing::warn!(
+                    topic = name,
+                    key,
+                    declared,
+                    actual,
+                    "topic differs from what the file declares"
+                );
             }
         }
     }

@@ -358,6 +358,7 @@ impl Session {
             record.value.map(|span| batch.slice(span)),
             batch.headers(record),
             record.mark.change,
+            record.time_ms,
         )
     }
 
@@ -424,7 +425,7 @@ impl Session {
     async fn write(&self, partition: u32, key: &str, value: Option<&str>) -> Result<(), Stop> {
         let Some(topic) = self.position_topic.get(self.turn) else { return Ok(()) };
         let (key, value) = (Some(key.as_bytes()), value.map(str::as_bytes));
-        while let Err(code) = topic.produce(partition, key, value, std::iter::empty(), 0) {
+        while let Err(code) = topic.produce(partition, key, value, std::iter::empty(), 0, 0) {
             self.make_room(code).await?;
         }
         Ok(())

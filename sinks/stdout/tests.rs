@@ -54,7 +54,15 @@ fn with_record(mut batch: EncodedBatch, key: &str, value: Option<&str>) -> Encod
     let key = Some(put(key.as_bytes()));
     let value = value.map(|value| put(value.as_bytes()));
     let headers = put(b"\x08\0position\x03\0\0\0a\"b");
-    batch.records.push(Record { topic: 0, partition: 0, key, value, headers, mark: Mark::default() });
+    batch.records.push(Record {
+        topic: 0,
+        partition: 0,
+        key,
+        value,
+        headers,
+        mark: Mark::default(),
+        time_ms: 0,
+    });
     batch
 }
 

@@ -42,6 +42,7 @@ pub struct Raw {
     pub tables: Vec<String>,
     #[serde(default)]
     pub message_keys: BTreeMap<String, Vec<String>>,
+    pub messages: Option<Vec<String>>,
     pub publication: Option<String>,
     pub slot: Option<String>,
     pub create_publication: Option<bool>,
@@ -124,6 +125,8 @@ pub struct Settings {
     pub tables: Vec<TablePattern>,
     /// Columns to key events by instead of the table's own key.
     pub message_keys: Vec<(TablePattern, Vec<String>)>,
+    /// Prefixes of transactional logical messages that are captured.
+    pub messages: Vec<String>,
     pub publication: String,
     pub slot: String,
     pub create_publication: bool,
@@ -166,6 +169,7 @@ impl Settings {
             database: url.database,
             tables: tables(&raw.tables, &mut problems),
             message_keys: message_keys(raw.message_keys, &mut problems),
+            messages: raw.messages.unwrap_or_default(),
             publication: problems.name("publication", raw.publication, &own),
             slot: problems.slot(raw.slot, &own),
             create_publication: raw.create_publication.unwrap_or(true),

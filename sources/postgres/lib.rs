@@ -11,6 +11,7 @@ pub mod defaults;
 pub mod errors;
 mod handshake;
 pub mod lsn;
+mod messages;
 pub mod pgoutput;
 pub mod position;
 pub mod publication;

@@ -37,7 +37,7 @@ pub fn build(
         columns,
         identity: key.clone(),
         key,
-        source: source_block(message, origin),
+        source: source_block(&message.namespace, &message.name, origin),
         shape: Shape::Rows,
     }
 }
@@ -92,7 +92,8 @@ pub fn keyed_by(relation: &Relation, names: &[String]) -> Result<Vec<u16>> {
     Ok(places.filter(|(_, column)| names.contains(&column.name)).map(|(place, _)| place).collect())
 }
 
-fn source_block(message: &RelationMessage, origin: &Origin) -> SourceBlock {
+/// What every event of a table says of its origin.
+pub fn source_block(schema: &str, table: &str, origin: &Origin) -> SourceBlock {
     let text = |text: &str| SourceValue::Text(text.to_owned());
     let fields = [
         ("version", text(&origin.version)),
@@ -104,8 +105,8 @@ fn source_block(message: &RelationMessage, origin: &Origin) -> SourceBlock {
         ("sequence", SourceValue::Sequence),
         ("ts_us", SourceValue::CommitUs),
         ("ts_ns", SourceValue::CommitNs),
-        ("schema", text(&message.namespace)),
-        ("table", text(&message.name)),
+        ("schema", text(schema)),
+        ("table", text(table)),
         ("txId", SourceValue::TransactionId),
         ("lsn", SourceValue::Place),
         ("xmin", SourceValue::NoLong),

@@ -15,6 +15,7 @@ use millrace_core::progress::State;
 use millrace_core::relation::Relation;
 
 use crate::lsn::Lsn;
+use crate::messages::{self, Messages};
 use crate::pgoutput::{self, Malformed, Message, OldKind, RelationMessage, Tuple};
 use crate::position::{Open, Streamed};
 use crate::snapshot::tracker::{Outcome, Placing, Tracker};
@@ -92,11 +93,14 @@ pub struct Session {
     tracker: Option<Tracker>,
     /// The relations that were read last, by oid: the stream describes the same ones.
     read_relations: HashMap<u32, Arc<Relation>>,
+    /// Of captured logical messages, by prefix.
+    messages: Messages,
 }
 
 impl Session {
-    pub fn new(from: Streamed, tracker: Option<Tracker>) -> Self {
+    pub fn new(from: Streamed, messages: Messages, tracker: Option<Tracker>) -> Self {
         Self {
+            messages,
             tracker,
             read_relations: HashMap::new(),
             relations: HashMap::new(),
@@ -194,10 +198,13 @@ impl Session {
                 return Ok(Step::Ended);
             }
             Message::Message { transactional: true, prefix, content, .. } => {
-                // It can share its LSN with the next change, so it counts although nothing is emitted yet.
-                self.count(lsn)?;
+                // It can share its LSN with the next change, so it counts whether it is captured or not.
+                let mark = self.count(lsn)?;
                 if let Some(tracker) = &mut self.tracker {
                     tracker.message(prefix, content);
+                }
+                if let Some(mark) = mark {
+                    self.message(prefix, content, mark, batch)?;
                 }
             }
             Message::Message { transactional: false, lsn, .. } => {
@@ -374,6 +381,17 @@ impl Session {
         {
             tracker.changed(table, open.xid, batch, &change, &relation.identity);
         }
+        Ok(())
+    }
+
+    fn message(&mut self, prefix: &str, content: &[u8], mark: Mark, batch: &mut ChangeBatch) -> Result<()> {
+        let Some(relation) = self.messages.relation_in(prefix, self.batch_number, batch) else {
+            return Ok(());
+        };
+        let transaction = self.transaction_in(batch);
+        let (op, has_before, before) = (Op::Insert, Before::None, Row::default());
+        let after = messages::append(batch, prefix, content)?;
+        batch.changes.push(Change { op, has_before, relation, transaction, mark, before, after });
         Ok(())
     }
 

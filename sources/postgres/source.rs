@@ -22,6 +22,7 @@ use tokio_postgres::Client;
 use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
+use crate::messages::Messages;
 use crate::pgoutput::RelationMessage;
 use crate::position::Streamed;
 use crate::relation::{self, Origin};
@@ -142,7 +143,8 @@ impl PostgresSource {
             receive_timeout: settings.receive_timeout,
         };
         let describe = self.describe(client.clone());
-        let session = Session::new(position, tracker);
+        let messages = Messages::new(&settings.messages, &self.origin);
+        let session = Session::new(position, messages, tracker);
         let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), desk);
         let thread = tokio::task::spawn_blocking(move || stream.run());
         Ok(Reading { thread, told })

@@ -15,6 +15,18 @@ impl File {
         file
     }
 
+    /// One of the files of `configs/`.
+    pub fn of_configs(path: &str) -> Self {
+        Self(toml::from_str(&Self::text_of_configs(path)).expect("a connector's file"))
+    }
+
+    /// Any file of `configs/`.
+    pub fn text_of_configs(path: &str) -> String {
+        let path = xtask::services::repository().join("configs").join(path);
+        let text = std::fs::read_to_string(&path);
+        text.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
     pub fn name(&self) -> &str {
         self.0["name"].as_str().expect("a name is text")
     }
@@ -23,6 +35,13 @@ impl File {
     pub fn set(&mut self, path: &str, value: impl Into<Value>) -> &mut Self {
         let (table, key) = self.enter(path);
         table.insert(key, value.into());
+        self
+    }
+
+    /// Takes over the sections of a text, each in the place of what was there.
+    pub fn lay(&mut self, text: &str) -> &mut Self {
+        let text: Table = toml::from_str(text).expect("the text of a file");
+        self.0.extend(text);
         self
     }
 

@@ -12,6 +12,7 @@
 //! Every wait is for a condition and has a deadline ([`until`]).
 
 mod archive;
+mod bare;
 mod binary;
 mod daemon;
 mod event;
@@ -26,6 +27,7 @@ mod sql;
 mod wait;
 
 pub use archive::{Archive, connect, document, id};
+pub use bare::{Bare, committed, wait_for_records};
 pub use binary::{Ended, run_to_end};
 pub use daemon::{Daemon, Refusal};
 pub use event::Event;

@@ -1,18 +1,21 @@
 //! From changes to records: which records a change makes, and the envelope around its rows.
 
+use super::avro::Avro;
 use super::header;
 use super::json::Json;
 use super::plan::{Plan, RowPlan};
 use super::row::{Notes, RowCells, RowFault, write_row};
 use super::source::Source;
+use super::target::{Choice, Place, Target, View};
 use super::value::{Scratch, Writer};
-use super::{Dialect, Format, reject};
+use super::{Dialect, Encoding, Envelope, reject};
 use crate::batch::{
     Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Record, Span, Tag, Transaction, Value,
 };
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::progress::{OpCounts, op_index};
 use crate::route;
+use crate::route::rule::OnReject;
 
 /// Memory used again for every batch.
 #[derive(Debug, Default)]
@@ -21,15 +24,24 @@ pub(crate) struct Room {
     pub before: Notes,
     pub after: Notes,
     pub source: Source,
-    /// What follows the operation's letter in every envelope of the batch, of rows and of documents.
+    /// What follows the operation's letter in every envelope of the batch, in this encoding: of rows and of
+    /// documents.
     pub tail: Vec<u8>,
     pub document_tail: Vec<u8>,
+    pub tail_of: Option<Encoding>,
+    /// The values by which a row chooses its topic.
+    pub selector: Vec<u8>,
+    /// An event that came as one document, as cells.
+    pub members: Vec<Cell>,
+    pub texts: Vec<u8>,
 }
 
 pub(crate) enum Fault {
     Error(Error),
     /// A NULL where the plan has none.
     Widen,
+    /// A row chooses a topic that was not asked for yet.
+    Unlearned,
 }
 
 impl From<Error> for Fault {
@@ -40,13 +52,25 @@ impl From<Error> for Fault {
 
 /// One pass over one batch.
 pub(crate) struct Pass<'a> {
-    pub format: &'a Format,
+    pub now_us: i64,
     pub batch: &'a ChangeBatch,
     pub plans: &'a [Plan],
     /// Index into `plans` by the batch's relation.
     pub slots: &'a [usize],
     pub room: &'a mut Room,
     pub out: &'a mut EncodedBatch,
+    /// Where dead letters go.
+    pub dead: Option<&'a Place>,
+    /// What dead letters call this attempt.
+    pub attempt: u32,
+    pub rejects: &'a mut Rejects,
+}
+
+/// What became a dead letter in one batch.
+#[derive(Debug, Default)]
+pub(crate) struct Rejects {
+    pub count: u64,
+    pub first: Option<Error>,
 }
 
 /// One change with all that its records need.
@@ -73,7 +97,7 @@ struct Moved<'a> {
 
 impl<'a> Pass<'a> {
     /// Writes every change. `counts` has a place for each of the batch's relations.
-    pub(crate) fn run<W: Writer>(&mut self, counts: &mut [OpCounts]) -> Result<(), Fault> {
+    pub(crate) fn run(&mut self, counts: &mut [OpCounts]) -> Result<(), Fault> {
         let batch = self.batch;
         for change in &batch.changes {
             let relation = change.relation as usize;
@@ -84,21 +108,76 @@ impl<'a> Pass<'a> {
                     Error::fatal("a change names a relation or transaction that its batch lacks").into()
                 );
             };
-            if self.format.skipped.covers(change.op) {
+            if plan.format.skipped.covers(change.op) {
                 continue;
             }
             let context = Context { plan, change, transaction };
-            let written = self.out.records.len();
-            match &plan.update {
-                None => self.change::<W>(context)?,
-                Some(update) => self.document::<W>(context, update)?,
+            let (bytes, records) = (self.out.bytes.len(), self.out.records.len());
+            let written = match (&plan.outbox, plan.format.encoding) {
+                (Some(outbox), _) => self.outbox(context, outbox),
+                (None, Encoding::Avro) => self.table::<Avro>(context),
+                (None, Encoding::Json { .. }) => self.table::<Json>(context),
+            };
+            if let Err(fault) = written {
+                self.out.bytes.truncate(bytes);
+                self.out.records.truncate(records);
+                self.reject(context, fault)?;
             }
             let count = counts.get_mut(relation).and_then(|c| c.get_mut(op_index(change.op)));
-            if let Some(count) = count.filter(|_| self.out.records.len() > written) {
+            if let Some(count) = count.filter(|_| self.out.records.len() > records) {
                 *count += 1;
             }
         }
         Ok(())
+    }
+
+    /// A change of a table or of a collection.
+    fn table<W: Writer>(&mut self, context: Context<'a>) -> Result<(), Fault> {
+        self.tail::<W>(context);
+        match &context.plan.update {
+            None => self.change::<W>(context),
+            Some(update) => self.document::<W>(context, update),
+        }
+    }
+
+    /// The policy for what cannot be a record.
+    #[cold]
+    fn reject(&mut self, context: Context<'a>, fault: Fault) -> Result<(), Fault> {
+        let Fault::Error(error) = fault else { return Err(fault) };
+        let is_buried = error.kind() == Kind::Record
+            && context.plan.format.on_reject == OnReject::DeadLetter
+            && self.bury(context, &error);
+        if !is_buried {
+            return Err(error.into());
+        }
+        self.rejects.count += 1;
+        self.rejects.first.get_or_insert(error);
+        Ok(())
+    }
+
+    /// The topic of a row.
+    #[inline]
+    pub(crate) fn place(&mut self, context: Context<'a>, row: View<'_>) -> Result<&'a Place, Fault> {
+        let target = &context.plan.target;
+        match (target.choice(row, &mut self.room.selector), target) {
+            (Choice::Place(place), _) => Ok(place),
+            (Choice::Unknown, _) => Err(Fault::Unlearned),
+            (Choice::Refused, Target::Chosen(chosen)) => {
+                Err(chosen.refusal(&context.plan.table, &reject::place(context.change.mark)).into())
+            }
+            (Choice::Refused, Target::Fixed(place)) => Ok(place),
+        }
+    }
+
+    /// What stands at the end of this plan's envelopes.
+    #[inline]
+    fn tail<W: Writer>(&mut self, context: Context<'_>) {
+        let encoding = context.plan.format.encoding;
+        if self.room.tail_of != Some(encoding) {
+            context.plan.tail.write::<W>(self.now_us, &mut self.room.tail);
+            context.plan.tail.write_document::<W>(self.now_us, &mut self.room.document_tail);
+            self.room.tail_of = Some(encoding);
+        }
     }
 
     fn change<W: Writer>(&mut self, context: Context<'a>) -> Result<(), Fault> {
@@ -125,7 +204,9 @@ impl<'a> Pass<'a> {
                     Some(old) if self.key_moved(context.plan, old, cells) => {
                         self.moved::<W>(context, old, new)
                     }
-                    Some(old) if self.format.skip_unchanged && self.is_same(context.plan, old, cells) => {
+                    Some(old)
+                        if context.plan.format.skip_unchanged && self.is_same(context.plan, old, cells) =>
+                    {
                         Ok(())
                     }
                     _ => {
@@ -143,7 +224,7 @@ impl<'a> Pass<'a> {
                 self.delete::<W>(context, old, None)?;
                 Ok(())
             }
-            Op::Truncate if self.format.truncates => self.truncate::<W>(context),
+            Op::Truncate if context.plan.format.truncates => self.truncate::<W>(context),
             Op::Truncate => Ok(()),
         }
     }
@@ -203,24 +284,55 @@ impl<'a> Pass<'a> {
         old: RowCells<'a>,
         moved: Option<Moved<'a>>,
     ) -> Result<u32, Fault> {
-        let event = Event { op: b'd', before: Some(old), after: None };
-        let key = self.record::<W>(context, 0, event, moved)?;
-        if !self.format.tombstones || key.is_none() {
+        if context.plan.format.envelope == Envelope::Flat {
+            // A row that is gone has no value, so the tombstone is all there is to say.
+            let Some(plan) = &context.plan.key else {
+                return Err(reject::no_key(context.plan, context.change.mark).into());
+            };
+            let key = self.key::<W>(context, plan, old)?;
+            self.tombstone(context, 0, Some(key), old, moved)?;
             return Ok(1);
         }
+        let event = Event { op: b'd', before: Some(old), after: None };
+        let key = self.record::<W>(context, 0, event, moved)?;
+        if !context.plan.format.tombstones || key.is_none() {
+            return Ok(1);
+        }
+        self.tombstone(context, 1, key, old, moved)?;
+        Ok(2)
+    }
+
+    fn tombstone(
+        &mut self,
+        context: Context<'a>,
+        sub: u32,
+        key: Option<Span>,
+        old: RowCells<'a>,
+        moved: Option<Moved<'a>>,
+    ) -> Result<(), Fault> {
         self.room.before.clear();
         self.room.after.clear();
-        let headers = self.headers(context, 1, moved)?;
-        self.push(context, key, None, headers)?;
-        Ok(2)
+        let row = self.view(old);
+        let headers = self.headers(context, sub, row, moved)?;
+        self.push(context, row, key, None, headers)
+    }
+
+    fn view(&self, row: RowCells<'a>) -> View<'a> {
+        View { bytes: &self.batch.bytes, cells: row.cells }
     }
 
     fn truncate<W: Writer>(&mut self, context: Context<'a>) -> Result<(), Fault> {
         self.room.before.clear();
         self.room.after.clear();
+        let none = View { bytes: &[], cells: &[] };
+        if matches!(context.plan.target, Target::Chosen(_)) || context.plan.format.envelope == Envelope::Flat
+        {
+            // It has no row to choose a topic by, or none to show.
+            return Ok(());
+        }
         let value = self.value::<W>(context, &Event { op: b't', before: None, after: None })?;
-        let headers = self.headers(context, 0, None)?;
-        self.push(context, None, Some(value), headers)
+        let headers = self.headers(context, 0, none, None)?;
+        self.push(context, none, None, Some(value), headers)
     }
 
     /// Writes a record with a value and gives the place of its key.
@@ -239,8 +351,9 @@ impl<'a> Pass<'a> {
         self.room.before.clear();
         self.room.after.clear();
         let value = self.value::<W>(context, &event)?;
-        let headers = self.headers(context, sub, moved)?;
-        self.push(context, key, Some(value), headers)?;
+        let row = event.after.or(event.before).map_or(View { bytes: &[], cells: &[] }, |row| self.view(row));
+        let headers = self.headers(context, sub, row, moved)?;
+        self.push(context, row, key, Some(value), headers)?;
         Ok(key)
     }
 
@@ -259,6 +372,9 @@ impl<'a> Pass<'a> {
 
     #[inline]
     fn value<W: Writer>(&mut self, context: Context<'_>, event: &Event<'_>) -> Result<Span, Fault> {
+        if context.plan.format.envelope == Envelope::Flat {
+            return self.flat::<W>(context, event);
+        }
         let (plan, envelope) = (context.plan, &context.plan.envelope);
         let out = &mut self.out.bytes;
         let start = out.len();
@@ -288,18 +404,41 @@ impl<'a> Pass<'a> {
         self.span(context, start)
     }
 
+    /// The new row, and nothing around it.
+    fn flat<W: Writer>(&mut self, context: Context<'_>, event: &Event<'_>) -> Result<Span, Fault> {
+        let out = &mut self.out.bytes;
+        let start = out.len();
+        if let Some(row) = event.after {
+            let notes = Some(&mut self.room.after);
+            write_row::<W>(&context.plan.row, self.batch, row, out, &mut self.room.scratch, notes)
+                .map_err(|fault| row_fault(context, fault))?;
+        }
+        self.span(context, start)
+    }
+
     /// The headers of a record. Those about its rows tell what the notes hold.
     #[inline]
-    fn headers(&mut self, context: Context<'_>, sub: u32, moved: Option<Moved<'_>>) -> Result<Span, Fault> {
+    fn headers(
+        &mut self,
+        context: Context<'_>,
+        sub: u32,
+        view: View<'_>,
+        moved: Option<Moved<'_>>,
+    ) -> Result<Span, Fault> {
         let out = &mut self.out.bytes;
         let start = out.len();
         let row = &context.plan.row;
-        if self.format.dialect == Dialect::Millrace {
+        if context.plan.format.dialect == Dialect::Millrace {
             header::put_position(out, context.change.mark, sub);
             header::put_unchanged(out, row, &self.room.after);
         }
         header::put_special(out, "special", row, &self.room.after, self.batch);
         header::put_special(out, "special.before", row, &self.room.before, self.batch);
+        for (name, column) in &context.plan.headers {
+            if let Some(text) = view.text(*column) {
+                header::put(out, name, |out| out.extend_from_slice(text));
+            }
+        }
         if let (Some(moved), Some(plan)) = (moved, &context.plan.header_key) {
             let scratch = &mut self.room.scratch;
             let mut result = Ok(());
@@ -315,20 +454,49 @@ impl<'a> Pass<'a> {
     #[inline]
     pub(crate) fn push(
         &mut self,
-        context: Context<'_>,
+        context: Context<'a>,
+        row: View<'_>,
         key: Option<Span>,
         value: Option<Span>,
         headers: Span,
     ) -> Result<(), Fault> {
+        let place = self.place(context, row)?;
+        self.push_to(context, place, (key, value, headers), None, 0)
+    }
+
+    /// A record with its copies; the partition is the key's unless one is named.
+    #[inline]
+    pub(crate) fn push_to(
+        &mut self,
+        context: Context<'a>,
+        place: &'a Place,
+        (key, value, headers): (Option<Span>, Option<Span>, Span),
+        partition: Option<u32>,
+        time_ms: i64,
+    ) -> Result<(), Fault> {
         let len = |span: Option<Span>| span.map_or(0, |span| span.len as usize);
         let size = len(key) + len(value) + headers.len as usize;
-        if size > context.plan.record_bytes_max {
-            return Err(reject::too_large(context.plan, context.change.mark, size).into());
-        }
-        let topic = context.plan.topic;
-        let partition = route::partition(key.map(|span| self.out.slice(span)), topic.partitions);
         let mark = context.change.mark;
-        self.out.records.push(Record { topic: topic.index, partition, key, value, headers, mark });
+        for (nth, place) in std::iter::once(place).chain(&context.plan.copies).enumerate() {
+            if size > place.record_bytes_max {
+                return Err(reject::too_large(context.plan, place, mark, size).into());
+            }
+            let topic = place.topic;
+            let partition = match partition.filter(|_| nth == 0) {
+                None => route::partition(key.map(|span| self.out.slice(span)), topic.partitions),
+                Some(named) if named < topic.partitions => named,
+                Some(named) => return Err(reject::partition(context.plan, place, mark, named).into()),
+            };
+            self.out.records.push(Record {
+                topic: topic.index,
+                partition,
+                key,
+                value,
+                headers,
+                mark,
+                time_ms,
+            });
+        }
         Ok(())
     }
 

@@ -97,6 +97,11 @@ impl Names {
         Schema { name, ..Schema::new(Base::Struct(fields)) }
     }
 
+    /// The row alone.
+    pub(crate) fn value(&self, row: Vec<Field>) -> Schema {
+        Schema { name: Some(format!("{}.Value", self.logical)), ..Schema::new(Base::Struct(row)) }
+    }
+
     /// Documents travel as JSON text. No version, the operation optional and the block last: as Debezium.
     pub(crate) fn document_envelope(&self, source: &SourceBlock) -> Schema {
         let json = || Schema::named(Base::String, "io.debezium.data.Json").optional();

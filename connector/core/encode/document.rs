@@ -7,6 +7,7 @@ use super::lexical::number;
 use super::plan::{OptionPlan, UpdatePlan};
 use super::reject;
 use super::row::RowCells;
+use super::target::View;
 use super::value::Writer;
 use super::{Dialect, header};
 use crate::batch::{Cell, Op, Span, Tag, document};
@@ -24,7 +25,7 @@ impl<'a> Pass<'a> {
             Op::Update => b'u',
             Op::Delete => b'd',
             Op::Read => b'r',
-            Op::Truncate if self.format.truncates => b't',
+            Op::Truncate if context.plan.format.truncates => b't',
             Op::Truncate => return Ok(()),
         };
         let key = match (&context.plan.key, change.op) {
@@ -36,10 +37,11 @@ impl<'a> Pass<'a> {
         };
         let value = self.document_value::<W>(context, update, cells, op)?;
         let headers = self.document_headers(context, cells, 0)?;
-        self.push(context, key, Some(value), headers)?;
-        if change.op == Op::Delete && self.format.tombstones && key.is_some() {
+        let row = View { bytes: &self.batch.bytes, cells };
+        self.push(context, row, key, Some(value), headers)?;
+        if change.op == Op::Delete && context.plan.format.tombstones && key.is_some() {
             let headers = self.document_headers(context, &[], 1)?;
-            self.push(context, key, None, headers)?;
+            self.push(context, row, key, None, headers)?;
         }
         Ok(())
     }
@@ -143,7 +145,7 @@ impl<'a> Pass<'a> {
 
     fn document_headers(&mut self, context: Context<'_>, cells: &[Cell], sub: u32) -> Result<Span, Fault> {
         let start = self.out.bytes.len();
-        if self.format.dialect == Dialect::Millrace {
+        if context.plan.format.dialect == Dialect::Millrace {
             header::put_position(&mut self.out.bytes, context.change.mark, sub);
             for (index, name) in [(document::IMAGE, "image"), (document::OPERATION, "operation")] {
                 if let Some(cell) = part(cells, index) {

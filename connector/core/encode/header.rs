@@ -1,11 +1,17 @@
 //! Record headers, in the layout of `EncodedBatch::headers`.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::OnceLock;
+
+use super::Format;
 use super::json;
 use super::plan::RowPlan;
 use super::row::Notes;
 use super::short::Short;
 use crate::batch::ChangeBatch;
 use crate::position::Mark;
+use crate::relation::{Relation, SourceValue};
 
 /// Adds a header whose value `fill` writes.
 #[inline]
@@ -80,4 +86,36 @@ fn put_name(out: &mut Vec<u8>, row: &RowPlan, index: usize) {
     let name =
         row.columns.iter().find(|column| column.index == index).map_or("", |column| column.name.as_str());
     json::put_string(out, name.as_bytes());
+}
+
+/// Debezium's headers: which connector, which of its tasks, which run of it.
+pub(crate) fn context(format: &Format, relation: &Relation) -> Vec<u8> {
+    let connector = relation.source.fields.iter().find(|field| field.name == "connector");
+    let connector = match connector.map(|field| &field.value) {
+        Some(SourceValue::Text(name)) => name.as_str(),
+        _ => "",
+    };
+    let mut out = Vec::new();
+    for (name, value) in [
+        ("connectorLogicalName", format.topic_prefix.as_str()),
+        ("taskId", "0"),
+        ("connectorName", connector),
+        ("runId", run_id()),
+    ] {
+        let name = format!("__debezium.context.{name}");
+        put(&mut out, &name, |out| out.extend_from_slice(value.as_bytes()));
+    }
+    out
+}
+
+/// Drawn once a process, in the form of a UUID.
+fn run_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| {
+        // The standard library's own source of chance: the keys of its hash maps.
+        let draw = || RandomState::new().build_hasher().finish();
+        let (high, low) = (draw() & !0xf000 | 0x4000, draw() & !(0b11 << 62) | 0b10 << 62);
+        let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xffff);
+        format!("{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", low >> 48, low & 0xffff_ffff_ffff)
+    })
 }

@@ -15,16 +15,18 @@
 
 use std::sync::Arc;
 
-use self::avro::Avro;
-use self::change::{Fault, Pass, Room};
+pub use self::letter::Letter;
+
+use self::change::{Fault, Pass, Rejects, Room};
 use self::disguise::Disguised;
-use self::json::Json;
-use self::plan::{Draft, Plan, SchemaIds, Tail};
+use self::plan::{Draft, Plan, SchemaIds};
+use self::target::{Place, Target, View};
 use crate::batch::{ChangeBatch, EncodedBatch, Op};
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
 use crate::progress::{self, OpCounts, Progress};
 use crate::relation::Relation;
+use crate::route::rule::{OnReject, Route};
 use crate::sink::Targets;
 
 mod avro;
@@ -36,14 +38,19 @@ mod document;
 mod header;
 mod json;
 mod json_schema;
+mod letter;
 mod lexical;
 mod mapping;
+mod object;
+mod outbox;
 mod plan;
 mod reject;
 mod row;
 mod shapes;
 mod short;
 mod source;
+mod tail;
+mod target;
 mod value;
 
 pub use self::lexical::hex::base64;
@@ -54,6 +61,7 @@ pub use self::lexical::number::java_double;
 pub struct Format {
     /// First part of every topic and schema name.
     pub topic_prefix: String,
+    pub envelope: Envelope,
     pub encoding: Encoding,
     pub dialect: Dialect,
     pub decimals: Decimals,
@@ -81,13 +89,21 @@ pub struct Format {
     pub placeholder: String,
     /// Largest record, key, value and headers together.
     pub record_bytes_max: u32,
+    pub on_reject: OnReject,
+    /// The topic of dead letters.
+    pub dead_letters: String,
+    /// Relations that look or go otherwise; the first that fits counts.
+    pub routes: Vec<Route>,
 }
 
 impl Format {
     /// The defaults, under a topic prefix.
     pub fn new(topic_prefix: impl Into<String>) -> Self {
+        let topic_prefix = topic_prefix.into();
         Self {
-            topic_prefix: topic_prefix.into(),
+            dead_letters: format!("{topic_prefix}.dead-letters"),
+            topic_prefix,
+            envelope: Envelope::Debezium,
             encoding: Encoding::Avro,
             dialect: Dialect::Millrace,
             decimals: Decimals::Precise,
@@ -105,12 +121,37 @@ impl Format {
             context_headers: true,
             placeholder: "__debezium_unavailable_value".into(),
             record_bytes_max: 1_000_000_000,
+            on_reject: OnReject::Stop,
+            routes: Vec::new(),
         }
     }
 
     fn has_context_headers(&self) -> bool {
         self.context_headers && self.dialect == Dialect::Debezium
     }
+
+    /// Rejects of some relation become dead letters.
+    pub fn has_dead_letters(&self) -> bool {
+        let buries = |format: &Format| format.on_reject == OnReject::DeadLetter;
+        buries(self) || self.routes.iter().any(|route| buries(&route.format))
+    }
+
+    /// How the records of a relation look, and its route if it has one.
+    fn of(&self, relation: &Relation) -> (&Format, Option<&Route>) {
+        let route = self.routes.iter().find(|route| route.fits(relation));
+        (route.map_or(self, |route| &route.format), route)
+    }
+}
+
+/// The shape around a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Envelope {
+    /// Before, after, source and operation, as Debezium has it.
+    Debezium,
+    /// The new row alone; a tombstone for a delete.
+    Flat,
+    /// Each inserted row is an event that says itself what it holds and where it goes.
+    Outbox,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,8 +253,11 @@ pub struct Encoder<T: Targets> {
     progress: Arc<Progress>,
     /// By relation version, rising.
     plans: Vec<Plan>,
-    tail: Tail,
     room: Room,
+    /// Where dead letters go, once it was asked for.
+    dead: Option<Place>,
+    attempt: u32,
+    rejects: Rejects,
     /// Index into `plans` and events counted, by the relations of the batch at hand.
     slots: Vec<usize>,
     counts: Vec<OpCounts>,
@@ -223,18 +267,24 @@ pub struct Encoder<T: Targets> {
 
 impl<T: Targets> Encoder<T> {
     pub fn new(format: Format, targets: T, progress: Arc<Progress>) -> Self {
-        let tail = Tail::new(format.encoding);
         Self {
             format,
             targets,
             progress,
             plans: Vec::new(),
-            tail,
             room: Room::default(),
+            dead: None,
+            attempt: 1,
+            rejects: Rejects::default(),
             slots: Vec::new(),
             counts: Vec::new(),
             seq: 0,
         }
+    }
+
+    /// What the next dead letters say of how often the same was tried.
+    pub fn set_attempt(&mut self, attempt: u32) {
+        self.attempt = attempt;
     }
 
     /// Every relation version of the batch has a plan. Cheap: asked for every batch.
@@ -246,6 +296,10 @@ impl<T: Targets> Encoder<T> {
     ///
     /// Fails as `Targets` fails. Plans that were compiled before that stay.
     pub async fn prepare(&mut self, batch: &ChangeBatch) -> Result<()> {
+        if self.dead.is_none() && self.format.has_dead_letters() {
+            let limit = self.format.record_bytes_max;
+            self.dead = Some(Place::of(&self.targets, &self.format.dead_letters, limit).await?);
+        }
         for relation in &batch.relations {
             if self.slot(relation.version).is_none() {
                 let plan = self.plan(relation).await?;
@@ -256,23 +310,67 @@ impl<T: Targets> Encoder<T> {
             }
         }
         self.drop_old_plans(batch);
+        self.learn(batch).await
+    }
+
+    /// Makes sure of every topic that a row of the batch chooses.
+    async fn learn(&mut self, batch: &ChangeBatch) -> Result<()> {
+        let (mut cells, mut bytes) = (Vec::new(), Vec::new());
+        for (at, relation) in (0_u32..).zip(&batch.relations) {
+            let Some(slot) = self.slot(relation.version) else { continue };
+            let Some(plan) = self.plans.get_mut(slot) else { continue };
+            let Target::Chosen(chosen) = &mut plan.target else { continue };
+            chosen.make_room();
+            for change in batch.changes.iter().filter(|change| change.relation == at) {
+                for row in [change.before, change.after] {
+                    let row = View { bytes: &batch.bytes, cells: batch.cells_of(row) };
+                    match &plan.outbox {
+                        None => chosen.learn(&self.targets, row).await?,
+                        Some(outbox) if outbox.takes(change.op) => {
+                            // What is no event chooses nothing, and is told of when it is encoded.
+                            if let Ok(row) = outbox.view(row, &mut cells, &mut bytes) {
+                                chosen.learn(&self.targets, row).await?;
+                            }
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
     async fn plan(&self, relation: &Relation) -> Result<Plan> {
         let stale = self.plans.iter().find(|plan| plan.version == relation.version);
         let widened = stale.map(|plan| plan.widened.clone()).unwrap_or_default();
-        let draft = Draft::new(&self.format, relation, widened)?;
-        let topic = self.targets.topic(draft.topic_name()).await?;
+        let (format, route) = self.format.of(relation);
+        let draft = Draft::new(format, route, relation, widened)?;
+        let mut asks = draft.asks()?;
+        let target = match (route, asks.choice.take()) {
+            (Some(route), Some((rule, columns))) => Target::chosen(route, rule, columns),
+            _ => {
+                let limit = format.record_bytes_max;
+                Target::Fixed(Place::of(&self.targets, draft.topic_name(), limit).await?)
+            }
+        };
+        let mut copies = Vec::new();
+        for name in route.iter().flat_map(|route| &route.copies) {
+            copies.push(Place::of(&self.targets, name, format.record_bytes_max).await?);
+        }
+        let ids = self.register(&draft, format).await?;
+        Ok(draft.compile(ids, target, copies, asks))
+    }
+
+    async fn register(&self, draft: &Draft<'_>, format: &Format) -> Result<SchemaIds> {
         let mut ids = SchemaIds::default();
-        if self.format.encoding == Encoding::Avro {
+        if format.encoding == Encoding::Avro {
             if let Some(text) = draft.key_text() {
                 ids.key = self.targets.schema(&format!("{}-key", draft.topic_name()), &text).await?;
             }
             let text = draft.value_text();
             ids.value = self.targets.schema(&format!("{}-value", draft.topic_name()), &text).await?;
         }
-        Ok(draft.compile(topic, ids))
+        Ok(ids)
     }
 
     /// A table's older versions go with its newer one, unless the batch still has rows of both.
@@ -325,6 +423,10 @@ impl<T: Targets> Encoder<T> {
                 }
                 return Ok(Encoded::NeedsPrepare);
             }
+            Err(Fault::Unlearned) => {
+                out.clear();
+                return Ok(Encoded::NeedsPrepare);
+            }
         }
         out.notes.clone_from(&batch.notes);
         out.end.clone_from(&batch.end);
@@ -332,44 +434,41 @@ impl<T: Targets> Encoder<T> {
         out.drained = batch.drained;
         out.seq = batch.seq;
         out.commit_ts_us = batch.transactions.last().map_or(0, |transaction| transaction.commit_ts_us);
+        out.buried = self.rejects.count;
         self.seq = batch.seq;
         self.count();
         Ok(Encoded::Done)
     }
 
     fn write_records(&mut self, batch: &ChangeBatch, out: &mut EncodedBatch) -> Result<(), Fault> {
-        let now_us = progress::now_us();
         self.room.source.forget();
-        match self.format.encoding {
-            Encoding::Avro => {
-                self.tail.write::<Avro>(now_us, &mut self.room.tail);
-                self.tail.write_document::<Avro>(now_us, &mut self.room.document_tail);
-            }
-            Encoding::Json { .. } => {
-                self.tail.write::<Json>(now_us, &mut self.room.tail);
-                self.tail.write_document::<Json>(now_us, &mut self.room.document_tail);
-            }
-        }
+        self.room.tail_of = None;
+        self.rejects = Rejects::default();
         let mut pass = Pass {
-            format: &self.format,
+            now_us: progress::now_us(),
             batch,
             plans: &self.plans,
             slots: &self.slots,
             room: &mut self.room,
             out,
+            dead: self.dead.as_ref(),
+            attempt: self.attempt,
+            rejects: &mut self.rejects,
         };
-        match self.format.encoding {
-            Encoding::Avro => pass.run::<Avro>(&mut self.counts),
-            Encoding::Json { .. } => pass.run::<Json>(&mut self.counts),
-        }
+        pass.run(&mut self.counts)
     }
 
     fn count(&self) {
         for (slot, counts) in self.slots.iter().zip(&self.counts) {
             if let Some(plan) = self.plans.get(*slot).filter(|_| counts.iter().any(|count| *count > 0)) {
                 self.progress.count_events(&plan.table, counts);
-                self.progress.use_topic(&plan.topic_name);
+                plan.target.places().iter().for_each(|place| self.progress.use_topic(&place.name));
             }
+        }
+        if let Some(first) = &self.rejects.first {
+            let count = self.rejects.count;
+            let code = first.code_text();
+            tracing::warn!(count, code, %first, topic = self.format.dead_letters, "records became dead letters");
         }
     }
 }
@@ -380,6 +479,8 @@ mod change_test;
 mod document_test;
 #[cfg(test)]
 mod oracle_test;
+#[cfg(test)]
+mod outbox_test;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]

@@ -1,34 +1,36 @@
 //! What is decided once per relation version: where every record goes, and for every field the bytes around
 //! its value and those that stand for null, for a row that was not sent and for an unchanged value.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-use std::sync::OnceLock;
-
 use super::avro::Avro;
 use super::connect::{Field, Names, Schema};
 use super::disguise::{self, Disguise, Disguised};
 use super::json::Json;
 use super::mapping::{field, is_shown, map, zero};
+use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::short::Lead;
+use super::tail::Tail;
+use super::target::{Place, Target};
 use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
-use super::{Dialect, Encoding, Format, avro_schema, header, json_schema};
+use super::{Dialect, Encoding, Envelope, Format, avro_schema, header, json_schema};
 use crate::batch::document;
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
 use crate::relation::{Column, Relation, Shape, SourceBlock, SourceValue};
+use crate::route::rule::{Route, TopicRule};
 use crate::route::topic_name;
-use crate::sink::Topic;
 
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub version: u64,
     /// `schema.table`
     pub table: String,
-    pub topic: Topic,
-    pub topic_name: String,
-    /// Largest record that the format and the topic take.
-    pub record_bytes_max: usize,
+    pub format: Format,
+    pub target: Target,
+    /// Where every record goes too.
+    pub copies: Vec<Place>,
+    pub outbox: Option<OutboxPlan>,
+    /// Headers that hold a column's value.
+    pub headers: Vec<(String, usize)>,
     pub row: RowPlan,
     pub key: Option<RowPlan>,
     /// The key as a JSON object, for headers.
@@ -39,6 +41,7 @@ pub(crate) struct Plan {
     pub envelope: EnvelopePlan,
     /// For documents.
     pub update: Option<UpdatePlan>,
+    pub tail: Tail,
     /// Columns that are nullable only because a NULL was seen in them.
     pub widened: Vec<usize>,
     /// A NULL was seen where this plan has none: to be compiled anew.
@@ -131,11 +134,23 @@ pub(crate) struct OptionPlan {
 /// What the schemas of a relation are, before they have ids.
 pub(crate) struct Draft<'a> {
     format: &'a Format,
+    route: Option<&'a Route>,
     relation: &'a Relation,
     widened: Vec<usize>,
+    /// The topic of the relation, where no route says another.
     topic_name: String,
+    key_columns: Vec<u16>,
     key: Option<Schema>,
     envelope: Schema,
+}
+
+/// What a route asks of each row of one relation.
+#[derive(Debug, Default)]
+pub(crate) struct Asks {
+    /// The rule by which rows choose their topic, and the columns that it looks at.
+    pub choice: Option<(TopicRule, Vec<usize>)>,
+    pub headers: Vec<(String, usize)>,
+    pub outbox: Option<OutboxPlan>,
 }
 
 /// Ids of registered schemas; JSON needs none.
@@ -146,9 +161,15 @@ pub(crate) struct SchemaIds {
 }
 
 impl<'a> Draft<'a> {
-    /// Fails where a column is to keep a secret and cannot.
-    pub(crate) fn new(format: &'a Format, relation: &'a Relation, widened: Vec<usize>) -> Result<Self> {
+    /// Fails where the relation's route names a column that it does not have, or a column is to keep a secret and cannot.
+    pub(crate) fn new(
+        format: &'a Format,
+        route: Option<&'a Route>,
+        relation: &'a Relation,
+        widened: Vec<usize>,
+    ) -> Result<Self> {
         let topic_name = topic_name(&format.topic_prefix, relation);
+        let key_columns = chosen_key(route, relation)?;
         let logical = match format.dialect {
             Dialect::Millrace => format!("{}.{}", format.topic_prefix, relation.full_name()),
             Dialect::Debezium => topic_name.clone(),
@@ -164,17 +185,27 @@ impl<'a> Draft<'a> {
             })
         };
         let row = shown_columns(format, relation).map(row).collect::<Result<Vec<Field>>>()?;
-        let key: Vec<Field> = key_columns(relation).map(schema).collect();
+        let key: Vec<Field> = columns_at(relation, &key_columns).map(schema).collect();
         let key = (!key.is_empty()).then(|| names.key(key));
-        let envelope = match relation.shape {
-            Shape::Rows => names.envelope(row, &relation.source),
-            Shape::Documents => names.document_envelope(&relation.source),
+        let envelope = match (relation.shape, format.envelope) {
+            (Shape::Rows, Envelope::Debezium) => names.envelope(row, &relation.source),
+            (Shape::Rows, Envelope::Flat | Envelope::Outbox) => names.value(row),
+            (Shape::Documents, Envelope::Debezium) => names.document_envelope(&relation.source),
+            (Shape::Documents, Envelope::Flat | Envelope::Outbox) => {
+                let name = relation.full_name();
+                return Err(Error::config(format!("collection {name} takes the envelope debezium only"))
+                    .hint("leave it out of the [[route]] with another envelope, or of [format]"));
+            }
         };
-        Ok(Self { format, relation, widened, topic_name, key, envelope })
+        Ok(Self { format, route, relation, widened, topic_name, key_columns, key, envelope })
     }
 
+    /// The topic of every record or, where rows choose, the name that stands for all of them.
     pub(crate) fn topic_name(&self) -> &str {
-        &self.topic_name
+        match self.route.and_then(|route| route.topic.as_ref()) {
+            Some(TopicRule::Fixed(name)) => name,
+            _ => &self.topic_name,
+        }
     }
 
     pub(crate) fn key_text(&self) -> Option<String> {
@@ -189,42 +220,85 @@ impl<'a> Draft<'a> {
         self.format.dialect == Dialect::Millrace
     }
 
-    pub(crate) fn compile(self, topic: Topic, ids: SchemaIds) -> Plan {
-        match self.format.encoding {
-            Encoding::Avro => self.compile_for::<Avro>(topic, ids),
-            Encoding::Json { .. } => self.compile_for::<Json>(topic, ids),
+    /// How rows choose their topic; `None` where there is one for all.
+    pub(crate) fn choice(&self) -> Option<TopicRule> {
+        let rule = self.route.and_then(|route| route.topic.clone());
+        match (rule, self.format.envelope) {
+            (Some(TopicRule::Fixed(_)), _) | (None, Envelope::Debezium | Envelope::Flat) => None,
+            (Some(rule), _) => Some(rule),
+            (None, Envelope::Outbox) => outbox::default_topic(),
         }
     }
 
-    fn compile_for<W: Writer>(self, topic: Topic, ids: SchemaIds) -> Plan {
+    /// What the route asks of each row.
+    pub(crate) fn asks(&self) -> Result<Asks> {
         let relation = self.relation;
+        let Some(route) = self.route else { return Ok(Asks::default()) };
+        let mut names = RowNames::of(route, relation);
+        let mut find = |name: &str| names.find(name).ok_or_else(|| outbox::misfit(relation, name));
+        let rule = self.choice();
+        let columns = rule.iter().flat_map(TopicRule::columns).map(&mut find).collect::<Result<Vec<_>>>()?;
+        let choice = rule.map(|rule| (rule, columns));
+        let Some(settings) = route.outbox.as_ref() else {
+            let mut headers = Vec::new();
+            for header in &route.headers {
+                match find(&header.column) {
+                    Ok(index) => headers.push((header.name.clone(), index)),
+                    Err(_) if header.optional => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(Asks { choice, headers, outbox: None });
+        };
+        let plan = OutboxPlan::compile(route, settings, relation, &mut names)?;
+        let plan = plan.with_document(settings, relation, names)?;
+        Ok(Asks { choice, headers: Vec::new(), outbox: Some(plan) })
+    }
+
+    pub(crate) fn compile(self, ids: SchemaIds, target: Target, copies: Vec<Place>, asks: Asks) -> Plan {
+        match self.format.encoding {
+            Encoding::Avro => self.compile_for::<Avro>(ids, target, copies, asks),
+            Encoding::Json { .. } => self.compile_for::<Json>(ids, target, copies, asks),
+        }
+    }
+
+    fn compile_for<W: Writer>(self, ids: SchemaIds, target: Target, copies: Vec<Place>, asks: Asks) -> Plan {
+        let relation = self.relation;
+        let key_columns = || columns_at(relation, &self.key_columns);
         let key = self.key.as_ref().map(|schema| {
             let (head, foot) = self.frame(schema, ids.key);
-            RowPlan::compile::<W>(&self, key_columns(relation), &head, foot)
+            RowPlan::compile::<W>(&self, key_columns(), &head, foot)
         });
-        let header_key =
-            key.is_some().then(|| RowPlan::compile::<Json>(&self, key_columns(relation), b"", b""));
-        let (head, _) = self.frame(&self.envelope, ids.value);
+        let header_key = key.is_some().then(|| RowPlan::compile::<Json>(&self, key_columns(), b"", b""));
+        let (head, foot) = self.frame(&self.envelope, ids.value);
+        // A flat value is the row with the frame around it; in an envelope the frame is the envelope's.
+        let (row_head, row_foot): (&[u8], _) = match self.format.envelope {
+            Envelope::Flat => (&head, foot),
+            Envelope::Debezium | Envelope::Outbox => (b"", b"".as_slice()),
+        };
         Plan {
             version: relation.version,
             table: relation.full_name(),
-            record_bytes_max: self.format.record_bytes_max.min(topic.record_bytes_max) as usize,
-            row: RowPlan::compile::<W>(&self, shown_columns(self.format, relation), b"", b"")
+            format: Format { routes: Vec::new(), ..self.format.clone() },
+            row: RowPlan::compile::<W>(&self, shown_columns(self.format, relation), row_head, row_foot)
                 .disguised::<W>(&self),
             context: if self.format.has_context_headers() {
-                context(self.format, relation)
+                header::context(self.format, relation)
             } else {
                 Vec::new()
             },
             key,
             header_key,
-            key_columns: key_columns(relation).map(|(index, _)| index).collect(),
+            key_columns: key_columns().map(|(index, _)| index).collect(),
             envelope: EnvelopePlan::compile::<W>(relation, &head),
             update: (relation.shape == Shape::Documents).then(UpdatePlan::compile::<W>),
+            tail: Tail::new(self.format.encoding),
+            target,
+            copies,
+            outbox: asks.outbox,
+            headers: asks.headers,
             widened: self.widened,
             is_stale: false,
-            topic,
-            topic_name: self.topic_name,
         }
     }
 
@@ -244,38 +318,6 @@ fn is_nullable(relation: &Relation, widened: &[usize], index: usize) -> bool {
     relation.columns.get(index).is_some_and(|c| c.nullable) || widened.contains(&index)
 }
 
-/// Debezium's headers: which connector, which of its tasks, which run of it.
-fn context(format: &Format, relation: &Relation) -> Vec<u8> {
-    let connector = relation.source.fields.iter().find(|field| field.name == "connector");
-    let connector = match connector.map(|field| &field.value) {
-        Some(SourceValue::Text(name)) => name.as_str(),
-        _ => "",
-    };
-    let mut out = Vec::new();
-    for (name, value) in [
-        ("connectorLogicalName", format.topic_prefix.as_str()),
-        ("taskId", "0"),
-        ("connectorName", connector),
-        ("runId", run_id()),
-    ] {
-        let name = format!("__debezium.context.{name}");
-        header::put(&mut out, &name, |out| out.extend_from_slice(value.as_bytes()));
-    }
-    out
-}
-
-/// Drawn once a process, in the form of a UUID.
-fn run_id() -> &'static str {
-    static ID: OnceLock<String> = OnceLock::new();
-    ID.get_or_init(|| {
-        // The standard library's own source of chance: the keys of its hash maps.
-        let draw = || RandomState::new().build_hasher().finish();
-        let (high, low) = (draw() & !0xf000 | 0x4000, draw() & !(0b11 << 62) | 0b10 << 62);
-        let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xffff);
-        format!("{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", low >> 48, low & 0xffff_ffff_ffff)
-    })
-}
-
 /// The columns that are in the events' rows, with their indexes.
 fn shown_columns<'a>(
     format: &'a Format,
@@ -291,9 +333,21 @@ fn shown_columns<'a>(
     shown.filter(move |(_, column)| is_shown(&column.kind, format) && is_chosen(column))
 }
 
-/// The key's columns with their indexes, in the key's own order.
-fn key_columns(relation: &Relation) -> impl Iterator<Item = (usize, &Column)> {
-    relation.key.iter().filter_map(|index| {
+/// The key that the route chooses, else the relation's own.
+fn chosen_key(route: Option<&Route>, relation: &Relation) -> Result<Vec<u16>> {
+    let Some(route) = route.filter(|route| !route.key.is_empty() && route.outbox.is_none()) else {
+        return Ok(relation.key.clone());
+    };
+    let find = |name: &String| {
+        let at = relation.columns.iter().position(|column| column.name == *name);
+        at.and_then(|at| u16::try_from(at).ok()).ok_or_else(|| outbox::misfit(relation, name))
+    };
+    route.key.iter().map(find).collect()
+}
+
+/// Columns with their indexes, in the order of the indexes given.
+fn columns_at<'a>(relation: &'a Relation, indexes: &[u16]) -> impl Iterator<Item = (usize, &'a Column)> {
+    indexes.iter().filter_map(move |index| {
         let index = usize::from(*index);
         Some((index, relation.columns.get(index)?))
     })
@@ -505,55 +559,5 @@ impl UpdatePlan {
                 W::STRUCT_CLOSE.to_vec().into(),
             ],
         }
-    }
-}
-
-/// What follows the operation's letter: when it was processed, and the ends. The same for a whole batch.
-#[derive(Debug)]
-pub(crate) struct Tail {
-    before_ms: Vec<u8>,
-    before_us: Vec<u8>,
-    before_ns: Vec<u8>,
-    end: Vec<u8>,
-    /// After the milliseconds of a document.
-    document_end: Vec<u8>,
-}
-
-impl Tail {
-    pub(crate) fn new(encoding: Encoding) -> Self {
-        match encoding {
-            Encoding::Avro => Self::of::<Avro>(b""),
-            Encoding::Json { schemas: false } => Self::of::<Json>(b""),
-            Encoding::Json { schemas: true } => Self::of::<Json>(b"}"),
-        }
-    }
-
-    fn of<W: Writer>(foot: &[u8]) -> Self {
-        let lead = |name| W::lead(name, false, Union::NullFirst);
-        Self {
-            before_ms: [W::OP_CLOSE, &lead("ts_ms")].concat(),
-            before_us: lead("ts_us"),
-            before_ns: lead("ts_ns"),
-            end: [W::STRUCT_CLOSE, foot].concat(),
-            document_end: [&W::null("transaction", false, Union::NullFirst), W::STRUCT_CLOSE, foot].concat(),
-        }
-    }
-
-    pub(crate) fn write_document<W: Writer>(&self, now_us: i64, out: &mut Vec<u8>) {
-        out.clear();
-        out.extend_from_slice(&self.before_ms);
-        W::long(out, now_us / 1000);
-        out.extend_from_slice(&self.document_end);
-    }
-
-    pub(crate) fn write<W: Writer>(&self, now_us: i64, out: &mut Vec<u8>) {
-        out.clear();
-        out.extend_from_slice(&self.before_ms);
-        W::long(out, now_us / 1000);
-        out.extend_from_slice(&self.before_us);
-        W::long(out, now_us);
-        out.extend_from_slice(&self.before_ns);
-        W::long(out, now_us.saturating_mul(1000));
-        out.extend_from_slice(&self.end);
     }
 }

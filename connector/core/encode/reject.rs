@@ -2,21 +2,31 @@
 
 use super::header::mark_text;
 use super::lexical::Bad;
+use super::outbox::Poison;
 use super::plan::Plan;
+use super::target::Place;
 use crate::error::Error;
 use crate::position::Mark;
 
-fn place(mark: Mark) -> String {
+pub(crate) const TOPIC_NOT_ALLOWED: &str = "topic_not_allowed";
+
+pub(crate) fn place(mark: Mark) -> String {
     String::from_utf8_lossy(mark_text(mark).as_slice()).into_owned()
 }
 
 fn column(plan: &Plan, index: usize) -> &str {
-    plan.row.columns.get(index).map_or("?", |column| column.name.as_str())
+    plan.row.columns.iter().find(|column| column.index == index).map_or("?", |column| column.name.as_str())
 }
 
 #[cold]
 pub(crate) fn bad_value(plan: &Plan, mark: Mark, index: usize, bad: Bad) -> Error {
-    let kind = plan.row.columns.get(index).map(|column| format!("{:?}", column.r#type)).unwrap_or_default();
+    let kind = plan
+        .row
+        .columns
+        .iter()
+        .find(|column| column.index == index)
+        .map(|column| format!("{:?}", column.r#type))
+        .unwrap_or_default();
     let what = match bad {
         Bad::Malformed => format!("is not in the form of its type ({kind})"),
         Bad::OutOfRange => format!("is beyond the range of its type ({kind})"),
@@ -24,7 +34,8 @@ pub(crate) fn bad_value(plan: &Plan, mark: Mark, index: usize, bad: Bad) -> Erro
         Bad::NullElement => "has a NULL element, which Debezium's schema of such an array cannot say".into(),
     };
     let (table, name) = (&plan.table, column(plan, index));
-    let error = Error::record(format!("table {table}, column {name}: the value at {} {what}", place(mark)));
+    let error = Error::record(format!("table {table}, column {name}: the value at {} {what}", place(mark)))
+        .code("bad_value");
     match bad {
         Bad::Special => error.hint("set decimals = \"string\" in [format]"),
         Bad::NullElement => error.hint("use the dialect of Millrace, or leave the column out"),
@@ -39,6 +50,7 @@ pub(crate) fn bad_value(plan: &Plan, mark: Mark, index: usize, bad: Bad) -> Erro
 pub(crate) fn key_not_sent(plan: &Plan, mark: Mark, index: usize) -> Error {
     let (table, name) = (&plan.table, column(plan, index));
     Error::record(format!("table {table}: the row at {} came without its key column {name}", place(mark)))
+        .code("key_not_sent")
         .hint(format!("run: ALTER TABLE {table} REPLICA IDENTITY FULL"))
 }
 
@@ -46,6 +58,7 @@ pub(crate) fn key_not_sent(plan: &Plan, mark: Mark, index: usize) -> Error {
 pub(crate) fn no_old_row(plan: &Plan, mark: Mark) -> Error {
     let table = &plan.table;
     Error::record(format!("table {table}: the delete at {} came without the old row", place(mark)))
+        .code("no_old_row")
         .hint(format!("run: ALTER TABLE {table} REPLICA IDENTITY FULL"))
 }
 
@@ -59,13 +72,14 @@ pub(crate) fn malformed_list(plan: &Plan, mark: Mark) -> Error {
 }
 
 #[cold]
-pub(crate) fn too_large(plan: &Plan, mark: Mark, size: usize) -> Error {
-    let (table, limit, topic) = (&plan.table, plan.record_bytes_max, &plan.topic_name);
+pub(crate) fn too_large(plan: &Plan, target: &Place, mark: Mark, size: usize) -> Error {
+    let (table, limit, topic) = (&plan.table, target.record_bytes_max, &target.name);
     let place = place(mark);
     Error::record(format!(
         "table {table}: the record at {place} has {size} bytes and the limit is {limit}, with what Kafka adds to \
          a record taken off"
     ))
+    .code("too_large")
     .hint(format!("raise max.message.bytes of topic {topic}, and record_bytes_max if that is lower"))
 }
 
@@ -80,4 +94,44 @@ pub(crate) fn batch_too_large(plan: &Plan, mark: Mark) -> Error {
 pub(crate) fn cell_count(plan: &Plan, count: usize) -> Error {
     let columns = plan.envelope.cells;
     Error::fatal(format!("table {}: a row has {count} cells for {columns} columns", plan.table))
+}
+
+#[cold]
+pub(crate) fn no_key(plan: &Plan, mark: Mark) -> Error {
+    let table = &plan.table;
+    Error::record(format!("table {table}: the delete at {} has no key to be told by", place(mark)))
+        .code("no_key")
+        .hint("give the table a primary key, name columns as `key` in its [[route]], or use envelope = \"debezium\"")
+}
+
+#[cold]
+pub(crate) fn partition(plan: &Plan, target: &Place, mark: Mark, partition: u32) -> Error {
+    let (table, topic, count) = (&plan.table, &target.name, target.topic.partitions);
+    let place = place(mark);
+    Error::record(format!(
+        "table {table}: the row at {place} names partition {partition} of topic {topic}, which has {count}"
+    ))
+    .code("bad_partition")
+    .hint("write numbers from 0 up to the count less one")
+}
+
+/// Of a row of an outbox.
+#[cold]
+pub(crate) fn poison(plan: &Plan, mark: Mark, why: Poison) -> Error {
+    let (code, what, hint) = match why {
+        Poison::BadJson => ("bad_json", "is not JSON", "write JSON, or set payload_form = \"text\""),
+        Poison::EmptyId => ("empty_id", "has no id", "write an id with every event"),
+        Poison::EmptyKey => ("empty_key", "has no aggregate id, and so no key", "write one with every event"),
+        Poison::EmptyPayload => {
+            ("empty_payload", "has no payload", "write one, or set tombstone_on_empty = true")
+        }
+        Poison::BadPartition => ("bad_partition", "names a partition that is no number", "write a number"),
+        Poison::BadTimestamp => {
+            ("bad_timestamp", "has a time that is none", "write a timestamptz or RFC 3339")
+        }
+        Poison::BadField => ("bad_value", "has a value that is not in the form of its type", "correct it"),
+        Poison::Update => ("update", "was updated, and events do not change", "insert a new event instead"),
+    };
+    let (table, place) = (&plan.table, place(mark));
+    Error::record(format!("table {table}: the event at {place} {what}")).code(code).hint(hint)
 }

@@ -161,6 +161,10 @@ impl Desk {
         Self { encoder, registry, progress, format }
     }
 
+    pub fn format(&self) -> &Format {
+        &self.format
+    }
+
     pub fn prepare(&mut self, batch: &ChangeBatch) {
         let future = std::pin::pin!(self.encoder.prepare(batch));
         match future.poll(&mut Context::from_waker(Waker::noop())) {

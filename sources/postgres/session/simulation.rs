@@ -27,7 +27,8 @@ fn stored(position: &millrace_core::position::Position) -> Result<Streamed> {
 impl Reading for Replayed {
     fn open(from: Option<&millrace_core::position::Position>) -> Result<Self> {
         let beginning = || Ok(Streamed::starting_at("1", 1, "s", Lsn(0)));
-        let mut replayed = Self(Session::new(from.map_or_else(beginning, stored)?, None));
+        let mut replayed =
+            Self(Session::new(from.map_or_else(beginning, stored)?, Messages::default(), None));
         replayed.altered();
         Ok(replayed)
     }

@@ -19,7 +19,7 @@ fn reading(phase: Phase) -> Session {
     let table = TableName::new("public", "t");
     let unread = Unread { table, note: TableNote::new(phase), listed: Vec::new(), is_keyless: false };
     let tracker = Tracker::new(vec![unread], Vec::new(), "us".to_owned());
-    Session::new(Streamed::starting_at("1", 1, "s", Lsn(10)), Some(tracker))
+    Session::new(Streamed::starting_at("1", 1, "s", Lsn(10)), Messages::default(), Some(tracker))
 }
 
 fn described() -> Logged {

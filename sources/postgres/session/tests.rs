@@ -56,7 +56,7 @@ pub(super) fn relation() -> Relation {
 fn session_at(end_lsn: u64, open: Option<Open>) -> Session {
     let mut from = Streamed::starting_at("1", 1, "s", Lsn(end_lsn));
     from.open = open;
-    Session::new(from, None)
+    Session::new(from, Messages::default(), None)
 }
 
 /// What the changes in a batch are, in order: the id of the row and its mark.
@@ -122,7 +122,7 @@ fn a_cut_at_any_message_and_a_replay_give_every_change_once_with_the_same_mark()
         let position = first.position();
 
         // The server begins at the position: transactions that committed before it are not sent again.
-        let mut second = Session::new(position.clone(), None);
+        let mut second = Session::new(position.clone(), Messages::default(), None);
         let mut after = fresh(&mut second);
         let mut replay = vec![described()];
         let starts = [(1, 5, 100), (5, 13, 200), (13, 16, 300)];
@@ -154,7 +154,7 @@ fn a_commit_record_that_starts_where_a_message_ends_is_not_skipped() {
     play(&mut session, &[message(100, false)], &mut batch).expect("play");
     assert_eq!(session.end_lsn(), Lsn(100));
 
-    let mut second = Session::new(session.position(), None);
+    let mut second = Session::new(session.position(), Messages::default(), None);
     let mut batch = fresh(&mut second);
     play(&mut second, &log()[..5], &mut batch).expect("play");
     assert_eq!(rows(&batch).len(), 2);

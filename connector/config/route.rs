@@ -1,0 +1,208 @@
+//! `[[route]]` and `[dead_letters]`: choices as text become the encoder's rules.
+
+use millrace_core::encode::{Encoding, Envelope, Format};
+use millrace_core::pattern::Pattern;
+use millrace_core::route::is_topic_name;
+use millrace_core::route::rule::{
+    Field, FieldForm, FieldFrom, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route, TopicRule,
+};
+use millrace_core::route::template::Template;
+use regex_lite::Regex;
+
+use super::Problems;
+use super::format::choice;
+use super::raw;
+
+const POLICIES: [(&str, OnReject); 2] = [("stop", OnReject::Stop), ("dead_letter", OnReject::DeadLetter)];
+
+/// Adds the routes and the policy for rejects to what `[format]` says.
+pub fn resolve(file: &raw::File, format: &mut Format, problems: &mut Problems) {
+    let raw = &file.dead_letters;
+    if let Some(policy) = choice(problems, "dead_letters.on_reject", &raw.on_reject, &POLICIES) {
+        format.on_reject = policy;
+    }
+    if let Some(topic) = &raw.topic {
+        format.dead_letters.clone_from(topic);
+    }
+    if !is_topic_name(&format.dead_letters) {
+        problems.add("dead_letters.topic", "cannot be the name of a Kafka topic");
+    }
+    let routes = file.route.iter().map(|raw| route(raw, format, problems)).collect();
+    format.routes = routes;
+    what_is_hidden_stays_hidden(format, problems);
+}
+
+/// Headers, topics and payloads of a route are made of whole values, and so are dead letters.
+fn what_is_hidden_stays_hidden(format: &Format, problems: &mut Problems) {
+    let is_disguised = !format.disguised.is_empty();
+    if is_disguised && !format.routes.is_empty() {
+        problems.add(
+            "route",
+            "shows columns as they are, which mask_columns, truncate_columns and hash_columns forbid; \
+             give the routes a connector of their own",
+        );
+    }
+    let is_hidden =
+        is_disguised || !format.columns_excluded.is_empty() || !format.columns_included.is_empty();
+    let mut policies = format.routes.iter().map(|route| &route.format).chain([format]);
+    if is_hidden && policies.any(|format| format.on_reject == OnReject::DeadLetter) {
+        problems.add(
+            "dead_letters.on_reject",
+            "a dead letter holds every column of its row, also those that [format] hides; set \"stop\"",
+        );
+    }
+}
+
+fn route(raw: &raw::Route, default: &Format, problems: &mut Problems) -> Route {
+    let mut format = Format { routes: Vec::new(), ..default.clone() };
+    let envelopes =
+        [("debezium", Envelope::Debezium), ("flat", Envelope::Flat), ("outbox", Envelope::Outbox)];
+    if let Some(envelope) = choice(problems, "route.envelope", &raw.envelope, &envelopes) {
+        format.envelope = envelope;
+    }
+    let encodings = [("avro", Encoding::Avro), ("json", Encoding::Json { schemas: false })];
+    if let Some(encoding) = choice(problems, "route.encoding", &raw.encoding, &encodings) {
+        format.encoding = encoding;
+    }
+    if format.envelope == Envelope::Outbox {
+        // An event's bytes are its own.
+        if format.encoding == Encoding::Avro && raw.encoding.is_some() {
+            problems.add(
+                "route.encoding",
+                "an outbox writes its payloads as they are; set \"json\" or remove it",
+            );
+        }
+        format.encoding = Encoding::Json { schemas: false };
+    }
+    if let Some(policy) = choice(problems, "route.on_reject", &raw.on_reject, &POLICIES) {
+        format.on_reject = policy;
+    }
+    let copies = raw.copy_to.as_ref().map(|topics| topics.0.clone()).unwrap_or_default();
+    if raw.relations.0.is_empty() {
+        problems.add("route.relations", "is missing; name tables, as in \"public.outbox\" or \"public.*\"");
+    }
+    if copies.iter().any(|topic| !is_topic_name(topic)) {
+        problems.add("route.copy_to", "has a name that cannot be a Kafka topic's");
+    }
+    let key = raw.key.as_ref().map(|key| key.0.clone()).unwrap_or_default();
+    let outbox = (format.envelope == Envelope::Outbox).then(|| outbox(&raw.outbox, problems));
+    if outbox.is_none() && raw.outbox != raw::Outbox::default() {
+        problems.add("route.outbox", "has no effect without envelope = \"outbox\"");
+    }
+    if outbox.is_some() && key.len() > 1 {
+        problems.add("route.key", "of an outbox is one column");
+    }
+    Route {
+        relations: patterns(&raw.relations),
+        topic: topic(raw, problems),
+        allow: raw.allow.as_ref().map(patterns).unwrap_or_default(),
+        key,
+        headers: raw.headers.iter().map(|(name, column)| header(name, column)).collect(),
+        copies,
+        outbox,
+        format,
+    }
+}
+
+fn patterns(raw: &raw::OneOrMany) -> Vec<Pattern> {
+    raw.0.iter().map(Pattern::new).collect()
+}
+
+/// `column`, or `column?` for one that may be missing.
+fn header(name: &str, column: &str) -> Header {
+    let plain = column.strip_suffix('?');
+    Header { name: name.into(), column: plain.unwrap_or(column).into(), optional: plain.is_some() }
+}
+
+fn topic(raw: &raw::Route, problems: &mut Problems) -> Option<TopicRule> {
+    let by_column = || raw.topic_by.clone();
+    match (&raw.topic, raw.topics.is_empty(), &raw.topic_regex) {
+        (None, true, None) => {
+            if raw.topic_by.is_some() || raw.fallback.is_some() {
+                problems.add("route.topic_by", "needs `topics` or `topic_regex` beside it");
+            }
+            None
+        }
+        (Some(text), true, None) => match Template::parse(text) {
+            Ok(template) if template.columns().next().is_some() => Some(TopicRule::Template(template)),
+            Ok(template) => {
+                let name = template.fill([]);
+                if !is_topic_name(&name) {
+                    problems.add("route.topic", format!("{name:?} cannot be the name of a Kafka topic"));
+                }
+                Some(TopicRule::Fixed(name))
+            }
+            Err(why) => {
+                problems.add("route.topic", why);
+                None
+            }
+        },
+        (None, false, None) => {
+            let Some(column) = by_column() else {
+                problems.add("route.topic_by", "is missing; it names the column whose value `topics` maps");
+                return None;
+            };
+            // A table has no order once it is read: the longest pattern is the most exact one.
+            let mut topics: Vec<_> = raw.topics.clone().into_iter().collect();
+            topics.sort_by_key(|(pattern, _)| (pattern.contains('*'), std::cmp::Reverse(pattern.len())));
+            let topics = topics.into_iter().map(|(pattern, topic)| (Pattern::new(pattern), topic)).collect();
+            Some(TopicRule::Map { column, topics, fallback: raw.fallback.clone() })
+        }
+        (None, true, Some(text)) => {
+            let replacement = raw.topic_replacement.clone().unwrap_or_else(|| "outbox.event.$0".into());
+            match Regex::new(text) {
+                Ok(regex) => Some(TopicRule::Replace {
+                    column: by_column().unwrap_or_else(|| "aggregatetype".into()),
+                    regex,
+                    replacement,
+                }),
+                Err(error) => {
+                    problems.add("route.topic_regex", format!("is no regular expression: {error}"));
+                    None
+                }
+            }
+        }
+        _ => {
+            problems.add("route.topic", "give one of `topic`, `topics` and `topic_regex`");
+            None
+        }
+    }
+}
+
+fn outbox(raw: &raw::Outbox, problems: &mut Problems) -> Outbox {
+    let default = Outbox::default();
+    let or = |own: &Option<String>, default: String| own.clone().unwrap_or(default);
+    let forms = [("json", PayloadForm::Json), ("text", PayloadForm::Text), ("bytes", PayloadForm::Bytes)];
+    let updates = [("skip", OnUpdate::Skip), ("reject", OnUpdate::Reject), ("stop", OnUpdate::Stop)];
+    Outbox {
+        document: raw.document.clone(),
+        id: or(&raw.id, default.id),
+        aggregate: or(&raw.aggregate, default.aggregate),
+        payload: or(&raw.payload, default.payload),
+        payload_form: choice(problems, "route.outbox.payload_form", &raw.payload_form, &forms)
+            .unwrap_or(default.payload_form),
+        timestamp: raw.timestamp.clone(),
+        partition: raw.partition.clone(),
+        tracing: or(&raw.tracing, default.tracing),
+        tombstone_on_empty: raw.tombstone_on_empty.unwrap_or(false),
+        on_update: choice(problems, "route.outbox.on_update", &raw.on_update, &updates)
+            .unwrap_or(default.on_update),
+        fields: raw.fields.iter().filter_map(|raw| field(raw, problems)).collect(),
+    }
+}
+
+fn field(raw: &raw::Field, problems: &mut Problems) -> Option<Field> {
+    let forms = [("text", FieldForm::Text), ("json", FieldForm::Json), ("time", FieldForm::Time)];
+    let form = choice(problems, "route.outbox.fields.form", &raw.form, &forms);
+    let from = match (&raw.column, &raw.text) {
+        (Some(name), None) => {
+            FieldFrom::Column { name: name.clone(), form: form.unwrap_or(FieldForm::ByType) }
+        }
+        (None, Some(text)) => FieldFrom::Text(text.clone()),
+        _ => {
+            problems.add("route.outbox.fields", "each field has a `column` or a `text`");
+            return None;
+        }
+    };
+    Some(Field { name: raw.name.clone(), from })
+}

@@ -1,0 +1,241 @@
+//! What a connector's file says of some of its relations: where their records go and how they look. Compiled
+//! once per relation version by the encoder; the first route whose pattern fits a relation is its own.
+
+use regex_lite::Regex;
+
+use super::is_topic_name;
+use super::template::Template;
+use crate::encode::Format;
+use crate::pattern::Pattern;
+use crate::relation::Relation;
+
+/// Distinct topics that the rows of one relation may choose: a column that holds anything at all must not
+/// fill a cluster with topics.
+pub const TOPICS_MAX: usize = 1_000;
+
+/// One `[[route]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// `schema.table`, where `*` stands for anything.
+    pub relations: Vec<Pattern>,
+    pub format: Format,
+    /// `None`: the topic of the relation.
+    pub topic: Option<TopicRule>,
+    /// Patterns of topics that rows may choose; empty: any.
+    pub allow: Vec<Pattern>,
+    /// Columns of the key; empty: the relation's own, or the aggregate of an outbox.
+    pub key: Vec<String>,
+    pub headers: Vec<Header>,
+    /// Every record goes to these topics too.
+    pub copies: Vec<String>,
+    pub outbox: Option<Outbox>,
+}
+
+/// How a row's topic is found.
+#[derive(Clone, Debug)]
+pub enum TopicRule {
+    Fixed(String),
+    /// `outbox.event.{aggregatetype}`
+    Template(Template),
+    /// The first pattern that fits the column's value.
+    Map {
+        column: String,
+        topics: Vec<(Pattern, String)>,
+        fallback: Option<String>,
+    },
+    /// Where the whole value fits, the replacement; else the value itself.
+    Replace {
+        column: String,
+        regex: Regex,
+        replacement: String,
+    },
+}
+
+// A regular expression is what it was made of.
+impl PartialEq for TopicRule {
+    fn eq(&self, other: &Self) -> bool {
+        format!("{self:?}") == format!("{other:?}")
+    }
+}
+impl Eq for TopicRule {}
+
+impl TopicRule {
+    /// The columns that it looks at.
+    pub fn columns(&self) -> Vec<&str> {
+        match self {
+            Self::Fixed(_) => Vec::new(),
+            Self::Template(template) => template.columns().collect(),
+            Self::Map { column, .. } | Self::Replace { column, .. } => vec![column],
+        }
+    }
+
+    /// The topic for these values of `columns`; `None` where no pattern fits and there is no fallback.
+    pub fn topic(&self, values: &[&str]) -> Option<String> {
+        let value = values.first().copied().unwrap_or_default();
+        match self {
+            Self::Fixed(topic) => Some(topic.clone()),
+            Self::Template(template) => Some(template.fill(values.iter().copied())),
+            Self::Map { topics, fallback, .. } => {
+                let found = topics.iter().find(|(pattern, _)| pattern.matches(value));
+                found.map(|(_, topic)| topic).or(fallback.as_ref()).cloned()
+            }
+            Self::Replace { regex, replacement, .. } => match regex.find(value) {
+                Some(found) if found.len() == value.len() => {
+                    Some(regex.replace(value, replacement.as_str()).into_owned())
+                }
+                _ => Some(value.to_owned()),
+            },
+        }
+    }
+}
+
+/// A header that holds a column's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub name: String,
+    pub column: String,
+    /// A relation without the column gets no header; otherwise the route does not fit it.
+    pub optional: bool,
+}
+
+/// Which columns of an outbox are what, and what becomes of its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbox {
+    /// The column that holds the whole event as one JSON object, whose members stand for columns.
+    pub document: Option<String>,
+    pub id: String,
+    pub aggregate: String,
+    pub payload: String,
+    pub payload_form: PayloadForm,
+    /// Sets the record's time.
+    pub timestamp: Option<String>,
+    /// Names the partition, a number.
+    pub partition: Option<String>,
+    /// Holds lines `traceparent=...`, which become headers.
+    pub tracing: String,
+    /// A payload that is NULL or blank makes a record without a value; otherwise it is a reject.
+    pub tombstone_on_empty: bool,
+    pub on_update: OnUpdate,
+    /// The value is an object of these; empty: the payload alone.
+    pub fields: Vec<Field>,
+}
+
+impl Default for Outbox {
+    /// The columns of Debezium's event router.
+    fn default() -> Self {
+        Self {
+            document: None,
+            id: "id".into(),
+            aggregate: "aggregateid".into(),
+            payload: "payload".into(),
+            payload_form: PayloadForm::Json,
+            timestamp: None,
+            partition: None,
+            tracing: "tracingspancontext".into(),
+            tombstone_on_empty: false,
+            on_update: OnUpdate::Reject,
+            fields: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadForm {
+    /// JSON, checked, and written as it stands.
+    Json,
+    /// Whatever it is, unchecked; in an object a string.
+    Text,
+    /// The bytes of a bytea, or of the text.
+    Bytes,
+}
+
+/// What an UPDATE of a row means that was an event already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUpdate {
+    /// Counted and left out.
+    Skip,
+    /// A reject like any other.
+    Reject,
+    /// The connector stops, whatever becomes of rejects.
+    Stop,
+}
+
+/// A member of an outbox's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    pub name: String,
+    pub from: FieldFrom,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FieldFrom {
+    /// The same in every event.
+    Text(String),
+    Column {
+        name: String,
+        form: FieldForm,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldForm {
+    /// By the column's type: numbers and booleans bare, JSON as it is, times in RFC 3339 and UTC, else text.
+    ByType,
+    Text,
+    Json,
+    /// RFC 3339 in UTC.
+    Time,
+}
+
+/// What becomes of a record that cannot be encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReject {
+    /// The connector stops at it.
+    Stop,
+    /// It goes, raw, to the dead letters, in the same Kafka transaction as its neighbours.
+    DeadLetter,
+}
+
+impl Route {
+    pub fn fits(&self, relation: &Relation) -> bool {
+        let name = relation.full_name();
+        self.relations.iter().any(|pattern| pattern.matches(&name))
+    }
+
+    /// Whether rows may choose this topic.
+    pub fn allows(&self, topic: &str) -> bool {
+        is_topic_name(topic) && (self.allow.is_empty() || self.allow.iter().any(|p| p.matches(topic)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fallback: Option<&str>) -> TopicRule {
+        let topics = [("order.*", "order-events"), ("*", "rest")].map(|(p, t)| (Pattern::new(p), t.into()));
+        TopicRule::Map {
+            column: "type".into(),
+            topics: topics.into_iter().take(1 + usize::from(fallback.is_none())).collect(),
+            fallback: fallback.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn a_map_takes_the_first_pattern_that_fits_and_then_the_fallback() {
+        assert_eq!(map(None).topic(&["order.created"]).as_deref(), Some("order-events"));
+        assert_eq!(map(None).topic(&["user"]).as_deref(), Some("rest"));
+        assert_eq!(map(Some("unknown.events")).topic(&["user"]).as_deref(), Some("unknown.events"));
+    }
+
+    #[test]
+    fn a_replacement_needs_the_whole_value_and_leaves_others_as_they_are() {
+        let rule = TopicRule::Replace {
+            column: "aggregatetype".into(),
+            regex: Regex::new("(?<kind>[a-z]+)s").unwrap(),
+            replacement: "event.${kind}".into(),
+        };
+        assert_eq!(rule.topic(&["orders"]).as_deref(), Some("event.order"));
+        assert_eq!(rule.topic(&["Orders"]).as_deref(), Some("Orders"));
+    }
+}

@@ -1,0 +1,71 @@
+//! Records as their bytes: for topics whose keys are plain text, and whose values nobody frames.
+
+use std::collections::BTreeMap;
+
+use millrace_ledger::reader::{Isolation, Reader, Record};
+use serde_json::Value as Json;
+
+use crate::wait::{PATIENCE, until};
+
+/// A record whose key is text.
+#[derive(Clone, Debug)]
+pub struct Bare {
+    pub topic: String,
+    pub partition: i32,
+    pub timestamp_ms: i64,
+    pub key: Option<String>,
+    /// `None` is a tombstone.
+    pub value: Option<String>,
+    pub headers: BTreeMap<String, String>,
+    /// Which producer wrote it, and the number of its Kafka transaction in the partition.
+    pub kafka_transaction: Option<(i64, u64)>,
+}
+
+impl Bare {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The value, which must be JSON and nothing else.
+    pub fn json(&self) -> Json {
+        let value = self.value.as_deref().unwrap_or("null");
+        serde_json::from_str(value).unwrap_or_else(|error| panic!("{value} is no JSON: {error}"))
+    }
+
+    fn of(record: &Record) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let header = |(name, value): &(String, Option<_>)| {
+            (name.clone(), value.as_deref().map(text).unwrap_or_default())
+        };
+        Self {
+            topic: record.topic.to_string(),
+            partition: record.partition,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.as_deref().map(text),
+            value: record.value.as_deref().map(text),
+            headers: record.headers.iter().map(header).collect(),
+            kafka_transaction: record.tx.map(|tx| (tx.producer_id, tx.ordinal)),
+        }
+    }
+}
+
+/// Everything that a committed reader sees in these topics now; a topic that is not there is empty.
+pub async fn committed(bootstrap: &str, topics: &[&str]) -> Vec<Bare> {
+    let mut reader = Reader::new(bootstrap, Isolation::ReadCommitted, PATIENCE);
+    let mut found = Vec::new();
+    for topic in topics {
+        if let Ok(read) = reader.read_all(&[*topic]).await {
+            found.extend(read.records.iter().map(Bare::of));
+        }
+    }
+    found
+}
+
+/// Waits for at least so many records in these topics together, and answers all.
+pub async fn wait_for_records(bootstrap: &str, topics: &[&str], count: usize) -> Vec<Bare> {
+    until(&format!("{count} records in {topics:?}"), async || {
+        let found = committed(bootstrap, topics).await;
+        (found.len() >= count).then_some(found)
+    })
+    .await
+}

@@ -1,0 +1,156 @@
+//! What cannot be delivered: stops the connector or becomes a dead letter, and can be replayed.
+
+use millrace_e2e::{Bare, Shop, committed, run_to_end, wait_for_records};
+use serde_json::{Value as Json, json};
+
+const OUTBOX: &str = "id text, aggregateid text, type text, payload text";
+
+async fn shop(name: &str, policy: &str) -> Shop {
+    let mut shop = Shop::open(name).await;
+    shop.table("outbox", OUTBOX).await;
+    shop.sql.run("ALTER TABLE outbox REPLICA IDENTITY FULL").await;
+    shop.capture(&["public.orders", "public.outbox"]);
+    shop.file.remove("format/registry").set("format/encoding", "json").lay(&route(name, policy, "good"));
+    shop.file.set("sink/kafka/topics/*.dead-letters/config/cleanup.policy", "compact");
+    shop.file.set("sink/kafka/topics/*.dead-letters/partitions", 1);
+    shop
+}
+
+fn route(name: &str, policy: &str, allow: &str) -> String {
+    format!(
+        "[[route]]\nrelations = [\"public.outbox\"]\nenvelope = \"outbox\"\ntopic = \"{name}.{{type}}\"\n\
+         allow = [\"{name}.{allow}\"]\non_reject = \"{policy}\"\n"
+    )
+}
+
+fn dead_letters(shop: &Shop, words: &[&str]) -> String {
+    let file = shop.write_file().display().to_string();
+    let words: Vec<&str> = ["dead-letters", &file].iter().chain(words).copied().collect();
+    let ended = run_to_end(&words, shop.dir());
+    assert_eq!(ended.code, Some(0), "{words:?}: {}", ended.stderr);
+    ended.stdout
+}
+
+fn codes(letters: &[Bare]) -> Vec<&str> {
+    letters.iter().filter_map(|letter| letter.header("error.code")).collect()
+}
+
+#[tokio::test]
+async fn poison_goes_to_the_dead_letters_and_its_neighbours_are_delivered_in_order() {
+    let mut shop = shop("poison", "dead_letter").await;
+    shop.file.set("sink/kafka/topics/poison.good/config/max.message.bytes", 20_000);
+    shop.start().await;
+    shop.sql
+        .run(
+            "BEGIN; INSERT INTO outbox VALUES ('1', 'a', 'good', '{\"n\": 1}'), ('2', 'a', 'good', '{\"n\": '),
+                ('3', 'a', 'evil', '{}'), ('', 'a', 'good', '{}'), ('5', ' ', 'good', '{}'),
+                ('6', NULL, 'good', '{}'), ('7', 'a', 'good', NULL),
+                ('8', 'a', 'good', '\"' || repeat('x', 30000) || '\"');
+             UPDATE outbox SET type = 'better' WHERE id = '1';
+             INSERT INTO orders VALUES (1, 'order 1');
+             INSERT INTO outbox VALUES ('9', 'a', 'good', '{\"n\": 2}'); COMMIT",
+        )
+        .await;
+    let bootstrap = shop.servers.kafka.bootstrap();
+    let topic = format!("{}.dead-letters", shop.name);
+    let letters = wait_for_records(&bootstrap, &[&topic], 8).await;
+    let expected = [
+        "bad_json",
+        "topic_not_allowed",
+        "empty_id",
+        "empty_key",
+        "empty_key",
+        "empty_payload",
+        "too_large",
+        "update",
+    ];
+    assert_eq!(codes(&letters), expected);
+    let bad = &letters[0];
+    assert_eq!(bad.header("position"), bad.key.as_deref());
+    assert_eq!((bad.header("attempt"), bad.header("relation")), (Some("1"), Some("public.outbox")));
+    assert_eq!(bad.json()["after"], json!(["2", "a", "good", "{\"n\": "]), "the row is kept as it was");
+    let good = committed(&bootstrap, &["poison.good"]).await;
+    let numbers: Vec<Json> = good.iter().map(|event| event.json()["n"].clone()).collect();
+    assert_eq!(numbers, [1, 2]);
+    // One producer wrote all of it, within one commit of one source transaction.
+    let producers: Vec<_> = letters.iter().chain(&good).map(|r| r.kafka_transaction.map(|tx| tx.0)).collect();
+    assert!(producers.iter().all(|producer| *producer == producers[0]), "{producers:?}");
+    shop.expect_rows(1..=1).await;
+    assert_eq!(shop.daemon().metric("millrace_dead_letters_total", &shop.name).await, Some(8.0));
+    let status = shop.daemon().own_status(&shop.name).await.expect("a status");
+    assert_eq!((&status["state"], &status["dead_letters"]), (&json!("RUNNING"), &json!(8)));
+}
+
+#[tokio::test]
+async fn a_replay_delivers_each_letter_once_after_its_cause_is_mended() {
+    let mut shop = shop("replay", "dead_letter").await;
+    shop.start().await;
+    shop.sql
+        .run("INSERT INTO outbox SELECT n::text, 'a', 'new', '{\"n\": ' || n || '}' FROM generate_series(1, 5) n")
+        .await;
+    shop.sql.run("INSERT INTO outbox VALUES ('x', 'a', 'good', 'no')").await;
+    let bootstrap = shop.servers.kafka.bootstrap();
+    let topic = format!("{}.dead-letters", shop.name);
+    wait_for_records(&bootstrap, &[&topic], 6).await;
+    let listed = dead_letters(&shop, &["list"]);
+    assert_eq!(listed.lines().count(), 6, "{listed}");
+    let first = listed.split_whitespace().next().expect("a position").to_owned();
+    let shown: Json = serde_json::from_str(&dead_letters(&shop, &["show", &first])).expect("JSON");
+    assert_eq!((&shown["code"], &shown["after"]["type"]), (&json!("topic_not_allowed"), &json!("new")));
+
+    // With the daemon running all the while: the file is mended, and the letters go where it now says.
+    shop.file.lay(&route("replay", "dead_letter", "*"));
+    let replayed = dead_letters(&shop, &["replay", &first, "--yes"]);
+    assert!(replayed.contains("delivered"), "{replayed}");
+    assert_eq!(dead_letters(&shop, &["list"]).lines().count(), 5);
+    let replayed = dead_letters(&shop, &["replay", "--yes"]);
+    assert_eq!(replayed.matches("delivered").count(), 4, "{replayed}");
+    assert_eq!(replayed.matches("refused again").count(), 1, "{replayed}");
+    let left = dead_letters(&shop, &["list"]);
+    assert!(left.lines().count() == 1 && left.contains("bad_json attempt 2"), "{left}");
+    dead_letters(&shop, &["replay", "--yes"]);
+    let events = committed(&bootstrap, &["replay.new"]).await;
+    let numbers: Vec<Json> = events.iter().map(|event| event.json()["n"].clone()).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    assert!(events.iter().all(|event| event.key.as_deref() == Some("a") && event.header("id").is_some()));
+    let without =
+        run_to_end(&["dead-letters", &shop.write_file().display().to_string(), "replay"], shop.dir());
+    assert_eq!(without.code, Some(2), "{}", without.stderr);
+}
+
+#[tokio::test]
+async fn poison_stops_the_connector_where_the_file_says_so() {
+    let mut shop = shop("poison-stop", "stop").await;
+    shop.start().await;
+    shop.sql.run("INSERT INTO outbox VALUES ('1', 'a', 'good', '{}'), ('2', 'a', 'good', '{')").await;
+    let refusal = shop.not_ready("FAILED").await;
+    refusal.expect_reason(&["public.outbox", "is not JSON"]).expect_hint(&["payload_form"]);
+    let bootstrap = shop.servers.kafka.bootstrap();
+    // Nothing of its transaction came out, and a policy for it lets it go on from there.
+    assert!(committed(&bootstrap, &["poison-stop.good"]).await.is_empty());
+    shop.kill();
+    shop.file.lay(&route("poison-stop", "dead_letter", "good"));
+    shop.start().await;
+    assert_eq!(wait_for_records(&bootstrap, &["poison-stop.good"], 1).await[0].header("id"), Some("1"));
+}
+
+#[tokio::test]
+async fn a_row_that_is_too_large_for_the_dead_letters_too_is_told_of_by_size_and_hash() {
+    let mut shop = Shop::open("row-letters").await;
+    shop.file.lay("[dead_letters]\non_reject = \"dead_letter\"\n").set("format/record_bytes_max", 4_000);
+    shop.start().await;
+    shop.sql
+        .run(
+            "INSERT INTO orders VALUES (1, 'order 1'), (2, repeat('x', 9000)); INSERT INTO orders VALUES (3, '')",
+        )
+        .await;
+    let topic = format!("{}.dead-letters", shop.name);
+    let bootstrap = shop.servers.kafka.bootstrap();
+    let letters = wait_for_records(&bootstrap, &[&topic], 1).await;
+    assert_eq!(codes(&letters), ["too_large"]);
+    // The letter itself was too large for its topic: what is left names it without its row.
+    assert!(letters[0].json()["left_out"]["bytes"].as_u64() > Some(9000), "{letters:?}");
+    let replayed = dead_letters(&shop, &["replay", "--yes"]);
+    assert!(replayed.contains("too large"), "{replayed}");
+    shop.expect_changes(&[("c", 1), ("c", 3)]).await;
+}

@@ -1,0 +1,99 @@
+//! The order event bus of `configs/orders`, on three brokers of which one is killed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millrace_e2e::{Daemon, File, Own, Servers, Sql, wait_for_records};
+use serde_json::json;
+use xtask::services::KafkaConfig;
+
+const TYPES: [(&str, &str); 12] = [
+    ("order.created", "order-events"),
+    ("order.updated", "order-events"),
+    ("order.cancelled", "order-events"),
+    ("order.completed", "order-events"),
+    ("inventory.updated", "inventory-events"),
+    ("inventory.reserved", "inventory-events"),
+    ("inventory.released", "inventory-events"),
+    ("payment.processed", "payment-events"),
+    ("payment.failed", "payment-events"),
+    ("payment.refunded", "payment-events"),
+    ("customer.registered", "customer-events"),
+    ("customer.updated", "customer-events"),
+];
+/// Partitions and retention.
+const TOPICS: [(&str, usize, &str); 4] = [
+    ("order-events", 12, "604800000"),
+    ("inventory-events", 6, "259200000"),
+    ("payment-events", 12, "604800000"),
+    ("customer-events", 8, "2592000000"),
+];
+
+/// Every type, for one number, in one transaction with its order; every fifth is rolled back.
+async fn write(sql: &Sql, numbers: std::ops::Range<i32>) {
+    for n in numbers {
+        let mut statements = format!("BEGIN; INSERT INTO orders VALUES ('o-{n}', 'c-{n}', 'new', 10.50);");
+        for (kind, _) in TYPES {
+            statements += &format!(
+                "INSERT INTO outbox (aggregateid, type, created_at, payload)
+                 VALUES ('k-{}', '{kind}', '2024-01-02 03:04:05.678+00', '{{\"n\": {n}, \"total\": 10.50}}');",
+                n % 5
+            );
+        }
+        statements += if n % 5 == 4 { "ROLLBACK" } else { "COMMIT" };
+        sql.run(&statements).await;
+    }
+}
+
+#[tokio::test]
+async fn the_order_bus_delivers_each_event_once_while_one_of_three_brokers_is_killed() {
+    let kafka = KafkaConfig { brokers: 3, heap_mb: 384, ..KafkaConfig::default() };
+    let servers = Arc::new(Servers::with(Own { kafka: Some(kafka), ..Own::postgres() }).await);
+    Sql::connect(&servers.postgres.url()).await.run("CREATE DATABASE shop").await;
+    let sql = Sql::connect(&servers.postgres.url_of("shop")).await;
+    sql.run(&File::text_of_configs("orders/orders.sql")).await;
+    let mut file = File::of_configs("orders/orders.toml");
+    let bootstrap = servers.kafka.bootstrap();
+    let brokers: Vec<String> = bootstrap.split(',').map(str::to_owned).collect();
+    file.set("source/postgres/url", servers.postgres.url_of("shop"))
+        .set("sink/kafka/bootstrap", brokers.clone());
+    file.remove("source/postgres/password");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("orders.toml");
+    file.write(&path);
+    let daemon = Daemon::start(&[&path], dir.path(), "orders").await;
+    daemon.wait_for_state("orders", "RUNNING").await;
+
+    write(&sql, 0..20).await;
+    servers.kafka.brokers()[2].kill();
+    write(&sql, 20..40).await;
+    servers.kafka.brokers()[2].start().await.expect("the broker starts");
+    write(&sql, 40..50).await;
+    sql.run("INSERT INTO outbox (aggregateid, type, payload) VALUES ('x', 'shipping.lost', '{}')").await;
+
+    // Of fifty, ten were rolled back.
+    let letters = wait_for_records(&brokers[0], &["orders.dead-letters"], 1).await;
+    assert_eq!(letters[0].header("error.code"), Some("topic_not_allowed"));
+    for (topic, partitions, retention) in TOPICS {
+        let kinds: Vec<&str> = TYPES.iter().filter(|(_, of)| *of == topic).map(|(kind, _)| *kind).collect();
+        let events = wait_for_records(&brokers[0], &[topic], 40 * kinds.len()).await;
+        assert_eq!(events.len(), 40 * kinds.len(), "{topic}");
+        let mut by_key: BTreeMap<(String, String), Vec<i64>> = BTreeMap::new();
+        for event in &events {
+            let value = event.json();
+            let kind = value["eventType"].as_str().unwrap_or_default().to_owned();
+            assert!(kinds.contains(&kind.as_str()) && event.header("eventType") == Some(&kind), "{event:?}");
+            assert_eq!(value["eventId"].as_str(), event.header("id"));
+            assert_eq!(value["timestamp"], "2024-01-02T03:04:05.678Z");
+            assert_eq!((&value["source"], &value["version"]), (&json!("order-service"), &json!("1.0")));
+            assert!(event.value.as_deref().is_some_and(|text| text.contains("10.50")), "{event:?}");
+            let key = (event.key.clone().unwrap_or_default(), kind);
+            by_key.entry(key).or_default().push(value["data"]["n"].as_i64().unwrap_or(-1));
+        }
+        assert!(by_key.values().all(|numbers| numbers.is_sorted() && numbers.len() == 10), "{by_key:?}");
+        let broker = millrace_e2e::Broker::at(&brokers[0]);
+        assert_eq!(broker.partitions(topic).await, partitions);
+        assert_eq!(broker.topic_config(topic, "retention.ms").await.as_deref(), Some(retention));
+        assert_eq!(broker.topic_config(topic, "min.insync.replicas").await.as_deref(), Some("2"));
+    }
+}

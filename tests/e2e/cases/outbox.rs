@@ -1,0 +1,201 @@
+//! Outboxes: rows of a table, and logical messages, as events with the key of their aggregate.
+
+use millrace_e2e::{Bare, Shop, committed, wait_for_records};
+use serde_json::json;
+
+/// Debezium's table.
+const OUTBOX: &str = "id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, \
+                      aggregateid text NOT NULL, type text NOT NULL, payload jsonb";
+
+async fn shop(name: &str, columns: &str, route: &str) -> Shop {
+    let mut shop = Shop::open(name).await;
+    shop.table("outbox", columns).await;
+    shop.capture(&["public.orders", "public.outbox"]);
+    shop.file.remove("format/registry").set("format/encoding", "json").lay(route);
+    shop.file.set("sink/kafka/topic_defaults/partitions", 4);
+    shop
+}
+
+async fn records(shop: &Shop, topic: &str, count: usize) -> Vec<Bare> {
+    wait_for_records(&shop.servers.kafka.bootstrap(), &[topic], count).await
+}
+
+/// A route with topics of its own, since servers are shared.
+fn route(shop: &str, more: &str) -> String {
+    format!(
+        "[[route]]\nrelations = [\"public.outbox\"]\nenvelope = \"outbox\"\n\
+         topic = \"{shop}.{{aggregatetype}}\"\nheaders = {{ eventType = \"type\" }}\n{more}"
+    )
+}
+
+#[tokio::test]
+async fn an_outbox_and_tables_share_a_connector_and_each_aggregate_keeps_its_order() {
+    let mut shop = shop("outbox", OUTBOX, &route("outbox-a", "")).await;
+    shop.start().await;
+    shop.sql
+        .run(
+            "BEGIN; INSERT INTO orders VALUES (1, 'a');
+             INSERT INTO outbox VALUES ('11111111-1111-4111-8111-111111111111', 'order', 'o-1', 'created',
+                '{\"n\": null, \"list\": [], \"deep\": [[1, {}]], \"amount\": 12.500}'); COMMIT;
+             BEGIN; INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
+                VALUES ('order', 'o-1', 'lost', '{}'); ROLLBACK;",
+        )
+        .await;
+    shop.sql
+        .run(
+            "BEGIN; INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
+             SELECT 'order', 'o-' || (n % 7), 'step', jsonb_build_object('n', n) FROM generate_series(1, 300) n;
+             DELETE FROM outbox; COMMIT",
+        )
+        .await;
+    let events = records(&shop, "outbox-a.order", 301).await;
+    let orders = shop.wait_for_events("public.orders", 1).await;
+    assert_eq!((orders[0].op(), orders[0].id(), orders.len()), ("c", Some(1), 1));
+    assert_eq!(events.len(), 301, "deletes and what was rolled back are no events");
+    let first = events.iter().find(|event| event.header("eventType") == Some("created")).expect("the first");
+    assert_eq!(first.key.as_deref(), Some("o-1"));
+    // The text as jsonb prints it, not as somebody would build it anew.
+    let text = r#"{"n": null, "deep": [[1, {}]], "list": [], "amount": 12.500}"#;
+    assert_eq!(first.value.as_deref(), Some(text));
+    assert_eq!(first.header("id"), Some("11111111-1111-4111-8111-111111111111"));
+    assert!(first.header("position").is_some(), "{first:?}");
+    for aggregate in 0..7 {
+        let key = format!("o-{aggregate}");
+        let own: Vec<&Bare> = events
+            .iter()
+            .filter(|event| event.key.as_deref() == Some(&key) && event.json()["n"].is_u64())
+            .collect();
+        let numbers: Vec<_> = own.iter().map(|event| event.json()["n"].as_u64()).collect();
+        assert!(numbers.is_sorted() && numbers.len() >= 42, "{key}: {numbers:?}");
+        assert!(own.iter().all(|event| event.partition == own[0].partition), "{key} has several partitions");
+    }
+}
+
+#[tokio::test]
+async fn every_option_of_the_event_router_has_its_effect() {
+    let columns = "event_id bigint PRIMARY KEY, kind text, agg int, body text, at timestamptz, part int, \
+                   tracingspancontext text, note text";
+    let options = r#"
+[[route]]
+relations = ["public.*box"]
+envelope = "outbox"
+topic_by = "kind"
+topic_regex = "(?<what>[a-z]+)s"
+topic_replacement = "outbox-b.$what"
+headers = { note = "note", absent = "nowhere?" }
+[route.outbox]
+id = "event_id"
+aggregate = "agg"
+payload = "body"
+timestamp = "at"
+partition = "part"
+tombstone_on_empty = true
+on_update = "skip"
+[[route.outbox.fields]]
+name = "eventId"
+column = "event_id"
+[[route.outbox.fields]]
+name = "source"
+text = "order-service"
+[[route.outbox.fields]]
+name = "timestamp"
+column = "at"
+[[route.outbox.fields]]
+name = "data"
+column = "body"
+"#;
+    let mut shop = shop("outbox-options", columns, options).await;
+    shop.start().await;
+    shop.sql
+        .run(
+            "INSERT INTO outbox VALUES (1, 'payments', 5, ' {\"a\":[]} ', '2024-01-02 03:04:05.25+02', 3,
+                E'traceparent=00-ab-cd-01\\nother=1', 'n');
+             UPDATE outbox SET note = 'm';
+             INSERT INTO outbox VALUES (2, 'payments', 5, '  ', now(), NULL, NULL, NULL);
+             INSERT INTO outbox VALUES (3, 'outbox-b.Other', 6, '[]', NULL, 0, NULL, NULL);",
+        )
+        .await;
+    let events = records(&shop, "outbox-b.payment", 2).await;
+    let [first, empty] = &events[..] else { panic!("{events:?}") };
+    let (first, empty) = if first.value.is_some() { (first, empty) } else { (empty, first) };
+    let text =
+        r#"{"eventId":1,"source":"order-service","timestamp":"2024-01-02T01:04:05.25Z","data":{"a":[]}}"#;
+    assert_eq!((first.value.as_deref(), first.key.as_deref()), (Some(text), Some("5")));
+    assert_eq!((first.partition, first.timestamp_ms), (3, 1_704_157_445_250));
+    assert_eq!((first.header("id"), first.header("note")), (Some("1"), Some("n")));
+    assert_eq!((first.header("traceparent"), first.header("other")), (Some("00-ab-cd-01"), None));
+    assert_eq!((empty.value.as_deref(), empty.key.as_deref(), empty.header("note")), (None, Some("5"), None));
+    // A value that does not fit the expression is the topic itself.
+    let other = records(&shop, "outbox-b.Other", 1).await;
+    assert_eq!(other[0].json()["data"], json!([]));
+    assert_eq!(other[0].json()["timestamp"], json!(null));
+}
+
+#[tokio::test]
+async fn bytes_and_text_go_through_as_they_are() {
+    let route = r#"
+[[route]]
+relations = ["public.outbox"]
+envelope = "outbox"
+topic = "outbox-bytes.a"
+outbox = { payload_form = "bytes" }
+[[route]]
+relations = ["public.notes"]
+envelope = "outbox"
+topic = "outbox-text.a"
+outbox = { payload_form = "text" }
+"#;
+    let mut shop = shop("outbox-bytes", "id int PRIMARY KEY, aggregateid text, payload bytea", route).await;
+    shop.table("notes", "id int PRIMARY KEY, aggregateid text, payload text").await;
+    shop.capture(&["public.outbox", "public.notes"]).start().await;
+    shop.sql.run("INSERT INTO outbox VALUES (1, 'a', '\\x48695c00'); INSERT INTO notes VALUES (1, 'a', 'no {json')").await;
+    assert_eq!(records(&shop, "outbox-bytes.a", 1).await[0].value.as_deref(), Some("Hi\\\0"));
+    assert_eq!(records(&shop, "outbox-text.a", 1).await[0].value.as_deref(), Some("no {json"));
+}
+
+#[tokio::test]
+async fn a_logical_message_is_an_event_without_a_table_and_survives_a_kill() {
+    let route = r#"
+[[route]]
+relations = ["pg_logical_emit_message.events"]
+envelope = "outbox"
+topic_by = "type"
+topics = { "user.*" = "outbox-users" }
+fallback = "outbox-unknown"
+headers = { eventType = "type" }
+[route.outbox]
+document = "content"
+"#;
+    let mut shop = shop("outbox-messages", OUTBOX, route).await;
+    shop.file.set("source/postgres/messages", vec!["events"]);
+    shop.start().await;
+    let emit = |n: i32, kind: &str| {
+        format!(
+            "SELECT pg_logical_emit_message(true, 'events', json_build_object('id', {n}, 'aggregateid', 'u-{}',
+             'type', '{kind}', 'payload', json_build_object('n', {n}, 'none', null, 'text', E'q\"\\n'))::text);",
+            n % 3
+        )
+    };
+    let transaction = |numbers: std::ops::Range<i32>, end: &str| {
+        let all: String = numbers.map(|n| emit(n, "user.changed")).collect();
+        format!("BEGIN; {all} SELECT pg_logical_emit_message(true, 'foreign', 'x'); {end};")
+    };
+    shop.sql.run(&transaction(0..50, "COMMIT")).await;
+    shop.sql.run(&transaction(900..910, "ROLLBACK")).await;
+    shop.kill();
+    shop.sql.run(&transaction(50..100, "COMMIT")).await;
+    shop.sql.run(&emit(100, "other")).await;
+    shop.start().await;
+    let unknown = records(&shop, "outbox-unknown", 1).await;
+    assert_eq!((unknown[0].key.as_deref(), unknown[0].header("eventType")), (Some("u-1"), Some("other")));
+    let events = committed(&shop.servers.kafka.bootstrap(), &["outbox-users"]).await;
+    assert_eq!(events.len(), 100);
+    assert_eq!(events[0].json()["text"], json!("q\"\n"));
+    for aggregate in 0..3 {
+        let key = format!("u-{aggregate}");
+        let own = events.iter().filter(|event| event.key.as_deref() == Some(&key));
+        let numbers: Vec<_> = own.map(|event| event.json()["n"].as_i64()).collect();
+        let expected: Vec<_> = (0..100).filter(|n| n % 3 == aggregate).map(Some).collect();
+        assert_eq!(numbers, expected, "{key}");
+    }
+}

@@ -1,0 +1,64 @@
+//! Where the rows of tables go when a route says so, and how they look there.
+
+use millrace_e2e::{Shop, wait_for_records};
+use serde_json::json;
+
+const ROUTES: &str = r#"
+[[route]]
+relations = ["public.people"]
+envelope = "flat"
+topic = "routes-{region}"
+key = ["team", "id"]
+headers = { team = "team" }
+copy_to = "routes-audit"
+[[route]]
+relations = ["public.plain"]
+encoding = "json"
+topic = "routes-plain"
+"#;
+
+#[tokio::test]
+async fn rows_choose_their_topic_key_and_headers_beside_tables_in_another_encoding() {
+    let mut shop = Shop::open("routes").await;
+    shop.table("people", "id int PRIMARY KEY, team text, region text, note text").await;
+    shop.sql.run("ALTER TABLE people REPLICA IDENTITY FULL").await;
+    shop.table("plain", "id int PRIMARY KEY").await;
+    shop.capture(&["public.orders", "public.people", "public.plain"]);
+    // Avro for the orders, JSON for the rest: one connector, one Kafka transaction.
+    shop.file.lay(&ROUTES.replace("envelope = \"flat\"", "envelope = \"flat\"\nencoding = \"json\""));
+    shop.file.set("sink/kafka/topics/routes-eu/partitions", 5);
+    shop.file.set("sink/kafka/topics/routes-eu/config/retention.ms", 259_200_000);
+    shop.start().await;
+    shop.sql
+        .run(
+            "BEGIN; INSERT INTO people VALUES (1, 'a', 'eu', 'x'), (2, 'b', 'us', NULL);
+             INSERT INTO orders VALUES (1, 'order 1'); INSERT INTO plain VALUES (7);
+             DELETE FROM people WHERE id = 1; COMMIT",
+        )
+        .await;
+    let bootstrap = shop.servers.kafka.bootstrap();
+    let eu = wait_for_records(&bootstrap, &["routes-eu"], 2).await;
+    assert_eq!(eu[0].json(), json!({"id": 1, "team": "a", "region": "eu", "note": "x"}));
+    assert_eq!(eu[0].key.as_deref(), Some(r#"{"team":"a","id":1}"#));
+    assert_eq!(eu[0].header("team"), Some("a"));
+    assert_eq!((eu[1].key.as_deref(), eu[1].value.as_deref()), (eu[0].key.as_deref(), None));
+    let us = wait_for_records(&bootstrap, &["routes-us"], 1).await;
+    assert_eq!(us[0].json(), json!({"id": 2, "team": "b", "region": "us", "note": null}));
+    let audit = wait_for_records(&bootstrap, &["routes-audit"], 3).await;
+    assert_eq!(audit.len(), 3, "{audit:?}");
+    let plain = wait_for_records(&bootstrap, &["routes-plain"], 1).await;
+    assert_eq!((&plain[0].json()["op"], &plain[0].json()["after"]), (&json!("c"), &json!({"id": 7})));
+    shop.expect_rows(1..=1).await;
+    let broker = shop.broker();
+    assert_eq!(broker.partitions("routes-eu").await, 5);
+    assert_eq!(broker.topic_config("routes-eu", "retention.ms").await.as_deref(), Some("259200000"));
+}
+
+#[tokio::test]
+async fn a_route_that_does_not_fit_its_table_stops_and_names_the_column() {
+    let mut shop = Shop::open("routes-misfit").await;
+    shop.file.lay("[[route]]\nrelations = [\"public.orders\"]\nkey = \"customer\"\n");
+    shop.start().await.rows(1..=1).await;
+    let refusal = shop.not_ready("FAILED").await;
+    refusal.expect_reason(&["public.orders", "customer"]).expect_hint(&["id, note"]);
+}
