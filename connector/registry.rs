@@ -51,6 +51,13 @@ pub enum Source {
     Mongodb(millrace_mongodb::config::Settings),
 }
 
+impl Source {
+    /// Whether the rows that a table already has come before its changes.
+    pub fn reads_rows(&self) -> bool {
+        matches!(self, Self::Postgres(settings) if settings.snapshot == millrace_postgres::config::Snapshot::Initial)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Sink {
     Kafka(Box<millrace_kafka::config::Settings>, Option<millrace_kafka::registry::Settings>),

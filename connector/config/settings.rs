@@ -97,6 +97,14 @@ pub fn resolve(
     let source = raw.source.resolve(&name, problems);
     let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
     let (source, sink) = (source?, sink?);
+    if source.reads_rows() && format.routes.iter().any(|route| route.outbox.is_some()) {
+        // Keys are random there, and an aggregate's events would come in any order.
+        problems.add(
+            "source.postgres.snapshot",
+            "reads the rows that an outbox already has by their key, not in the order of their events; \
+             set snapshot = \"no_data\": the outbox begins with what is written after the first start",
+        );
+    }
     let shown = registry::with_connect_keys(shown, &source);
     Some(Connector { name, high_availability, file: file.to_owned(), source, format, sink, shown })
 }

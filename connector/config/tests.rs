@@ -175,6 +175,15 @@ fn what_format_hides_is_not_shown_by_routes_and_dead_letters() {
 }
 
 #[test]
+fn an_outbox_whose_rows_would_come_out_of_order_is_refused() {
+    let file = STDOUT.to_owned() + "[[route]]\nrelations = \"public.orders\"\nenvelope = \"outbox\"\n";
+    let found = messages(&file);
+    assert!(found[0].contains("set snapshot = \"no_data\""), "{found:?}");
+    let file = file.replace("[format]", "snapshot = \"no_data\"\n[format]");
+    assert!(parse_text(&file, &Environment::default()).is_ok());
+}
+
+#[test]
 fn an_unknown_kind_of_snapshot_is_refused_with_the_known_ones() {
     let messages = messages(&STDOUT.replace("[format]", "snapshot = \"full\"\n[format]"));
     assert!(messages[0].contains("initial") && messages[0].contains("no_data"), "{messages:?}");
