@@ -12,6 +12,7 @@ mod supervisor;
 mod telemetry;
 
 fn main() -> ExitCode {
+    millrace_kafka::tune_allocator();
     let arguments = cli::Arguments::parse();
     // Two providers are linked, one by each client; rustls asks for the choice to be made once, up front.
     if rustls::crypto::ring::default_provider().install_default().is_err() {

@@ -39,6 +39,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 pub use config::{Raw, Settings};
+pub use native::allocator::tune as tune_allocator;
 
 use admin::Presence;
 use opening::{Doubt, Opening};
