@@ -30,6 +30,8 @@ pub enum Unreadable {
 
 pub struct Decoder {
     encoding: Encoding,
+    /// Events of an outbox are payloads as they are: whatever carries a position is one.
+    has_outbox: bool,
     registry: Option<Registry>,
     /// For the registry, from the thread that reads.
     runtime: Handle,
@@ -38,12 +40,19 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub fn new(encoding: Encoding, registry: Option<Registry>, runtime: Handle) -> Self {
-        Self { encoding, registry, runtime, readers: HashMap::new() }
+    pub fn new(encoding: Encoding, has_outbox: bool, registry: Option<Registry>, runtime: Handle) -> Self {
+        Self { encoding, has_outbox, registry, runtime, readers: HashMap::new() }
     }
 
     /// Reads key and value whole; the outer error is the registry's.
     pub fn op(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Result<Op, Unreadable>> {
+        match self.event(key, value)? {
+            Err(Unreadable::Foreign(_)) if self.has_outbox => Ok(Ok(Op::Other)),
+            op => Ok(op),
+        }
+    }
+
+    fn event(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Result<Op, Unreadable>> {
         if self.encoding == Encoding::Avro
             && let Some(Err(unreadable)) = key.map(|key| self.avro(key)).transpose()?
         {
@@ -97,6 +106,8 @@ fn unframed(frame: &[u8]) -> Option<(u32, &[u8])> {
 fn letter_of(value: &Value) -> Option<String> {
     let Value::Record(fields) = value else { return None };
     let (_, op) = fields.iter().find(|(name, _)| name == "op")?;
+    // A document's may be null, as its schema has it.
+    let op = if let Value::Union(_, op) = op { op } else { op };
     match op {
         Value::String(letter) => Some(letter.clone()),
         _ => None,
@@ -120,6 +131,20 @@ mod tests {
         assert_eq!(json_letter(br#"{"schema":{},"payload":{"op":"c"}}"#).as_deref(), Some("c"));
         assert_eq!(json_letter(b"[1]"), None);
         assert_eq!(json_letter(b"what?"), None);
+    }
+
+    #[test]
+    fn the_operation_of_an_avro_event_is_found_where_it_may_be_null_too() {
+        let letter = || Value::String("d".to_owned());
+        for (op, expected) in [
+            (letter(), Some("d")),
+            (Value::Union(1, Box::new(letter())), Some("d")),
+            (Value::Union(0, Box::new(Value::Null)), None),
+        ] {
+            let event = Value::Record(vec![("after".to_owned(), Value::Null), ("op".to_owned(), op)]);
+            assert_eq!(letter_of(&event).as_deref(), expected);
+        }
+        assert_eq!(letter_of(&letter()), None);
     }
 
     #[test]

@@ -103,7 +103,8 @@ async fn pass(
     let scopes = {
         let (seen, runtime) = (seen.clone(), tokio::runtime::Handle::current());
         let (encoding, mut judge) = (format.encoding, Judge::new(format.tombstones));
-        let mut decoder = Decoder::new(encoding, registry, runtime);
+        let has_outbox = format.routes.iter().any(|route| route.outbox.is_some());
+        let mut decoder = Decoder::new(encoding, has_outbox, registry, runtime);
         let with = move |next: Option<Sighted>| {
             let mut pass = seen.lock().unwrap_or_else(PoisonError::into_inner);
             let flow = match next {
