@@ -38,6 +38,8 @@ pub struct ConnectorFile {
     pub cut_bytes: Option<u64>,
     /// Several daemons may have this file, and one of them is at work.
     pub high_availability: bool,
+    /// Rows that are read at once; `None` where none are.
+    pub snapshot_chunk_rows: Option<u64>,
 }
 
 impl ConnectorFile {
@@ -58,8 +60,8 @@ url = "{url}"
 slot = "{slot}"
 sslmode = "disable"
 tables = [{tables}]
-snapshot = "no_data"
-
+snapshot = "{snapshot}"
+{chunk_rows}
 [format]
 envelope = "debezium"
 encoding = "avro"
@@ -88,6 +90,8 @@ listen = "127.0.0.1:0"
             registry = self.registry_url,
             brokers = brokers.join(", "),
             position_topic = self.position_topic,
+            snapshot = if self.snapshot_chunk_rows.is_some() { "initial" } else { "no_data" },
+            chunk_rows = line("snapshot_chunk_rows", self.snapshot_chunk_rows.map(u128::from)),
             partitions = self.partitions,
             cut_bytes = line("cut_bytes", self.cut_bytes.map(u128::from)),
             transaction_timeout = ms("timeout_ms", self.transaction_timeout),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::{Client, Row};
 
 use crate::Result;
+use crate::snapshot::Begins;
 use crate::tables::{Form, TABLES, parse_payload, table_index};
 
 /// Read so many journal rows at once: the whole journal may be millions.
@@ -123,7 +124,7 @@ pub async fn read_content(client: &Client) -> Result<Content> {
 }
 
 /// For transactions by xid: how many events a consumer must see of each.
-pub async fn events_due(client: &Client, xids: &[i64]) -> Result<BTreeMap<u64, u64>> {
+pub async fn events_due(client: &Client, xids: &[i64], begins: &Begins) -> Result<BTreeMap<u64, u64>> {
     let sql = "SELECT xid, op, count(*), tbl FROM ledger.journal WHERE xid = ANY($1) GROUP BY xid, op, tbl";
     let mut due = BTreeMap::new();
     for row in client.query(sql, &[&xids]).await? {
@@ -131,7 +132,10 @@ pub async fn events_due(client: &Client, xids: &[i64]) -> Result<BTreeMap<u64, u
         let did = Did::ALL.into_iter().find(|did| did.code() == op).ok_or("unknown operation")?;
         let changes = u64::try_from(row.try_get::<_, i64>(2)?)?;
         let table = table_index(row.try_get(3)?).ok_or("the journal names an unknown table")?;
-        *due.entry(u64::try_from(row.try_get::<_, i64>(0)?)?).or_default() += changes * did.events(table);
+        let xid = u64::try_from(row.try_get::<_, i64>(0)?)?;
+        if begins.emits(table, xid) {
+            *due.entry(xid).or_default() += changes * did.events(table);
+        }
     }
     Ok(due)
 }

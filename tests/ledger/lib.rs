@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod random;
 pub mod reader;
 pub mod run;
+pub mod snapshot;
 pub mod tables;
 pub mod watermark;
 pub mod writers;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::journal::{Did, Entry};
+use crate::snapshot::Begins;
 use crate::tables::{Form, TABLES};
 
 /// One expected record.
@@ -25,6 +26,7 @@ pub type Key<'a> = (usize, &'a str);
 
 pub struct Expectation<'a> {
     pub journal: &'a [Entry],
+    begins: &'a Begins,
     pub keys: HashMap<Key<'a>, Vec<Expected>>,
     /// For each journal entry the one that last wrote the same row before it.
     pub previous: Vec<Option<usize>>,
@@ -35,7 +37,7 @@ pub struct Expectation<'a> {
 }
 
 impl<'a> Expectation<'a> {
-    pub fn of(journal: &'a [Entry]) -> Expectation<'a> {
+    pub fn of(journal: &'a [Entry], begins: &'a Begins) -> Expectation<'a> {
         let mut keys: HashMap<Key<'a>, Vec<Expected>> = HashMap::new();
         let mut rows: HashMap<Key<'a>, usize> = HashMap::new();
         let mut previous = Vec::with_capacity(journal.len());
@@ -44,7 +46,9 @@ impl<'a> Expectation<'a> {
         for (index, entry) in journal.iter().enumerate() {
             let key = (entry.table, &*entry.key);
             previous.push(rows.remove(&key));
-            *events_due.entry(entry.xid).or_default() += entry.did.events(entry.table);
+            if begins.emits(entry.table, entry.xid) {
+                *events_due.entry(entry.xid).or_default() += entry.did.events(entry.table);
+            }
             let mut expect = |key: Key<'a>, parts: &[Part]| {
                 let parts = parts.iter().map(|part| Expected { entry: index, part: *part });
                 keys.entry(key).or_default().extend(parts);
@@ -68,11 +72,17 @@ impl<'a> Expectation<'a> {
                 rows.insert((entry.table, entry.now_at()), index);
             }
         }
-        Expectation { journal, keys, previous, events_due, truncated }
+        Expectation { journal, begins, keys, previous, events_due, truncated }
     }
 
     pub fn entry(&self, expected: Expected) -> &'a Entry {
         &self.journal[expected.entry]
+    }
+
+    /// It comes as itself. What does not is in the first snapshot of its table, and comes as a row at most.
+    pub fn is_emitted(&self, expected: Expected) -> bool {
+        let entry = self.entry(expected);
+        self.begins.emits(entry.table, entry.xid)
     }
 
     /// The row as it was before the entry's change.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::alignment::Aligned;
 use super::expectation::Expectation;
 use super::{Evidence, Findings, Mark};
-use crate::events::Event;
+use crate::events::{Event, Op};
 use crate::reader::KafkaTx;
 
 type Partition = (usize, i32);
@@ -37,7 +37,7 @@ fn complete(
     let mut met: HashMap<u64, HashSet<(usize, u8, usize)>> = HashMap::new();
     let mut spread: HashMap<u64, HashSet<Partition>> = HashMap::new();
     for (event, item) in evidence.events.iter().zip(aligned) {
-        let Some(item) = item else { continue };
+        let Some(item) = item.as_ref().filter(|_| !is_row(event)) else { continue };
         let xid = expectation.entry(*item).xid;
         met.entry(xid).or_default().insert((item.entry, item.part as u8, event.table));
         spread.entry(xid).or_default().insert((event.table, event.place.partition));
@@ -66,6 +66,9 @@ fn undivided(
     let mut owned: HashMap<(Partition, KafkaTx), KafkaTx> = HashMap::new();
     for (event, item) in evidence.events.iter().zip(aligned) {
         let (Some(item), Some(tx), Some(position)) = (item, event.tx, event.position) else { continue };
+        if is_row(event) {
+            continue;
+        }
         let changes = expectation.events_due.get(&expectation.entry(*item).xid).copied().unwrap_or(0);
         if changes > evidence.limits.uncut_changes_max {
             continue;
@@ -86,6 +89,11 @@ fn undivided(
     }
     let used: HashSet<KafkaTx> = owner.into_values().collect();
     findings.seen.kafka_transactions = u64::try_from(used.len()).unwrap_or(u64::MAX);
+}
+
+/// A row of a snapshot belongs to no transaction of the source.
+fn is_row(event: &Event) -> bool {
+    event.change().is_some_and(|change| change.op == Op::Read)
 }
 
 /// The first position that has passed a transaction's final LSN.

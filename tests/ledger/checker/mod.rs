@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::events::{Event, Place, Problem, ProblemKind};
 use crate::journal::{Content, Entry};
 use crate::reader::{Extent, KafkaTx, Read, TopicPartition};
+use crate::snapshot::Begins;
 
 /// So many violations are kept for reading; all are counted.
 const VIOLATIONS_KEPT: usize = 40;
@@ -39,6 +40,8 @@ pub struct Evidence<'a> {
     /// The same topics read with `read_uncommitted`.
     pub uncommitted: Option<&'a Read>,
     pub limits: Limits,
+    /// What was there before the connector was, and what of it has to come.
+    pub begins: &'a Begins,
 }
 
 /// What the run was set up to prove.
@@ -118,6 +121,8 @@ pub struct Seen {
     /// Source transactions that lie on more than one partition.
     pub spread_transactions: u64,
     pub aborted_records: u64,
+    /// Rows of a snapshot.
+    pub rows: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -150,7 +155,7 @@ impl Findings {
 pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut findings = Findings::default();
     preconditions(evidence, &mut findings);
-    let expectation = expectation::Expectation::of(evidence.journal);
+    let expectation = expectation::Expectation::of(evidence.journal, evidence.begins);
     let aligned = alignment::align(evidence, &expectation, &mut findings);
     positions::rise(evidence, &mut findings);
     kafka_tx::whole(evidence, &expectation, &aligned, &mut findings);

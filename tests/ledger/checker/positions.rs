@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Evidence, Findings};
-use crate::events::{Event, Position};
+use crate::events::{Event, Op, Position};
 
 pub fn rise(evidence: &Evidence<'_>, findings: &mut Findings) {
     if !evidence.limits.positions {
@@ -18,7 +18,7 @@ pub fn rise(evidence: &Evidence<'_>, findings: &mut Findings) {
                 let before = last.insert((event.table, event.place.partition), position);
                 let falls = before.is_some_and(|before| before >= position);
                 falls.then(|| format!("{position:x?} follows {before:x?}")).or_else(|| {
-                    let xid = event.change()?.xid?;
+                    let xid = event.change().filter(|change| change.op != Op::Read)?.xid?;
                     let known = *final_lsns.entry(xid).or_insert(position.final_lsn);
                     (known != position.final_lsn).then(|| format!("transaction {xid} has two final LSNs"))
                 })

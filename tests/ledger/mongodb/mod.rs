@@ -26,6 +26,7 @@ use crate::plant::{Fault, Planting, plant};
 use crate::random::Random;
 use crate::reader::{Extent, Isolation, Read, Reader, Start, TopicPartition};
 use crate::run::{Planted, RECOVERY_MAX, Recovery};
+use crate::snapshot::Begins;
 use crate::{Result, position};
 
 use documents::{COLLECTIONS, read_content, read_journal};
@@ -60,8 +61,10 @@ pub struct Config {
     pub dir: PathBuf,
     /// The connector: names topics, so it must be new on these servers.
     pub connector: String,
+    /// Of the daemon.
     pub kills: u32,
-    pub primary_kills: u32,
+    /// So often something happens to the set's primary, spread among the kills where there are any.
+    pub primary_strikes: u32,
     pub seed: u64,
     /// How long the writers work; the kills are spread over it.
     pub duration: Duration,
@@ -88,7 +91,7 @@ impl Config {
             dir,
             connector: format!("ledger_mongodb_{started}"),
             kills: 20,
-            primary_kills: 3,
+            primary_strikes: 3,
             seed: 1,
             duration: Duration::from_secs(100),
             writers: 16,
@@ -185,12 +188,12 @@ pub async fn abort(
     Ok(Ended::Again)
 }
 
-/// Runs it; `say` is told how far it has come, and `kill_primary` kills the set's primary, waits for the next
-/// one, and starts the killed member again.
+/// Runs it; `say` is told how far it has come, and `strike_primary` does something to the set's primary, waits for
+/// the next one, makes the set whole again, and tells what it did.
 pub async fn run(
     config: &Config,
     mut say: impl FnMut(String),
-    mut kill_primary: impl AsyncFnMut() -> Result<()>,
+    mut strike_primary: impl AsyncFnMut(u32) -> Result<String>,
 ) -> Result<Report> {
     let began = Instant::now();
     let client = connect(&config.mongodb_url).await?;
@@ -203,7 +206,7 @@ pub async fn run(
         recoveries: Vec::new(),
         early: None,
     };
-    let outcome = run.go(&client, &mut daemon, &mut say, &mut kill_primary).await;
+    let outcome = run.go(&client, &mut daemon, &mut say, &mut strike_primary).await;
     let (written, stopped_orderly) = outcome.map_err(|error| {
         let (log, tail) = (daemon.log().display(), daemon.log_tail());
         format!("{error}\nthe end of {log}:\n{tail}")
@@ -219,7 +222,7 @@ pub async fn run(
         connector: config.connector.clone(),
         seed: config.seed,
         kills: config.kills,
-        primary_kills: config.primary_kills,
+        primary_strikes: config.primary_strikes,
         seconds: began.elapsed().as_secs_f64(),
         written,
         verdict,
@@ -244,7 +247,7 @@ impl Run<'_> {
         client: &Client,
         daemon: &mut Daemon,
         say: &mut impl FnMut(String),
-        kill_primary: &mut impl AsyncFnMut() -> Result<()>,
+        strike_primary: &mut impl AsyncFnMut(u32) -> Result<String>,
     ) -> Result<(writers::Totals, bool)> {
         let config = self.config;
         daemon.start()?;
@@ -258,20 +261,30 @@ impl Run<'_> {
         };
         let mut writers = Writers::start(&workload).await?;
         // Spread among the daemon's kills, and never the first thing or the last.
-        let share = config.kills / (config.primary_kills + 1);
+        let share = config.kills / (config.primary_strikes + 1);
         for kill in 1..=config.kills {
             self.kill_once(daemon).await?;
             say(format!("kill {kill}: {} changes written", writers.totals().changes));
-            if share > 0 && kill % share == 0 && kill / share <= config.primary_kills {
-                kill_primary().await?;
-                say("the primary was killed, and another one elected".to_owned());
+            if share > 0 && kill % share == 0 && kill / share <= config.primary_strikes {
+                say(strike_primary(kill / share).await?);
             }
+        }
+        let alone = if config.kills == 0 { config.primary_strikes } else { 0 };
+        for strike in 1..=alone {
+            self.work_a_while().await?;
+            let what = strike_primary(strike).await?;
+            let took = self.recovered(daemon).await?.as_secs_f64();
+            let (seed, changes) = (config.seed, writers.totals().changes);
+            say(format!(
+                "F7 trial {strike} of seed {seed}: {what}; at work again in {took:.1} s; {changes} changes"
+            ));
         }
         let totals = writers.stop().await?;
         let finals = writers::write_finals(client).await?;
         say(format!("draining {} changes", totals.changes));
         self.drain(daemon, &finals).await?;
         let status = daemon.stop().await?;
+        daemon.audit().await?;
         Ok((totals, status.success()))
     }
 
@@ -291,11 +304,28 @@ impl Run<'_> {
         }
     }
 
-    /// A random moment of work, the kill, and the start again.
-    async fn kill_once(&mut self, daemon: &mut Daemon) -> Result<()> {
-        let mean = u64::try_from(self.config.duration.as_millis())? / u64::from(self.config.kills.max(1));
+    /// A random time between two strikes.
+    async fn work_a_while(&mut self) -> Result<()> {
+        let strikes = self.config.kills.max(self.config.primary_strikes).max(1);
+        let mean = u64::try_from(self.config.duration.as_millis())? / u64::from(strikes);
         let late = Duration::from_millis(mean * 3 / 10 + self.random.below(mean * 14 / 10 + 1));
         tokio::time::sleep(self.early.take().unwrap_or(late)).await;
+        Ok(())
+    }
+
+    /// Waits for a position that is newer than now; how long that took.
+    async fn recovered(&mut self, daemon: &mut Daemon) -> Result<Duration> {
+        let began = Instant::now();
+        self.positions.newest().await?;
+        let seen = self.at_work(daemon, RECOVERY_PATIENCE, self.positions.marks.len()).await?;
+        let took = seen.saturating_duration_since(began);
+        self.recoveries.push(took);
+        Ok(took)
+    }
+
+    /// A random moment of work, the kill, and the start again.
+    async fn kill_once(&mut self, daemon: &mut Daemon) -> Result<()> {
+        self.work_a_while().await?;
         daemon.kill().await?;
         self.positions.newest().await?;
         let known = self.positions.marks.len();
@@ -369,6 +399,7 @@ impl Proof {
             marks: Some(&self.marks),
             uncommitted: Some(&self.uncommitted),
             limits: Limits { uncut_changes_max: u64::MAX, positions: true },
+            begins: &Begins::Empty,
         })
     }
 

@@ -13,7 +13,7 @@ pub struct Report {
     pub connector: String,
     pub seed: u64,
     pub kills: u32,
-    pub primary_kills: u32,
+    pub primary_strikes: u32,
     pub seconds: f64,
     pub written: Totals,
     pub verdict: Verdict,
@@ -37,8 +37,8 @@ impl fmt::Display for Report {
         let (written, seen, counts) = (&self.written, &self.verdict.seen, &self.verdict.counts);
         writeln!(
             f,
-            "ledger {}: seed {}, {} kills of the daemon and {} of the primary, {:.0} s",
-            self.connector, self.seed, self.kills, self.primary_kills, self.seconds
+            "ledger {}: seed {}, {} kills of the daemon and {} strikes at the primary, {:.0} s",
+            self.connector, self.seed, self.kills, self.primary_strikes, self.seconds
         )?;
         writeln!(
             f,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::events::{Body, Event};
+use crate::events::{Body, Event, Op};
 
 #[derive(Default)]
 pub struct Completeness {
@@ -24,7 +24,8 @@ impl Completeness {
                 if let (None, Some(xid)) = (&change.after, change.xid) {
                     self.deletes.insert(partition, (event.key.clone(), xid));
                 }
-                change.xid
+                // A row of a snapshot is of no transaction.
+                change.xid.filter(|_| change.op != Op::Read)
             }
         };
         if let Some(xid) = xid {
@@ -52,7 +53,7 @@ impl Completeness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{Change, Op, Place};
+    use crate::events::{Change, Place};
 
     fn event(partition: i32, key: &str, body: Body) -> Event {
         let place = Place { topic: "t".into(), partition, offset: 0 };

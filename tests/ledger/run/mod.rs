@@ -18,7 +18,7 @@ use crate::daemon::{ConnectorFile, Daemon};
 use crate::events::Decoder;
 use crate::position::Positions;
 use crate::writers::connect;
-use crate::{Error, Result, position};
+use crate::{Error, Result, position, snapshot};
 
 pub use kills::Kills;
 use proof::Proof;
@@ -55,6 +55,8 @@ pub struct Config {
     pub socket_timeout: Option<Duration>,
     pub cut_bytes: Option<u64>,
     pub high_availability: bool,
+    /// The rows that are there before the connector is are read, so many at once; otherwise there are none.
+    pub snapshot_chunk_rows: Option<u64>,
     pub limits: Limits,
     /// Tests the checker itself with faults planted into what was read.
     pub planted: bool,
@@ -101,6 +103,7 @@ impl Config {
             socket_timeout: None,
             cut_bytes: None,
             high_availability: false,
+            snapshot_chunk_rows: None,
             limits: Limits { uncut_changes_max: u64::MAX, positions: true },
             planted: true,
         }
@@ -119,6 +122,7 @@ impl Config {
             socket_timeout: self.socket_timeout,
             cut_bytes: self.cut_bytes,
             high_availability: self.high_availability,
+            snapshot_chunk_rows: self.snapshot_chunk_rows,
         }
     }
 
@@ -128,6 +132,18 @@ impl Config {
 
     pub fn position_topic(&self) -> String {
         position::topic(&self.connector)
+    }
+
+    /// What the connector delivers of its tables, by what it has committed so far.
+    async fn begins(&self) -> Result<snapshot::Begins> {
+        match self.snapshot_chunk_rows {
+            None => Ok(snapshot::Begins::Empty),
+            Some(_) => Ok(self.notes().await?.begins()),
+        }
+    }
+
+    async fn notes(&self) -> Result<snapshot::Notes> {
+        snapshot::Notes::read(&self.bootstrap, &self.position_topic()).await
     }
 
     fn decoder(&self) -> Result<Decoder> {

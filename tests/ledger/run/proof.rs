@@ -13,6 +13,7 @@ use crate::journal::{Content, Entry, read_content, read_journal};
 use crate::plant::{Fault, Planting, plant};
 use crate::random::Random;
 use crate::reader::{Extent, Isolation, Read, Reader, Start, TopicPartition};
+use crate::snapshot::Begins;
 
 const READER_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -23,6 +24,7 @@ pub struct Proof {
     pub found: Events,
     extents: BTreeMap<TopicPartition, Extent>,
     uncommitted: Read,
+    begins: Begins,
 }
 
 impl Proof {
@@ -47,7 +49,8 @@ impl Proof {
         let mut second = Reader::new(&config.bootstrap, Isolation::ReadUncommitted, READER_PATIENCE).bare();
         let uncommitted = second.read_all(&names).await?;
         let (journal, content) = (read_journal(admin).await?, read_content(admin).await?);
-        Ok(Proof { journal, content, found, extents, uncommitted })
+        let begins = config.begins().await?;
+        Ok(Proof { journal, content, found, extents, uncommitted, begins })
     }
 
     pub fn verdict(&self, config: &Config, marks: &[Mark]) -> Verdict {
@@ -70,6 +73,7 @@ impl Proof {
             marks: Some(marks),
             uncommitted: Some(&self.uncommitted),
             limits: config.limits,
+            begins: &self.begins,
         })
     }
 

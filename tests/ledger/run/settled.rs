@@ -12,6 +12,7 @@ use crate::Result;
 use crate::events::{Body, Decoder};
 use crate::journal::events_due;
 use crate::reader::{Isolation, Reader, Start, TopicPartition};
+use crate::snapshot::Begins;
 
 /// Markers are written within milliseconds of each other; ends that stood this long have settled.
 const SETTLED_FOR: Duration = Duration::from_millis(400);
@@ -119,13 +120,18 @@ impl Tail {
     }
 
     /// Reads up to these ends and says which source transactions are there in part.
-    pub async fn torn_up_to(&mut self, ends: &Ends, journal: &Client) -> Result<Vec<String>> {
+    pub async fn torn_up_to(
+        &mut self,
+        ends: &Ends,
+        journal: &Client,
+        begins: &Begins,
+    ) -> Result<Vec<String>> {
         self.read_up_to(ends).await?;
         let mut xids = Vec::new();
         for xid in self.seen.doubtful() {
             xids.push(i64::try_from(xid)?);
         }
-        let due = events_due(journal, &xids).await?;
+        let due = events_due(journal, &xids, begins).await?;
         Ok(self.seen.torn(&due))
     }
 

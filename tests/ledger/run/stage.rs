@@ -12,7 +12,7 @@ use crate::position::is_position;
 use crate::random::Random;
 use crate::reader::{Isolation, Reader};
 use crate::watermark::{Subject, Watch};
-use crate::writers::{Totals, Workload, Writers, connect, create_schema, write_final_rows};
+use crate::writers::{Totals, Workload, Writers, connect, create_schema, fill, write_final_rows};
 
 /// A first start creates topics, slot and schemas, beside the writers' own start.
 const FIRST_START_MAX: Duration = Duration::from_secs(60);
@@ -166,9 +166,10 @@ impl Stage {
     /// The daemon is dead: what it left must be whole. Starts it again.
     pub async fn after_death(&mut self) -> Result<()> {
         let ends = self.tail.settle().await?;
+        let begins = self.config.begins().await?;
         self.daemon.start()?;
         let admin = self.admin().await?;
-        self.torn.extend(self.tail.torn_up_to(&ends, &admin).await?);
+        self.torn.extend(self.tail.torn_up_to(&ends, &admin, &begins).await?);
         Ok(())
     }
 
@@ -223,10 +224,42 @@ impl Stage {
         if let Err(error) = self.tail.watch_for(finals, DRAIN_MAX).await {
             return Err(format!("{error}; the daemon says {:?}", self.daemon.state().await).into());
         }
+        self.rows_read().await?;
         self.daemon.still_runs()?;
         self.tail.idle().await?;
         self.disorder.extend(self.tail.disorder());
         Ok(())
+    }
+
+    /// Waits until the rows of all tables have come.
+    async fn rows_read(&mut self) -> Result<()> {
+        let deadline = Instant::now() + DRAIN_MAX;
+        loop {
+            let unread = self.unread().await?;
+            if unread.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let state = self.daemon.state().await;
+                return Err(
+                    format!("the rows of {unread:?} are not all read; the daemon says {state:?}").into()
+                );
+            }
+            tokio::time::sleep(STATE_PAUSE).await;
+        }
+    }
+
+    /// The tables of which rows are still to come.
+    pub async fn unread(&self) -> Result<Vec<&'static str>> {
+        match self.config.snapshot_chunk_rows {
+            None => Ok(Vec::new()),
+            Some(_) => Ok(self.config.notes().await?.unread()),
+        }
+    }
+
+    /// Rows that are there before the connector is, so many in each table for each writer.
+    pub async fn fill(&self, rows: u64) -> Result<()> {
+        fill(&self.config.postgres_url, self.config.seed, self.config.writers, rows).await
     }
 
     /// A random number of milliseconds up to this.

@@ -20,7 +20,7 @@ use crate::random::Random;
 use crate::tables::{Form, TABLES, Table, key_text};
 use crate::{Error, Result, journal};
 use statements::{Statements, Verb};
-use writer::Writer;
+use writer::{KEYS_PER_WRITER, Writer};
 
 /// Keys below zero are shared by all writers, and these mark the end of a run.
 const FINAL_KEY: i64 = -1_000;
@@ -154,6 +154,30 @@ async fn insert_shared(url: &str, seed: u64) -> Result<()> {
 fn shared_tables() -> impl Iterator<Item = usize> {
     let ours = |table: &Table| table.keys == 1 && table.form != Form::Loose;
     TABLES.iter().enumerate().filter(move |(_, table)| ours(table)).map(|(index, _)| index)
+}
+
+/// Inserts so many rows in each table for each writer that is to come, who takes them for its own.
+pub async fn fill(url: &str, seed: u64, writers: usize, rows: u64) -> Result<()> {
+    let client = connect(url).await?;
+    let statements = Statements::prepare(&client).await?;
+    let mut random = Random::fork(seed, u64::MAX - 3);
+    for (index, table) in TABLES.iter().enumerate() {
+        let owners = if table.form == Form::Loose { 1 } else { i64::try_from(writers)? };
+        for owner in 0..owners {
+            let first = owner * KEYS_PER_WRITER + KEYS_PER_WRITER / 2;
+            let row = |n: u64, random: &mut Random| -> Result<_> {
+                let key = [json!(first + i64::try_from(n)?), json!(format!("é-{n}"))];
+                // A few have large values.
+                Ok(rows::row(table, key.split_at(table.keys).0, !n.is_multiple_of(16), random))
+            };
+            let rows = (0..rows).map(|n| row(n, &mut random)).collect::<Result<Vec<_>>>()?;
+            let txid = random.uuid();
+            client.batch_execute("BEGIN").await?;
+            statements.run(&client, index, Verb::Insert, rows, &txid).await?;
+            client.batch_execute("COMMIT").await?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the last row of each table, in one transaction, after the writers have stopped. When a

@@ -14,7 +14,7 @@ use crate::tables::{Form, TABLES, Table};
 use crate::{Error, Result};
 
 /// Far more than a writer ever inserts.
-const KEYS_PER_WRITER: i64 = 1_000_000_000;
+pub(super) const KEYS_PER_WRITER: i64 = 1_000_000_000;
 /// Above so many rows a writer would rather delete.
 const LIVE_MAX: usize = 4_000;
 /// The loose table in [`TABLES`].
@@ -64,7 +64,7 @@ impl Writer {
         let statements = Statements::prepare(&client).await?;
         let random = Random::fork(workload.seed, u64::try_from(index)? + 1);
         let index = i64::try_from(index)?;
-        Ok(Writer {
+        let mut writer = Writer {
             workload: workload.clone(),
             index,
             client,
@@ -73,7 +73,10 @@ impl Writer {
             keys: vec![Keys::default(); TABLES.len()],
             next_key: index * KEYS_PER_WRITER,
             counters,
-        })
+        };
+        // There may be rows for it.
+        writer.reload().await?;
+        Ok(writer)
     }
 
     pub async fn work(&mut self, orders: &Orders) -> Result<()> {
@@ -292,23 +295,26 @@ impl Writer {
         Ok(())
     }
 
-    /// After an error nobody knows what was committed: the database says which keys there are.
+    /// After an error nobody knows what was committed: the database says which keys there are. It may go away again
+    /// meanwhile.
     async fn recover(&mut self, error: Error) -> Result<()> {
         let deadline = Instant::now() + RECONNECT_PATIENCE;
-        if !self.client.is_closed() && self.client.batch_execute("ROLLBACK").await.is_ok() {
-            return self.reload().await;
-        }
-        loop {
-            if let Ok(client) = connect(&self.workload.postgres_url).await {
-                self.statements = Statements::prepare(&client).await?;
-                self.client = client;
-                return self.reload().await;
-            }
+        while self.come_back().await.is_err() {
             if Instant::now() >= deadline {
                 return Err(error);
             }
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
+        Ok(())
+    }
+
+    async fn come_back(&mut self) -> Result<()> {
+        if self.client.is_closed() || self.client.batch_execute("ROLLBACK").await.is_err() {
+            let client = connect(&self.workload.postgres_url).await?;
+            self.statements = Statements::prepare(&client).await?;
+            self.client = client;
+        }
+        self.reload().await
     }
 
     async fn reload(&mut self) -> Result<()> {

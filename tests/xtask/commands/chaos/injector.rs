@@ -8,7 +8,7 @@ use xtask::services::Shutdown;
 
 use super::row::Row;
 use super::scene::Scene;
-use super::{clock, disk, large, late, links, pair, points, registry};
+use super::{clock, disk, large, late, links, pair, points, read_rows, registry};
 
 /// Rows that a soak picks from.
 const SOAK: [Row; 9] = [Row::F1, Row::F2, Row::F3, Row::F4, Row::F5, Row::F8, Row::F10, Row::F11, Row::F13];
@@ -16,23 +16,26 @@ const SOAK: [Row; 9] = [Row::F1, Row::F2, Row::F3, Row::F4, Row::F5, Row::F8, Ro
 const PAUSE_MIN_MS: u64 = 18_500;
 
 pub struct Injector<'a> {
-    row: Row,
+    pub row: Row,
     scene: &'a Scene,
     /// Which of several kinds of the row's fault comes next.
     turn: usize,
     /// Of the one large transaction.
     large_rows: u64,
+    /// How many times the time that it should take a recovery may take.
+    slack: u32,
 }
 
 impl<'a> Injector<'a> {
-    pub fn new(row: Row, scene: &'a Scene, turn: usize, large_rows: u64) -> Injector<'a> {
-        Injector { row, scene, turn, large_rows }
+    pub fn new(row: Row, scene: &'a Scene, turn: usize, large_rows: u64, slack: u32) -> Injector<'a> {
+        Injector { row, scene, turn, large_rows, slack }
     }
 
     async fn strike_as(&mut self, row: Row, stage: &mut Stage) -> Result<Struck> {
         let turn = self.turn;
         match row {
             Row::F1 => Kills.strike(stage).await,
+            Row::F1Rows => read_rows::strike(stage, turn).await,
             Row::F2 => points::strike(self.scene, stage, turn).await,
             Row::F3 => self.break_the_broker(stage, turn).await,
             Row::F4 => self.kill_both(stage).await,
@@ -40,12 +43,12 @@ impl<'a> Injector<'a> {
             Row::F8 => links::strike(self.scene, stage, turn).await,
             Row::F9 | Row::F9Off => late::strike(self.scene, stage, turn).await,
             Row::F10 => pause_the_daemon(stage).await,
-            Row::F11 => pair::strike(stage).await,
+            Row::F11 => pair::strike(stage, self.slack).await,
             Row::F14 => disk::strike(self.scene, stage).await,
             Row::F15 => clock::strike(stage).await,
             Row::F17 => large::strike(stage, self.large_rows).await,
             Row::F13 => registry::strike(self.scene, stage, turn).await,
-            Row::F12 | Row::F19 => Err(format!("{row} is no fault of a run that goes on").into()),
+            Row::F7 | Row::F12 | Row::F19 => Err(format!("{row} is no fault of a run that goes on").into()),
         }
     }
 
@@ -114,11 +117,12 @@ impl Fault for Injector<'_> {
     }
 
     fn recovery_max(&self) -> Duration {
-        self.row.recovery_max()
+        self.row.recovery_max() * self.slack
     }
 
     async fn first_start(&mut self, stage: &mut Stage) -> Result<()> {
         match self.row {
+            Row::F1Rows => read_rows::first_start(stage).await,
             Row::F2 => points::first_start(stage).await,
             Row::F15 => {
                 clock::prepare(stage)?;

@@ -11,12 +11,14 @@ mod late;
 mod links;
 mod pair;
 mod points;
+pub mod primary;
+mod read_rows;
 mod registry;
 pub mod report;
 mod row;
 mod scene;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -41,6 +43,9 @@ pub struct Arguments {
     /// Of each row; without it as many as belong to every run of the tests.
     #[arg(long)]
     trials: Option<u32>,
+    /// Goes on with each row for so long instead; the run under way is finished.
+    #[arg(long, conflicts_with = "trials")]
+    minutes: Option<u64>,
     /// Of the first run; each run of 20 trials has the next one, and replays with its own.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -50,18 +55,25 @@ pub struct Arguments {
     /// Rows of F17's one transaction.
     #[arg(long, default_value_t = 100_000)]
     large_rows: u64,
+    /// Multiplies the time that the daemon may take to recover, on a machine that does other work besides.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    slack: u32,
     /// Every row, a few times each.
     #[arg(long)]
     every_run: bool,
     /// The feature `transaction.version` of the broker.
     #[arg(long)]
     transaction_version: Option<u8>,
-    /// Adds the results to tests/ledger/REPORT.md.
-    #[arg(long)]
-    report: bool,
+    /// Adds the results to the table of trials, each row's when it has ended; in tests/ledger/REPORT.md where no
+    /// other file is named.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = report::FILE)]
+    report: Option<PathBuf>,
     /// The daemon, built with debug assertions; without it it is built.
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
+    /// The commit that the daemon was built from; without it the one that is checked out.
+    #[arg(long, value_name = "COMMIT", requires = "binary")]
+    built_from: Option<String>,
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -77,8 +89,10 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         outcome = all(&arguments, binary, &mut lines) => Some(outcome),
     };
     // What was checked in full counts, also when the rest was not waited for.
-    if arguments.report && !lines.is_empty() {
-        println!("written: {}", report::append(&lines)?.display());
+    if outcome.is_none()
+        && let (Some(file), Some(line)) = (&arguments.report, lines.last())
+    {
+        report::append(file, line)?;
     }
     for line in &lines {
         println!("{line}");
@@ -97,85 +111,136 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 async fn all(arguments: &Arguments, binary: PathBuf, lines: &mut Vec<Line>) -> Result<()> {
-    println!("-- starting Kafka, the schema registry and Postgres");
     let dir = binary::target()?.join("chaos");
     let rows = if arguments.every_run { Row::ALL.to_vec() } else { arguments.rows.clone() };
-    let mut scene: Option<Scene> = None;
+    let job = Job { arguments, binary: &binary, dir: &dir };
+    let mut servers: Option<Servers> = None;
     for row in rows {
-        let trials = arguments.trials.unwrap_or_else(|| row.every_run());
+        let trials = match (arguments.trials, arguments.minutes) {
+            (Some(trials), _) => trials,
+            (None, Some(_)) => u32::MAX,
+            (None, None) => row.every_run(),
+        };
         if trials > 0 {
-            // One set of servers for all rows but the one whose broker has a small disk.
-            let fits = scene.as_ref().is_some_and(|scene| scene.disk.is_some() == (row == Row::F14));
-            if !fits {
-                scene = None;
-            }
-            let scene = match &mut scene {
-                Some(scene) => &*scene,
-                none => none.insert(Scene::set(&binary, &dir, arguments.transaction_version, row).await?),
+            servers.take_if(|servers| !servers.fit(row));
+            let servers = match &mut servers {
+                Some(servers) => &*servers,
+                none => none.insert(job.servers(row).await?),
             };
-            lines.push(Line::begin(row, scene, arguments.seed)?);
+            lines.push(Line::begin(row, arguments)?);
             let line = lines.last_mut().ok_or_else(|| Error::new("no line was begun"))?;
-            println!("-- {row}: {trials} trials: {}", row.what());
-            trials_of(scene, row, trials, arguments, line).await?;
+            println!("-- {row}: {}", row.what());
+            job.trials_of(servers, row, trials, line).await?;
+            if let Some(file) = &arguments.report {
+                println!("written: {}", report::append(file, line)?.display());
+            }
         }
     }
     Ok(())
 }
 
-/// Run after run, until there are enough or one fails.
-async fn trials_of(
-    scene: &Scene,
-    row: Row,
-    trials: u32,
-    arguments: &Arguments,
-    line: &mut Line,
-) -> Result<()> {
-    while line.trials < trials && line.failures == 0 {
-        let (began, seed) = (Instant::now(), line.next_seed);
-        let count = (trials - line.trials).min(TRIALS_A_RUN);
-        // Kinds take turns over all runs of a row, so a run's first follows from its seed.
-        let turn =
-            arguments.first + usize::try_from(seed.wrapping_sub(1)).unwrap_or(0) * TRIALS_A_RUN as usize;
-        let (done, failure) = match row {
-            Row::F12 => halting(scene, count, seed, turn).await?,
-            _ => {
-                let mut injector = Injector::new(row, scene, turn, arguments.large_rows);
-                going_on(scene, row, count, seed, &mut injector).await
-            }
-        };
-        line.trials += done;
-        line.next_seed += 1;
-        line.took += began.elapsed();
-        if let Some(failure) = failure {
-            line.failures += 1;
-            line.failed_seed.get_or_insert(seed);
-            println!(
-                "{row} FAILED with seed {seed}: replay with `cargo xtask chaos --fault {row} --trials {count} --seed {seed}`"
-            );
-            println!("{failure}");
+/// What the daemon of a row works between.
+enum Servers {
+    Postgres(Box<Scene>),
+    Mongodb(Box<primary::Set>),
+}
+
+impl Servers {
+    /// One set for all rows but MongoDB's and the one whose broker has a small disk.
+    fn fit(&self, row: Row) -> bool {
+        match self {
+            Servers::Postgres(scene) => row != Row::F7 && scene.disk.is_some() == (row == Row::F14),
+            Servers::Mongodb(_) => row == Row::F7,
         }
     }
-    Ok(())
+}
+
+/// What is run.
+struct Job<'a> {
+    arguments: &'a Arguments,
+    binary: &'a Path,
+    dir: &'a Path,
+}
+
+impl Job<'_> {
+    async fn servers(&self, row: Row) -> Result<Servers> {
+        if row == Row::F7 {
+            return Ok(Servers::Mongodb(Box::new(primary::Set::start().await?)));
+        }
+        println!("-- starting Kafka, the schema registry and Postgres");
+        let version = self.arguments.transaction_version;
+        Ok(Servers::Postgres(Box::new(Scene::set(self.binary, self.dir, version, row).await?)))
+    }
+
+    /// Run after run, until there are enough or one fails.
+    async fn trials_of(&self, servers: &Servers, row: Row, trials: u32, line: &mut Line) -> Result<()> {
+        let arguments = self.arguments;
+        let until = arguments.minutes.map(|minutes| Instant::now() + Duration::from_secs(minutes * 60));
+        while line.trials < trials && line.failures == 0 && until.is_none_or(|until| Instant::now() < until) {
+            let (began, seed) = (Instant::now(), line.next_seed);
+            let count = (trials - line.trials).min(TRIALS_A_RUN);
+            // Kinds take turns over all runs of a row, so a run's first follows from its seed.
+            let turn =
+                arguments.first + usize::try_from(seed.wrapping_sub(1)).unwrap_or(0) * TRIALS_A_RUN as usize;
+            let (done, failure) = match (servers, row) {
+                (Servers::Mongodb(set), _) => self.leaderless(set, count, seed, line).await?,
+                (Servers::Postgres(scene), Row::F12) => halting(scene, count, seed, turn).await?,
+                (Servers::Postgres(scene), _) => {
+                    let injector = Injector::new(row, scene, turn, arguments.large_rows, arguments.slack);
+                    going_on(scene, count, seed, injector, line).await
+                }
+            };
+            line.trials += done;
+            line.next_seed += 1;
+            line.took += began.elapsed();
+            if let Some(failure) = failure {
+                line.failures += 1;
+                line.failed_seed.get_or_insert(seed);
+                println!(
+                    "{row} FAILED with seed {seed}: replay with `cargo xtask chaos --fault {row} --trials {count} --seed {seed}`"
+                );
+                println!("{failure}");
+            }
+        }
+        Ok(())
+    }
+
+    /// A run in which the primary is struck so often.
+    async fn leaderless(
+        &self,
+        set: &primary::Set,
+        count: u32,
+        seed: u64,
+        line: &mut Line,
+    ) -> Result<(u32, Option<String>)> {
+        let report = set.run(self.binary, self.dir, count, seed).await?;
+        line.recovery_worst = line.recovery_worst.max(Duration::from_millis(report.recovery.worst_ms));
+        Ok((count, (!report.passed()).then(|| report.to_string())))
+    }
 }
 
 /// A run that goes on after each fault: how many trials it came to, and what is wrong with it.
 async fn going_on(
     scene: &Scene,
-    row: Row,
     count: u32,
     seed: u64,
-    injector: &mut Injector<'_>,
+    mut injector: Injector<'_>,
+    line: &mut Line,
 ) -> (u32, Option<String>) {
+    let row = injector.row;
     let config = scene.config(row, count, seed);
-    let outcome = run::run(&config, injector, |news| println!("{news}")).await;
+    let outcome = run::run(&config, &mut injector, |news| println!("{news}")).await;
     scene.links_pass();
+    if let Ok(report) = &outcome {
+        line.recovery_worst = line.recovery_worst.max(Duration::from_millis(report.recovery.worst_ms));
+    }
     match outcome {
-        Err(error) if row.must_show() => (count, Some(format!("the run could not be finished: {error}"))),
         Err(error) => (0, Some(format!("the run could not be finished: {error}"))),
         Ok(report) if row.must_show() => {
             let shown = !report.passed();
             println!("{report}");
-            (count, (!shown).then(|| "nothing was found although the rule is off".to_owned()))
+            // The first trial that shows it is the run's last.
+            (report.trials, (!shown).then(|| "nothing was found although the rule is off".to_owned()))
         }
         Ok(report) if report.passed() => {
             println!("{}", report.in_short());
@@ -200,8 +265,11 @@ async fn halting(scene: &Scene, count: u32, seed: u64, turn: usize) -> Result<(u
 }
 
 impl Line {
-    fn begin(row: Row, scene: &Scene, seed: u64) -> Result<Line> {
-        let commit = super::bench::commit().context(|| "what was tested".to_owned())?;
-        Ok(Line::new(row, scene.transaction_version, commit, seed))
+    fn begin(row: Row, arguments: &Arguments) -> Result<Line> {
+        let commit = match &arguments.built_from {
+            Some(commit) => commit.clone(),
+            None => super::bench::commit().context(|| "what was tested".to_owned())?,
+        };
+        Ok(Line::new(row, arguments.transaction_version, commit, arguments.seed, arguments.slack))
     }
 }

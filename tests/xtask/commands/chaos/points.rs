@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use millrace_ledger::Result;
 use millrace_ledger::broker::Broker;
+use millrace_ledger::proxy::Mode;
 use millrace_ledger::run::{Stage, Struck};
+use millrace_ledger::writers::write_large;
 
 use super::late::transactional_id;
 use super::scene::Scene;
@@ -56,15 +58,18 @@ pub const POINTS: &[(&str, How)] = &[
     ("commit-unanswered", How::Unanswered),
 ];
 
-/// Passed inside a source transaction that is larger than the cut size, which the row of large ones brings, and
-/// while rows are read, which the cases of snapshots do.
+/// Passed inside a source transaction that is larger than the cut size, and while rows are read: rows of their own
+/// do that.
 #[cfg(test)]
 const ELSEWHERE: &[&str] = &["cut-committed", "chunk-placed"];
 
-const DIES_WITHIN: Duration = Duration::from_secs(60);
-/// A transaction is open for moments only: it takes many tries to meet one.
+pub const DIES_WITHIN: Duration = Duration::from_secs(60);
+/// It may take some tries to meet an open transaction.
 const ABORTS_WITHIN: Duration = Duration::from_secs(240);
-/// Between two tries to catch the daemon with a transaction open.
+/// Together two seconds and more: longer than it is waited, and soon enough that it is not cut.
+const ABORTED_ROWS: u64 = 3_000;
+const ABORTED_BYTES_A_SECOND: u32 = 500_000;
+/// Between two looks whether the daemon reads.
 const ABORT_EVERY: Duration = Duration::from_millis(100);
 
 /// A first start that dies at each place on its way, and one more that dies at a data topic's creation.
@@ -104,7 +109,12 @@ pub async fn strike(scene: &Scene, stage: &mut Stage, turn: usize) -> Result<Str
         How::First | How::Often(_) | How::Idle | How::Unanswered => {}
         How::Abort => {
             stage.running(DIES_WITHIN).await?;
+            // What is whole is committed also then, so there has to be one that takes a while to read.
+            scene.postgres_link.set(Mode::Cut);
+            write_large(&stage.config.postgres_url, stage.random.draw(), ABORTED_ROWS).await?;
+            scene.postgres_link.set(Mode::Slow(ABORTED_BYTES_A_SECOND));
             cut_off_until_dead(stage).await?;
+            scene.postgres_link.set(Mode::Pass);
         }
         How::Fence => {
             stage.running(DIES_WITHIN).await?;
@@ -141,14 +151,18 @@ async fn unanswered(scene: &Scene, stage: &mut Stage) -> Result<Struck> {
 /// Ends its connections to the database again and again: sooner or later a transaction is open then.
 async fn cut_off_until_dead(stage: &mut Stage) -> Result<()> {
     let admin = stage.admin().await?;
-    let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
-               WHERE slot_name = $1 AND active";
+    let reads = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1 AND active";
     let deadline = Instant::now() + ABORTS_WITHIN;
     while stage.daemon.still_runs().is_ok() && Instant::now() < deadline {
-        // It has to stream for a while before it has something open, however busy the machine is.
-        let cut = admin.execute(sql, &[&stage.config.slot()]).await?;
-        let wait = if cut == 0 { ABORT_EVERY } else { ABORT_EVERY + stage.millis(2_000) };
-        tokio::time::sleep(wait).await;
+        match admin.query_opt(reads, &[&stage.config.slot()]).await? {
+            None => tokio::time::sleep(ABORT_EVERY).await,
+            Some(reader) => {
+                // It has to read for a while before it has something open, however busy the machine is.
+                tokio::time::sleep(stage.millis(1_500)).await;
+                let reader: i32 = reader.try_get(0)?;
+                admin.execute("SELECT pg_terminate_backend($1)", &[&reader]).await?;
+            }
+        }
     }
     Ok(())
 }

@@ -2,16 +2,19 @@
 //! that are there.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use millrace_bench::machine;
+use rustix::fs::{FlockOperation, flock};
 use xtask::services::repository;
 use xtask::{Context, Result};
 
 use super::row::Row;
 
-const FILE: &str = "tests/ledger/REPORT.md";
+pub const FILE: &str = "tests/ledger/REPORT.md";
 /// Where the table begins; what stands below its head is only added to.
 const HEAD: &str = "## Trials
 
@@ -26,6 +29,7 @@ one fault in a run that goes on: order is checked after each, everything after e
 #[derive(Debug)]
 pub struct Line {
     row: Row,
+    slack: u32,
     versions: String,
     first_seed: u64,
     pub next_seed: u64,
@@ -33,21 +37,28 @@ pub struct Line {
     pub failures: u32,
     pub failed_seed: Option<u64>,
     pub took: Duration,
+    /// Until the daemon was at work again.
+    pub recovery_worst: Duration,
 }
 
 impl Line {
-    pub fn new(row: Row, transaction_version: Option<u8>, commit: String, seed: u64) -> Line {
+    pub fn new(row: Row, transaction_version: Option<u8>, commit: String, seed: u64, slack: u32) -> Line {
         let feature =
             transaction_version.map_or_else(String::new, |v| format!(" with transaction.version {v}"));
         Line {
             row,
-            versions: format!("{commit}, 4.3.0{feature}, 15"),
+            slack,
+            versions: format!(
+                "{commit}, 4.3.0{feature}, {}",
+                if row == Row::F7 { "MongoDB 6.0.5" } else { "15" }
+            ),
             first_seed: seed,
             next_seed: seed,
             trials: 0,
             failures: 0,
             failed_seed: None,
             took: Duration::ZERO,
+            recovery_worst: Duration::ZERO,
         }
     }
 
@@ -61,15 +72,23 @@ impl Line {
     }
 
     fn text(&self, date: &str, machine: &str) -> String {
+        let slack = match self.slack {
+            1 => String::new(),
+            times => format!("; beside other work, with {times} times the time to recover"),
+        };
         format!(
-            "| {} | {} | {date} | {machine} | {} | {} | {} | {} | {} s |\n",
+            "| {} | {}{slack} | {date} | {machine} | {} | {} | {} | {} | {} s{} |\n",
             self.row,
             self.row.what(),
             self.versions,
             self.seeds(),
             self.trials,
             self.failures,
-            self.took.as_secs()
+            self.took.as_secs(),
+            match self.recovery_worst {
+                Duration::ZERO => String::new(),
+                worst => format!("; at work again in {:.1} s at worst", worst.as_secs_f64()),
+            }
         )
     }
 }
@@ -82,16 +101,27 @@ impl fmt::Display for Line {
     }
 }
 
-/// Adds the lines to the report and gives its path.
-pub fn append(lines: &[Line]) -> Result<PathBuf> {
-    let file = repository().join(FILE);
-    let old = std::fs::read_to_string(&file).context(|| file.display().to_string())?;
-    let (date, machine) = (machine::now(), machine::machine());
-    let machine = machine.split(';').next().unwrap_or_default();
-    let done = lines.iter().filter(|line| line.trials > 0 || line.failures > 0);
-    let new: String = done.map(|line| line.text(&date, machine)).collect();
-    std::fs::write(&file, added(&old, &new)).context(|| file.display().to_string())?;
-    Ok(file)
+/// Adds the line to the table in this file, which is made where it is not there, and gives its path. Several
+/// commands may do so at once.
+pub fn append(file: &Path, line: &Line) -> Result<PathBuf> {
+    let path = repository().join(file);
+    if line.trials == 0 && line.failures == 0 {
+        return Ok(path);
+    }
+    let machine = machine::machine();
+    let new = line.text(&machine::now(), machine.split(';').next().unwrap_or_default());
+    add(&path, &new).context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+fn add(path: &Path, line: &str) -> std::io::Result<()> {
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    // Until it is closed.
+    flock(&file, FlockOperation::LockExclusive)?;
+    let mut old = String::new();
+    file.read_to_string(&mut old)?;
+    file.rewind()?;
+    file.write_all(added(&old, line).as_bytes())
 }
 
 /// The report with these lines at the end of its table, which stands at its own end.
@@ -115,7 +145,7 @@ mod tests {
 
     #[test]
     fn earlier_lines_stay_and_later_ones_come_below_them() {
-        let mut line = Line::new(Row::F1, Some(1), "abc".into(), 7);
+        let mut line = Line::new(Row::F1, Some(1), "abc".into(), 7, 1);
         (line.trials, line.next_seed) = (40, 9);
         let first = added("# Ledger report\n\ntext\n", &line.text("today", "a machine"));
         (line.failures, line.failed_seed) = (1, Some(8));

@@ -4,14 +4,17 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A row. MongoDB's (F7) and the releases' (F18) come with what they need.
+/// A row. The releases' (F18) comes with the second one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Row {
     F1,
+    /// F1 and F2 while the rows that were there before are read.
+    F1Rows,
     F2,
     F3,
     F4,
     F5,
+    F7,
     F8,
     F9,
     /// F9 with the recycle rule off: it must be found.
@@ -27,12 +30,14 @@ pub enum Row {
 }
 
 impl Row {
-    pub const ALL: [Row; 16] = [
+    pub const ALL: [Row; 18] = [
         Row::F1,
+        Row::F1Rows,
         Row::F2,
         Row::F3,
         Row::F4,
         Row::F5,
+        Row::F7,
         Row::F8,
         Row::F9,
         Row::F9Off,
@@ -49,10 +54,12 @@ impl Row {
     pub fn name(self) -> &'static str {
         match self {
             Row::F1 => "F1",
+            Row::F1Rows => "F1-rows",
             Row::F2 => "F2",
             Row::F3 => "F3",
             Row::F4 => "F4",
             Row::F5 => "F5",
+            Row::F7 => "F7",
             Row::F8 => "F8",
             Row::F9 => "F9",
             Row::F9Off => "F9-off",
@@ -70,10 +77,12 @@ impl Row {
     pub fn what(self) -> &'static str {
         match self {
             Row::F1 => "kill -9 of the daemon at a random moment",
+            Row::F1Rows => "kill -9, or death with rows placed, while the rows of the tables are read",
             Row::F2 => "death at a named point",
             Row::F3 => "kill -9 or SIGSTOP of the broker",
             Row::F4 => "kill -9 of daemon and broker within 100 ms",
             Row::F5 => "immediate shutdown of Postgres",
+            Row::F7 => "kill -9 or step-down of the primary of a MongoDB replica set",
             Row::F8 => "a link is cut, reset, half-open, late or slow",
             Row::F9 => "the end of a transaction is held back and delivered late",
             Row::F9Off => "the same without the recycle rule, which must show",
@@ -94,7 +103,8 @@ impl Row {
             Row::F1 => 20,
             // Those of a first start come before each run's first trial.
             Row::F2 => super::points::each().count() as u32,
-            Row::F3 | Row::F5 => 3,
+            Row::F1Rows => 4,
+            Row::F3 | Row::F5 | Row::F7 => 3,
             Row::F4 | Row::F10 => 2,
             Row::F8 => super::links::EACH.len() as u32,
             Row::F9 => 5,
@@ -109,9 +119,9 @@ impl Row {
     /// How soon the daemon must be at work again once nothing is in its way.
     pub fn recovery_max(self) -> Duration {
         Duration::from_secs(match self {
-            Row::F1 | Row::F2 => 10,
+            Row::F1 | Row::F1Rows | Row::F2 => 10,
             // A broker's own recovery, a transaction that has to time out, a connection found dead.
-            Row::F3 | Row::F4 | Row::F5 | Row::F8 | Row::F9 | Row::F9Off | Row::F10 => 60,
+            Row::F3 | Row::F4 | Row::F5 | Row::F7 | Row::F8 | Row::F9 | Row::F9Off | Row::F10 => 60,
             Row::F11 | Row::F12 | Row::F13 | Row::F14 | Row::F15 | Row::F17 | Row::F19 => 60,
         })
     }

@@ -9,8 +9,8 @@ use xtask::services::{Config, Home, Kafka, KafkaConfig, Postgres, Proxied, Regis
 use xtask::{Context, Result};
 
 use super::disk::SmallDisk;
-use super::large;
 use super::row::Row;
+use super::{large, read_rows};
 
 /// Short, so that the trials that wait for it are many.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);
@@ -21,7 +21,7 @@ const CHANGES_PER_SECOND: u64 = 1_000;
 const CHANGES_MAX: u64 = 4_000;
 
 /// Enough for the daemon to have something under way.
-const BETWEEN: Duration = Duration::from_millis(1_200);
+const BETWEEN: Duration = Duration::from_millis(700);
 
 pub struct Scene {
     pub kafka: Kafka,
@@ -30,8 +30,6 @@ pub struct Scene {
     pub kafka_link: Proxy,
     pub registry_link: Proxy,
     pub postgres_link: Proxy,
-    /// The feature of the broker.
-    pub transaction_version: Option<u8>,
     /// The broker's, where it has one. After the broker: it goes last.
     pub disk: Option<SmallDisk>,
     binary: PathBuf,
@@ -68,7 +66,6 @@ impl Scene {
             kafka,
             registry,
             postgres,
-            transaction_version,
             disk,
             binary: binary.to_owned(),
             dir: dir.to_owned(),
@@ -96,6 +93,7 @@ impl Scene {
         config.socket_timeout = Some(SOCKET_TIMEOUT);
         config.planted = false;
         config.high_availability = row == Row::F11;
+        config.snapshot_chunk_rows = (row == Row::F1Rows).then_some(read_rows::CHUNK_ROWS);
         if row == Row::F17 {
             config.cut_bytes = Some(large::CUT_BYTES);
             config.limits.uncut_changes_max = large::UNCUT_CHANGES_MAX;
