@@ -37,13 +37,19 @@ pub enum From<'a> {
     Now,
     /// A slot that was made before the rows were written.
     Slot(&'a str),
+    /// The rows that these tables have.
+    Rows(&'a [String]),
 }
 
 impl Connector {
     pub fn new(name: &str, database_url: &str, from: From<'_>, bench: &Bench) -> Result<Connector> {
         let dir = tempfile::Builder::new().prefix("connector-").tempdir_in(&bench.scratch)?;
-        let mut source =
-            format!("url = {database_url:?}\ntables = [\"public.bench\"]\nsnapshot = \"no_data\"\n");
+        let bench_alone = ["public.bench".to_owned()];
+        let (tables, snapshot) = match from {
+            From::Now | From::Slot(_) => (&bench_alone[..], "no_data"),
+            From::Rows(tables) => (tables, "initial"),
+        };
+        let mut source = format!("url = {database_url:?}\ntables = {tables:?}\nsnapshot = {snapshot:?}\n");
         if let From::Slot(slot) = from {
             write!(
                 source,
@@ -99,11 +105,16 @@ impl Daemon {
 
     /// The newest place in the source's log that is durable in Kafka; 0 while it is not known.
     pub async fn delivered(&mut self) -> Result<u64> {
-        let label = format!("millrace_delivered_position{{connector=\"{}\"}} ", self.name);
+        let place = self.metric("delivered_position").await?;
+        place.ok_or_else(|| self.failure("/metrics shows no delivered position"))
+    }
+
+    /// A figure of the connector; `None` while it is not shown.
+    pub async fn metric(&mut self, name: &str) -> Result<Option<u64>> {
+        let label = format!("millrace_{name}{{connector=\"{}\"}} ", self.name);
         let page = self.get("/metrics").await?;
         let value = page.lines().find_map(|line| line.strip_prefix(&label));
-        let value = value.ok_or_else(|| self.failure("/metrics shows no delivered position"))?;
-        Ok(value.trim().parse()?)
+        Ok(value.map(|value| value.trim().parse()).transpose()?)
     }
 
     async fn get(&mut self, path: &str) -> Result<String> {

@@ -1,7 +1,7 @@
 //! The figures of the README, measured: the daemon as it is shipped, against real servers.
 //!
-//! One module a question: [`throughput`], [`latency`], [`recovery`], [`large`]. Each measures, has what
-//! reached Kafka counted by a reader that shares no code with the daemon, and writes its own section of
+//! One module a question: [`throughput`], [`latency`], [`recovery`], [`large`], [`snapshot`]. Each measures, has
+//! what reached Kafka counted by a reader that shares no code with the daemon, and writes its own section of
 //! the report. Nothing here starts a server: [`Bench`] says where they are.
 
 mod daemon;
@@ -16,6 +16,7 @@ mod profile;
 mod pulse;
 pub mod recovery;
 mod report;
+pub mod snapshot;
 pub mod throughput;
 mod topics;
 mod verify;

@@ -7,11 +7,12 @@ use std::path::Path;
 use crate::Result;
 
 /// In the order of the report: name and heading.
-const SECTIONS: [(&str, &str); 4] = [
+const SECTIONS: [(&str, &str); 5] = [
     ("postgres", "Throughput: Postgres to Kafka"),
     ("latency", "Latency: commit to consumer"),
     ("recovery", "Recovery: kill -9, and a cold start"),
     ("large-transaction", "One huge transaction"),
+    ("snapshot", "Snapshot: rows that were there before"),
 ];
 
 const HEAD: &str = "# Bench report

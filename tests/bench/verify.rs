@@ -13,14 +13,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Every so many events the value is decoded too, and compared with its key.
 const VALUE_EVERY: u64 = 100;
 
-/// An error unless the topic holds the rows 1 to `rows`, each as one event, and nothing else.
+/// An error unless the topic holds the rows 1 to `rows`, each as one insert, and nothing else.
 pub async fn exactly_once(servers: &Servers, topic: &str, rows: u64) -> Result<()> {
+    exactly_once_as("c", servers, topic, rows).await
+}
+
+/// The same for events of this operation.
+pub async fn exactly_once_as(op: &'static str, servers: &Servers, topic: &str, rows: u64) -> Result<()> {
     let mut reader = Reader::new(&servers.bootstrap, Isolation::ReadCommitted, PATIENCE);
     let mut registry = Registry::new(&servers.registry)?;
     reader.topics(topic).await?;
     let extents = reader.extents(topic).await?;
     reader.assign(topic, Start::Earliest).await?;
-    let mut count = Count::new(rows)?;
+    let mut count = Count::new(rows, op)?;
     while reader.next_offsets().iter().any(|(key, next)| extents.get(key).is_some_and(|e| *next < e.end)) {
         for record in reader.poll(Duration::from_millis(100)).await?.records {
             count.take(&record, &mut registry).await?;
@@ -30,6 +35,7 @@ pub async fn exactly_once(servers: &Servers, topic: &str, rows: u64) -> Result<(
 }
 
 struct Count {
+    op: &'static str,
     seen: Vec<bool>,
     events: u64,
     doubled: u64,
@@ -37,8 +43,8 @@ struct Count {
 }
 
 impl Count {
-    fn new(rows: u64) -> Result<Count> {
-        Ok(Count { seen: vec![false; usize::try_from(rows)?], events: 0, doubled: 0, foreign: 0 })
+    fn new(rows: u64, op: &'static str) -> Result<Count> {
+        Ok(Count { op, seen: vec![false; usize::try_from(rows)?], events: 0, doubled: 0, foreign: 0 })
     }
 
     async fn take(&mut self, record: &Record, registry: &mut Registry) -> Result<()> {
@@ -48,8 +54,8 @@ impl Count {
         if self.events % VALUE_EVERY == 1 {
             let value = decode(value, registry).await?;
             let after = field(&value, "after").and_then(|after| field(after, "id")).and_then(long);
-            if after != Some(id) || text(field(&value, "op")) != Some("c") {
-                return Err(format!("the event of row {id} does not say that this row was inserted").into());
+            if after != Some(id) || text(field(&value, "op")) != Some(self.op) {
+                return Err(format!("the event of row {id} does not show this row as {:?}", self.op).into());
             }
         }
         self.mark(id);
@@ -127,7 +133,7 @@ mod tests {
     use super::*;
 
     fn verdict(ids: &[i64]) -> String {
-        let mut count = Count::new(3).unwrap();
+        let mut count = Count::new(3, "c").unwrap();
         for id in ids {
             count.events += 1;
             count.mark(*id);

@@ -44,3 +44,8 @@ pub const PROCEDURE: &str = concat!(
 
 /// Inserts the row of one number.
 pub const INSERT_ONE: &str = concat!("INSERT INTO bench ", row!("(SELECT $1::bigint AS i) AS one"));
+
+/// Inserts rows 1 to $1 into a table like `bench`.
+pub fn insert_into(table: &str) -> String {
+    format!("INSERT INTO {table} {}", row!("generate_series(1, $1::bigint) AS i"))
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Subcommand};
-use millrace_bench::{Bench, Servers, large, latency, recovery, throughput};
+use millrace_bench::{Bench, Servers, large, latency, recovery, snapshot, throughput};
 use xtask::services::{Config, Home, KafkaVersion, Server, Services, repository};
 use xtask::{Context, Error, Result};
 
@@ -22,6 +22,8 @@ pub enum Question {
     Recovery(Recovery),
     /// One transaction larger than memory.
     LargeTransaction(Large),
+    /// Rows that were there before, against COPY.
+    Snapshot(Snapshot),
     /// All of them.
     All(All),
 }
@@ -71,6 +73,21 @@ pub struct Large {
 }
 
 #[derive(Args)]
+pub struct Snapshot {
+    /// Counted rounds; one more comes first, to warm up.
+    #[arg(long = "snapshot-rounds", default_value_t = 3)]
+    rounds: u32,
+    /// Of all tables together.
+    #[arg(long = "snapshot-rows", default_value_t = 1_000_000)]
+    rows: u64,
+    #[arg(long = "snapshot-tables", default_value_t = 4)]
+    tables: u32,
+    /// Empty ones, of the start with many of them.
+    #[arg(long, default_value_t = 10_000)]
+    many_tables: u32,
+}
+
+#[derive(Args)]
 pub struct All {
     #[command(flatten)]
     throughput: Throughput,
@@ -80,6 +97,8 @@ pub struct All {
     recovery: Recovery,
     #[command(flatten)]
     large: Large,
+    #[command(flatten)]
+    snapshot: Snapshot,
 }
 
 pub async fn run(question: Question) -> Result<ExitCode> {
@@ -95,6 +114,7 @@ pub async fn run(question: Question) -> Result<ExitCode> {
         Question::Latency(arguments) => latency::run(&bench, &arguments.into()).await,
         Question::Recovery(arguments) => recovery::run(&bench, &arguments.into()).await,
         Question::LargeTransaction(arguments) => large::run(&bench, &arguments.into()).await,
+        Question::Snapshot(arguments) => snapshot::run(&bench, &arguments.into()).await,
         Question::All(arguments) => all(&bench, arguments).await,
     };
     outcome.context(|| "bench".to_owned())?;
@@ -106,7 +126,8 @@ async fn all(bench: &Bench, arguments: All) -> millrace_bench::Result<()> {
     throughput::run(bench, &arguments.throughput.into()).await?;
     latency::run(bench, &arguments.latency.into()).await?;
     recovery::run(bench, &arguments.recovery.into()).await?;
-    large::run(bench, &arguments.large.into()).await
+    large::run(bench, &arguments.large.into()).await?;
+    snapshot::run(bench, &arguments.snapshot.into()).await
 }
 
 /// The consumer and the writers measure too: they run as fast as the daemon does.
@@ -212,5 +233,11 @@ impl From<Recovery> for recovery::Options {
 impl From<Large> for large::Options {
     fn from(Large { gigabytes }: Large) -> Self {
         Self { gigabytes }
+    }
+}
+
+impl From<Snapshot> for snapshot::Options {
+    fn from(Snapshot { rounds, rows, tables, many_tables }: Snapshot) -> Self {
+        Self { rounds, rows, tables, many_tables }
     }
 }
