@@ -54,7 +54,7 @@ pub enum Source {
 impl Source {
     /// Whether the rows that a table already has come before its changes.
     pub fn reads_rows(&self) -> bool {
-        matches!(self, Self::Postgres(settings) if settings.snapshot == millrace_postgres::config::Snapshot::Initial)
+        matches!(self, Self::Postgres(settings) if settings.snapshot.rows)
     }
 }
 

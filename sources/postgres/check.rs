@@ -4,7 +4,7 @@ use millrace_core::error::{Error, Kind, Result};
 use millrace_core::report::Report;
 use tokio_postgres::Client;
 
-use crate::config::{Server, Settings, Snapshot, SslMode};
+use crate::config::{Server, Settings, SslMode};
 use crate::publication::{self, Plan, Publication, Wanted};
 use crate::server::{self, CONDITIONS, ServerFacts};
 use crate::slot::{self, Slot};
@@ -47,17 +47,37 @@ async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> 
             Err(lack) => report.fail(lack.subject, lack.message, lack.hint),
         }
     }
+    minor_release(report, &facts);
     let wanted = publication::wanted(client, settings).await?;
     let found = publication::read(client, &settings.publication, &facts).await?;
     tables(report, &wanted, found.as_ref(), settings);
     published(report, found.as_ref(), &wanted, &facts, settings);
-    if settings.snapshot == Snapshot::Initial {
+    if settings.snapshot.rows {
         readable(report, client, &wanted, settings).await?;
     }
     let found = slot::read(client, &settings.slot).await?;
     of_slot(report, found.as_ref(), settings);
     room(report, found.as_ref(), &facts);
     Ok(())
+}
+
+/// The minor release of each major one from which on all transactions under way learn of a changed publication.
+const MENDED: [(u32, u32); 4] = [(14, 18), (15, 13), (16, 9), (17, 5)];
+
+/// Older ones decode what follows a change of the publication as if there had been none, for as long as a
+/// transaction is under way that was there before it.
+fn minor_release(report: &mut Report, facts: &ServerFacts) {
+    let (major, minor) = (facts.version / 10_000, facts.version % 10_000);
+    let mended = MENDED.iter().find(|(of, _)| *of == major).map_or(0, |(_, mended)| *mended);
+    if minor < mended {
+        report.warn(
+            "minor release",
+            format!("PostgreSQL {major}.{minor} may lose changes of a table that joins a publication in use"),
+            format!(
+                "upgrade to {major}.{mended} or later; until then add tables while nobody writes to them"
+            ),
+        );
+    }
 }
 
 fn failed(report: &mut Report, subject: &str, error: &Error) {

@@ -21,6 +21,8 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCH_ROWS_MAX: usize = 10_000;
 /// A chunk is one batch: large enough to spread what its snapshot costs, small enough to be read again.
 const CHUNK_ROWS_MAX: u64 = 10_000;
+/// One reads while another one's rows are on their way; more load the server for little.
+const WORKERS: usize = 2;
 /// Keeps an idle database's slot moving, at the price of one tiny log record.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// As pg_recvlogical; the stream shortens it to a third of the server's `wal_sender_timeout`.
@@ -47,8 +49,12 @@ pub struct Raw {
     pub slot: Option<String>,
     pub create_publication: Option<bool>,
     pub create_slot: Option<bool>,
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<SnapshotMode>,
+    pub snapshot_rows: Option<bool>,
+    pub snapshot_stream: Option<bool>,
+    pub snapshot_on_loss: Option<bool>,
     pub snapshot_chunk_rows: Option<u64>,
+    pub snapshot_workers: Option<usize>,
     pub sslmode: Option<SslMode>,
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
@@ -62,15 +68,72 @@ pub struct Raw {
     pub batch_rows_max: Option<usize>,
 }
 
-/// What is copied before the changes are.
+/// What becomes of the rows that are there before the changes are, by the names that Debezium gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Snapshot {
+pub enum SnapshotMode {
     /// The rows that are there when a table is first seen, and every change after them.
     #[default]
     Initial,
+    /// The rows, and no change.
+    InitialOnly,
+    /// The rows, at every start of the daemon.
+    Always,
     /// Nothing: changes from the slot's consistent point on.
+    #[serde(alias = "never")]
     NoData,
+    /// As `initial`, and once more when the changes after the position are gone.
+    WhenNeeded,
+    /// As the three keys beside it say.
+    ConfigurationBased,
+}
+
+/// What a mode means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The rows of a table that is new to the connector are read.
+    pub rows: bool,
+    /// Those of every table are, at every start of the daemon.
+    pub always: bool,
+    /// Changes follow.
+    pub stream: bool,
+    /// A position that the server cannot serve any more is given up, and all tables are read anew.
+    pub on_loss: bool,
+}
+
+impl Snapshot {
+    fn resolve(raw: &Raw, problems: &mut Problems) -> Self {
+        let mode = raw.snapshot.unwrap_or_default();
+        let based = [
+            ("snapshot_rows", raw.snapshot_rows),
+            ("snapshot_stream", raw.snapshot_stream),
+            ("snapshot_on_loss", raw.snapshot_on_loss),
+        ];
+        let initial = Self { rows: true, always: false, stream: true, on_loss: false };
+        if mode != SnapshotMode::ConfigurationBased {
+            for (key, _) in based.iter().filter(|(_, value)| value.is_some()) {
+                let what = format!("{key} has no effect beside this snapshot mode");
+                problems.add(what, "set snapshot = \"configuration_based\", or remove it");
+            }
+        }
+        match mode {
+            SnapshotMode::Initial => initial,
+            SnapshotMode::InitialOnly => Self { stream: false, ..initial },
+            SnapshotMode::Always => Self { always: true, ..initial },
+            SnapshotMode::NoData => Self { rows: false, ..initial },
+            SnapshotMode::WhenNeeded => Self { on_loss: true, ..initial },
+            SnapshotMode::ConfigurationBased => {
+                let [rows, stream, on_loss] = based.map(|(_, value)| value.unwrap_or(false));
+                if !rows && !stream {
+                    problems.add(
+                        "snapshot = \"configuration_based\" asks for neither rows nor changes",
+                        "set snapshot_rows = true, snapshot_stream = true, or both",
+                    );
+                }
+                Self { rows, always: false, stream, on_loss }
+            }
+        }
+    }
 }
 
 /// As in libpq.
@@ -134,6 +197,8 @@ pub struct Settings {
     pub snapshot: Snapshot,
     /// Rows of a table that are read under one snapshot, at most.
     pub snapshot_chunk_rows: u64,
+    /// Connections that read rows at the same time.
+    pub snapshot_workers: usize,
     /// `None`: off.
     pub heartbeat_interval: Option<Duration>,
     pub status_interval: Duration,
@@ -154,6 +219,7 @@ impl Settings {
         });
         let own = format!("millrace_{}", connector.to_lowercase().replace(|c| !is_slot_char(c), "_"));
         let heartbeat = problems.seconds("heartbeat_interval_s", raw.heartbeat_interval_s, HEARTBEAT, 0);
+        let snapshot = Snapshot::resolve(&raw, &mut problems);
         let settings = Self {
             connector: connector.to_owned(),
             tls: tls(&raw, &url, &mut problems),
@@ -174,13 +240,14 @@ impl Settings {
             slot: problems.slot(raw.slot, &own),
             create_publication: raw.create_publication.unwrap_or(true),
             create_slot: raw.create_slot.unwrap_or(true),
-            snapshot: raw.snapshot.unwrap_or_default(),
+            snapshot,
             snapshot_chunk_rows: problems.within(
                 "snapshot_chunk_rows",
                 raw.snapshot_chunk_rows,
                 CHUNK_ROWS_MAX,
                 1..=1_000_000,
             ),
+            snapshot_workers: problems.within("snapshot_workers", raw.snapshot_workers, WORKERS, 1..=32),
             heartbeat_interval: Some(heartbeat).filter(|interval| !interval.is_zero()),
             status_interval: problems.seconds("status_interval_s", raw.status_interval_s, STATUS, 1),
             receive_timeout: problems.seconds("receive_timeout_s", raw.receive_timeout_s, RECEIVE_TIMEOUT, 1),

@@ -13,12 +13,14 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
 use millrace_core::progress::State;
 use millrace_core::relation::Relation;
+use tokio::sync::mpsc;
 
 use crate::lsn::Lsn;
 use crate::messages::{self, Messages};
 use crate::pgoutput::{self, Malformed, Message, OldKind, RelationMessage, Tuple};
 use crate::position::{Open, Streamed};
-use crate::snapshot::tracker::{Outcome, Placing, Tracker};
+use crate::snapshot::chunk::{Outcome, Placing};
+use crate::snapshot::tracker::Tracker;
 
 /// What a message came to.
 #[derive(Debug, PartialEq)]
@@ -262,13 +264,14 @@ impl Session {
         self.tracker.as_ref().is_some_and(Tracker::is_ready)
     }
 
-    /// Moves the chunk whose turn has come into an empty batch.
-    pub fn place(&mut self, batch: &mut ChangeBatch) -> Option<Outcome> {
+    /// Moves the chunk whose turn has come into an empty batch; says what became of it, and whom to tell.
+    pub fn place(&mut self, batch: &mut ChangeBatch) -> Option<(Outcome, mpsc::Sender<Outcome>)> {
         let ready = self.tracker.as_mut()?.take_ready()?;
+        let reader = ready.tell();
         let relation = self.share(ready.read.oid, ready.read.relation.clone());
         let tracker = self.tracker.as_mut()?;
         if ready.spoiled {
-            return Some(tracker.spoiled(ready));
+            return Some((tracker.spoiled(ready), reader));
         }
         let number = self.whole.snapshot_chunk.unwrap_or(0) + 1;
         self.whole.snapshot_chunk = Some(number);
@@ -284,7 +287,7 @@ impl Session {
                 }
             }
         }
-        Some(outcome)
+        Some((outcome, reader))
     }
 
     /// What has to be noted with the batch that is sent now.
@@ -374,6 +377,16 @@ impl Session {
             Some(tuple) => append(batch, tuple, columns)?,
         };
         let change = Change { op, has_before, relation, transaction, mark, before, after };
+        if let Some(table) = watched
+            && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
+            && tracker.has_waiting(table)
+            && let Some(shape) = batch.relations.get(relation as usize).cloned()
+        {
+            // Below the change and above everything before it: no two of those that overtake rows share a place.
+            let at = Mark { change: mark.change.saturating_sub(1), n: 0, ..mark };
+            let previous = self.whole.lsn_commit;
+            tracker.overtaken(table, open.xid, batch, (&change, &shape), (at, previous));
+        }
         batch.changes.push(change);
         if let Some(table) = watched
             && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)

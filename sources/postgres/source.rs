@@ -22,15 +22,16 @@ use tokio_postgres::Client;
 use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
+use crate::lsn::Lsn;
 use crate::messages::Messages;
 use crate::pgoutput::RelationMessage;
-use crate::position::Streamed;
+use crate::position::{Streamed, creating};
 use crate::relation::{self, Origin};
 use crate::server::{self, ServerFacts};
 use crate::session::Session;
 use crate::snapshot::desk::{self, Desk};
 use crate::snapshot::reader::Reader;
-use crate::snapshot::table::{self, Plan};
+use crate::snapshot::table::{self, Plan, Wish};
 use crate::snapshot::tracker::Tracker;
 use crate::stream::{Describe, Limits, Stream, Told};
 use crate::types::Types;
@@ -58,6 +59,8 @@ const FRAME_BYTES_MAX: usize = 1_073_741_824;
 pub struct PostgresSource {
     settings: Settings,
     origin: Origin,
+    /// Tables that were read are to be read again: until the first start of the process has come to its end.
+    reads_again: bool,
 }
 
 impl PostgresSource {
@@ -68,29 +71,64 @@ impl PostgresSource {
             name: topic_prefix.to_owned(),
             database: settings.database.clone(),
         };
-        Self { settings, origin }
+        Self { reads_again: settings.snapshot.always, settings, origin }
     }
 
-    /// Everything up to the first byte of the stream; `None` when the pipeline is stopping.
-    async fn start(&mut self, from: Option<Position>, mut feed: Feed) -> Result<Option<Started>> {
+    /// Which rows this start wants.
+    fn wish(&self) -> Wish {
+        match (self.settings.snapshot.rows, self.reads_again) {
+            (false, _) => Wish::Nothing,
+            (true, false) => Wish::New,
+            (true, true) => Wish::Again,
+        }
+    }
+
+    /// Nothing more is wanted of the server: it need not keep its log.
+    async fn let_go(&self, client: &Client) -> Result<()> {
+        let slot = &self.settings.slot;
+        if self.settings.create_slot
+            && !self.settings.slot_made_beforehand
+            && slot::drop(client, slot).await?
+        {
+            tracing::info!(%slot, "dropped the slot: all rows are delivered, and no change is wanted");
+        }
+        Ok(())
+    }
+
+    /// Everything up to the first byte of the stream.
+    async fn start(&mut self, from: Option<Position>, mut feed: Feed) -> Result<Begun> {
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
         let mut tables = publication::wanted(&client, &self.settings).await?.tables;
         // One that was made just now is not sent yet: it joins at the next start.
         let published = publication::read(&client, &self.settings.publication, &facts).await?;
         tables.retain(|table| published.as_ref().is_some_and(|published| published.sends(table)));
+        let mut wish = self.wish();
+        let mut from = from;
+        if self.settings.snapshot.on_loss
+            && let Some(lost) = start::lost(&self.settings, &client, &facts, from.as_ref()).await?
+        {
+            tracing::warn!("{lost}; all tables are read anew, and what was deleted meanwhile stays unknown");
+            from = Some(creating(&self.settings.slot));
+            wish = Wish::Anew;
+        }
         let is_first = start::is_first(from.as_ref())?;
-        let plan = table::plan(self.settings.snapshot, &tables, &feed.notes, is_first)?;
+        let plan = table::plan(wish, &tables, &feed.notes, is_first)?;
         possible(&plan, &facts)?;
+        if !self.settings.snapshot.stream && !is_first && plan.unread.is_empty() {
+            self.let_go(&client).await?;
+            return Ok(Begun::Through);
+        }
         let place =
             start::place(&self.settings, &client, &facts, &mut feed, from, plan.notes.clone()).await?;
-        let Some(position) = place else { return Ok(None) };
+        let Some(position) = place else { return Ok(Begun::Stopping) };
+        self.reads_again = false;
         let client = Arc::new(client);
         // Both connections are with one server, whichever of several it is.
         self.settings.server = server;
         let (tracker, desk, reader) = self.snapshot(plan, feed.progress.clone()).await?;
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
-        Ok(Some(Started { client, ended, facts, reading, reader }))
+        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, reader })))
     }
 
     /// Whoever reads the tables' rows, where some are left to be read, and what the stream has to know of it.
@@ -108,9 +146,9 @@ impl PostgresSource {
         if plan.unread.is_empty() {
             return Ok((Some(tracker), None, None));
         }
-        let (desk, counter) = desk::desk();
+        let (desk, orders) = desk::desk();
         let control = control::connect(settings).await?;
-        let reader = Reader::new(settings.clone(), self.origin.clone(), control, counter, token, progress)
+        let reader = Reader::new(settings.clone(), self.origin.clone(), control, orders, token, progress)
             .of(plan.unread, plan.joined);
         Ok((Some(tracker), Some(desk), Some(reader)))
     }
@@ -190,6 +228,7 @@ impl PostgresSource {
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beats = self.settings.heartbeat_interval.is_some();
         let mut reads = reader.is_some();
+        let mut enough = None;
         let mut rows = pin!(async {
             match reader {
                 Some(reader) => reader.run().await,
@@ -205,12 +244,19 @@ impl PostgresSource {
                     reading.told.abandoned.store(true, Ordering::Relaxed);
                     return joined((&mut reading.thread).await);
                 }
-                _ = heartbeat.tick(), if beats && !is_standby => self.beat(client).await?,
+                _ = heartbeat.tick(), if beats && !is_standby => drop(self.beat(client).await?),
                 read = &mut rows, if reads => {
                     read?;
                     reads = false;
+                    if !self.settings.snapshot.stream {
+                        enough = Some(self.beat(client).await?);
+                    }
                 }
                 _ = sample.tick() => {
+                    // Confirmed is what is delivered: the last rows lie before it.
+                    if enough.is_some_and(|end| progress.confirmed.load(Ordering::Relaxed) >= end.0) {
+                        reading.told.enough.store(true, Ordering::Relaxed);
+                    }
                     self.sample(client, progress).await?;
                     if is_standby {
                         is_standby = self.follow(client, &reading.told).await?;
@@ -231,12 +277,19 @@ impl PostgresSource {
         Ok(facts.in_recovery)
     }
 
-    async fn beat(&self, client: &Client) -> Result<()> {
-        let sql = "SELECT pg_logical_emit_message(false, $1::text, '')";
-        let beat = client.query(sql, &[&HEARTBEAT_PREFIX]);
+    /// A place in the log that is not of anybody else; where it is.
+    async fn beat(&self, client: &Client) -> Result<Lsn> {
+        let (sql, what) = (
+            "SELECT pg_logical_emit_message(false, $1::text, '')::text",
+            "cannot write the heartbeat's message",
+        );
+        let beat = client.query_one(sql, &[&HEARTBEAT_PREFIX]);
         match tokio::time::timeout(QUERY_PATIENCE, beat).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(crate::errors::query("cannot write the heartbeat's message", error)),
+            Ok(Ok(row)) => {
+                let place: &str = row.try_get(0).map_err(|error| crate::errors::query(what, error))?;
+                place.parse().map_err(|error| Error::fatal(what).source(error))
+            }
+            Ok(Err(error)) => Err(crate::errors::query(what, error)),
             Err(_) => Err(no_answer(&self.settings)),
         }
     }
@@ -251,6 +304,10 @@ impl PostgresSource {
         progress.source_end.fetch_max(end, Ordering::Relaxed);
         match slot.lost() {
             None => Ok(()),
+            // The next start begins anew.
+            Some(why) if self.settings.snapshot.on_loss => {
+                Err(Error::transient(format!("slot {} lost the log that it kept: {why}", slot.name)))
+            }
             Some(why) => Err(Error::fatal(format!("slot {} lost the log that it kept: {why}", slot.name))
                 .hint("changes are gone for good; raise max_slot_wal_keep_size, then copy the tables anew")
                 .state(State::PositionLost)),
@@ -279,7 +336,7 @@ impl Source for PostgresSource {
     }
 
     async fn run(&mut self, from: Option<Position>, feed: Feed) -> Result<()> {
-        let (progress, stop) = (feed.progress.clone(), feed.stop());
+        let (progress, stop, stopped) = (feed.progress.clone(), feed.stop(), feed.stop());
         let place = self.settings.place();
         // A cancelled start is a crash at that place, which every later one can deal with.
         let started = tokio::select! {
@@ -287,7 +344,15 @@ impl Source for PostgresSource {
             () = stop => return Ok(()),
             started = patiently(place, self.start(from, feed)) => started?,
         };
-        let Some(Started { client, mut ended, facts, mut reading, reader }) = started else { return Ok(()) };
+        let started = match started {
+            Begun::Stopping => return Ok(()),
+            Begun::Through => {
+                rest(&progress, stopped).await;
+                return Ok(());
+            }
+            Begun::Streaming(started) => *started,
+        };
+        let Started { client, mut ended, facts, mut reading, reader } = started;
         let result = self.attend(&mut ended, &client, &facts, &mut reading, (reader, &progress)).await;
         if result.is_err() {
             // Whatever failed here, the thread must be gone before the next attempt.
@@ -296,8 +361,27 @@ impl Source for PostgresSource {
                 let _ = (&mut reading.thread).await;
             }
         }
+        if result.is_ok() && reading.told.enough.load(Ordering::Relaxed) {
+            patiently(self.settings.place(), self.let_go(&client)).await?;
+            rest(&progress, stopped).await;
+        }
         result
     }
+}
+
+/// There is nothing more to do, until the daemon ends.
+async fn rest(progress: &Progress, stopped: impl Future<Output = ()>) {
+    let reason = "all rows are delivered, and snapshot wants no changes after them";
+    progress.show(State::Running, Some(reason.to_owned()), None);
+    stopped.await;
+}
+
+/// What a start came to.
+enum Begun {
+    Stopping,
+    /// All rows were delivered, and nothing else is wanted.
+    Through,
+    Streaming(Box<Started>),
 }
 
 /// A start that came to its end.

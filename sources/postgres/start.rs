@@ -34,6 +34,25 @@ pub fn is_first(from: Option<&Position>) -> Result<bool> {
     Ok(!matches!(stored, Some(Stored::Streamed(_))))
 }
 
+/// Why the server cannot serve the position any more, if it cannot.
+pub async fn lost(
+    settings: &Settings,
+    client: &Client,
+    facts: &ServerFacts,
+    from: Option<&Position>,
+) -> Result<Option<Error>> {
+    let Some(Stored::Streamed(position)) = from.map(Stored::parse).transpose()? else { return Ok(None) };
+    let slot = slot::read(client, &settings.slot).await?;
+    let facts = replayed(client, facts, &position).await?;
+    match verify(settings, &facts, &position, slot.as_ref()) {
+        Err(error) if matches!(error.shown_state(), State::PositionLost | State::PositionAhead) => {
+            may_create(settings)?;
+            Ok(Some(error))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The position to stream from, verified against the server, or `None` when the pipeline is stopping. `notes`
 /// become durable with the position of a first start.
 pub async fn place(

@@ -63,6 +63,8 @@ pub type Describe =
 pub struct Told {
     /// The control connection is gone: the server may be shutting down and waits for us.
     pub abandoned: AtomicBool,
+    /// Nothing more is wanted.
+    pub enough: AtomicBool,
     /// The server's, where it has moved since the stream began.
     pub timeline: AtomicU32,
 }
@@ -140,7 +142,7 @@ impl Stream {
     fn read(&mut self) -> Result<(), Ended> {
         loop {
             self.tick()?;
-            if self.feed.stopping() {
+            if self.feed.stopping() || self.told.enough.load(Ordering::Relaxed) {
                 let since = *self.stopping_since.get_or_insert_with(Instant::now);
                 if self.session.is_whole() || since.elapsed() > STOP_OPEN_PATIENCE {
                     return Ok(());
@@ -196,6 +198,7 @@ impl Stream {
                     tracker.open(*opened);
                 }
                 Order::Open(opened) => tracker.open(*opened),
+                Order::Cut { table, key, parts } => tracker.cut(table, key, parts),
                 Order::Read(read) => tracker.read(*read),
                 Order::Seen(seen) => tracker.seen(&seen),
             }
@@ -223,18 +226,17 @@ impl Stream {
         if !self.take_up()? {
             return Ok(());
         }
-        let outcome = self.batch.as_mut().and_then(|batch| self.session.place(batch));
-        let Some(outcome) = outcome else { return Ok(()) };
+        let placed = self.batch.as_mut().and_then(|batch| self.session.place(batch));
+        let Some((outcome, reader)) = placed else { return Ok(()) };
         let desk = self.desk.take();
         if !outcome.spoiled {
             chaos::pass(Point::ChunkPlaced);
             self.send(false)?;
         }
-        if let Some(desk) = desk {
-            desk.tell(outcome);
-            // With the last note of the last table it is over.
-            self.desk = self.session.tracker().is_some().then_some(desk);
-        }
+        // A reader that is gone ends the whole run by itself.
+        let _ = reader.try_send(outcome);
+        // With the last note of the last table it is over.
+        self.desk = desk.filter(|_| self.session.tracker().is_some());
         Ok(())
     }
 

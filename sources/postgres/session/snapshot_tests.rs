@@ -6,8 +6,10 @@ use millrace_core::batch::{SnapshotMark, Value};
 use super::tests::{begin, commit, fresh, play, relation};
 use super::*;
 use crate::pgoutput::writer::{Writer, Written};
-use crate::snapshot::table::{Phase, TableNote, Unread};
-use crate::snapshot::tracker::{MESSAGE_PREFIX, Opened, Read, Turn, row};
+use crate::snapshot::chunk::{Of, Opened, Read, Turn, row};
+use crate::snapshot::key;
+use crate::snapshot::table::{Part, Phase, TableNote, Unread};
+use crate::snapshot::tracker::MESSAGE_PREFIX;
 use crate::snapshot::visibility::Visibility;
 use crate::tables::TableName;
 
@@ -17,7 +19,8 @@ type Logged = (Lsn, Vec<u8>);
 
 fn reading(phase: Phase) -> Session {
     let table = TableName::new("public", "t");
-    let unread = Unread { table, note: TableNote::new(phase), listed: Vec::new(), is_keyless: false };
+    let note = TableNote { parts: vec![Part::default()], ..TableNote::new(phase) };
+    let unread = Unread { table, note, listed: Vec::new(), is_keyless: false };
     let tracker = Tracker::new(vec![unread], Vec::new(), "us".to_owned());
     Session::new(Streamed::starting_at("1", 1, "s", Lsn(10)), Messages::default(), Some(tracker))
 }
@@ -54,12 +57,21 @@ fn transaction(lsn: u64, xid: u32, change: Logged) -> Vec<Logged> {
 }
 
 fn open(session: &mut Session, id: u64, seen: &str) {
+    open_for(session, id, seen, Turn::Message);
+}
+
+fn open_for(session: &mut Session, id: u64, seen: &str, turn: Turn) {
     let seen = Visibility::parse(seen).expect("a snapshot");
-    session.tracker().expect("reading").open(Opened { id, table: 0, seen, turn: Turn::Message });
+    let (outcomes, _) = tokio::sync::mpsc::channel(1);
+    session.tracker().expect("reading").open(Opened { id, table: 0, seen, turn, outcomes });
 }
 
 /// Hands over the rows of a chunk.
 fn read(session: &mut Session, id: u64, ids: &[u32], ended: bool) {
+    read_of(session, id, ids, (Of::Part(0), ended));
+}
+
+fn read_of(session: &mut Session, id: u64, ids: &[u32], (of, ended): (Of, bool)) {
     let mut rows = ChangeBatch::default();
     for id in ids {
         let line = format!("{id}\n");
@@ -72,7 +84,8 @@ fn read(session: &mut Session, id: u64, ids: &[u32], ended: bool) {
         rows,
         oid: TABLE,
         relation: relation(),
-        requested: None,
+        of,
+        after: None,
         last,
         ended,
         is_last_table: true,
@@ -95,7 +108,7 @@ fn emitted(batch: &ChangeBatch) -> Vec<(Op, String)> {
 
 fn place(session: &mut Session) -> (Vec<(Op, String)>, ChangeBatch, Outcome) {
     let mut batch = fresh(session);
-    let outcome = session.place(&mut batch).expect("a chunk is ready");
+    let (outcome, _) = session.place(&mut batch).expect("a chunk is ready");
     session.take_notes(&mut batch);
     (emitted(&batch), batch, outcome)
 }
@@ -186,32 +199,175 @@ fn update_in_part(lsn: u64, id: u32) -> Logged {
     (Lsn(lsn), Writer::default().tag(b'U').u32(TABLE).tag(b'N').tuple(&row).0)
 }
 
-#[test]
-fn a_row_whose_change_left_a_value_out_is_listed_until_it_was_read_again() {
+/// The same, and the row gets another key.
+fn update_in_part_of_the_key(lsn: u64, from: u32, id: u32) -> Logged {
+    let old = [Written::Text(from.to_string()), Written::Null];
+    let row = [Written::Text(id.to_string()), Written::Unchanged];
+    (Lsn(lsn), Writer::default().tag(b'U').u32(TABLE).tag(b'K').tuple(&old).tag(b'N').tuple(&row).0)
+}
+
+/// A table of two columns, whose first chunk was opened.
+fn reading_wide() -> (Session, ChangeBatch) {
     let mut session = reading(Phase::Reading);
-    let mut batch = fresh(&mut session);
-    let wide = || {
-        let mut wide = relation();
-        wide.columns.push(wide.columns[0].clone());
-        wide
-    };
+    let batch = fresh(&mut session);
     session.define(TABLE, wide(), true);
     open(&mut session, 1, "100:105:");
+    (session, batch)
+}
+
+fn wide() -> Relation {
+    let mut wide = relation();
+    wide.columns.push(wide.columns[0].clone());
+    wide
+}
+
+fn keys(ids: &[u32]) -> Of {
+    Of::Keys(ids.iter().map(|id| key::from_texts(&[id.to_string()])).collect())
+}
+
+fn noted(batch: &ChangeBatch) -> Vec<(&str, bool)> {
+    batch.notes.iter().map(|note| (&*note.key, note.text.is_some())).collect()
+}
+
+const REREAD_2: &str = "reread \"public\".\"t\" [\"2\"]";
+const NOTE: (&str, bool) = ("snapshot \"public\".\"t\"", true);
+
+#[test]
+fn a_row_that_was_dropped_for_a_change_in_part_is_listed_until_it_was_read_again() {
+    let (mut session, mut batch) = reading_wide();
     let log = [transaction(20, 106, update_in_part(20, 2)), message(30, "us", 1)].concat();
     play(&mut session, &log, &mut batch).expect("play");
     session.take_notes(&mut batch);
-    assert_eq!(&*batch.notes[0].key, "reread \"public\".\"t\" [\"2\"]");
+    assert_eq!(noted(&batch), [], "nothing was dropped yet");
     read(&mut session, 1, &[1, 2], true);
-    let (emitted, _, outcome) = place(&mut session);
+    let (emitted, batch, outcome) = place(&mut session);
     assert_eq!(emitted, reads(&[1]));
-    assert_eq!((outcome.done, outcome.listed.len()), (false, 1));
+    assert_eq!(noted(&batch), [(REREAD_2, true), NOTE]);
+    assert_eq!((outcome.done, outcome.is_alone, outcome.listed.len()), (false, true, 1));
 
     open(&mut session, 2, "107:107:");
+    let mut batch = fresh(&mut session);
     play(&mut session, &message(40, "us", 2), &mut batch).expect("play");
-    read(&mut session, 2, &[2], true);
+    read_of(&mut session, 2, &[2], (keys(&[2]), true));
     let (emitted, batch, outcome) = place(&mut session);
     assert_eq!(emitted, reads(&[2]));
-    assert!(outcome.done && batch.notes[0].text.is_none(), "{:?}", batch.notes);
+    assert_eq!(noted(&batch), [(REREAD_2, false), NOTE]);
+    assert!(outcome.done);
+}
+
+#[test]
+fn a_change_in_part_of_a_row_that_is_out_or_is_still_to_be_read_costs_nothing() {
+    let (mut session, mut batch) = reading_wide();
+    // In the snapshot, and of a row that no chunk drops.
+    let log = [transaction(20, 101, update_in_part(20, 2)), transaction(30, 106, update_in_part(30, 9))];
+    play(&mut session, &log.concat(), &mut batch).expect("play");
+    play(&mut session, &message(40, "us", 1), &mut batch).expect("play");
+    read(&mut session, 1, &[1, 2], true);
+    let (emitted, _, outcome) = place(&mut session);
+    assert_eq!((emitted, outcome.done), (reads(&[1, 2]), true));
+}
+
+#[test]
+fn the_newest_change_says_whether_a_dropped_row_is_needed() {
+    let (mut session, mut batch) = reading_wide();
+    let log = [transaction(20, 106, update_in_part(20, 2)), transaction(30, 107, delete_wide(30, 2))];
+    play(&mut session, &log.concat(), &mut batch).expect("play");
+    play(&mut session, &message(40, "us", 1), &mut batch).expect("play");
+    read(&mut session, 1, &[1, 2], true);
+    let (emitted, _, outcome) = place(&mut session);
+    assert_eq!((emitted, outcome.done), (reads(&[1]), true));
+}
+
+fn delete_wide(lsn: u64, id: u32) -> Logged {
+    let row = [Written::Text(id.to_string()), Written::Null];
+    (Lsn(lsn), Writer::default().tag(b'D').u32(TABLE).tag(b'K').tuple(&row).0)
+}
+
+#[test]
+fn a_row_that_moves_in_part_is_listed_at_once_and_in_whole_numbers_the_table_is_read_once_more() {
+    let (mut session, mut batch) = reading_wide();
+    play(&mut session, &transaction(20, 106, update_in_part_of_the_key(20, 7, 2)), &mut batch).expect("play");
+    session.take_notes(&mut batch);
+    assert_eq!(noted(&batch), [(REREAD_2, true)]);
+    // One transaction that moves more rows than are listed.
+    let mut log = vec![begin(200_000, 107)];
+    log.extend((0..60_000_u32).map(|n| update_in_part_of_the_key(40 + u64::from(n), n + 1_000_000, n)));
+    log.push(commit(200_000, 200_001));
+    play(&mut session, &log, &mut batch).expect("play");
+    let mut noticed = fresh(&mut session);
+    session.take_notes(&mut noticed);
+    let text = noticed.notes.last().and_then(|note| note.text.clone()).expect("a note");
+    assert!(text.contains("\"repeat\":true"), "{text}");
+    play(&mut session, &message(200_010, "us", 1), &mut batch).expect("play");
+    read(&mut session, 1, &[1_000_000_000], true);
+    let (_, _, outcome) = place(&mut session);
+    assert_eq!((outcome.done, outcome.again, outcome.listed.len()), (false, true, 0));
+    open(&mut session, 2, "108:108:");
+    play(&mut session, &message(200_020, "us", 2), &mut batch).expect("play");
+    read(&mut session, 2, &[1], true);
+    assert!(place(&mut session).2.done);
+}
+
+#[test]
+fn a_row_that_is_changed_all_the_time_goes_out_just_before_the_change_that_overtakes_it() {
+    let (mut session, mut batch) = reading_wide();
+    open_for(&mut session, 2, "100:105:", Turn::Overtaken);
+    let mut rows = wide();
+    rows.version = 77;
+    let mut wide_rows = ChangeBatch::default();
+    for id in [2, 3] {
+        let line = format!("{id}\twhole\n");
+        let after = crate::snapshot::copy::append_row(&mut wide_rows, line.as_bytes(), 2).expect("a row");
+        wide_rows.changes.push(row(after));
+    }
+    let read = Read {
+        id: 2,
+        rows: wide_rows,
+        oid: TABLE,
+        relation: rows,
+        of: keys(&[2, 3]),
+        after: None,
+        last: None,
+        ended: true,
+        is_last_table: true,
+        read_at_us: 5,
+    };
+    session.tracker().expect("reading").read(read);
+    let log = [
+        transaction(20, 101, update_in_part(20, 2)),
+        transaction(30, 106, update_in_part(30, 2)),
+        transaction(40, 107, update_in_part(40, 2)),
+    ];
+    play(&mut session, &log.concat(), &mut batch).expect("play");
+    let expected = [(Op::Update, "2"), (Op::Read, "2"), (Op::Update, "2"), (Op::Update, "2")];
+    assert_eq!(emitted(&batch), expected.map(|(op, id)| (op, id.to_owned())));
+    let marks: Vec<Mark> = batch.changes.iter().map(|change| change.mark).collect();
+    assert!(marks.is_sorted_by(|one, next| one < next), "{marks:?}");
+    let whole = batch.cells_of(batch.changes[1].after)[1];
+    assert_eq!(batch.value(whole), Value::Text(b"whole"));
+    // The first chunk is of no interest here.
+    play(&mut session, &message(50, "us", 1), &mut batch).expect("play");
+    read_of(&mut session, 1, &[], (Of::Part(0), true));
+    place(&mut session);
+    play(&mut session, &message(60, "us", 2), &mut batch).expect("play");
+    let (emitted, _, outcome) = place(&mut session);
+    assert_eq!((emitted, outcome.done), (reads(&[3]), true));
+}
+
+#[test]
+fn a_chunk_that_does_not_follow_the_one_before_it_is_read_again() {
+    let mut session = reading(Phase::Reading);
+    let mut batch = fresh(&mut session);
+    open(&mut session, 1, "100:105:");
+    play(&mut session, &message(20, "us", 1), &mut batch).expect("play");
+    read(&mut session, 1, &[1, 2], false);
+    assert_eq!(place(&mut session).0, reads(&[1, 2]));
+    // It was to begin at the table's beginning.
+    open(&mut session, 2, "100:105:");
+    play(&mut session, &message(30, "us", 2), &mut batch).expect("play");
+    read(&mut session, 2, &[1, 2, 3], true);
+    let (emitted, _, outcome) = place(&mut session);
+    assert_eq!((emitted, outcome.spoiled, outcome.last), (vec![], true, Some(vec!["2".to_owned()])));
 }
 
 #[test]

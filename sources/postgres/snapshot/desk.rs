@@ -1,16 +1,17 @@
-//! Where the reader of chunks and the stream's thread meet. Orders go to the stream, outcomes come back; both
+//! Where the readers of chunks and the stream's thread meet. Orders go to the stream, outcomes come back; all
 //! queues are as long as there can be chunks and answers under way, so that nobody waits in them.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::snapshot::tracker::{Opened, Outcome, Read};
+use crate::snapshot::chunk::{Opened, Read};
+use crate::snapshot::table::Part;
 use crate::snapshot::visibility::Visibility;
 
-/// More than the orders and outcomes of all chunks under way.
-const PLACES: usize = 256;
+/// More than the orders of all chunks under way.
+const PLACES: usize = 1024;
 
 /// A reader that says nothing for this long is gone: the stream must not stand still for it.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -29,6 +30,8 @@ pub enum Order {
     Open(Box<Opened>),
     /// The rows of a chunk.
     Read(Box<Read>),
+    /// How a table is cut, before its first chunk.
+    Cut { table: usize, key: Vec<String>, parts: Vec<Part> },
     /// These transactions have ended.
     Seen(Visibility),
 }
@@ -37,7 +40,6 @@ pub enum Order {
 #[derive(Debug)]
 pub struct Desk {
     pub orders: Receiver<Order>,
-    outcomes: mpsc::Sender<Outcome>,
     /// Wants the stream to stop at the next end of a transaction.
     pub wanted: Option<oneshot::Sender<Vec<u32>>>,
     paused: Option<Instant>,
@@ -45,18 +47,9 @@ pub struct Desk {
     held: bool,
 }
 
-/// The reader's side.
-#[derive(Debug)]
-pub struct Counter {
-    pub orders: SyncSender<Order>,
-    pub outcomes: mpsc::Receiver<Outcome>,
-}
-
-pub fn desk() -> (Desk, Counter) {
+pub fn desk() -> (Desk, SyncSender<Order>) {
     let (orders_in, orders) = sync_channel(PLACES);
-    let (outcomes, outcomes_out) = mpsc::channel(PLACES);
-    let desk = Desk { orders, outcomes, wanted: None, paused: None, held: false };
-    (desk, Counter { orders: orders_in, outcomes: outcomes_out })
+    (Desk { orders, wanted: None, paused: None, held: false }, orders_in)
 }
 
 impl Desk {
@@ -86,10 +79,5 @@ impl Desk {
         let stood = self.is_paused();
         (self.paused, self.held) = (None, false);
         stood
-    }
-
-    pub fn tell(&self, outcome: Outcome) {
-        // A reader that is gone ends the whole run by itself.
-        let _ = self.outcomes.try_send(outcome);
     }
 }

@@ -68,8 +68,8 @@ pub fn literals(texts: &[String]) -> String {
     format!("({})", literals.join(", "))
 }
 
-/// Whatever the server's `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
+/// A value without a type, whatever the server's `standard_conforming_strings` is.
+pub fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if text.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }

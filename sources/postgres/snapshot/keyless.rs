@@ -7,109 +7,117 @@
 
 use futures_util::StreamExt;
 use millrace_core::batch::ChangeBatch;
-use millrace_core::error::{Error, Result};
+use millrace_core::error::Result;
 use millrace_core::progress::now_us;
 
-use crate::snapshot::copy;
+use crate::snapshot::chunk::{Of, Read, Turn};
 use crate::snapshot::desk::Order;
-use crate::snapshot::reader::{Range, Reader, Taken, UNDER_WAY_MAX, refused};
 use crate::snapshot::select::{self, Rows};
-use crate::snapshot::tracker::{Opened, Read, Turn, row};
+use crate::snapshot::table::{Part, Unread};
+use crate::snapshot::visibility::Visibility;
+use crate::snapshot::worker::{Described, UNDER_WAY_MAX, Worker, append, refused};
+use crate::tables::TableName;
 
-impl Reader {
+/// A table that is read under one snapshot.
+struct Whole<'a> {
+    index: usize,
+    name: &'a TableName,
+    table: &'a Described,
+    seen: &'a Visibility,
+    /// The message that ends it.
+    last: u64,
+}
+
+impl Worker {
     /// Reads one table to its end, and waits until the stream has passed its snapshot.
-    pub(super) async fn keyless(&mut self, index: usize) -> Result<()> {
-        let Some(unread) = self.unread.get(index) else { return Ok(()) };
-        let range = Range::of(index, unread, 0);
-        self.figures.table = Some(range.name.to_string());
-        let last = self.next_id();
-        let taken = if range.ended {
+    pub(super) async fn keyless(&mut self, index: usize, unread: &Unread) -> Result<()> {
+        let (shared, name) = (self.shared.clone(), &unread.table);
+        let last = shared.next_id();
+        let (seen, table);
+        if unread.note.ended() {
             // Its rows were delivered before a crash, and only the message was left to come.
-            let seen = self.look().await?;
-            self.describe(last, seen, &range.name).await?
+            (seen, table) = (self.look().await?, self.describe(name).await?);
         } else {
-            let taken = self.take(&range, Turn::AtOnce { last }).await?;
-            if !taken.info.has_identity() {
-                self.order(Order::Resume(None))?;
+            if shared.last_table == Some(index) {
+                // Before the stream stands still, which the others need.
+                shared.others_are_through().await;
             }
-            self.all_rows(&range, &taken, last).await?;
-            self.execute("COMMIT", &range.name).await?;
-            self.order(Order::Resume(None))?;
-            taken
-        };
-        let opened = Opened { id: last, table: index, seen: taken.seen.clone(), turn: Turn::Message };
-        self.order(Order::Open(Box::new(opened)))?;
-        self.hand_over(&taken, last, ChangeBatch::default(), true, false)?;
+            let parts = vec![Part::default()];
+            shared.order(Order::Cut { table: index, key: Vec::new(), parts })?;
+            let mut taken = self.take(index, name, Turn::AtOnce { last }).await?;
+            if !taken.table.info.has_identity() {
+                shared.order(Order::Resume(None))?;
+                taken.held = None;
+            }
+            let whole = Whole { index, name, table: &taken.table, seen: &taken.seen, last };
+            self.all_rows(taken.id, &whole).await?;
+            self.execute("COMMIT", name).await?;
+            if taken.held.is_some() {
+                shared.order(Order::Resume(None))?;
+            }
+            (seen, table) = (taken.seen, taken.table);
+        }
+        self.open(last, index, &seen, Turn::Message)?;
+        let whole = Whole { index, name, table: &table, seen: &seen, last };
+        self.hand_over(last, &whole, ChangeBatch::default(), true)?;
         self.mark(last).await?;
         let outcome = self.outcome().await;
-        tracing::info!(table = %range.name, rows = outcome.rows, "all rows of the table are read");
+        self.give_back(outcome.buffer);
+        tracing::info!(table = %name, "all rows of the table are read");
+        shared.through();
         Ok(())
     }
 
-    async fn all_rows(&mut self, range: &Range, taken: &Taken, last: u64) -> Result<()> {
-        let table = &range.name;
-        self.execute("SET LOCAL enable_seqscan = on", table).await?;
-        // Before the COPY: its rows would have to be read before another answer comes.
-        let is_last_table = !self.has_rows_after(range.table).await?;
-        let sql = select::copy(&taken.info, &taken.published, &taken.message, &[], Rows::All);
-        let rows = self.control.client.copy_out(&sql).await.map_err(|error| refused(table, error))?;
+    async fn all_rows(&mut self, first: u64, whole: &Whole<'_>) -> Result<()> {
+        let Whole { name, table: Described { info, published, message }, last, .. } = whole;
+        self.execute("SET LOCAL enable_seqscan = on", name).await?;
+        let sql = select::copy(info, published, message, &[], Rows::All);
+        let rows = self.client().copy_out(&sql).await.map_err(|error| refused(name, error))?;
         let mut rows = std::pin::pin!(rows);
-        let (mut id, mut under_way) = (taken.id, 0);
-        let before = self.figures.rows;
+        let (mut id, mut under_way) = (first, 0);
         let mut batch = self.empty();
         loop {
-            let line = rows.next().await.transpose().map_err(|error| refused(table, error))?;
+            let line = rows.next().await.transpose().map_err(|error| refused(name, error))?;
             let is_end = line.is_none();
             if let Some(line) = line {
-                let columns = taken.message.columns.len();
-                let after = copy::append_row(&mut batch, &line, columns).map_err(|error| {
-                    Error::fatal(format!("postgres sent a malformed row of {table}")).source(error)
-                })?;
-                batch.changes.push(row(after));
+                append(&mut batch, &line, message.columns.len(), name)?;
                 if !self.is_full(&batch) {
                     continue;
                 }
             }
-            if id != taken.id {
-                let turn = Turn::AtOnce { last };
-                let opened = Opened { id, table: range.table, seen: taken.seen.clone(), turn };
-                self.order(Order::Open(Box::new(opened)))?;
+            if id != first {
+                self.open(id, whole.index, whole.seen, Turn::AtOnce { last: *last })?;
             }
-            self.hand_over(taken, id, std::mem::take(&mut batch), is_end, is_last_table)?;
+            self.hand_over(id, whole, std::mem::take(&mut batch), is_end)?;
             under_way += 1;
             while under_way >= UNDER_WAY_MAX || (is_end && under_way > 0) {
                 let outcome = self.outcome().await;
                 under_way -= 1;
-                self.delivered(before + outcome.rows, outcome.buffer);
+                self.shared.delivered(outcome.placed);
+                self.give_back(outcome.buffer);
             }
             if is_end {
                 return Ok(());
             }
-            (id, batch) = (self.next_id(), self.empty());
+            (id, batch) = (self.shared.next_id(), self.empty());
         }
     }
 
     /// Rows without a key; none where only the message is waited for.
-    fn hand_over(
-        &self,
-        taken: &Taken,
-        id: u64,
-        rows: ChangeBatch,
-        ended: bool,
-        is_last_table: bool,
-    ) -> Result<()> {
-        let relation = self.relation(taken)?;
+    fn hand_over(&self, id: u64, whole: &Whole<'_>, rows: ChangeBatch, ended: bool) -> Result<()> {
+        let is_last_table = self.shared.last_table == Some(whole.index);
         let read = Read {
             id,
             rows,
-            oid: taken.info.oid,
-            relation,
-            requested: None,
+            oid: whole.table.info.oid,
+            relation: self.relation(whole.table)?,
+            of: Of::Part(0),
+            after: None,
             last: None,
             ended,
             is_last_table,
             read_at_us: now_us(),
         };
-        self.order(Order::Read(Box::new(read)))
+        self.shared.order(Order::Read(Box::new(read)))
     }
 }

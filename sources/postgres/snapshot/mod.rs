@@ -1,6 +1,7 @@
 //! Copies the rows that are there beside the running stream, so that each event comes once and in order.
 //!
-//! Start at `table::plan` (what is to be read) and `reader::Reader::run` (reading it). The rules, for one chunk:
+//! Start at `table::plan` (what is to be read), `reader::Reader::run` (who reads it) and `worker::Worker` (how).
+//! The rules, for one chunk:
 //!
 //! - S is a snapshot of the database that sees every transaction streamed so far: the stream stands still
 //!   between two transactions while it is taken (`desk`).
@@ -9,8 +10,9 @@
 //! - L is a message written to the log after S. When it comes on the stream, every transaction in S has come,
 //!   and the rows that are left are placed between two transactions, in a batch of their own with the note of
 //!   how far the table is.
-//! - A dropped row may be needed, because the change did not carry the whole row (an unchanged TOAST value):
-//!   such keys are listed, in notes, and read again before the table is through.
+//! - A dropped row may be needed, because the newest change did not carry the whole row (an unchanged TOAST
+//!   value): such keys are listed, in notes, and read again before the table is through. After some rounds the
+//!   stream stands still while they are read, and a row goes out before the first change that would overtake it.
 //! - Until its first S a table is pending: its changes are not emitted, and from then on those in S are not,
 //!   until L: the rows hold them.
 //!
@@ -18,12 +20,14 @@
 //!
 //! A crash throws open chunks away with their S, L and touched keys, and their rows were never delivered.
 
+pub mod chunk;
 pub mod copy;
 pub mod desk;
-mod key;
+pub mod key;
 mod keyless;
 pub mod reader;
 mod select;
 pub mod table;
 pub mod tracker;
 pub mod visibility;
+mod worker;

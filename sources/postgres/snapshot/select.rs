@@ -8,6 +8,7 @@ use crate::catalog::{Form, TableInfo};
 use crate::errors;
 use crate::pgoutput::{Identity, RelationColumn, RelationMessage};
 use crate::snapshot::key;
+use crate::snapshot::table::Part;
 use crate::tables::{TableName, quoted};
 
 /// What the publication sends of a table.
@@ -21,8 +22,18 @@ pub struct Published {
 
 /// Reads it within the chunk's own transaction. Versions without filters show none.
 pub async fn published(client: &Client, publication: &str, table: &TableName) -> Result<Published> {
-    let sql = "SELECT to_jsonb(t)::text FROM pg_publication_tables t \
-               WHERE t.pubname = $1 AND t.schemaname = $2 AND t.tablename = $3";
+    // The view looks at every table of the publication, so only where there is something to be found in it: the
+    // table itself, or one that it is a part of, has a list or a condition.
+    let sql = "SELECT to_jsonb(t)::text FROM pg_publication_tables t
+        WHERE EXISTS (SELECT FROM pg_publication_rel r
+            WHERE r.prrelid = ANY (ARRAY(
+                SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = $2 AND c.relname = $3
+                UNION SELECT a.relid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                CROSS JOIN LATERAL pg_partition_ancestors(c.oid) AS a(relid)
+                WHERE n.nspname = $2 AND c.relname = $3 AND c.relispartition))
+              AND (to_jsonb(r) ->> 'prattrs' IS NOT NULL OR to_jsonb(r) ->> 'prqual' IS NOT NULL))
+        AND t.pubname = $1 AND t.schemaname = $2 AND t.tablename = $3";
     let what = || format!("cannot read what publication {publication} sends of {table}");
     let row = client.query_opt(sql, &[&publication, &table.schema, &table.table]).await;
     let Some(row) = row.map_err(|error| errors::query(what(), error))? else {
@@ -62,10 +73,22 @@ pub fn described(info: &TableInfo, published: &Published) -> RelationMessage {
 /// Which rows of a table.
 #[derive(Clone, Copy, Debug)]
 pub enum Rows<'a> {
-    /// So many, in the order of the key, after this one.
-    After(Option<&'a [String]>, u64),
+    /// So many of a part, in the order of the key, after the last one that was read.
+    Next(&'a Part, u64),
     These(&'a [key::Key]),
     All,
+}
+
+/// As many parts as wanted, where there are bounds enough to tell them apart.
+pub fn parts(bounds: &[String], count: usize) -> Vec<Part> {
+    let mut cuts: Vec<&String> =
+        (1..count).filter_map(|nth| bounds.get(nth * bounds.len().saturating_sub(1) / count)).collect();
+    cuts.dedup();
+    let from = std::iter::once(None).chain(cuts.iter().copied().map(Some));
+    let until = cuts.iter().copied().map(Some).chain(std::iter::once(None));
+    from.zip(until)
+        .map(|(from, until)| Part { from: from.cloned(), until: until.cloned(), ..Part::default() })
+        .collect()
 }
 
 /// `COPY` of these rows, columns as described.
@@ -87,11 +110,16 @@ pub fn copy(
         published.rowfilter.iter().map(|filter| format!("({filter})")).collect();
     let mut tail = String::new();
     match rows {
-        Rows::After(last, limit) => {
-            conditions.extend(last.map(|last| format!("({row}) > {}", key::literals(last))));
+        Rows::Next(part, limit) => {
+            let first = list(&mut names.iter().take(1));
+            let from = part.from.as_ref().filter(|_| part.last.is_none());
+            conditions.extend(from.map(|from| format!("{first} >= {}", key::literal(from))));
+            conditions.extend(part.last.as_ref().map(|last| format!("({row}) > {}", key::literals(last))));
+            conditions.extend(part.until.as_ref().map(|until| format!("{first} < {}", key::literal(until))));
             tail = format!(" ORDER BY {row} LIMIT {limit}");
         }
         Rows::All => {}
+        Rows::These([]) => conditions.push("false".to_owned()),
         Rows::These(keys) => {
             let keys: Vec<_> = keys.iter().map(|key| key::literals(&key::texts(key))).collect();
             conditions.push(format!("({row}) IN ({})", keys.join(", ")));
@@ -144,12 +172,34 @@ mod tests {
 
     #[test]
     fn rows_are_asked_for_in_the_key_s_order_and_after_a_row() {
-        let last = ["x".to_owned(), "o'k".to_owned()];
+        let last = Some(vec!["x".to_owned(), "o'k".to_owned()]);
         assert_eq!(
-            sql(&table(), &Published::default(), Rows::After(Some(&last), 10)),
+            sql(&table(), &Published::default(), Rows::Next(&Part { last, ..Part::default() }, 10)),
             "COPY (SELECT \"a\", \"b\" FROM ONLY \"public\".\"t\" WHERE (\"b\", \"a\") > ('x', 'o''k') \
              ORDER BY \"b\", \"a\" LIMIT 10) TO STDOUT"
         );
+    }
+
+    #[test]
+    fn a_part_ends_where_the_next_one_begins_and_rows_from_its_beginning_on_are_its_own() {
+        let bounds: Vec<String> = ["a", "f", "m", "t", "z"].map(str::to_owned).into();
+        let parts = parts(&bounds, 2);
+        let ends: Vec<_> = parts.iter().map(|part| (part.from.as_deref(), part.until.as_deref())).collect();
+        assert_eq!(ends, [(None, Some("m")), (Some("m"), None)]);
+        assert!(
+            sql(&table(), &Published::default(), Rows::Next(&parts[1], 10))
+                .contains("WHERE \"b\" >= 'm' ORDER BY \"b\", \"a\" LIMIT 10")
+        );
+        let begun = Part { last: Some(vec!["n".into(), "1".into()]), ..parts[1].clone() };
+        let sql = sql(&table(), &Published::default(), Rows::Next(&begun, 10));
+        assert!(sql.contains("WHERE (\"b\", \"a\") > ('n', '1') ORDER BY"), "{sql}");
+    }
+
+    #[test]
+    fn a_table_that_nothing_is_known_of_is_one_part() {
+        for (bounds, count) in [(&[][..], 4), (&["a".to_owned(), "b".to_owned()][..], 1), (&[], 0)] {
+            assert_eq!(parts(bounds, count), [Part::default()]);
+        }
     }
 
     #[test]
@@ -166,7 +216,7 @@ mod tests {
     fn what_the_publication_leaves_out_is_left_out() {
         let published = Published { attnames: Some(vec!["b".into()]), rowfilter: Some("(a > 1)".into()) };
         assert_eq!(
-            sql(&table(), &published, Rows::After(None, 5)),
+            sql(&table(), &published, Rows::Next(&Part::default(), 5)),
             "COPY (SELECT \"b\" FROM ONLY \"public\".\"t\" WHERE ((a > 1)) ORDER BY \"b\", \"a\" LIMIT 5) TO STDOUT"
         );
     }

@@ -1,12 +1,14 @@
 //! How far the snapshot of each table is: what is noted of it, and which tables a start has to read.
 //! Start at `plan`.
 
+use std::collections::HashSet;
+
 use millrace_core::error::{Error, Result};
 use millrace_core::position::{Note, Notes};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Form, TableInfo};
-use crate::config::Snapshot;
+use crate::snapshot::chunk::Of;
 use crate::snapshot::key::{self, Key};
 use crate::tables::TableName;
 
@@ -32,12 +34,12 @@ pub struct TableNote {
     /// Names of the columns that the rows are read in the order of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<String>,
-    /// The last row that was read in that order.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last: Option<Vec<String>>,
-    /// No row comes after the last one: only the listed ones are left.
-    #[serde(default)]
-    pub ended: bool,
+    /// How far each part is. Empty until it is known how the table is cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+    /// More rows have to be read again than are worth listing: then all of them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub repeat: bool,
     /// Rows delivered.
     #[serde(default)]
     pub rows: u64,
@@ -46,13 +48,52 @@ pub struct TableNote {
     pub again: u32,
 }
 
+/// A part of a table that is read by itself: rows whose first key column lies between two values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Not among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// The last row that was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Vec<String>>,
+    /// No row comes after the last one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ended: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
 impl TableNote {
     pub fn new(state: Phase) -> Self {
-        Self { state, first: None, key: Vec::new(), last: None, ended: false, rows: 0, again: 0 }
+        Self { state, first: None, key: Vec::new(), parts: Vec::new(), repeat: false, rows: 0, again: 0 }
+    }
+
+    /// Only the listed rows are left.
+    pub fn ended(&self) -> bool {
+        !self.parts.is_empty() && self.parts.iter().all(|part| part.ended)
+    }
+
+    pub fn part(&self, of: &Of) -> Option<&Part> {
+        match of {
+            Of::Part(index) => self.parts.get(*index),
+            Of::Keys(_) => None,
+        }
+    }
+
+    pub fn part_mut(&mut self, of: &Of) -> Option<&mut Part> {
+        match of {
+            Of::Part(index) => self.parts.get_mut(*index),
+            Of::Keys(_) => None,
+        }
     }
 
     pub fn to_note(&self, table: &TableName) -> Note {
@@ -105,41 +146,65 @@ pub struct Plan {
     pub again: Vec<TableName>,
 }
 
+/// Which rows are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// None.
+    Nothing,
+    /// Those of tables that are new to the connector.
+    New,
+    /// Those of tables that were read, too.
+    Again,
+    /// All of them, as if nothing had ever been read: changes were missed.
+    Anew,
+}
+
 /// Compares the tables of the file with what was noted of them.
 ///
 /// A table is decided once, when it is first seen: a connector that began without a snapshot does not make
 /// one up for its old tables later.
-pub fn plan(mode: Snapshot, wanted: &[TableInfo], found: &Notes, is_first_start: bool) -> Result<Plan> {
+pub fn plan(wish: Wish, wanted: &[TableInfo], found: &Notes, is_first_start: bool) -> Result<Plan> {
     let mut plan = Plan::default();
     let began_with_notes = found.keys().any(|key| key.starts_with(TABLE));
     let tables: Vec<&TableInfo> = wanted.iter().filter(|table| !is_part(table, wanted)).collect();
     for table in &tables {
         let name = table.name();
         let noted = found.get(&key_of(&name)).map(|text| parsed(&name, text)).transpose()?;
-        let begins = is_first_start || began_with_notes;
-        let note = match (mode, noted) {
+        let noted = noted.filter(|_| wish != Wish::Anew);
+        let begins = is_first_start || began_with_notes || wish == Wish::Again || wish == Wish::Anew;
+        let is_keyless = table.key().is_empty();
+        let note = match (wish, noted) {
+            (Wish::Again, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => {
+                // Without a key, no change can be told to be of a row: those until the snapshot are in the rows.
+                TableNote::new(if is_keyless { Phase::Pending } else { Phase::Reading })
+            }
             (_, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => continue,
-            (Snapshot::Initial, Some(note)) if is_half_read(&note, table) => {
+            (Wish::Nothing, _) => {
+                plan.notes.push(TableNote::new(Phase::Skipped).to_note(&name));
+                continue;
+            }
+            (_, Some(note)) if is_half_read(&note, table) => {
                 plan.again.push(name.clone());
                 TableNote { again: note.again + 1, ..TableNote::new(Phase::Pending) }
             }
-            (Snapshot::Initial, Some(note)) => note,
-            (Snapshot::Initial, None) if begins => TableNote::new(Phase::Pending),
-            (Snapshot::Initial, None) | (Snapshot::NoData, _) => {
+            (_, Some(note)) => note,
+            (_, None) if begins => TableNote::new(Phase::Pending),
+            (_, None) => {
                 plan.notes.push(TableNote::new(Phase::Skipped).to_note(&name));
                 continue;
             }
         };
         plan.joined |= note.state == Phase::Pending && !is_first_start;
         plan.notes.push(note.to_note(&name));
-        let listed = listed_keys(&name, found)?;
-        plan.unread.push(Unread { table: name, note, listed, is_keyless: table.key().is_empty() });
+        let listed = if wish == Wish::Anew { Vec::new() } else { listed_keys(&name, found)? };
+        plan.unread.push(Unread { table: name, note, listed, is_keyless });
     }
-    let kept: Vec<_> =
-        tables.iter().map(|table| (key_of(&table.name()), listed_prefix(&table.name()))).collect();
-    let is_kept = |key: &String| {
-        let is_ours = key.starts_with(TABLE) || key.starts_with(LISTED);
-        !is_ours || kept.iter().any(|(table, listed)| key == table || key.starts_with(listed))
+    let kept: HashSet<String> = tables.iter().map(|table| key_of(&table.name())).collect();
+    let prefixes: Vec<String> = tables.iter().map(|table| listed_prefix(&table.name())).collect();
+    let is_kept = |key: &String| match (key.starts_with(TABLE), key.starts_with(LISTED)) {
+        (true, _) => kept.contains(key),
+        (_, true) => wish != Wish::Anew && prefixes.iter().any(|prefix| key.starts_with(prefix)),
+        _ => true,
     };
     let gone = found.keys().filter(|key| !is_kept(key));
     plan.notes.extend(gone.map(|key| Note { key: key.as_str().into(), text: None }));
@@ -148,7 +213,7 @@ pub fn plan(mode: Snapshot, wanted: &[TableInfo], found: &Notes, is_first_start:
 
 /// Rows without a key cannot be gone on with.
 fn is_half_read(note: &TableNote, table: &TableInfo) -> bool {
-    table.key().is_empty() && note.state == Phase::Reading && !note.ended
+    table.key().is_empty() && note.state == Phase::Reading && !note.ended()
 }
 
 /// With its root in the file, a part's changes come as the root's, and so do its rows.
@@ -215,21 +280,20 @@ mod tests {
 
     #[test]
     fn the_tables_of_a_first_start_are_read_and_those_that_were_read_are_not_read_again() {
-        let first =
-            plan(Snapshot::Initial, &[table(1, "a"), table(2, "b")], &Notes::new(), true).expect("plan");
+        let first = plan(Wish::New, &[table(1, "a"), table(2, "b")], &Notes::new(), true).expect("plan");
         assert_eq!((names(&first), first.joined), (vec!["a", "b"], false));
         let mut notes = noted(&first);
         let done = TableNote::new(Phase::Done).to_note(&TableName::new("public", "a"));
         notes.insert(done.key.to_string(), done.text.expect("text").to_string());
-        let next = plan(Snapshot::Initial, &[table(1, "a"), table(2, "b")], &notes, false).expect("plan");
+        let next = plan(Wish::New, &[table(1, "a"), table(2, "b")], &notes, false).expect("plan");
         assert_eq!(names(&next), ["b"]);
     }
 
     #[test]
     fn a_table_that_joins_is_read_and_one_that_left_is_forgotten_so_that_it_is_read_when_it_comes_back() {
-        let first = plan(Snapshot::NoData, &[table(1, "a")], &Notes::new(), true).expect("plan");
+        let first = plan(Wish::Nothing, &[table(1, "a")], &Notes::new(), true).expect("plan");
         assert_eq!(names(&first), [] as [&str; 0]);
-        let next = plan(Snapshot::Initial, &[table(2, "b")], &noted(&first), false).expect("plan");
+        let next = plan(Wish::New, &[table(2, "b")], &noted(&first), false).expect("plan");
         assert_eq!((names(&next), next.joined), (vec!["b"], true));
         assert!(
             next.notes.iter().any(|note| note.text.is_none() && &*note.key == "snapshot \"public\".\"a\"")
@@ -238,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_connector_that_ran_before_it_noted_anything_gets_no_snapshot_of_its_old_tables() {
-        let next = plan(Snapshot::Initial, &[table(1, "a")], &Notes::new(), false).expect("plan");
+        let next = plan(Wish::New, &[table(1, "a")], &Notes::new(), false).expect("plan");
         assert_eq!(names(&next), [] as [&str; 0]);
         assert!(noted(&next)["snapshot \"public\".\"a\""].contains("skipped"));
     }
@@ -247,7 +311,7 @@ mod tests {
     fn a_part_is_read_with_its_root() {
         let root = TableInfo { form: Form::Partitioned, ..table(1, "root") };
         let part = TableInfo { root: Some(1), ..table(2, "part") };
-        let first = plan(Snapshot::Initial, &[root, part], &Notes::new(), true).expect("plan");
+        let first = plan(Wish::New, &[root, part], &Notes::new(), true).expect("plan");
         assert_eq!(names(&first), ["root"]);
     }
 
@@ -255,14 +319,46 @@ mod tests {
     fn a_table_without_a_key_that_was_read_in_part_begins_again_and_says_so() {
         let keyless = TableInfo { indexes: vec![], ..table(3, "keyless") };
         let half = TableNote { rows: 5, ..TableNote::new(Phase::Reading) };
-        let whole = TableNote { ended: true, ..half.clone() };
+        let through = Part { ended: true, ..Part::default() };
+        let whole = TableNote { parts: vec![through], ..half.clone() };
         for (note, again) in [(half, 1), (whole, 0)] {
             let note = note.to_note(&keyless.name());
             let notes = Notes::from([(note.key.to_string(), note.text.expect("text").to_string())]);
-            let next = plan(Snapshot::Initial, std::slice::from_ref(&keyless), &notes, false).expect("plan");
+            let next = plan(Wish::New, std::slice::from_ref(&keyless), &notes, false).expect("plan");
             assert_eq!((next.again.len(), next.unread[0].note.again), (again, again as u32));
             assert!(next.unread[0].is_keyless);
         }
+    }
+
+    #[test]
+    fn tables_that_were_read_are_read_again_on_request_and_their_changes_go_on_meanwhile() {
+        let keyless = TableInfo { indexes: vec![], ..table(3, "keyless") };
+        let tables = [table(1, "a"), keyless];
+        let mut notes = Notes::new();
+        for info in &tables {
+            let note = TableNote::new(Phase::Done).to_note(&info.name());
+            notes.insert(note.key.to_string(), note.text.expect("text").to_string());
+        }
+        let states = |wish| {
+            let next = plan(wish, &tables, &notes, false).expect("plan");
+            next.unread.iter().map(|unread| unread.note.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states(Wish::New), []);
+        assert_eq!(states(Wish::Again), [Phase::Reading, Phase::Pending]);
+        assert_eq!(states(Wish::Anew), [Phase::Pending, Phase::Pending]);
+    }
+
+    #[test]
+    fn what_was_listed_is_forgotten_when_all_is_read_anew() {
+        let name = TableName::new("public", "a");
+        let mut notes = Notes::new();
+        let row = key::from_texts(&["7".to_owned()]);
+        for note in [TableNote::new(Phase::Reading).to_note(&name), listed(&name, &row, true)] {
+            notes.insert(note.key.to_string(), note.text.expect("text").to_string());
+        }
+        let next = plan(Wish::Anew, &[table(1, "a")], &notes, true).expect("plan");
+        assert!(next.unread[0].listed.is_empty());
+        assert!(next.notes.iter().any(|note| note.text.is_none() && note.key.starts_with(LISTED)));
     }
 
     #[test]
@@ -273,7 +369,7 @@ mod tests {
         for note in [TableNote::new(Phase::Reading).to_note(&name), listed(&name, &row, true)] {
             notes.insert(note.key.to_string(), note.text.expect("text").to_string());
         }
-        let next = plan(Snapshot::Initial, &[table(1, "a")], &notes, false).expect("plan");
+        let next = plan(Wish::New, &[table(1, "a")], &notes, false).expect("plan");
         assert_eq!(next.unread[0].listed, [row]);
     }
 }

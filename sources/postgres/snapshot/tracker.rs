@@ -1,14 +1,17 @@
 //! What the decoder knows of the snapshots under way: which changes are in the rows, which rows were overtaken
 //! by changes, and what has to be noted. Pure. Start at `Tracker`; the rules are in `snapshot`.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use millrace_core::batch::{Before, Change, ChangeBatch, Op, Row, SnapshotMark, Tag, Transaction};
+use millrace_core::batch::{Change, ChangeBatch, SnapshotMark};
 use millrace_core::position::{Mark, Note};
 use millrace_core::relation::Relation;
 
+use crate::snapshot::chunk::{
+    Chunk, Marks, Of, Opened, Outcome, Placing, Read, Turn, copied, is_whole, transaction,
+};
 use crate::snapshot::key::{self, Key};
-use crate::snapshot::table::{Phase, TableNote, Unread, listed};
+use crate::snapshot::table::{Part, Phase, TableNote, Unread, listed};
 use crate::snapshot::visibility::Visibility;
 use crate::tables::TableName;
 
@@ -22,81 +25,18 @@ const TOUCHED_BYTES_MAX: usize = 64 * 1024 * 1024;
 const KEY_OVERHEAD: usize = 48;
 
 /// Listed keys that are read again at once.
-const LISTED_AT_ONCE: usize = 500;
+pub const LISTED_AT_ONCE: usize = 500;
 
-/// A chunk whose snapshot was taken: from here on, until its rows are placed, changes of its table are watched.
-#[derive(Debug)]
-pub struct Opened {
-    pub id: u64,
-    /// Index of its table.
-    pub table: usize,
-    pub seen: Visibility,
-    pub turn: Turn,
-}
-
-/// When the rows of a chunk may be placed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// When the message with the chunk's own number has come.
-    Message,
-    /// As they come: rows without a key, which no change can be told to be of. The message with this number ends
-    /// the table.
-    AtOnce { last: u64 },
-}
-
-/// What was read of a chunk.
-#[derive(Debug)]
-pub struct Read {
-    pub id: u64,
-    /// Its changes have no marks yet.
-    pub rows: ChangeBatch,
-    pub oid: u32,
-    /// As of the chunk's snapshot.
-    pub relation: Relation,
-    /// Keys that were looked up, where it is not a range.
-    pub requested: Option<Vec<Key>>,
-    /// The last row of the range.
-    pub last: Option<Vec<String>>,
-    pub ended: bool,
-    /// No table after this one has a row.
-    pub is_last_table: bool,
-    /// Microseconds since 1970.
-    pub read_at_us: i64,
-}
-
-/// What became of a chunk.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Too much changed under it, or it came after one of which that is true: to be read again after this row.
-    pub spoiled: bool,
-    pub last: Option<Vec<String>>,
-    pub ended: bool,
-    /// Rows of the table that are on their way or delivered, all in all.
-    pub rows: u64,
-    /// Some of the keys that are to be read again.
-    pub listed: Vec<Key>,
-    /// The table is through.
-    pub done: bool,
-    /// To be used again.
-    pub buffer: ChangeBatch,
-}
-
-struct Chunk {
-    opened: Opened,
-    /// The stream has passed everything that its snapshot saw.
-    passed: bool,
-    touched: HashSet<Key>,
-    truncated: bool,
-    spoiled: bool,
-    read: Option<Read>,
-}
+/// Keys of a table that wait to be read again: some megabytes. Above it they are forgotten, and the whole table is
+/// read once more.
+const LISTED_MAX: usize = 50_000;
 
 struct Table {
     name: TableName,
     note: TableNote,
     /// The first snapshot and the number of its message, until that has come.
     first: Option<(Visibility, u64)>,
-    /// Keys whose newest change did not carry the whole row.
+    /// Keys whose rows were dropped, or moved there, by a change that did not carry the whole row.
     listed: HashSet<Key>,
 }
 
@@ -168,30 +108,40 @@ impl Tracker {
         }
     }
 
+    /// How a table is cut, before it is read.
+    pub fn cut(&mut self, index: usize, key: Vec<String>, parts: Vec<Part>) {
+        if let Some(table) = self.tables.get_mut(index) {
+            (table.note.key, table.note.parts) = (key, parts);
+        }
+    }
+
     /// An emitted change of a row.
     pub fn changed(&mut self, index: usize, xid: u32, batch: &ChangeBatch, change: &Change, columns: &[u16]) {
         let Some(table) = self.tables.get_mut(index).filter(|_| !columns.is_empty()) else { return };
         let (old, new) = key::touched(batch, change, columns);
-        if let Some(new) = &new {
-            // Listed until it is whole again: a row that is dropped for this change would be lost otherwise.
-            let listing = !is_whole(batch, change);
-            let moved = if listing { table.listed.insert(new.clone()) } else { table.listed.remove(new) };
-            if moved {
-                self.notes.push(listed(&table.name, new, listing));
-            }
+        let whole = is_whole(batch, change);
+        let has_moved = old.is_some() && old != new;
+        if let Some(old) = old.as_ref().filter(|_| has_moved) {
+            table.unlist(old, &mut self.notes);
         }
-        if let Some(old) = &old
-            && Some(old) != new.as_ref()
-            && table.listed.remove(old)
-        {
-            self.notes.push(listed(&table.name, old, false));
+        if let Some(new) = &new {
+            if whole {
+                table.unlist(new, &mut self.notes);
+            } else if has_moved {
+                // To where the rows may have been read already.
+                table.list(new, &mut self.notes);
+            }
         }
         let watching = self.chunks.iter_mut();
         for chunk in watching.filter(|chunk| chunk.opened.table == index && !chunk.opened.seen.sees(xid)) {
-            for key in [&old, &new].into_iter().flatten() {
-                if !chunk.touched.contains(key) {
-                    self.touched_bytes += key.len() + KEY_OVERHEAD;
-                    chunk.touched.insert(key.clone());
+            let gone = old.as_ref().filter(|_| has_moved).map(|key| (key, true));
+            for (key, whole) in gone.into_iter().chain(new.as_ref().map(|key| (key, whole))) {
+                match chunk.touched.get_mut(key) {
+                    Some(newest) => *newest = whole,
+                    None => {
+                        self.touched_bytes += key.len() + KEY_OVERHEAD;
+                        chunk.touched.insert(key.clone(), whole);
+                    }
                 }
             }
         }
@@ -200,15 +150,56 @@ impl Tracker {
         }
     }
 
+    /// Whether rows of the table may have to go out before a change.
+    pub fn has_waiting(&self, index: usize) -> bool {
+        self.chunks.iter().any(|chunk| chunk.opened.table == index && !chunk.waiting.is_empty())
+    }
+
+    /// Before a change that is about to be emitted and of which the batch has the cells: puts the rows there
+    /// that it would overtake. `at` is the place just before the change.
+    pub fn overtaken(
+        &mut self,
+        index: usize,
+        xid: u32,
+        batch: &mut ChangeBatch,
+        (change, relation): (&Change, &Relation),
+        (at, previous_commit): (Mark, Option<u64>),
+    ) {
+        let (old, new) = key::touched(batch, change, &relation.identity);
+        let Some(table) = self.tables.get_mut(index) else { return };
+        let waiting = self.chunks.iter_mut();
+        for chunk in waiting.filter(|chunk| chunk.opened.table == index && !chunk.opened.seen.sees(xid)) {
+            let Some(read) = &chunk.read else { continue };
+            for (key, n) in [&old, &new].into_iter().flatten().zip(at.n..) {
+                let Some(place) = chunk.waiting.remove(key) else { continue };
+                // The table was altered since: the row is dropped, and read once more.
+                if read.relation.columns != relation.columns {
+                    continue;
+                }
+                let Some(row) = read.rows.changes.get(place) else { continue };
+                let Some(after) = copied(&read.rows, row.after, batch) else { continue };
+                let number = u32::try_from(batch.transactions.len()).unwrap_or(u32::MAX);
+                let seen = &chunk.opened.seen;
+                let stands_for = transaction(seen, read.read_at_us, previous_commit, SnapshotMark::Row);
+                batch.transactions.push(stands_for);
+                let (relation, mark) = (change.relation, Mark { n, ..at });
+                batch.changes.push(Change { relation, transaction: number, mark, after, ..*row });
+                table.note.rows += 1;
+                table.unlist(key, &mut self.notes);
+                chunk.out.insert(key.clone());
+            }
+        }
+    }
+
     /// An emitted TRUNCATE: the rows of chunks that did not see it are gone.
     pub fn truncated(&mut self, index: usize, xid: u32) {
         let chunks = self.chunks.iter_mut();
         for chunk in chunks.filter(|chunk| chunk.opened.table == index && !chunk.opened.seen.sees(xid)) {
             chunk.truncated = true;
+            chunk.waiting.clear();
         }
-        let Some(table) = self.tables.get_mut(index) else { return };
-        for key in std::mem::take(&mut table.listed) {
-            self.notes.push(listed(&table.name, &key, false));
+        if let Some(table) = self.tables.get_mut(index) {
+            table.unlist_all(&mut self.notes);
         }
     }
 
@@ -216,13 +207,14 @@ impl Tracker {
     fn spoil(&mut self, table: usize) {
         for chunk in self.chunks.iter_mut().filter(|chunk| chunk.opened.table == table) {
             chunk.spoiled = true;
-            chunk.touched = HashSet::new();
+            chunk.touched = HashMap::new();
+            chunk.waiting = HashMap::new();
         }
         self.weigh();
     }
 
     fn weigh(&mut self) {
-        let keys = self.chunks.iter().flat_map(|chunk| &chunk.touched);
+        let keys = self.chunks.iter().flat_map(|chunk| chunk.touched.keys());
         self.touched_bytes = keys.map(|key| key.len() + KEY_OVERHEAD).sum();
     }
 
@@ -273,55 +265,74 @@ impl Tracker {
             table.note.state = Phase::Reading;
             table.note.first = Some(opened.seen.to_string());
             let message = match opened.turn {
-                Turn::Message => opened.id,
+                Turn::Message | Turn::Overtaken => opened.id,
                 Turn::AtOnce { last } => last,
             };
             table.first = Some((opened.seen.clone(), message));
             self.notes.push(table.note.to_note(&table.name));
         }
-        let chunk = Chunk {
-            passed: opened.turn != Turn::Message,
-            opened,
-            touched: HashSet::new(),
-            truncated: false,
-            spoiled: false,
-            read: None,
-        };
-        self.chunks.push_back(chunk);
+        self.chunks.push_back(Chunk::new(opened));
     }
 
     pub fn read(&mut self, read: Read) {
-        if let Some(chunk) = self.chunks.iter_mut().find(|chunk| chunk.opened.id == read.id) {
-            chunk.read = Some(read);
+        let Some(chunk) = self.chunks.iter_mut().find(|chunk| chunk.opened.id == read.id) else { return };
+        if chunk.opened.turn == Turn::Overtaken && !chunk.spoiled && !chunk.truncated {
+            let mut bytes = Vec::new();
+            for (place, row) in read.rows.changes.iter().enumerate() {
+                let key = key::of_row(&read.rows, row, &read.relation.identity, &mut bytes);
+                if let Some(key) = key.filter(|key| !chunk.touched.contains_key(*key)) {
+                    chunk.waiting.insert(key.into(), place);
+                }
+            }
         }
+        chunk.read = Some(read);
     }
 
-    /// Whether the oldest chunk is here and its turn has come.
+    /// The oldest chunk whose turn has come. Those of one table keep their order.
+    fn ready(&self) -> Option<usize> {
+        let is_first = |index: usize, chunk: &Chunk| {
+            !self.chunks.iter().take(index).any(|older| older.opened.table == chunk.opened.table)
+        };
+        let mut all = self.chunks.iter().enumerate();
+        all.find(|(index, chunk)| chunk.is_ready() && is_first(*index, chunk)).map(|(index, _)| index)
+    }
+
     pub fn is_ready(&self) -> bool {
-        self.chunks.front().is_some_and(|chunk| chunk.read.is_some() && (chunk.passed || chunk.spoiled))
+        self.ready().is_some()
     }
 
     /// Takes the chunk whose turn has come.
     pub fn take_ready(&mut self) -> Option<Ready> {
-        if !self.is_ready() {
-            return None;
-        }
-        let Chunk { opened, touched, truncated, spoiled, read, .. } = self.chunks.pop_front()?;
-        Some(Ready { opened, touched, truncated, spoiled, read: read? })
+        let index = self.ready()?;
+        let Chunk { opened, touched, out, truncated, spoiled, read, .. } = self.chunks.remove(index)?;
+        let read = read?;
+        let table = self.tables.get(opened.table);
+        // It was begun before its reader heard that the one before it has to be read again.
+        let follows =
+            table.and_then(|table| table.note.part(&read.of)).is_none_or(|part| part.last == read.after);
+        Some(Ready { opened, touched, out, truncated, spoiled: spoiled || !follows, read })
     }
 
     /// What becomes of a chunk that was spoiled.
     pub fn spoiled(&mut self, ready: Ready) -> Outcome {
         self.weigh();
         let table = self.tables.get(ready.opened.table);
+        let part = table.and_then(|table| table.note.part(&ready.read.of));
         Outcome {
             spoiled: true,
-            last: table.and_then(|table| table.note.last.clone()),
-            ended: table.is_some_and(|table| table.note.ended),
-            rows: table.map_or(0, |table| table.note.rows),
+            last: part.and_then(|part| part.last.clone()),
+            ended: part.is_none_or(|part| part.ended),
+            listed: table.map(Table::some_listed).unwrap_or_default(),
+            is_alone: self.is_alone(ready.opened.table),
             buffer: ready.read.rows,
             ..Outcome::default()
         }
+    }
+
+    /// Nothing of the table is left but what is listed.
+    fn is_alone(&self, index: usize) -> bool {
+        let ended = self.tables.get(index).is_some_and(|table| table.note.ended());
+        ended && !self.chunks.iter().any(|chunk| chunk.opened.table == index)
     }
 
     /// Moves the chunk's rows into an empty batch that already has its relation, and notes how far the table is.
@@ -332,133 +343,142 @@ impl Tracker {
         relation: &Relation,
         batch: &mut ChangeBatch,
     ) -> Outcome {
-        let columns = relation.identity.as_slice();
         self.weigh();
         let is_first_row = self.tables.iter().all(|table| table.note.rows == 0);
         let is_open = self.chunks.iter().any(|chunk| chunk.opened.table == ready.opened.table);
-        let Ready { opened, touched, truncated, mut read, .. } = ready;
+        let Ready { opened, touched, out, truncated, mut read, .. } = ready;
         std::mem::swap(&mut batch.bytes, &mut read.rows.bytes);
         std::mem::swap(&mut batch.cells, &mut read.rows.cells);
         let Some(table) = self.tables.get_mut(opened.table) else {
             return Outcome { spoiled: true, buffer: read.rows, ..Outcome::default() };
         };
-        let mut bytes = Vec::new();
-        for (change, n) in read.rows.changes.iter().zip(0_u32..).filter(|_| !truncated) {
-            // Nothing is looked up where nothing changed.
-            if !touched.is_empty() || !table.listed.is_empty() {
-                let Some(row) = key::of_row(batch, change, columns, &mut bytes) else { continue };
-                if touched.contains(row) {
-                    continue;
-                }
-                self.notes.extend(table.listed.take(row).map(|row| listed(&table.name, &row, false)));
-            }
-            let mark = Mark { commit: at.end, change: at.number, n };
-            batch.changes.push(Change { mark, ..*change });
+        if !truncated {
+            table.put(&read, (&touched, &out), (at, &relation.identity), batch, &mut self.notes);
         }
-        // Rows that are gone are whole.
-        for row in read.requested.iter().flatten().filter(|row| !touched.contains(*row)) {
-            if table.listed.remove(row) {
-                self.notes.push(listed(&table.name, row, false));
-            }
+        if let Some(part) = table.note.part_mut(&read.of) {
+            part.last = read.last.take().or(part.last.take());
+            part.ended |= read.ended;
         }
-        if read.requested.is_none() {
-            table.note.last = read.last.take().or(table.note.last.take());
-            table.note.ended |= read.ended;
-            let names = columns.iter().filter_map(|place| relation.columns.get(usize::from(*place)));
-            table.note.key = names.map(|column| column.name.clone()).collect();
-        }
+        let placed = batch.changes.len() as u64;
         let is_first_of_table = table.note.rows == 0;
-        table.note.rows += batch.changes.len() as u64;
-        let is_last = table.note.ended && table.listed.is_empty() && !is_open;
+        table.note.rows += placed;
+        let is_alone = table.note.ended() && !is_open;
+        let is_last = is_alone && table.listed.is_empty();
+        let again = is_last && table.note.repeat;
         // Without a key, changes in the snapshot may still come after the last row.
-        let done = is_last && table.first.is_none();
+        let done = is_last && !again && table.first.is_none();
         if done {
             table.note = TableNote { rows: table.note.rows, ..TableNote::new(Phase::Done) };
+        } else if again {
+            table.note.repeat = false;
+            table.note.parts = vec![Part::default()];
         }
         self.notes.push(table.note.to_note(&table.name));
         let marks = Marks {
             first: if is_first_row { SnapshotMark::First } else { SnapshotMark::FirstOfTable },
             is_first: is_first_of_table,
             last: if read.is_last_table { SnapshotMark::Last } else { SnapshotMark::LastOfTable },
-            is_last,
+            is_last: is_last && !again,
         };
         marks.put(at, &opened.seen, read.read_at_us, batch);
+        let part = table.note.part(&read.of);
         Outcome {
             spoiled: false,
-            last: table.note.last.clone(),
-            ended: table.note.ended,
-            rows: table.note.rows,
-            listed: table.listed.iter().take(LISTED_AT_ONCE).cloned().collect(),
+            last: part.and_then(|part| part.last.clone()),
+            ended: part.is_none_or(|part| part.ended),
+            placed,
+            listed: table.some_listed(),
+            is_alone,
             done,
+            again,
             buffer: read.rows,
         }
+    }
+}
+
+impl Table {
+    /// Puts the rows that nothing overtook into the batch.
+    fn put(
+        &mut self,
+        read: &Read,
+        (touched, out): (&HashMap<Key, bool>, &HashSet<Key>),
+        (at, columns): (Placing, &[u16]),
+        batch: &mut ChangeBatch,
+        notes: &mut Vec<Note>,
+    ) {
+        let mut bytes = Vec::new();
+        for (change, n) in read.rows.changes.iter().zip(0_u32..) {
+            // Nothing is looked up where nothing changed.
+            if !touched.is_empty() || !self.listed.is_empty() || !out.is_empty() {
+                let Some(row) = key::of_row(batch, change, columns, &mut bytes) else { continue };
+                if out.contains(row) {
+                    continue;
+                }
+                if let Some((row, whole)) = touched.get_key_value(row) {
+                    if !whole {
+                        self.list(row, notes);
+                    }
+                    continue;
+                }
+                if let Some(row) = self.listed.get(row).cloned() {
+                    self.unlist(&row, notes);
+                }
+            }
+            let mark = Mark { commit: at.end, change: at.number, n };
+            batch.changes.push(Change { mark, ..*change });
+        }
+        if let Of::Keys(keys) = &read.of {
+            // Rows that are gone are whole.
+            for row in keys.iter().filter(|row| !touched.contains_key(*row)) {
+                self.unlist(row, notes);
+            }
+        }
+    }
+
+    /// The row has to be read again.
+    fn list(&mut self, row: &Key, notes: &mut Vec<Note>) {
+        if self.note.repeat || self.listed.contains(row) {
+            return;
+        }
+        if self.listed.len() >= LISTED_MAX {
+            self.unlist_all(notes);
+            self.note.repeat = true;
+            notes.push(self.note.to_note(&self.name));
+            return;
+        }
+        notes.push(listed(&self.name, row, true));
+        self.listed.insert(row.clone());
+    }
+
+    fn unlist(&mut self, row: &Key, notes: &mut Vec<Note>) {
+        if self.listed.remove(row) {
+            notes.push(listed(&self.name, row, false));
+        }
+    }
+
+    fn unlist_all(&mut self, notes: &mut Vec<Note>) {
+        for row in std::mem::take(&mut self.listed) {
+            notes.push(listed(&self.name, &row, false));
+        }
+    }
+
+    fn some_listed(&self) -> Vec<Key> {
+        self.listed.iter().take(LISTED_AT_ONCE).cloned().collect()
     }
 }
 
 /// A chunk whose turn has come.
 pub struct Ready {
     opened: Opened,
-    touched: HashSet<Key>,
+    touched: HashMap<Key, bool>,
+    out: HashSet<Key>,
     truncated: bool,
     pub spoiled: bool,
     pub read: Read,
 }
 
-/// Where the stream stands when a chunk is placed.
-#[derive(Clone, Copy, Debug)]
-pub struct Placing {
-    /// End of what was streamed.
-    pub end: u64,
-    /// The chunk's own number, above those of all that were placed before.
-    pub number: u64,
-    pub previous_commit: Option<u64>,
-}
-
-/// Which words the first and the last row of a chunk get.
-struct Marks {
-    first: SnapshotMark,
-    is_first: bool,
-    last: SnapshotMark,
-    is_last: bool,
-}
-
-impl Marks {
-    fn put(&self, at: Placing, seen: &Visibility, read_at_us: i64, batch: &mut ChangeBatch) {
-        let transaction = |snapshot| Transaction {
-            id: i64::from(seen.newest()),
-            commit_ts_us: read_at_us,
-            previous_commit: at.previous_commit,
-            snapshot,
-        };
-        batch.transactions.extend([SnapshotMark::Row, self.first, self.last].map(transaction));
-        if let Some(first) = batch.changes.first_mut().filter(|_| self.is_first) {
-            first.transaction = 1;
-        }
-        if let Some(last) = batch.changes.last_mut().filter(|_| self.is_last) {
-            // The only row of a table: the last one's word is the stronger, but not than the first one's of all.
-            let is_only = last.transaction == 1 && self.first == SnapshotMark::First;
-            last.transaction = if is_only && self.last == SnapshotMark::LastOfTable { 1 } else { 2 };
-        }
-    }
-}
-
-/// Whether the row after a change is known whole: each value came with it, or with the old row.
-fn is_whole(batch: &ChangeBatch, change: &Change) -> bool {
-    let old = if change.has_before == Before::Full { batch.cells_of(change.before) } else { &[] };
-    batch.cells_of(change.after).iter().enumerate().all(|(index, cell)| {
-        cell.tag != Tag::Unchanged || old.get(index).is_some_and(|cell| cell.tag != Tag::Unchanged)
-    })
-}
-
-/// A row of a chunk, before it is placed.
-pub fn row(after: Row) -> Change {
-    Change {
-        op: Op::Read,
-        has_before: Before::None,
-        relation: 0,
-        transaction: 0,
-        mark: Mark::default(),
-        before: Row::default(),
-        after,
+impl Ready {
+    pub fn tell(&self) -> tokio::sync::mpsc::Sender<Outcome> {
+        self.opened.outcomes.clone()
     }
 }

@@ -1,0 +1,530 @@
+//! Reads chunks, one after the other, on a connection of its own: start at `Worker::table`.
+//!
+//! Every chunk has a transaction of its own and a snapshot that the stream's thread knows of before the first
+//! row is read; nothing of it outlives a crash.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use millrace_core::batch::ChangeBatch;
+use millrace_core::error::{Error, Kind, Result};
+use millrace_core::progress::now_us;
+use millrace_core::relation::Relation;
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::catalog::{self, TableInfo};
+use crate::control::{self, Control};
+use crate::errors;
+use crate::pgoutput::RelationMessage;
+use crate::relation;
+use crate::snapshot::chunk::{Of, Opened, Outcome, Read, Turn, row};
+use crate::snapshot::copy;
+use crate::snapshot::desk::Order;
+use crate::snapshot::key::{self, Key};
+use crate::snapshot::reader::Shared;
+use crate::snapshot::select::{self, Published, Rows};
+use crate::snapshot::table::Part;
+use crate::snapshot::tracker::MESSAGE_PREFIX;
+use crate::snapshot::visibility::Visibility;
+use crate::tables::{TableName, TablePattern};
+use crate::types::Types;
+
+/// Chunks of one worker under way: one is read while the one before waits for the stream.
+pub(super) const UNDER_WAY_MAX: usize = 2;
+
+/// More outcomes than one worker has chunks under way.
+const OUTCOMES: usize = 16;
+
+/// Rows of a table's first chunk, before it is known how large they are.
+const ROWS_FIRST: u64 = 500;
+
+/// Where a chunk is cut, whatever its rows: several batches' worth, twice that in memory.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Chunks of a table below which nobody else is asked to help.
+const CHUNKS_WORTH_A_PART: u64 = 2;
+
+/// So often rows are read again beside the stream. Those that are changed all the time need it to stand still.
+const ROUNDS_BESIDE: u32 = 3;
+
+/// The stream stands still at most this long for a snapshot.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// For the end of a transaction on the stream. A longer one is not waited for with a lock in hand.
+const BOUNDARY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Before a snapshot that could not be taken is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// One look at a commit that is in the log and not visible yet.
+const GLANCE: Duration = Duration::from_millis(2);
+
+/// What a worker's session is set to: rows hidden by a policy are an error and no gap, an index gives the
+/// order, and its messages wait for nobody.
+const SESSION: &str = "SET row_security = off; SET bytea_output = hex; SET lc_monetary = 'C'; SET synchronous_commit = local; \
+    SET statement_timeout = 0; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
+    SET lock_timeout = '1s'";
+
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    control: Control,
+    types: Types,
+    buffers: Vec<ChangeBatch>,
+    outcomes: mpsc::Receiver<Outcome>,
+    /// For whoever places its chunks.
+    outcomes_in: mpsc::Sender<Outcome>,
+}
+
+/// Where the reading of a part of a table is.
+pub(super) struct Range {
+    pub(super) table: usize,
+    pub(super) name: TableName,
+    /// The columns that give the order.
+    key: Vec<String>,
+    number: usize,
+    part: Part,
+    rows_max: u64,
+}
+
+/// A chunk with its snapshot.
+pub(super) struct Taken {
+    pub(super) id: u64,
+    pub(super) seen: Visibility,
+    pub(super) table: Described,
+    /// The stream stands still until this is dropped and it is told to go on.
+    pub(super) held: Option<OwnedMutexGuard<()>>,
+}
+
+/// A table as it is now, or as of a snapshot.
+pub(super) struct Described {
+    pub(super) info: TableInfo,
+    pub(super) published: Published,
+    pub(super) message: RelationMessage,
+}
+
+impl Worker {
+    pub async fn connect(shared: Arc<Shared>) -> Result<Self> {
+        let control = control::connect(&shared.settings).await?;
+        Self::new(shared, control).await
+    }
+
+    pub async fn new(shared: Arc<Shared>, control: Control) -> Result<Self> {
+        let prepared = control.client.batch_execute(SESSION).await;
+        prepared.map_err(|error| errors::query("cannot prepare a snapshot", error))?;
+        let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES);
+        Ok(Self { shared, control, types: Types::default(), buffers: Vec::new(), outcomes, outcomes_in })
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.control.client
+    }
+
+    pub async fn look(&self) -> Result<Visibility> {
+        visibility(&self.control.client).await
+    }
+
+    /// Reads one table, with the help of others where it is large.
+    pub async fn table(&mut self, index: usize) -> Result<()> {
+        let shared = self.shared.clone();
+        let Some(unread) = shared.unread.get(index) else { return Ok(()) };
+        let name = unread.table.clone();
+        shared.show(|figures| figures.table = Some(name.to_string()));
+        if unread.is_keyless {
+            return self.keyless(index, unread).await;
+        }
+        let table = self.describe(&name).await?;
+        let key = self.key(&name, &table)?;
+        let note = &unread.note;
+        // In another order, what was read in the old one says nothing.
+        let parts = match note.key == key && !note.parts.is_empty() {
+            true => note.parts.clone(),
+            false => self.parts(&name, &key).await?,
+        };
+        let rows_max = ROWS_FIRST.min(shared.settings.snapshot_chunk_rows);
+        let ranges = parts.iter().cloned().enumerate().map(|(number, part)| {
+            let (name, key) = (name.clone(), key.clone());
+            Range { table: index, name, key, number, part, rows_max }
+        });
+        let mut ranges: Vec<Range> = ranges.filter(|range| !range.part.ended).collect();
+        shared.order(Order::Cut { table: index, key: key.clone(), parts })?;
+        if ranges.is_empty() {
+            // Only listed rows were left.
+            let part = Part { ended: true, ..Part::default() };
+            let mut range = Range { table: index, name, key, number: 0, part, rows_max };
+            self.chunk(&mut range, Some(unread.listed.clone()), Turn::Message).await?;
+            return self.outcomes(range, 1).await;
+        }
+        let own = ranges.remove(0);
+        shared.share(ranges.into_iter());
+        self.part(own).await
+    }
+
+    /// Reads one part of a table to its end, and again what was listed meanwhile if it is the last one.
+    pub async fn part(&mut self, range: Range) -> Result<()> {
+        self.outcomes(range, 0).await
+    }
+
+    /// With so many chunks under way.
+    async fn outcomes(&mut self, mut range: Range, mut under_way: usize) -> Result<()> {
+        let mut rounds = 0;
+        loop {
+            while !range.part.ended && under_way < UNDER_WAY_MAX {
+                self.chunk(&mut range, None, Turn::Message).await?;
+                under_way += 1;
+            }
+            if under_way == 0 {
+                return Ok(());
+            }
+            let mut outcome = self.outcome().await;
+            under_way -= 1;
+            while outcome.spoiled && under_way > 0 {
+                // Those behind it go the same way.
+                self.buffers.push(outcome.buffer);
+                outcome = self.outcome().await;
+                under_way -= 1;
+            }
+            if outcome.spoiled {
+                (range.part.last, range.part.ended) = (outcome.last, outcome.ended);
+                range.rows_max = (range.rows_max / 2).max(1);
+                tracing::warn!(table = %range.name, "too many rows changed under a chunk: it is read again, smaller");
+            }
+            self.buffers.push(outcome.buffer);
+            self.shared.delivered(outcome.placed);
+            if outcome.done {
+                tracing::info!(table = %range.name, "all rows of the table are read");
+                self.shared.through();
+                return Ok(());
+            }
+            if outcome.again {
+                tracing::warn!(table = %range.name, "too many rows were changed in part: all are read once more");
+                (range.number, range.part, rounds) = (0, Part::default(), 0);
+            } else if outcome.is_alone {
+                let turn = if rounds < ROUNDS_BESIDE { Turn::Message } else { Turn::Overtaken };
+                self.chunk(&mut range, Some(outcome.listed), turn).await?;
+                (under_way, rounds) = (under_way + 1, rounds + 1);
+            }
+        }
+    }
+
+    /// Takes a snapshot, reads a chunk under it and hands it over.
+    async fn chunk(&mut self, range: &mut Range, requested: Option<Vec<Key>>, turn: Turn) -> Result<()> {
+        let taken = self.take(range.table, &range.name, turn).await?;
+        let names = self.key(&range.name, &taken.table)?;
+        if names != range.key {
+            return Err(Error::transient(format!("table {} got another key while it was read", range.name))
+                .hint("its rows are read from the beginning, in the new order"));
+        }
+        let rows = match &requested {
+            Some(keys) => Rows::These(keys),
+            // One more: so that the last chunk is known to be the last.
+            None => Rows::Next(&range.part, range.rows_max + 1),
+        };
+        let Described { info, published, message } = &taken.table;
+        let sql = select::copy(info, published, message, &names, rows);
+        let read_at_us = now_us();
+        let rows_max = requested.as_ref().map_or(range.rows_max, |keys| keys.len() as u64);
+        let (rows, cut) = self.copy(&range.name, &sql, message.columns.len(), rows_max).await?;
+        self.execute("COMMIT", &range.name).await?;
+        let relation = self.relation(&taken.table)?;
+        let after = range.part.last.clone();
+        let last = last_key(&rows, &relation.identity);
+        let of = match requested {
+            // What did not fit is looked up another time.
+            Some(_) if cut => Of::Keys(keys(&rows, &relation.identity)),
+            Some(keys) => Of::Keys(keys),
+            None => {
+                range.part.ended = !cut;
+                range.part.last = last.clone().or(range.part.last.take());
+                range.rows_max = self.next_rows(&rows, range.rows_max);
+                Of::Part(range.number)
+            }
+        };
+        let is_last_table = self.shared.last_table == Some(range.table);
+        if is_last_table && range.part.ended {
+            self.shared.others_are_through().await;
+        }
+        let (id, oid, ended) = (taken.id, taken.table.info.oid, range.part.ended);
+        let read = Read { id, rows, oid, relation, of, after, last, ended, is_last_table, read_at_us };
+        self.shared.order(Order::Read(Box::new(read)))?;
+        if taken.held.is_some() {
+            self.shared.order(Order::Resume(None))?;
+        }
+        drop(taken.held);
+        self.mark(id).await
+    }
+
+    /// The names of the columns that tell rows apart, and give their order.
+    fn key(&self, name: &TableName, table: &Described) -> Result<Vec<String>> {
+        let relation = self.relation(table)?;
+        let columns = &table.message.columns;
+        let names = relation.identity.iter().filter_map(|place| columns.get(usize::from(*place)));
+        let names: Vec<String> = names.map(|column| column.name.clone()).collect();
+        if names.is_empty() {
+            return Err(Error::transient(format!("table {name} has lost its key while its rows were read"))
+                .hint("give it a primary key again; its rows are then read from the beginning"));
+        }
+        Ok(names)
+    }
+
+    /// As the stream would describe it.
+    pub(super) fn relation(&self, table: &Described) -> Result<Relation> {
+        let Described { info, message, .. } = table;
+        let mut relation = relation::build(&self.types, Some(info), message, &self.shared.origin);
+        if let Some(names) = self.shared.settings.message_key(&relation.namespace, &relation.name) {
+            relation.key = relation::keyed_by(&relation, names)?;
+        }
+        Ok(relation)
+    }
+
+    /// A part for each worker, with about as many rows: by what the statistics know of the key's first column.
+    async fn parts(&self, name: &TableName, key: &[String]) -> Result<Vec<Part>> {
+        let settings = &self.shared.settings;
+        let what = || format!("cannot look up the statistics of {name}");
+        let sql = "SELECT (SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c
+                     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2),
+                   (SELECT s.histogram_bounds::text::text[] FROM pg_stats s
+                     WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 LIMIT 1)";
+        let first = key.first().map(String::as_str).unwrap_or_default();
+        let row = self.client().query_one(sql, &[&name.schema, &name.table, &first]).await;
+        let row = row.map_err(|error| errors::query(what(), error))?;
+        let rows: Option<i64> = row.try_get(0).map_err(|error| errors::query(what(), error))?;
+        let bounds: Option<Vec<String>> = row.try_get(1).map_err(|error| errors::query(what(), error))?;
+        let worth = CHUNKS_WORTH_A_PART * settings.snapshot_chunk_rows;
+        let count = u64::try_from(rows.unwrap_or(0)).unwrap_or(0) / worth;
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(settings.snapshot_workers);
+        Ok(select::parts(&bounds.unwrap_or_default(), count))
+    }
+
+    /// As many rows as fit, by the size of those of the last chunk, and not many times more at once.
+    fn next_rows(&self, batch: &ChangeBatch, now: u64) -> u64 {
+        let rows = batch.changes.len().max(1);
+        let fitting = CHUNK_BYTES / (batch.bytes.len() / rows).max(1);
+        (fitting as u64).min(now.saturating_mul(8)).clamp(1, self.shared.settings.snapshot_chunk_rows)
+    }
+
+    /// A transaction with a lock on the table and a snapshot that the stream's thread knows of.
+    pub(super) async fn take(&mut self, table: usize, name: &TableName, turn: Turn) -> Result<Taken> {
+        let id = self.shared.next_id();
+        loop {
+            if !self.begin(name).await? {
+                self.wait(format!("a lock on {name}, which somebody holds")).await;
+                continue;
+            }
+            let pausing = self.shared.pausing.clone().lock_owned().await;
+            let Some(streamed) = self.pause().await? else {
+                drop(pausing);
+                self.execute("ROLLBACK", name).await?;
+                self.wait("the end of a large transaction on the stream".to_owned()).await;
+                continue;
+            };
+            match self.agree(name, &streamed).await? {
+                Ok(seen) => {
+                    let outcomes = self.outcomes_in.clone();
+                    let opened = Box::new(Opened { id, table, seen: seen.clone(), turn, outcomes });
+                    let held = match turn {
+                        Turn::Message => {
+                            self.shared.order(Order::Resume(Some(opened)))?;
+                            None
+                        }
+                        Turn::AtOnce { .. } | Turn::Overtaken => {
+                            self.shared.order(Order::Hold(opened))?;
+                            Some(pausing)
+                        }
+                    };
+                    let table = self.describe(name).await?;
+                    return Ok(Taken { id, seen, table, held });
+                }
+                Err(reason) => {
+                    self.shared.order(Order::Resume(None))?;
+                    drop(pausing);
+                    self.wait(reason).await;
+                }
+            }
+        }
+    }
+
+    /// Another chunk under a snapshot that is known.
+    pub(super) fn open(&self, id: u64, table: usize, seen: &Visibility, turn: Turn) -> Result<()> {
+        let (seen, outcomes) = (seen.clone(), self.outcomes_in.clone());
+        self.shared.order(Order::Open(Box::new(Opened { id, table, seen, turn, outcomes })))
+    }
+
+    pub(super) fn empty(&mut self) -> ChangeBatch {
+        let mut batch = self.buffers.pop().unwrap_or_default();
+        batch.clear();
+        batch
+    }
+
+    pub(super) fn give_back(&mut self, buffer: ChangeBatch) {
+        self.buffers.push(buffer);
+    }
+
+    pub(super) fn is_full(&self, batch: &ChangeBatch) -> bool {
+        batch.changes.len() as u64 >= self.shared.settings.snapshot_chunk_rows
+            || batch.bytes.len() >= CHUNK_BYTES
+    }
+
+    async fn wait(&mut self, reason: String) {
+        self.shared.show(|figures| figures.waits_for = Some(reason));
+        tokio::time::sleep(RETRY).await;
+    }
+
+    /// False where the lock cannot be had now. Before the snapshot: under an older one, a table that an ALTER
+    /// TABLE wrote anew meanwhile looks empty.
+    async fn begin(&self, table: &TableName) -> Result<bool> {
+        let sql = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
+            table.sql()
+        );
+        match self.control.client.batch_execute(&sql).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                self.execute("ROLLBACK", table).await?;
+                Ok(false)
+            }
+            Err(error) => Err(refused(table, error)),
+        }
+    }
+
+    pub(super) async fn execute(&self, sql: &str, table: &TableName) -> Result<()> {
+        self.control.client.batch_execute(sql).await.map_err(|error| refused(table, error))
+    }
+
+    /// The transactions that the stream has had, once it stands still; `None` where that takes too long.
+    async fn pause(&mut self) -> Result<Option<Vec<u32>>> {
+        let (reply, mut answer) = oneshot::channel();
+        self.shared.order(Order::Pause(reply))?;
+        if let Ok(answered) = tokio::time::timeout(BOUNDARY_PATIENCE, &mut answer).await {
+            return match answered {
+                Ok(streamed) => Ok(Some(streamed)),
+                Err(_) => std::future::pending().await,
+            };
+        }
+        answer.close();
+        Ok(answer.try_recv().ok())
+    }
+
+    /// A snapshot that sees all that was streamed, or why there is none yet. A commit is in the log, and may be
+    /// streamed, before it is visible.
+    async fn agree(&mut self, table: &TableName, streamed: &[u32]) -> Result<Result<Visibility, String>> {
+        let deadline = Instant::now() + PAUSE_MAX;
+        loop {
+            let seen = self.look().await?;
+            let Some(unseen) = streamed.iter().find(|xid| !seen.sees(**xid)) else { return Ok(Ok(seen)) };
+            self.execute("ROLLBACK", table).await?;
+            if Instant::now() > deadline {
+                return Ok(Err(format!(
+                    "transaction {unseen}: its commit is in the log and not visible yet; a synchronous standby may be away"
+                )));
+            }
+            tokio::time::sleep(GLANCE).await;
+            if !self.begin(table).await? {
+                return Ok(Err(format!("a lock on {table}, which somebody holds")));
+            }
+        }
+    }
+
+    /// The table as the transaction under way sees it, or as it is now.
+    pub(super) async fn describe(&mut self, table: &TableName) -> Result<Described> {
+        let client = &self.control.client;
+        let pattern = [TablePattern::One(table.clone())];
+        let Some(info) = catalog::tables_by_pattern(client, &pattern).await?.pop() else {
+            return Err(Error::transient(format!("table {table} was dropped while its rows were read")));
+        };
+        let published = select::published(client, &self.shared.settings.publication, table).await?;
+        let message = select::described(&info, &published);
+        let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
+        catalog::load_types(client, &mut self.types, &oids).await?;
+        Ok(Described { info, published, message })
+    }
+
+    /// The rows, and whether there are more than a chunk may hold.
+    async fn copy(
+        &mut self,
+        table: &TableName,
+        sql: &str,
+        columns: usize,
+        rows_max: u64,
+    ) -> Result<(ChangeBatch, bool)> {
+        let mut batch = self.empty();
+        let rows = self.control.client.copy_out(sql).await.map_err(|error| refused(table, error))?;
+        let mut rows = std::pin::pin!(rows);
+        while let Some(line) = rows.next().await {
+            let line = line.map_err(|error| refused(table, error))?;
+            if batch.changes.len() as u64 >= rows_max || batch.bytes.len() >= CHUNK_BYTES {
+                return Ok((batch, true));
+            }
+            append(&mut batch, &line, columns, table)?;
+        }
+        Ok((batch, false))
+    }
+
+    /// When this comes on the stream, everything that a snapshot taken before it saw has come too. It also makes
+    /// a quiet server send what it has.
+    pub(super) async fn mark(&self, id: u64) -> Result<()> {
+        let sql = "SELECT pg_logical_emit_message(true, $1::text, $2::text)";
+        let content = format!("{} {id}", self.shared.token);
+        let sent = self.control.client.query(sql, &[&MESSAGE_PREFIX, &content]).await;
+        sent.map(drop).map_err(|error| errors::query("cannot write a chunk's message", error))
+    }
+
+    /// Never, once the stream has ended: then the whole run does.
+    pub(super) async fn outcome(&mut self) -> Outcome {
+        match self.outcomes.recv().await {
+            Some(outcome) => outcome,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// One line of a COPY.
+pub(super) fn append(batch: &mut ChangeBatch, line: &[u8], columns: usize, table: &TableName) -> Result<()> {
+    let after = copy::append_row(batch, line, columns)
+        .map_err(|error| Error::fatal(format!("postgres sent a malformed row of {table}")).source(error))?;
+    batch.changes.push(row(after));
+    Ok(())
+}
+
+/// The snapshot of the transaction under way, or of now.
+async fn visibility(client: &Client) -> Result<Visibility> {
+    let what = "cannot take a snapshot";
+    let answer = client.simple_query("SELECT pg_current_snapshot()").await;
+    let answer = answer.map_err(|error| errors::query(what, error))?;
+    let text = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let seen = text.and_then(Visibility::parse);
+    seen.ok_or_else(|| Error::fatal(format!("{what}: postgres answered {}", text.unwrap_or_default())))
+}
+
+fn keys(batch: &ChangeBatch, columns: &[u16]) -> Vec<Key> {
+    let mut bytes = Vec::new();
+    let of = |change| key::of_row(batch, change, columns, &mut bytes).map(Key::from);
+    batch.changes.iter().filter_map(of).collect()
+}
+
+fn last_key(batch: &ChangeBatch, columns: &[u16]) -> Option<Vec<String>> {
+    let mut bytes = Vec::new();
+    Some(key::texts(key::of_row(batch, batch.changes.last()?, columns, &mut bytes)?))
+}
+
+pub(super) fn refused(table: &TableName, error: tokio_postgres::Error) -> Error {
+    let code = error.code().cloned();
+    let classified = errors::query(format!("cannot read the rows of {table}"), error);
+    let name = table.sql();
+    match code {
+        Some(SqlState::INSUFFICIENT_PRIVILEGE) => classified.hint(format!(
+            "GRANT SELECT ON {name} TO <the role of source.postgres.url>; and where the table has row security, \
+             ALTER ROLE ... BYPASSRLS; or set snapshot = \"no_data\""
+        )),
+        // Dropped or renamed just now: the next start sees what is there.
+        Some(SqlState::UNDEFINED_TABLE) => {
+            Error::new(Kind::Transient, format!("table {table} is gone while its rows were read")).source(classified)
+        }
+        _ => classified,
+    }
+}
