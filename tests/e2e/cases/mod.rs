@@ -18,6 +18,8 @@ mod position_faults;
 mod registry_faults;
 mod rest;
 mod routes;
+mod snapshot_changes;
+mod snapshot_modes;
 mod snapshots;
 mod source_faults;
 mod stopping;
