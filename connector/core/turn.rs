@@ -68,6 +68,8 @@ impl Turn {
             show(&standing, progress);
             if self.standing.changed().await.is_err() {
                 // The membership has gone, and without it nobody knows.
+                let reason = "it left the group of its instances and cannot come back".to_owned();
+                progress.show(State::Degraded, Some(reason), Some("restart the daemon".to_owned()));
                 return std::future::pending().await;
             }
         }

@@ -16,6 +16,7 @@ impl Code {
     pub const TOO_LARGE: Code = Code(Err::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE as i32);
     pub const INVALID: Code = Code(Err::RD_KAFKA_RESP_ERR__INVALID_ARG as i32);
     pub const CANCELLED: Code = Code(Err::RD_KAFKA_RESP_ERR__DESTROY as i32);
+    pub const UNKNOWN_TOPIC: Code = Code(Err::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART as i32);
     pub const TIMED_OUT: Code = Code(Err::RD_KAFKA_RESP_ERR__TIMED_OUT as i32);
 }
 

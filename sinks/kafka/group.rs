@@ -17,6 +17,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::oneshot;
 
 use crate::config::Settings;
 use crate::errors::{self, Class, Code, Failure};
@@ -28,6 +29,8 @@ const SESSION_MS: &str = "6000";
 const HEARTBEAT_MS: &str = "1000";
 /// A coordinator that takes longer to answer is looked for anew; it also bounds what a proof may take.
 const SOCKET_TIMEOUT_MS: &str = "6000";
+/// How soon it is seen that somebody deleted the topic: nothing is fetched from it, so nothing fails.
+const REFRESH_MS: &str = "10000";
 /// How soon a change and a question are seen; each look costs microseconds.
 const POLL: Duration = Duration::from_millis(100);
 /// How often the brokers are asked who is active, until they say so and afterwards.
@@ -47,6 +50,14 @@ pub fn join(settings: &Settings, instance: &str, progress: Arc<Progress>) -> Tur
     turn
 }
 
+/// How a membership ended.
+enum Left {
+    /// Nobody wants the turn any more.
+    Dropped,
+    /// Somebody deleted the topic.
+    TopicGone,
+}
+
 struct Membership {
     settings: Arc<Settings>,
     instance: String,
@@ -54,13 +65,35 @@ struct Membership {
 }
 
 impl Membership {
-    /// Makes sure of the topic, then leaves the rest to a thread: the calls of a consumer block.
+    /// Makes sure of the topic, then leaves the rest to a thread: the calls of a consumer block. Somebody may
+    /// delete the topic meanwhile; then all of it again.
     async fn begin(mut self, progress: Arc<Progress>) {
         let topics = Topics::new(self.settings.clone(), progress);
         let topic = self.settings.turn_topic();
+        while self.ensure(&topics, &topic).await {
+            let (ended, end) = oneshot::channel();
+            let name = format!("kafka-turn-{}", self.settings.connector);
+            let topic = topic.clone();
+            let attending = move || {
+                let left = self.run(&topic);
+                let _ = ended.send((self, left));
+            };
+            if let Err(error) = thread::Builder::new().name(name).spawn(attending) {
+                tracing::error!("no thread to stand by on: {error}");
+                return;
+            }
+            match end.await {
+                Ok((membership, Left::TopicGone)) => self = membership,
+                Ok((_, Left::Dropped)) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Tries until the topic is there; false if the turn was dropped meanwhile.
+    async fn ensure(&mut self, topics: &Topics, topic: &str) -> bool {
         loop {
-            let error = match topics.ensure_turn_topic(&topic).await {
-                Ok(()) => break,
+            let error = match topics.ensure_turn_topic(topic).await {
+                Ok(()) => return true,
                 Err(error) => error,
             };
             self.trouble(&error);
@@ -69,23 +102,20 @@ impl Membership {
             }
             tokio::select! {
                 // Nobody asks before there is a turn, so this is the end.
-                _ = self.giver.proofs.recv() => return,
+                _ = self.giver.proofs.recv() => return false,
                 () = tokio::time::sleep(TRY_EVERY) => {}
             }
         }
-        let name = format!("kafka-turn-{}", self.settings.connector);
-        if let Err(error) = thread::Builder::new().name(name).spawn(move || self.run(&topic)) {
-            tracing::error!("no thread to stand by on: {error}");
-        }
     }
 
-    fn run(mut self, topic: &str) {
+    fn run(&mut self, topic: &str) -> Left {
         match self.consumer(topic) {
             Ok(consumer) => self.attend(&consumer, topic),
             Err(error) => {
                 self.trouble(&error);
                 // Settings do not mend themselves; it is shown until the end.
                 while self.giver.proofs.blocking_recv().is_some() {}
+                Left::Dropped
             }
         }
     }
@@ -100,6 +130,7 @@ impl Membership {
         // Its partition stays with an owner when others come.
         config.set("partition.assignment.strategy", "cooperative-sticky");
         config.set("enable.auto.commit", "false");
+        config.set("topic.metadata.refresh.interval.ms", REFRESH_MS);
         let refused = |error: KafkaError| failed("librdkafka refuses to stand by", &error);
         let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
         consumer.subscribe(&[topic]).map_err(refused)?;
@@ -107,14 +138,27 @@ impl Membership {
     }
 
     /// Until the turn is dropped. Leaves the group at the end, so that the next one need not wait.
-    fn attend(&mut self, consumer: &BaseConsumer<Quiet>, topic: &str) {
+    fn attend(&mut self, consumer: &BaseConsumer<Quiet>, topic: &str) -> Left {
         let mut asked: Option<Instant> = None;
+        // Why this one cannot be a member; the brokers answer who is active all the same.
+        let mut refused: Option<Error> = None;
         loop {
             let polled = consumer.poll(POLL);
             if let Some(Err(error)) = polled {
                 tracing::debug!(%error, "standing by");
+                if is_missing(&error) {
+                    tracing::warn!("topic {topic} has gone, and with it the turns: it is made again");
+                    self.now(|standing| *standing = Standing::default());
+                    return Left::TopicGone;
+                }
+                if is_refused(&error) {
+                    refused = Some(failed(self.what("stand by"), &error));
+                }
             }
             let mine = owns(consumer);
+            if mine {
+                refused = None;
+            }
             if mine && !self.giver.standing.borrow().mine {
                 // Nothing is ever written there: not to fetch is cheaper.
                 let paused = consumer.assignment().and_then(|owned| consumer.pause(&owned));
@@ -132,24 +176,29 @@ impl Membership {
             let every =
                 if self.giver.standing.borrow().active.is_some() { ASK_AGAIN_EVERY } else { ASK_EVERY };
             if !mine && asked.is_none_or(|at| at.elapsed() >= every) {
-                self.ask(consumer, topic);
+                if self.ask(consumer, topic) {
+                    refused = None;
+                }
+                if let Some(error) = &refused {
+                    self.trouble(error);
+                }
                 asked = Some(Instant::now());
             }
             match self.giver.proofs.try_recv() {
                 Ok(proof) => answer(proof, mine && proved(consumer, topic)),
                 Err(TryRecvError::Empty) => (),
-                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Disconnected) => return Left::Dropped,
             }
         }
     }
 
-    /// Asks the brokers who is active.
-    fn ask(&self, consumer: &BaseConsumer<Quiet>, topic: &str) {
+    /// Asks the brokers who is active. Whether they know this one as a member.
+    fn ask(&self, consumer: &BaseConsumer<Quiet>, topic: &str) -> bool {
         let group = &self.settings.transactional_id;
         match consumer.fetch_group_list(Some(group), ASK_TIMEOUT) {
             Ok(list) => {
-                let members = list.groups().iter().flat_map(|group| group.members());
-                let mut owners = members.filter(|member| has_partition(member.assignment()));
+                let members = || list.groups().iter().flat_map(|group| group.members());
+                let mut owners = members().filter(|member| has_partition(member.assignment()));
                 let owner = owners.next().map(|owner| owner.client_id().to_owned());
                 self.now(|standing| {
                     standing.trouble = None;
@@ -158,6 +207,7 @@ impl Membership {
                         standing.active = owner;
                     }
                 });
+                members().any(|member| member.client_id() == self.instance)
             }
             // One broker of several that is away is no trouble of ours.
             Err(error)
@@ -165,15 +215,18 @@ impl Membership {
             {
                 tracing::debug!(%error, "cannot learn who is active");
                 self.now(|standing| standing.trouble = None);
+                false
             }
             Err(error) => {
-                let what = format!(
-                    "cannot ask kafka at {} whose turn it is in group {group}",
-                    self.settings.brokers()
-                );
-                self.trouble(&failed(what, &error));
+                self.trouble(&failed(self.what("ask whose turn it is"), &error));
+                false
             }
         }
+    }
+
+    fn what(&self, cannot: &str) -> String {
+        let Settings { transactional_id: group, .. } = &*self.settings;
+        format!("cannot {cannot} in group {group} of kafka at {}", self.settings.brokers())
     }
 
     fn trouble(&self, error: &Error) {
@@ -229,6 +282,10 @@ fn code_of(error: &KafkaError) -> Code {
 
 fn is_refused(error: &KafkaError) -> bool {
     errors::class(code_of(error)) == Class::Authorisation
+}
+
+fn is_missing(error: &KafkaError) -> bool {
+    code_of(error) == Code::UNKNOWN_TOPIC
 }
 
 fn failed(what: impl Into<String>, error: &KafkaError) -> Error {

@@ -150,3 +150,21 @@ async fn of_two_that_start_at_the_same_time_one_works_and_one_stands_by() {
     let [one, two] = restarts;
     assert_eq!((one.await, two.await), (Some(0.0), Some(0.0)), "they shut each other out");
 }
+
+#[tokio::test]
+async fn a_turn_topic_that_somebody_deletes_is_made_again_and_one_of_the_two_works_on() {
+    let mut pair = Pair::start("ha-topic").await;
+    let topic = format!("{}-turn", pair.shop.position_topic());
+    pair.shop.broker().delete_topic(&topic).await;
+    within(SLOW, "the topic is there again", async || {
+        (pair.shop.broker().partitions(&topic).await == 1).then_some(())
+    })
+    .await;
+    within(SLOW, "one works and one stands by", async || {
+        let mut states = pair.states().await?;
+        states.sort();
+        (states == ["RUNNING", "STANDBY"]).then_some(())
+    })
+    .await;
+    pair.shop.rows(2..=1_000).await.expect_rows(1..=1_000).await;
+}
