@@ -6,6 +6,7 @@
 mod audit;
 mod check;
 mod dead_letters;
+mod health;
 mod position;
 mod run;
 mod signals;
@@ -67,6 +68,12 @@ enum Verb {
         #[command(subcommand)]
         action: position::Action,
     },
+    /// Whether a daemon on this machine lives, by the exit code: for the health checks of containers.
+    Health {
+        /// Where its REST listens.
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8083")]
+        rest: SocketAddr,
+    },
     /// Lists, shows and replays what could not be delivered.
     DeadLetters {
         /// A connector's file.
@@ -100,6 +107,7 @@ pub async fn main(arguments: Arguments) -> u8 {
         Verb::Check { file } => check::check(file).await,
         Verb::Audit { file } => audit::audit(file).await,
         Verb::DeadLetters { file, action } => dead_letters::dead_letters(file, action).await,
+        Verb::Health { rest } => health::health(rest).await,
         Verb::Position { file, action } => position::position(file, action).await,
     }
 }
