@@ -7,6 +7,7 @@ use std::sync::Arc;
 use millrace_core::batch::EncodedBatch;
 use millrace_core::encode::{Dialect, Encoded, Encoder, Encoding, Format, Letter};
 use millrace_core::error::{Error, Result};
+use millrace_core::pattern::Pattern;
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
@@ -55,6 +56,14 @@ impl Source {
     /// Whether the rows that a table already has come before its changes.
     pub fn reads_rows(&self) -> bool {
         matches!(self, Self::Postgres(settings) if settings.snapshot.rows)
+    }
+
+    /// Whether ids, dates and numbers are written as JSON has them.
+    pub fn has_plain_values(&self) -> bool {
+        match self {
+            Self::Postgres(_) => true,
+            Self::Mongodb(settings) => settings.json == millrace_mongodb::bson::Dialect::Plain,
+        }
     }
 }
 
@@ -145,7 +154,10 @@ pub const CLASSES: &[&str] = &["millrace.source.postgres", "millrace.source.mong
 /// Something is written in Avro.
 fn needs_registry(format: &Format) -> bool {
     format.encoding == Encoding::Avro
-        || format.routes.iter().any(|route| route.format.encoding == Encoding::Avro)
+        || format.routes.iter().any(|route| {
+            let is_typed = route.outbox.as_ref().is_some_and(|outbox| outbox.schemas.is_some());
+            route.format.encoding == Encoding::Avro || is_typed
+        })
 }
 
 /// Where `[format]` has its registry; a problem where avro has none.
@@ -181,6 +193,7 @@ fn registry(
             return None;
         }
     };
+    let settings = settings.levels(levels(raw, problems));
     let settings = match auth {
         Auth::None => settings,
         Auth::Basic { .. } | Auth::Bearer(_) => settings.auth(auth),
@@ -189,6 +202,25 @@ fn registry(
         Some(file) => settings.ca_file(file.clone()),
         None => settings,
     })
+}
+
+/// Levels of compatibility by pattern of subjects, the most exact pattern first.
+fn levels(raw: &RawFormat, problems: &mut Problems) -> Vec<(Pattern, String)> {
+    const KNOWN: [&str; 7] = [
+        "NONE",
+        "BACKWARD",
+        "BACKWARD_TRANSITIVE",
+        "FORWARD",
+        "FORWARD_TRANSITIVE",
+        "FULL",
+        "FULL_TRANSITIVE",
+    ];
+    let mut levels: Vec<_> = raw.compatibility.iter().collect();
+    levels.sort_by_key(|(pattern, _)| (pattern.contains('*'), std::cmp::Reverse(pattern.len())));
+    if let Some((_, level)) = levels.iter().find(|(_, level)| !KNOWN.contains(&level.as_str())) {
+        problems.add("format.compatibility", format!("{level:?} is not one of {}", KNOWN.join(", ")));
+    }
+    levels.into_iter().map(|(pattern, level)| (Pattern::new(pattern), level.clone())).collect()
 }
 
 /// Builds the pair and runs it until it ends.
@@ -239,6 +271,16 @@ fn turn(
 fn instance() -> String {
     let system = rustix::system::uname();
     format!("{}/{}", system.nodename().to_string_lossy(), uuid::Uuid::new_v4().simple())
+}
+
+/// Whether a topic of this name is made to keep only the last record of each key.
+pub fn declares_compacted(connector: &Connector, topic: &str) -> bool {
+    match &connector.sink {
+        Sink::Kafka(to, _) => {
+            to.declared(topic).config.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"))
+        }
+        Sink::Stdout(_) => false,
+    }
 }
 
 /// What `millrace check` found on the source's and on the sink's side.

@@ -3,6 +3,7 @@
 //! The page is rendered from `Progress` when it is asked for. A metrics library would hold a second copy of
 //! every figure, or need a collector as long as this file: the figures are atomics already.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
@@ -152,6 +153,7 @@ pub fn render(connectors: &[Arc<Connector>]) -> String {
             page.histogram(name, connector.name(), latency(&connector.progress));
         }
     }
+    figures(&mut page, connectors);
     page.0
 }
 
@@ -201,6 +203,25 @@ fn snapshots(page: &mut Page, connectors: &[Arc<Connector>]) {
     }
 }
 
+/// Gauges under the names that the file's reader gave them. Connectors that watch the same share a line.
+fn figures(page: &mut Page, connectors: &[Arc<Connector>]) {
+    let mut by_name: BTreeMap<String, (&str, BTreeMap<Labels, f64>)> = BTreeMap::new();
+    for figure in connectors.iter().flat_map(|connector| connector.progress.figures()) {
+        let (_, samples) = by_name.entry(figure.name).or_insert_with(|| (figure.help, BTreeMap::new()));
+        samples.insert(figure.labels, figure.value);
+    }
+    for (name, (help, samples)) in by_name {
+        // Writing to a string cannot fail.
+        let _ = write!(page.0, "# HELP {name} {help}.\n# TYPE {name} gauge\n");
+        for (labels, value) in samples {
+            let labels: Vec<_> = labels.iter().map(|(label, text)| (*label, text.as_str())).collect();
+            page.named(&name, &labels, value);
+        }
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
 struct Page(String);
 
 impl Page {
@@ -210,7 +231,11 @@ impl Page {
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        let _ = write!(self.0, "millrace_{name}");
+        self.named(&format!("millrace_{name}"), labels, value);
+    }
+
+    fn named(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.0.push_str(name);
         for (nth, (label, text)) in labels.iter().enumerate() {
             let open = if nth == 0 { '{' } else { ',' };
             let _ = write!(self.0, "{open}{label}=\"{}\"", escaped(text));
@@ -241,6 +266,8 @@ fn escaped(text: &str) -> String {
 mod tests {
     use std::time::Duration;
 
+    use millrace_core::progress::Figure;
+
     use super::*;
     use crate::config::test_connector;
 
@@ -248,6 +275,24 @@ mod tests {
         let connector = Arc::new(Connector::new(test_connector("orders")));
         set(&connector.progress);
         render(&[connector])
+    }
+
+    #[test]
+    fn a_figure_of_its_own_name_is_shown_once_whoever_watches_it() {
+        let figure = |value| Figure {
+            name: "consumer_lag".into(),
+            help: "Records behind",
+            labels: vec![("consumer_group", "g".into())],
+            value,
+        };
+        let page = page(|progress| progress.set_figures(vec![figure(3.0), figure(4.0)]));
+        let lines: Vec<&str> = page.lines().filter(|line| line.contains("consumer_lag")).collect();
+        let expected = [
+            "# HELP consumer_lag Records behind.",
+            "# TYPE consumer_lag gauge",
+            "consumer_lag{consumer_group=\"g\"} 4",
+        ];
+        assert_eq!(lines, expected);
     }
 
     #[test]

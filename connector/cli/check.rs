@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use millrace_core::error::{Error, Result};
 use millrace_core::report::{Report, Verdict};
+use millrace_core::route::rule::TopicRule;
 
 use super::{EXIT_CONFIG, refuse};
-use crate::{config, registry};
+use crate::config::{self, Connector};
+use crate::registry;
 
 /// Longer than both ends need when they answer at all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,13 +29,35 @@ pub async fn check(file: PathBuf) -> u8 {
             let waited = Error::transient(format!("no answer within {} s", PATIENCE.as_secs()));
             vec![("check", Err(waited.hint("look whether both ends answer at all")))]
         });
-        for (side, report) in sides {
+        let routes = ("route", Ok(routes(connector)));
+        for (side, report) in sides.into_iter().chain([routes]) {
             let report = completed(report);
+            if report.findings.is_empty() {
+                continue;
+            }
             passed &= !report.failed();
             print!("{}", table(side, &report));
         }
     }
     if passed { 0 } else { EXIT_CONFIG }
+}
+
+/// What the file alone tells of its routes.
+fn routes(connector: &Connector) -> Report {
+    let mut report = Report::default();
+    for route in connector.format.routes.iter().filter(|route| route.outbox.is_some()) {
+        let own = route.topic.iter().flat_map(TopicRule::topics);
+        for topic in own.chain(route.copies.iter().map(String::as_str)) {
+            if registry::declares_compacted(connector, topic) {
+                report.warn(
+                    format!("topic {topic}"),
+                    "is compacted: of a key's events only the last is kept for good",
+                    format!("set \"cleanup.policy\" = \"delete\" in [sink.kafka.topics.\"{topic}\"], unless that is meant"),
+                );
+            }
+        }
+    }
+    report
 }
 
 /// A check that could not be finished is one that failed.

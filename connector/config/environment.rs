@@ -11,7 +11,7 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 11] = [
+pub const LISTS: [&str; 13] = [
     "source.postgres.tables",
     "source.postgres.messages",
     "source.mongodb.collections",
@@ -23,6 +23,8 @@ pub const LISTS: [&str; 11] = [
     "format.include_columns",
     "format.hash_columns",
     "sink.kafka.bootstrap",
+    "sink.kafka.gauges.topics",
+    "sink.kafka.gauges.groups",
 ];
 
 /// Orders faults for a test; builds without debug assertions refuse it.

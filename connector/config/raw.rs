@@ -20,6 +20,7 @@ pub struct File {
     pub format: Format,
     pub route: Vec<Route>,
     pub dead_letters: DeadLetters,
+    pub signature: Signature,
     pub sink: RawSink,
     pub rest: Rest,
 }
@@ -57,6 +58,7 @@ pub struct Format {
     pub registry_password: Option<SecretString>,
     pub registry_token: Option<SecretString>,
     pub registry_ca_file: Option<std::path::PathBuf>,
+    pub compatibility: BTreeMap<String, String>,
 }
 
 /// Where the records of some relations go, and how they look, if not as `[format]` says.
@@ -93,6 +95,8 @@ pub struct Outbox {
     pub tracing: Option<String>,
     pub tombstone_on_empty: Option<bool>,
     pub on_update: Option<String>,
+    pub subject: Option<String>,
+    pub schemas: BTreeMap<String, String>,
     pub fields: Vec<Field>,
 }
 
@@ -110,6 +114,14 @@ pub struct Field {
 pub struct DeadLetters {
     pub on_reject: Option<String>,
     pub topic: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Signature {
+    pub key_id: Option<String>,
+    pub ed25519_secret: Option<SecretString>,
+    pub hmac_sha256_secret: Option<SecretString>,
 }
 
 /// Belongs to the daemon: the first file that sets it wins, two different ones are refused.

@@ -4,7 +4,7 @@ use millrace_core::encode::{Encoding, Envelope, Format};
 use millrace_core::pattern::Pattern;
 use millrace_core::route::is_topic_name;
 use millrace_core::route::rule::{
-    Field, FieldForm, FieldFrom, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route, TopicRule,
+    Field, FieldForm, FieldFrom, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route, Schemas, TopicRule,
 };
 use millrace_core::route::template::Template;
 use regex_lite::Regex;
@@ -65,13 +65,17 @@ fn route(raw: &raw::Route, default: &Format, problems: &mut Problems) -> Route {
         format.encoding = encoding;
     }
     if format.envelope == Envelope::Outbox {
-        // An event's bytes are its own.
-        if format.encoding == Encoding::Avro && raw.encoding.is_some() {
-            problems.add(
-                "route.encoding",
-                "an outbox writes its payloads as they are; set \"json\" or remove it",
-            );
+        match (&raw.encoding, &raw.outbox.subject) {
+            (Some(_), None) if format.encoding == Encoding::Avro => problems.add(
+                "route.outbox.subject",
+                "is missing: it names what an event's schema is registered under, as in \"{type}-value\"",
+            ),
+            (Some(_), Some(_)) if format.encoding != Encoding::Avro => {
+                problems.add("route.outbox.subject", "has no effect with encoding = \"json\"");
+            }
+            _ => {}
         }
+        // What is written by a schema of somebody else's is JSON until then.
         format.encoding = Encoding::Json { schemas: false };
     }
     if let Some(policy) = choice(problems, "route.on_reject", &raw.on_reject, &POLICIES) {
@@ -176,7 +180,7 @@ fn outbox(raw: &raw::Outbox, problems: &mut Problems) -> Outbox {
     let updates = [("skip", OnUpdate::Skip), ("reject", OnUpdate::Reject), ("stop", OnUpdate::Stop)];
     Outbox {
         document: raw.document.clone(),
-        id: or(&raw.id, default.id),
+        id: raw.id.clone(),
         aggregate: or(&raw.aggregate, default.aggregate),
         payload: or(&raw.payload, default.payload),
         payload_form: choice(problems, "route.outbox.payload_form", &raw.payload_form, &forms)
@@ -188,6 +192,26 @@ fn outbox(raw: &raw::Outbox, problems: &mut Problems) -> Outbox {
         on_update: choice(problems, "route.outbox.on_update", &raw.on_update, &updates)
             .unwrap_or(default.on_update),
         fields: raw.fields.iter().filter_map(|raw| field(raw, problems)).collect(),
+        schemas: schemas(raw, problems),
+    }
+}
+
+fn schemas(raw: &raw::Outbox, problems: &mut Problems) -> Option<Schemas> {
+    let Some(subject) = &raw.subject else {
+        if !raw.schemas.is_empty() {
+            problems.add("route.outbox.schemas", "needs `subject` beside it");
+        }
+        return None;
+    };
+    if raw.payload_form.as_deref().is_some_and(|form| form != "json") {
+        problems.add("route.outbox.payload_form", "must be json where events are written by a schema");
+    }
+    match Template::parse(subject) {
+        Ok(subject) => Some(Schemas { subject, texts: raw.schemas.clone().into_iter().collect() }),
+        Err(why) => {
+            problems.add("route.outbox.subject", why);
+            None
+        }
     }
 }
 

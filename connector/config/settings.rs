@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use millrace_core::encode::Format;
+use millrace_core::encode::signature::Signature;
 use millrace_core::error::Error;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
+use secrecy::ExposeSecret;
 
 use super::{format, raw, route};
 use crate::registry::{self, Sink, Source};
@@ -93,6 +97,7 @@ pub fn resolve(
         problems.add("high_availability", "needs [sink.kafka]: a consumer group there says whose turn it is");
     }
     let mut format = format::resolve(&raw.format, &name, problems);
+    format.signature = signature(&raw.signature, problems);
     route::resolve(&raw, &mut format, problems);
     let source = raw.source.resolve(&name, problems);
     let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
@@ -105,8 +110,48 @@ pub fn resolve(
              set snapshot = \"no_data\": the outbox begins with what is written after the first start",
         );
     }
+    if !source.has_plain_values() && format.routes.iter().any(|route| route.outbox.is_some()) {
+        problems.add(
+            "source.mongodb.json",
+            "wraps ids, dates and numbers, and an outbox's consumers expect JSON; set json = \"plain\"",
+        );
+    }
     let shown = registry::with_connect_keys(shown, &source);
     Some(Connector { name, high_availability, file: file.to_owned(), source, format, sink, shown })
+}
+
+/// The key that signs every value, where the file has one.
+fn signature(raw: &raw::Signature, problems: &mut Problems) -> Option<Signature> {
+    let key_id = raw.key_id.as_deref().unwrap_or("millrace");
+    if key_id.is_empty() || key_id.contains(':') {
+        problems.add("signature.key_id", "is a name without a colon");
+    }
+    let (key, made) = match (&raw.ed25519_secret, &raw.hmac_sha256_secret) {
+        (None, None) => {
+            if raw.key_id.is_some() {
+                problems
+                    .add("signature", "has a key_id and no key; add ed25519_secret or hmac_sha256_secret");
+            }
+            return None;
+        }
+        (Some(_), Some(_)) => {
+            problems.add("signature", "has two keys; a value is signed once");
+            return None;
+        }
+        (Some(pem), None) => {
+            let document = PrivatePkcs8KeyDer::from_pem_slice(pem.expose_secret().as_bytes());
+            let made = match document {
+                Ok(document) => Signature::ed25519(key_id, document.secret_pkcs8_der()),
+                Err(_) => Err("is no PEM of a private key; make one: openssl genpkey -algorithm ed25519"),
+            };
+            ("signature.ed25519_secret", made)
+        }
+        (None, Some(secret)) => {
+            let made = Signature::hmac_sha256(key_id, secret.expose_secret().trim_end().as_bytes());
+            ("signature.hmac_sha256_secret", made)
+        }
+    };
+    made.map_err(|why| problems.add(key, why)).ok()
 }
 
 fn name(name: Option<&str>, problems: &mut Problems) -> String {

@@ -184,6 +184,33 @@ fn an_outbox_whose_rows_would_come_out_of_order_is_refused() {
 }
 
 #[test]
+fn an_outbox_of_documents_whose_values_are_wrapped_is_refused() {
+    let file = "name = \"a\"\n[source.mongodb]\nurl = \"mongodb://h/\"\ncollections = [\"a.b\"]\n[sink.stdout]\n\
+                [format]\nencoding = \"json\"\n[[route]]\nrelations = \"a.b\"\nenvelope = \"outbox\"\n";
+    let found = messages(file);
+    assert!(found[0].contains("set json = \"plain\""), "{found:?}");
+    let file = file.replace("collections", "json = \"plain\"\ncollections");
+    assert!(parse_text(&file, &Environment::default()).is_ok());
+}
+
+#[test]
+fn a_key_that_cannot_sign_is_refused_and_never_shown() {
+    let file = |key: &str| STDOUT.to_owned() + "[signature]\n" + key;
+    for (key, expected) in [
+        ("ed25519_secret = \"hunter2\"", "openssl genpkey -algorithm ed25519"),
+        ("hmac_sha256_secret = \"hunter2\"", "is shorter than 32 bytes"),
+        ("key_id = \"k\"", "no key"),
+        ("hmac_sha256_secret = \"hunter2\"\ned25519_secret = \"hunter2\"", "two keys"),
+    ] {
+        let found = messages(&file(key)).join("\n");
+        assert!(found.contains(expected) && !found.contains("hunter2"), "{found}");
+    }
+    let good = file("hmac_sha256_secret = \"0123456789abcdef0123456789abcdef\"");
+    let loaded = parse_text(&good, &Environment::default()).unwrap();
+    assert!(!format!("{loaded:?}").contains("0123456789"));
+}
+
+#[test]
 fn an_unknown_kind_of_snapshot_is_refused_with_the_known_ones() {
     let messages = messages(&STDOUT.replace("[format]", "snapshot = \"full\"\n[format]"));
     assert!(messages[0].contains("initial") && messages[0].contains("no_data"), "{messages:?}");
@@ -317,12 +344,13 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 18] = [
     "source",
     "source.postgres",
     "source.mongodb",
     "format",
     "dead_letters",
+    "signature",
     "route",
     "route.outbox",
     "route.outbox.fields",
@@ -331,6 +359,7 @@ const TABLES: [&str; 16] = [
     "sink.kafka.topic_defaults",
     "sink.kafka.transaction",
     "sink.kafka.sasl",
+    "sink.kafka.gauges",
     "sink.kafka.tls",
     "sink.stdout",
     "rest",

@@ -134,6 +134,15 @@ impl SnapshotFigures {
     }
 }
 
+/// A gauge that has a name of its own on the page of metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    pub name: String,
+    pub help: &'static str,
+    pub labels: Vec<(&'static str, String)>,
+    pub value: f64,
+}
+
 /// Figures of one connector. A *place* is a point in the source's log as a number (an LSN, a
 /// cluster time).
 #[derive(Debug)]
@@ -183,6 +192,7 @@ pub struct Progress {
     kafka_cluster_id: Mutex<Option<String>>,
     active_instance: Mutex<Option<String>>,
     snapshot: Mutex<Option<SnapshotFigures>>,
+    figures: Mutex<Vec<Figure>>,
 }
 
 impl Default for Progress {
@@ -219,6 +229,7 @@ impl Default for Progress {
             kafka_cluster_id: Mutex::default(),
             active_instance: Mutex::default(),
             snapshot: Mutex::default(),
+            figures: Mutex::default(),
         }
     }
 }
@@ -287,6 +298,15 @@ impl Progress {
     /// The snapshot under way, or the last one of this process.
     pub fn snapshot(&self) -> Option<SnapshotFigures> {
         lock(&self.snapshot).clone()
+    }
+
+    /// Gauges that a sink shows by names of their own, in the place of those before.
+    pub fn set_figures(&self, figures: Vec<Figure>) {
+        *lock(&self.figures) = figures;
+    }
+
+    pub fn figures(&self) -> Vec<Figure> {
+        lock(&self.figures).clone()
     }
 
     /// What the brokers of the sink call their cluster.

@@ -61,4 +61,9 @@ pub trait Targets: Clone + Send + Sync + 'static {
 
     /// Registers an Avro schema under a subject and gives its id. Waits, visibly, while the registry is away.
     fn schema(&self, subject: &str, schema: &str) -> impl Future<Output = Result<u32>> + Send;
+
+    /// The newest schema under a subject, its id and its text; `None` where there is none. Waits like `schema`.
+    fn registered(&self, _subject: &str) -> impl Future<Output = Result<Option<(u32, String)>>> + Send {
+        std::future::ready(Ok(None))
+    }
 }

@@ -14,6 +14,8 @@ use rdkafka::error::KafkaError;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::gauges::{self, Watched};
+
 /// librdkafka's jitter is a fifth, so a commit that took longer than four fifths of this may hide a retry.
 pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -23,6 +25,9 @@ pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(500);
 pub struct Raw {
     #[serde(default)]
     pub bootstrap: Vec<String>,
+    #[serde(default)]
+    /// What operators of the cluster want to see on the page of metrics.
+    pub gauges: gauges::Raw,
     #[serde(default)]
     pub client: ClientKeys,
     #[serde(default)]
@@ -199,6 +204,7 @@ pub struct Settings {
     pub transactional_id: String,
     pub limits: Limits,
     pub memory_bytes: u64,
+    pub(crate) gauges: Watched,
     client: Vec<(String, SecretString)>,
 }
 
@@ -290,6 +296,7 @@ impl Settings {
         let topic_defaults = topic_defaults("topic_defaults", &raw.topic_defaults, &mut wrong);
         let topics = topics(&raw.topics, &topic_defaults, &mut wrong);
         let client = client_keys(&raw, &mut wrong);
+        let gauges = Watched::resolve(raw.gauges, &mut wrong);
         let settings = Self {
             connector: connector.to_owned(),
             name: name.clone(),
@@ -300,6 +307,7 @@ impl Settings {
             transactional_id: format!("{prefix}-{name}"),
             limits,
             memory_bytes,
+            gauges,
             client,
         };
         settings.try_client_keys(&mut wrong);

@@ -11,6 +11,7 @@ mod closing;
 pub mod config;
 pub mod dead_letters;
 mod errors;
+pub mod gauges;
 pub mod group;
 mod native;
 mod opening;
@@ -68,6 +69,8 @@ pub struct KafkaSink {
     leaving: Vec<oneshot::Receiver<()>>,
     /// The next opening follows an abort or a doubtful commit.
     recycle: bool,
+    /// The gauges are read as long as this is there.
+    watching: Option<Arc<()>>,
     /// Fenced, and the claims have not said yet by whom: until they do, nobody is shut out.
     unjudged: bool,
 }
@@ -104,6 +107,7 @@ impl KafkaSink {
             registry,
             leaving: Vec::new(),
             recycle: false,
+            watching: None,
             unjudged: false,
         })
     }
@@ -201,6 +205,11 @@ impl Sink for KafkaSink {
             Ok((session, position)) => {
                 self.session = Some(session);
                 self.partitions.opened();
+                if self.watching.is_none() {
+                    let Opening { settings, progress, .. } = &self.opening;
+                    let client = settings.client_config();
+                    self.watching = gauges::watch(client, settings.gauges.clone(), progress.clone());
+                }
                 Ok(position)
             }
             Err(stop) => {
@@ -302,11 +311,20 @@ impl Targets for KafkaTargets {
     }
 
     async fn schema(&self, subject: &str, schema: &str) -> Result<u32> {
-        match &self.registry {
-            Some(registry) => registry.register(subject, schema).await,
-            None => Err(Error::config("Avro needs a schema registry, and none is configured")
-                .hint("registry = \"http://host:8081\" in [format], or encoding = \"json\"")),
-        }
+        self.registry()?.register(subject, schema).await
+    }
+
+    async fn registered(&self, subject: &str) -> Result<Option<(u32, String)>> {
+        self.registry()?.latest(subject).await
+    }
+}
+
+impl KafkaTargets {
+    fn registry(&self) -> Result<&Registry> {
+        self.registry.as_deref().ok_or_else(|| {
+            Error::config("Avro needs a schema registry, and none is configured")
+                .hint("registry = \"http://host:8081\" in [format], or encoding = \"json\"")
+        })
     }
 }
 

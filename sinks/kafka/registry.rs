@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
+use millrace_core::pattern::Pattern;
 use millrace_core::progress::Progress;
 use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -42,6 +43,8 @@ pub struct Settings {
     urls: Vec<Url>,
     auth: Auth,
     ca_file: Option<PathBuf>,
+    /// Levels of compatibility that subjects are given, by pattern: the first that fits.
+    levels: Vec<(Pattern, String)>,
 }
 
 impl Settings {
@@ -49,7 +52,7 @@ impl Settings {
     /// basic authentication.
     pub fn new<U: AsRef<str>>(urls: &[U]) -> Result<Self, Vec<Error>> {
         let mut wrong = Vec::new();
-        let mut settings = Self { urls: Vec::new(), auth: Auth::None, ca_file: None };
+        let mut settings = Self { urls: Vec::new(), auth: Auth::None, ca_file: None, levels: Vec::new() };
         if urls.is_empty() {
             wrong.push(Error::config("the registry has no url").hint("registry = \"http://host:8081\""));
         }
@@ -74,6 +77,12 @@ impl Settings {
     /// PEM certificates to trust instead of the system's.
     pub fn ca_file(mut self, file: PathBuf) -> Self {
         self.ca_file = Some(file);
+        self
+    }
+
+    /// Subjects of these patterns are given these levels before anything is registered there.
+    pub fn levels(mut self, levels: Vec<(Pattern, String)>) -> Self {
+        self.levels = levels;
         self
     }
 
@@ -131,7 +140,7 @@ impl Registry {
         let (mut body, mut other) = (body_of(schema), respelled(schema));
         let mut waiting = Waiting::new(&self.progress);
         loop {
-            match self.try_all(subject, &body).await {
+            match self.try_register(subject, &body).await {
                 Ok(id) => {
                     chaos::pass(Point::SchemaRegistered);
                     self.ids().insert(key, id);
@@ -142,6 +151,18 @@ impl Registry {
                     None => return Err(error),
                 },
                 Err(Refusal::Stop(error)) => return Err(error),
+                Err(Refusal::Again(error)) => waiting.after(&error).await,
+            }
+        }
+    }
+
+    /// The newest schema under a subject, asked for every time: its id and its text.
+    pub async fn latest(&self, subject: &str) -> Result<Option<(u32, String)>> {
+        let mut waiting = Waiting::new(&self.progress);
+        loop {
+            match self.try_latest(subject).await {
+                Ok(found) => return Ok(found),
+                Err(Refusal::Invalid(error) | Refusal::Stop(error)) => return Err(error),
                 Err(Refusal::Again(error)) => waiting.after(&error).await,
             }
         }
@@ -191,12 +212,18 @@ impl Registry {
     }
 
     /// Every url once, beginning with the one that answered last.
-    async fn try_all(&self, subject: &str, body: &str) -> Result<u32, Refusal> {
+    fn urls(&self) -> impl Iterator<Item = (usize, &Url)> {
         let urls = &self.settings.urls;
         let first = self.current.load(Ordering::Relaxed);
+        (0..urls.len()).filter_map(move |n| {
+            let nth = (first + n) % urls.len();
+            urls.get(nth).map(|url| (nth, url))
+        })
+    }
+
+    async fn try_register(&self, subject: &str, body: &str) -> Result<u32, Refusal> {
         let mut last = None;
-        for nth in (0..urls.len()).map(|n| (first + n) % urls.len()) {
-            let Some(url) = urls.get(nth) else { continue };
+        for (nth, url) in self.urls() {
             match self.try_one(url, subject, body).await {
                 Err(Refusal::Again(error)) => last = Some(error),
                 answered => {
@@ -205,20 +232,31 @@ impl Registry {
                 }
             }
         }
-        Err(Refusal::Again(last.unwrap_or_else(|| Error::config("the registry has no url"))))
+        Err(unanswered(last))
+    }
+
+    async fn try_latest(&self, subject: &str) -> Result<Option<(u32, String)>, Refusal> {
+        let mut last = None;
+        for (nth, url) in self.urls() {
+            match self.latest_at(url, subject).await {
+                Err(Refusal::Again(error)) => last = Some(error),
+                answered => {
+                    self.current.store(nth, Ordering::Relaxed);
+                    return answered;
+                }
+            }
+        }
+        Err(unanswered(last))
     }
 
     async fn try_one(&self, url: &Url, subject: &str, body: &str) -> Result<u32, Refusal> {
+        self.set_level(url, subject).await?;
         let request = self
             .authorised(self.http.post(join(url, &["subjects", subject, "versions"])))
             .header("content-type", CONTENT_TYPE)
             .body(body.to_owned());
         let text = self.answer(request, url, subject).await?;
-        let id = serde_json::from_str::<serde_json::Value>(&text)
-            .ok()
-            .and_then(|answer| answer.get("id")?.as_u64())
-            .and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| {
+        id_of(&text).ok_or_else(|| {
             Refusal::Stop(
                 Error::fatal(format!(
                     "the registry at {url} accepted subject {subject} without an id: {}",
@@ -227,6 +265,38 @@ impl Registry {
                 .hint("is this the Confluent-compatible API? for Apicurio the url ends in /apis/ccompat/v7"),
             )
         })
+    }
+
+    /// The level that the file gives the subject, where it gives one.
+    async fn set_level(&self, url: &Url, subject: &str) -> Result<(), Refusal> {
+        let found = self.settings.levels.iter().find(|(pattern, _)| pattern.matches(subject));
+        let Some((_, level)) = found else { return Ok(()) };
+        let request = self
+            .authorised(self.http.put(join(url, &["config", subject])))
+            .header("content-type", CONTENT_TYPE)
+            .body(serde_json::json!({ "compatibility": level }).to_string());
+        self.answer(request, url, subject).await.map(drop)
+    }
+
+    async fn latest_at(&self, url: &Url, subject: &str) -> Result<Option<(u32, String)>, Refusal> {
+        let path = join(url, &["subjects", subject, "versions", "latest"]);
+        let (status, text) = self.said(self.authorised(self.http.get(path)), url).await?;
+        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        // A path that it does not know has no code of this API.
+        if status == StatusCode::NOT_FOUND && parsed.get("error_code").is_some() {
+            return Ok(None);
+        }
+        if !status.is_success() {
+            return Err(refusal(status, url, subject, &text));
+        }
+        let schema = parsed.get("schema").and_then(|schema| schema.as_str()).map(str::to_owned);
+        match (id_of(&text), schema) {
+            (Some(id), Some(schema)) => Ok(Some((id, schema))),
+            _ => Err(Refusal::Stop(Error::fatal(format!(
+                "the registry at {url} gave no schema for subject {subject}: {}",
+                quote(&text)
+            )))),
+        }
     }
 
     fn authorised(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
@@ -245,6 +315,15 @@ impl Registry {
         url: &Url,
         subject: &str,
     ) -> Result<String, Refusal> {
+        let (status, text) = self.said(request, url).await?;
+        if status.is_success() { Ok(text) } else { Err(refusal(status, url, subject, &text)) }
+    }
+
+    async fn said(
+        &self,
+        request: reqwest::RequestBuilder,
+        url: &Url,
+    ) -> Result<(StatusCode, String), Refusal> {
         let away = |error: reqwest::Error| {
             let error = Error::transient(format!("cannot reach the registry at {url}"))
                 .source(error.without_url())
@@ -254,7 +333,7 @@ impl Registry {
         let response = request.send().await.map_err(away)?;
         let status = response.status();
         let text = response.text().await.map_err(away)?;
-        if status.is_success() { Ok(text) } else { Err(refusal(status, url, subject, &text)) }
+        Ok((status, text))
     }
 
     fn ids(&self) -> std::sync::MutexGuard<'_, HashMap<u128, u32>> {
@@ -269,6 +348,15 @@ enum Refusal {
     /// It holds the text for no schema.
     Invalid(Error),
     Stop(Error),
+}
+
+fn unanswered(last: Option<Error>) -> Refusal {
+    Refusal::Again(last.unwrap_or_else(|| Error::config("the registry has no url")))
+}
+
+fn id_of(answer: &str) -> Option<u32> {
+    let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
+    answer.get("id")?.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
 /// The same schema for a registry that refuses it as it is. Apicurio 3.0 takes a default `"{}"`, common for
@@ -396,6 +484,31 @@ mod tests {
         assert_eq!(registry.register("t-value", "\"string\"").await.unwrap(), 7);
         assert_eq!(registry.register("t-value", "\"string\"").await.unwrap(), 7);
         assert_eq!(served.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_subject_s_newest_schema_is_asked_for_every_time_and_may_be_none() {
+        let answers = vec![
+            (404, "{\"error_code\":40401,\"message\":\"no such subject\"}"),
+            (503, "starting"),
+            (200, "{\"subject\":\"a\",\"version\":2,\"id\":9,\"schema\":\"\\\"string\\\"\"}"),
+            (404, "<html>no such path</html>"),
+        ];
+        let (url, served) = serve(answers).await;
+        let registry = registry(&[url]);
+        assert_eq!(registry.latest("a").await.unwrap(), None);
+        assert_eq!(registry.latest("a").await.unwrap(), Some((9, "\"string\"".to_owned())));
+        assert!(registry.latest("a").await.unwrap_err().hint_text().unwrap().contains("ccompat"));
+        assert_eq!(served.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn a_level_is_set_before_the_schema_is_registered() {
+        let (url, served) = serve(vec![(200, "{\"compatibility\":\"FULL\"}"), (200, "{\"id\":7}")]).await;
+        let settings = Settings::new(&[url]).unwrap().levels(vec![(Pattern::new("t-*"), "FULL".to_owned())]);
+        let registry = Registry::new(settings, Arc::default()).unwrap();
+        assert_eq!(registry.register("t-value", "\"string\"").await.unwrap(), 7);
+        assert_eq!(served.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use millrace_ledger::avro::Registry;
 use millrace_ledger::reader::{Isolation, Reader, Record};
 use serde_json::Value as Json;
 
@@ -16,6 +17,8 @@ pub struct Bare {
     pub key: Option<String>,
     /// `None` is a tombstone.
     pub value: Option<String>,
+    /// The same, where it is no text.
+    pub bytes: Option<Vec<u8>>,
     pub headers: BTreeMap<String, String>,
     /// Which producer wrote it, and the number of its Kafka transaction in the partition.
     pub kafka_transaction: Option<(i64, u64)>,
@@ -32,6 +35,12 @@ impl Bare {
         serde_json::from_str(value).unwrap_or_else(|error| panic!("{value} is no JSON: {error}"))
     }
 
+    /// The value in Avro, by the schema that its frame names.
+    pub async fn avro(&self, registry: &mut Registry) -> Json {
+        let decoded = registry.decode(self.bytes.as_deref().unwrap_or_default()).await;
+        decoded.unwrap_or_else(|error| panic!("{self:?}: {error:?}")).json()
+    }
+
     fn of(record: &Record) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let header = |(name, value): &(String, Option<_>)| {
@@ -43,6 +52,7 @@ impl Bare {
             timestamp_ms: record.timestamp_ms,
             key: record.key.as_deref().map(text),
             value: record.value.as_deref().map(text),
+            bytes: record.value.as_deref().map(<[u8]>::to_vec),
             headers: record.headers.iter().map(header).collect(),
             kafka_transaction: record.tx.map(|tx| (tx.producer_id, tx.ordinal)),
         }

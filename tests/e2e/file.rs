@@ -15,9 +15,12 @@ impl File {
         file
     }
 
-    /// One of the files of `configs/`.
+    /// One of the files of `configs/`. They name others from the repository on, and tests run elsewhere.
     pub fn of_configs(path: &str) -> Self {
-        Self(toml::from_str(&Self::text_of_configs(path)).expect("a connector's file"))
+        let configs = xtask::services::repository().join("configs");
+        let text =
+            Self::text_of_configs(path).replace("${file:configs", &format!("${{file:{}", configs.display()));
+        Self(toml::from_str(&text).expect("a connector's file"))
     }
 
     /// Any file of `configs/`.

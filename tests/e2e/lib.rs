@@ -24,6 +24,7 @@ mod servers;
 mod shop;
 mod slot_holder;
 mod sql;
+mod tools;
 mod wait;
 
 pub use archive::{Archive, connect, document, id};
@@ -40,4 +41,5 @@ pub use servers::{Own, Servers};
 pub use shop::{PositionRecord, Shop};
 pub use slot_holder::SlotHolder;
 pub use sql::Sql;
+pub use tools::{openssl, signing_key};
 pub use wait::{PATIENCE, until, within};

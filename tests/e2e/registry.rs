@@ -29,6 +29,14 @@ impl Subjects {
         assert!(answer.status().is_success(), "{subject}: {}", answer.text().await.unwrap_or_default());
     }
 
+    /// The level that a subject has of its own.
+    pub async fn compatibility(&self, subject: &str) -> String {
+        let url = format!("{}/config/{subject}", self.base);
+        let answer = self.http.get(url).send().await.expect("the registry answers");
+        let body: Json = answer.json().await.expect("the registry answers in JSON");
+        body["compatibilityLevel"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// The newest schema of a subject.
     pub async fn latest(&self, subject: &str) -> Json {
         let url = format!("{}/subjects/{subject}/versions/latest", self.base);

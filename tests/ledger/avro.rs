@@ -167,6 +167,7 @@ fn scalar(value: &Value) -> Json {
         Value::Double(x) if x.is_finite() => json!(x),
         Value::Bytes(bytes) | Value::Fixed(_, bytes) => json!(hex(bytes)),
         Value::String(text) | Value::Enum(_, text) => json!(text),
+        Value::Uuid(id) => json!(id.to_string()),
         Value::Union(_, inner) => scalar(inner),
         Value::Map(map) => {
             map.iter().map(|(k, v)| (k.clone(), scalar(v))).collect::<serde_json::Map<_, _>>().into()

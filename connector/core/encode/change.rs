@@ -8,7 +8,7 @@ use super::row::{Notes, RowCells, RowFault, write_row};
 use super::source::Source;
 use super::target::{Choice, Place, Target, View};
 use super::value::{Scratch, Writer};
-use super::{Dialect, Encoding, Envelope, reject};
+use super::{Dialect, Encoding, Envelope, reject, signature};
 use crate::batch::{
     Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Record, Span, Tag, Transaction, Value,
 };
@@ -34,13 +34,15 @@ pub(crate) struct Room {
     /// An event that came as one document, as cells.
     pub members: Vec<Cell>,
     pub texts: Vec<u8>,
+    /// A value as JSON before it is written by a schema.
+    pub json: Vec<u8>,
 }
 
 pub(crate) enum Fault {
     Error(Error),
     /// A NULL where the plan has none.
     Widen,
-    /// A row chooses a topic that was not asked for yet.
+    /// A row chooses a topic or a schema that was not asked for yet.
     Unlearned,
 }
 
@@ -313,7 +315,7 @@ impl<'a> Pass<'a> {
         self.room.before.clear();
         self.room.after.clear();
         let row = self.view(old);
-        let headers = self.headers(context, sub, row, moved)?;
+        let headers = self.headers(context, sub, row, moved, None)?;
         self.push(context, row, key, None, headers)
     }
 
@@ -331,7 +333,7 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let value = self.value::<W>(context, &Event { op: b't', before: None, after: None })?;
-        let headers = self.headers(context, 0, none, None)?;
+        let headers = self.headers(context, 0, none, None, Some(value))?;
         self.push(context, none, None, Some(value), headers)
     }
 
@@ -352,7 +354,7 @@ impl<'a> Pass<'a> {
         self.room.after.clear();
         let value = self.value::<W>(context, &event)?;
         let row = event.after.or(event.before).map_or(View { bytes: &[], cells: &[] }, |row| self.view(row));
-        let headers = self.headers(context, sub, row, moved)?;
+        let headers = self.headers(context, sub, row, moved, Some(value))?;
         self.push(context, row, key, Some(value), headers)?;
         Ok(key)
     }
@@ -424,6 +426,7 @@ impl<'a> Pass<'a> {
         sub: u32,
         view: View<'_>,
         moved: Option<Moved<'_>>,
+        value: Option<Span>,
     ) -> Result<Span, Fault> {
         let out = &mut self.out.bytes;
         let start = out.len();
@@ -448,7 +451,17 @@ impl<'a> Pass<'a> {
             result.map_err(|fault| row_fault(context, fault))?;
         }
         self.out.bytes.extend_from_slice(&context.plan.context);
+        self.sign(context, value);
         self.span(context, start)
+    }
+
+    /// Adds the header that says who wrote this value.
+    #[inline]
+    pub(crate) fn sign(&mut self, context: Context<'_>, value: Option<Span>) {
+        if let (Some(signature), Some(value)) = (&context.plan.format.signature, value) {
+            let text = signature.of(self.out.slice(value));
+            header::put(&mut self.out.bytes, signature::HEADER, |out| out.extend_from_slice(&text));
+        }
     }
 
     #[inline]

@@ -36,11 +36,11 @@ impl<'a> Pass<'a> {
             }
         };
         let value = self.document_value::<W>(context, update, cells, op)?;
-        let headers = self.document_headers(context, cells, 0)?;
+        let headers = self.document_headers(context, cells, 0, Some(value))?;
         let row = View { bytes: &self.batch.bytes, cells };
         self.push(context, row, key, Some(value), headers)?;
         if change.op == Op::Delete && context.plan.format.tombstones && key.is_some() {
-            let headers = self.document_headers(context, &[], 1)?;
+            let headers = self.document_headers(context, &[], 1, None)?;
             self.push(context, row, key, None, headers)?;
         }
         Ok(())
@@ -143,7 +143,13 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    fn document_headers(&mut self, context: Context<'_>, cells: &[Cell], sub: u32) -> Result<Span, Fault> {
+    fn document_headers(
+        &mut self,
+        context: Context<'_>,
+        cells: &[Cell],
+        sub: u32,
+        value: Option<Span>,
+    ) -> Result<Span, Fault> {
         let start = self.out.bytes.len();
         if context.plan.format.dialect == Dialect::Millrace {
             header::put_position(&mut self.out.bytes, context.change.mark, sub);
@@ -155,6 +161,7 @@ impl<'a> Pass<'a> {
             }
         }
         self.out.bytes.extend_from_slice(&context.plan.context);
+        self.sign(context, value);
         self.span(context, start)
     }
 }

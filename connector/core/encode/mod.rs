@@ -20,6 +20,7 @@ pub use self::letter::Letter;
 use self::change::{Fault, Pass, Rejects, Room};
 use self::disguise::Disguised;
 use self::plan::{Draft, Plan, SchemaIds};
+use self::signature::Signature;
 use self::target::{Place, Target, View};
 use crate::batch::{ChangeBatch, EncodedBatch, Op};
 use crate::error::{Error, Result};
@@ -48,9 +49,11 @@ mod reject;
 mod row;
 mod shapes;
 mod short;
+pub mod signature;
 mod source;
 mod tail;
 mod target;
+mod typed;
 mod value;
 
 pub use self::lexical::hex::base64;
@@ -92,6 +95,8 @@ pub struct Format {
     pub on_reject: OnReject,
     /// The topic of dead letters.
     pub dead_letters: String,
+    /// Signs every value, in a header.
+    pub signature: Option<Signature>,
     /// Relations that look or go otherwise; the first that fits counts.
     pub routes: Vec<Route>,
 }
@@ -122,6 +127,7 @@ impl Format {
             placeholder: "__debezium_unavailable_value".into(),
             record_bytes_max: 1_000_000_000,
             on_reject: OnReject::Stop,
+            signature: None,
             routes: Vec::new(),
         }
     }
@@ -313,26 +319,34 @@ impl<T: Targets> Encoder<T> {
         self.learn(batch).await
     }
 
-    /// Makes sure of every topic that a row of the batch chooses.
+    /// Makes sure of every topic and every schema that a row of the batch chooses.
     async fn learn(&mut self, batch: &ChangeBatch) -> Result<()> {
         let (mut cells, mut bytes) = (Vec::new(), Vec::new());
         for (at, relation) in (0_u32..).zip(&batch.relations) {
             let Some(slot) = self.slot(relation.version) else { continue };
             let Some(plan) = self.plans.get_mut(slot) else { continue };
-            let Target::Chosen(chosen) = &mut plan.target else { continue };
-            chosen.make_room();
+            if let Target::Chosen(chosen) = &mut plan.target {
+                chosen.make_room();
+            } else if plan.typed.is_none() {
+                continue;
+            }
             for change in batch.changes.iter().filter(|change| change.relation == at) {
                 for row in [change.before, change.after] {
                     let row = View { bytes: &batch.bytes, cells: batch.cells_of(row) };
-                    match &plan.outbox {
-                        None => chosen.learn(&self.targets, row).await?,
+                    let row = match &plan.outbox {
+                        None => row,
                         Some(outbox) if outbox.takes(change.op) => {
                             // What is no event chooses nothing, and is told of when it is encoded.
-                            if let Ok(row) = outbox.view(row, &mut cells, &mut bytes) {
-                                chosen.learn(&self.targets, row).await?;
-                            }
+                            let Ok(row) = outbox.view(row, &mut cells, &mut bytes) else { continue };
+                            row
                         }
-                        Some(_) => {}
+                        Some(_) => continue,
+                    };
+                    if let Target::Chosen(chosen) = &mut plan.target {
+                        chosen.learn(&self.targets, row).await?;
+                    }
+                    if let Some(typed) = &mut plan.typed {
+                        typed.learn(&self.targets, row, batch.seq).await?;
                     }
                 }
             }
@@ -485,3 +499,5 @@ mod outbox_test;
 mod scene;
 #[cfg(test)]
 mod schema_test;
+#[cfg(test)]
+mod typed_test;

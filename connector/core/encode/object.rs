@@ -25,6 +25,22 @@ pub(crate) fn members(text: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     Some(found)
 }
 
+/// Takes a list apart, each element as it is written. `None` where the text is JSON but no list.
+pub(crate) fn elements(text: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut rest = text.trim_ascii().strip_prefix(b"[")?.trim_ascii_start();
+    let mut found = Vec::new();
+    while !rest.starts_with(b"]") {
+        let (element, tail) = value(rest)?;
+        found.push(element);
+        let tail = tail.trim_ascii_start();
+        rest = tail.strip_prefix(b",").unwrap_or(tail).trim_ascii_start();
+        if rest.is_empty() {
+            return None;
+        }
+    }
+    Some(found)
+}
+
 /// The value that the text begins with, and what follows it.
 fn value(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut depth = 0_u32;
@@ -62,11 +78,22 @@ fn value(text: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((text, b""))
 }
 
-/// Writes a member's value as a column's text: a string without its quotes and escapes, anything else as it
-/// is. `false` for null, which writes nothing.
-pub(crate) fn put_text(value: &[u8], out: &mut Vec<u8>) -> bool {
+/// The value of the member of this name or, where there is none, of the member inside another one whose names
+/// these are with a dot between them.
+pub(crate) fn member<'a>(members: &[(&[u8], &'a [u8])], name: &str) -> Option<&'a [u8]> {
+    // As parsers do: of two members of one name the last one counts.
+    let find = |name: &str| members.iter().rev().find(|(written, _)| is_named(written, name));
+    if let Some((_, value)) = find(name) {
+        return Some(value);
+    }
+    let (first, rest) = name.split_once('.')?;
+    let (_, inside) = find(first)?;
+    member(&self::members(inside)?, rest)
+}
+
+/// Writes a member's value as a column's text: a string without its quotes and escapes, anything else as it is.
+pub(crate) fn put_text(value: &[u8], out: &mut Vec<u8>) {
     match value {
-        b"null" => return false,
         [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => out.extend_from_slice(inner),
         [b'"', ..] => match serde_json::from_slice::<String>(value) {
             Ok(text) => out.extend_from_slice(text.as_bytes()),
@@ -75,7 +102,6 @@ pub(crate) fn put_text(value: &[u8], out: &mut Vec<u8>) -> bool {
         },
         _ => out.extend_from_slice(value),
     }
-    true
 }
 
 /// Whether the member's name is this one.
@@ -115,15 +141,32 @@ mod tests {
     }
 
     #[test]
+    fn elements_come_apart_as_they_are_written() {
+        let text = br#" [ 1.50 , "a,]", [2, [3]],{"x":[4]} , null]"#;
+        let expected = ["1.50", "\"a,]\"", "[2, [3]]", "{\"x\":[4]}", "null"];
+        assert_eq!(elements(text), Some(expected.map(str::as_bytes).to_vec()));
+        assert_eq!(elements(b"[ ]"), Some(Vec::new()));
+        assert!(elements(b"{}").is_none());
+    }
+
+    #[test]
     fn a_string_loses_its_escapes_and_a_number_keeps_its_digits() {
         let text = |value: &str| {
             let mut out = Vec::new();
-            put_text(value.as_bytes(), &mut out).then(|| String::from_utf8(out).unwrap())
+            put_text(value.as_bytes(), &mut out);
+            String::from_utf8(out).unwrap()
         };
-        assert_eq!(text(r#""a\"\u00e9""#).as_deref(), Some("a\"é"));
-        assert_eq!(text("12.50").as_deref(), Some("12.50"));
-        assert_eq!(text("null"), None);
+        assert_eq!(text(r#""a\"\u00e9""#), "a\"é");
+        assert_eq!(text("12.50"), "12.50");
         assert!(is_named(br#""\u0069d""#, "id") && !is_named(b"\"id2\"", "id"));
+    }
+
+    #[test]
+    fn a_member_inside_another_is_found_by_both_names_and_a_name_with_a_dot_comes_first() {
+        let found = members(br#"{"a":{"b":1,"c":{"d":2}},"a.b":3,"n":null}"#).unwrap();
+        let seen = ["a.b", "a.c.d", "a.x", "n.x", "n"].map(|name| member(&found, name));
+        let expected = [Some("3"), Some("2"), None, None, Some("null")];
+        assert_eq!(seen, expected.map(|value| value.map(str::as_bytes)));
     }
 
     #[test]

@@ -2,19 +2,20 @@
 //! what it holds. Start at `Pass::outbox`.
 //!
 //! The value is the payload as it stands, or an object with the payload among its members. Where one column
-//! holds the whole event as a JSON object, its members stand for columns.
+//! holds the whole event as a JSON object, or the row is a document, its members stand for columns.
 
 use std::borrow::Cow;
 
-use super::change::{Context, Fault, Pass};
+use super::change::{Context, Fault, Pass, Room};
 use super::json::Json;
 use super::lexical::{hex, time};
 use super::target::View;
+use super::typed::Outcome;
 use super::value::Writer;
 use super::{Dialect, header, json, object, reject};
-use crate::batch::{Cell, Op, Span, Tag};
+use crate::batch::{Cell, Op, Span, Tag, document};
 use crate::error::{Error, Result};
-use crate::relation::{Kind, Relation};
+use crate::relation::{Kind, Relation, Shape};
 use crate::route::rule::{FieldForm, FieldFrom, OnUpdate, Outbox, PayloadForm, Route, TopicRule};
 
 /// Columns that tracing writes into one text, and headers that consumers read.
@@ -24,8 +25,8 @@ const TRACING_HEADERS: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 /// into the members that the route names.
 #[derive(Debug)]
 pub(crate) struct OutboxPlan {
-    /// The column that holds the event, and the members that are looked for in it.
-    document: Option<(usize, Vec<String>)>,
+    /// The cell that holds the event, and the members that are looked for in it.
+    document: Option<(usize, Vec<Member>)>,
     id: usize,
     key: usize,
     payload: usize,
@@ -59,33 +60,55 @@ enum From {
 enum Form {
     Text,
     Bare,
+    /// JSON for certain.
+    Raw,
     Bool,
     Json,
-    Time { zoned: bool },
+    Time {
+        zoned: bool,
+    },
 }
 
-/// The names that a route may use of a relation: its columns, or any member of the document in one of them.
+/// The names that a route may use of a relation: its columns, or any member of the document in one of them, or
+/// of the document that each row is.
 pub(crate) enum Names<'a> {
     Columns(&'a Relation),
-    Members(Vec<String>),
+    Members(Vec<Member>),
+}
+
+/// A member of a document that is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Of one inside another one, both with a dot between them.
+    name: String,
+    /// As it is written, and not the text that it stands for.
+    is_raw: bool,
 }
 
 impl Names<'_> {
     pub(crate) fn of<'a>(route: &Route, relation: &'a Relation) -> Names<'a> {
-        match route.outbox.as_ref().is_some_and(|outbox| outbox.document.is_some()) {
-            true => Names::Members(Vec::new()),
-            false => Names::Columns(relation),
+        match &route.outbox {
+            Some(outbox) if outbox.document.is_some() || relation.shape == Shape::Documents => {
+                Names::Members(Vec::new())
+            }
+            _ => Names::Columns(relation),
         }
     }
 
     pub(crate) fn find(&mut self, name: &str) -> Option<usize> {
         match self {
             Names::Columns(relation) => relation.columns.iter().position(|column| column.name == name),
-            Names::Members(names) => {
-                Some(names.iter().position(|known| known == name).unwrap_or_else(|| {
-                    names.push(name.to_owned());
-                    names.len() - 1
-                }))
+            Names::Members(members) => Some(look_for(members, name, false)),
+        }
+    }
+
+    /// Where a field's value is, and how it is written.
+    fn field(&mut self, name: &str, form: FieldForm) -> Option<(usize, Form)> {
+        match (self, form) {
+            (Names::Members(members), FieldForm::ByType) => Some((look_for(members, name, true), Form::Raw)),
+            (names, _) => {
+                let index = names.find(name)?;
+                Some((index, self::form(form, &names.kind(index))))
             }
         }
     }
@@ -98,6 +121,14 @@ impl Names<'_> {
             Names::Members(_) => Kind::Text,
         }
     }
+}
+
+fn look_for(members: &mut Vec<Member>, name: &str, is_raw: bool) -> usize {
+    let known = members.iter().position(|member| member.name == name && member.is_raw == is_raw);
+    known.unwrap_or_else(|| {
+        members.push(Member { name: name.to_owned(), is_raw });
+        members.len() - 1
+    })
 }
 
 /// What is said of a route that does not fit a relation.
@@ -118,7 +149,9 @@ impl OutboxPlan {
         names: &mut Names<'_>,
     ) -> Result<Self> {
         let mut find = |name: &str| names.find(name).ok_or_else(|| misfit(relation, name));
-        let (id, payload) = (find(&outbox.id)?, find(&outbox.payload)?);
+        let default_id = if relation.shape == Shape::Documents { "_id" } else { "id" };
+        let id = find(outbox.id.as_deref().unwrap_or(default_id))?;
+        let payload = find(&outbox.payload)?;
         let key = find(route.key.first().unwrap_or(&outbox.aggregate))?;
         let timestamp = outbox.timestamp.as_deref().map(&mut find).transpose()?;
         let partition = outbox.partition.as_deref().map(&mut find).transpose()?;
@@ -137,8 +170,8 @@ impl OutboxPlan {
                 FieldFrom::Text(text) => From::Text(json::quoted(text).into_bytes()),
                 FieldFrom::Column { name, .. } if *name == outbox.payload => From::Payload,
                 FieldFrom::Column { name, form } => {
-                    let index = names.find(name).ok_or_else(|| misfit(relation, name))?;
-                    From::Column(index, self::form(*form, &names.kind(index)))
+                    let (index, form) = names.field(name, *form).ok_or_else(|| misfit(relation, name))?;
+                    From::Column(index, form)
                 }
             };
             let open = if nth == 0 { "{" } else { "," };
@@ -168,9 +201,20 @@ impl OutboxPlan {
         relation: &Relation,
         names: Names<'_>,
     ) -> Result<Self> {
-        let (Some(document), Names::Members(members)) = (&outbox.document, names) else { return Ok(self) };
-        let at = relation.columns.iter().position(|column| column.name == *document);
-        let at = at.ok_or_else(|| misfit(relation, document))?;
+        let Names::Members(members) = names else { return Ok(self) };
+        let at = match (relation.shape, &outbox.document) {
+            (Shape::Documents, None) => document::AFTER,
+            (Shape::Documents, Some(_)) => {
+                let name = relation.full_name();
+                return Err(Error::config(format!("an event of collection {name} is the document itself"))
+                    .hint("remove `document` from its [route.outbox]"));
+            }
+            (Shape::Rows, None) => return Ok(self),
+            (Shape::Rows, Some(document)) => {
+                let at = relation.columns.iter().position(|column| column.name == *document);
+                at.ok_or_else(|| misfit(relation, document))?
+            }
+        };
         Ok(Self { document: Some((at, members)), ..self })
     }
 
@@ -186,17 +230,20 @@ impl OutboxPlan {
         cells: &'a mut Vec<Cell>,
         bytes: &'a mut Vec<u8>,
     ) -> Result<View<'a>, Poison> {
-        let Some((column, names)) = &self.document else { return Ok(row) };
+        let Some((column, wanted)) = &self.document else { return Ok(row) };
         let text = row.text(*column).filter(|text| object::is_json(text)).ok_or(Poison::BadJson)?;
         let members = object::members(text).ok_or(Poison::BadJson)?;
         cells.clear();
         bytes.clear();
-        for name in names {
+        for Member { name, is_raw } in wanted {
             let start = bytes.len();
-            // As parsers do: of two members of one name the last one counts.
-            let member = members.iter().rev().find(|(written, _)| object::is_named(written, name));
-            let is_text = member.is_some_and(|(_, value)| object::put_text(value, bytes));
-            let tag = if is_text { Tag::Text } else { Tag::Null };
+            let value = object::member(&members, name).filter(|value| *value != b"null");
+            let tag = if value.is_some() { Tag::Text } else { Tag::Null };
+            match (value, is_raw) {
+                (None, _) => {}
+                (Some(value), true) => bytes.extend_from_slice(value),
+                (Some(value), false) => object::put_text(value, bytes),
+            }
             let (Ok(start), Ok(len)) = (u32::try_from(start), u32::try_from(bytes.len() - start)) else {
                 return Err(Poison::BadJson);
             };
@@ -277,7 +324,7 @@ impl<'a> Pass<'a> {
         self.out.bytes.extend_from_slice(key_text);
         let key = self.span(context, start)?;
         let value = self.payload(context, plan, row)?;
-        let headers = self.event_headers(context, plan, row, id)?;
+        let headers = self.event_headers(context, plan, row, id, value)?;
         let partition = match plan.partition.and_then(|index| row.text(index)) {
             None => None,
             Some(text) => Some(number(text).ok_or_else(|| poison(context, Poison::BadPartition))?),
@@ -306,13 +353,26 @@ impl<'a> Pass<'a> {
         if plan.payload_form == PayloadForm::Json && !object::is_json(payload) {
             return Err(poison(context, Poison::BadJson).into());
         }
-        let out = &mut self.out.bytes;
-        let start = out.len();
-        let written = match plan.fields.is_empty() {
+        let start = self.out.bytes.len();
+        let put = |out: &mut Vec<u8>| match plan.fields.is_empty() {
             true => put_bare(plan, payload, out),
             false => put_object(plan, row, payload, out),
         };
-        written.map_err(|why| poison(context, why))?;
+        match &context.plan.typed {
+            None => put(&mut self.out.bytes).map_err(|why| poison(context, why))?,
+            Some(typed) => {
+                self.room.json.clear();
+                put(&mut self.room.json).map_err(|why| poison(context, why))?;
+                let Room { json, selector, .. } = &mut *self.room;
+                match typed.put(row, json, self.batch.seq, selector, &mut self.out.bytes) {
+                    Outcome::Written => {}
+                    Outcome::Unknown => return Err(Fault::Unlearned),
+                    Outcome::Refused(refusal) => {
+                        return Err(reject::schema(context.plan, context.change.mark, &refusal).into());
+                    }
+                }
+            }
+        }
         self.span(context, start).map(Some)
     }
 
@@ -322,6 +382,7 @@ impl<'a> Pass<'a> {
         plan: &OutboxPlan,
         row: View<'_>,
         id: &[u8],
+        value: Option<Span>,
     ) -> Result<Span, Fault> {
         let out = &mut self.out.bytes;
         let start = out.len();
@@ -337,6 +398,7 @@ impl<'a> Pass<'a> {
         if let Some(text) = plan.tracing.and_then(|index| row.text(index)) {
             put_tracing(text, out);
         }
+        self.sign(context, value);
         self.span(context, start)
     }
 }
@@ -392,6 +454,7 @@ fn put_field(form: Form, text: &[u8], out: &mut Vec<u8>) -> Result<(), Poison> {
         // NaN and the infinities are no JSON.
         Form::Bare if object::is_json(text) => out.extend_from_slice(text),
         Form::Bare => json::put_string(out, text),
+        Form::Raw => out.extend_from_slice(text),
         Form::Json if object::is_json(text) => out.extend_from_slice(text.trim_ascii()),
         Form::Json => return Err(Poison::BadJson),
         Form::Time { zoned } => {
@@ -435,9 +498,7 @@ fn moment_ms(text: &[u8]) -> Option<i64> {
         return Some(number);
     }
     let has_zone = text.get(10..).is_some_and(|rest| rest.iter().any(|b| matches!(b, b'+' | b'-' | b'Z')));
-    let moment = time::zoned_timestamp(&spaced(text, has_zone), 6).ok()?;
-    let plain: Vec<u8> = moment.as_slice().iter().map(|b| if *b == b'T' { b' ' } else { *b }).collect();
-    time::timestamp_ms(plain.strip_suffix(b"Z")?).ok()
+    time::rfc3339_us(&spaced(text, has_zone)).ok().map(|micros| micros.div_euclid(1000))
 }
 
 fn number(text: &[u8]) -> Option<u32> {

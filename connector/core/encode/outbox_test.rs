@@ -162,6 +162,48 @@ fn a_document_s_members_stand_for_columns() {
     assert_eq!((out.records.len(), out.buried), (3, 2));
 }
 
+/// The cells of an inserted document.
+fn put_document(batch: &mut ChangeBatch, after: &str) {
+    let mut cells = vec![C::N; crate::batch::document::CELLS];
+    cells[crate::batch::document::AFTER] = t(after);
+    insert(batch, &cells);
+}
+
+#[test]
+fn a_document_of_a_collection_is_an_event_whose_members_keep_their_types() {
+    let field = |name: &str, column: &str, form| Field {
+        name: name.into(),
+        from: FieldFrom::Column { name: column.into(), form },
+    };
+    let settings = Outbox {
+        payload: "data".into(),
+        fields: vec![
+            field("n", "n", FieldForm::ByType),
+            field("text", "n", FieldForm::Text),
+            field("by", "meta.by", FieldForm::ByType),
+            field("data", "data", FieldForm::ByType),
+            field("none", "none", FieldForm::ByType),
+        ],
+        ..Outbox::default()
+    };
+    let inside = Header { name: "by".into(), column: "meta.by".into(), optional: false };
+    let route = Route { headers: vec![inside], ..route(settings) };
+    let mut papers = Relation::clone(&relation(vec![column("id", Kind::Text)], &[0]));
+    papers.shape = crate::relation::Shape::Documents;
+    let mut batch = batch(&Arc::new(papers));
+    let text = r#"{"_id":"5f","aggregatetype":"order","aggregateid":"7","n":7,"meta":{"by":"me"},"data":{}}"#;
+    put_document(&mut batch, text);
+    put_document(&mut batch, r#"{"_id":"60","aggregatetype":"order","aggregateid":null,"data":{}}"#);
+    let mut desk = desk(route);
+    let out = desk.try_encode(&batch).unwrap();
+    let value = out.records[0].value.map(|span| out.slice(span)).unwrap();
+    let expected = r#"{"n":7,"text":"7","by":"me","data":{},"none":null}"#;
+    assert_eq!(String::from_utf8_lossy(value), expected);
+    let headers: Vec<_> = out.headers(&out.records[0]).collect();
+    assert!(headers.contains(&("id", b"5f")) && headers.contains(&("by", b"me")), "{headers:?}");
+    assert_eq!((out.records.len(), out.buried), (2, 1));
+}
+
 #[test]
 fn times_and_partitions_come_from_columns() {
     let mut columns = columns();

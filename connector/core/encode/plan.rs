@@ -10,6 +10,7 @@ use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::short::Lead;
 use super::tail::Tail;
 use super::target::{Place, Target};
+use super::typed::Typed;
 use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Envelope, Format, avro_schema, header, json_schema};
 use crate::batch::document;
@@ -29,6 +30,8 @@ pub(crate) struct Plan {
     /// Where every record goes too.
     pub copies: Vec<Place>,
     pub outbox: Option<OutboxPlan>,
+    /// Schemas that events are written by, where somebody else says them.
+    pub typed: Option<Typed>,
     /// Headers that hold a column's value.
     pub headers: Vec<(String, usize)>,
     pub row: RowPlan,
@@ -151,6 +154,7 @@ pub(crate) struct Asks {
     pub choice: Option<(TopicRule, Vec<usize>)>,
     pub headers: Vec<(String, usize)>,
     pub outbox: Option<OutboxPlan>,
+    pub typed: Option<Typed>,
 }
 
 /// Ids of registered schemas; JSON needs none.
@@ -191,10 +195,12 @@ impl<'a> Draft<'a> {
             (Shape::Rows, Envelope::Debezium) => names.envelope(row, &relation.source),
             (Shape::Rows, Envelope::Flat | Envelope::Outbox) => names.value(row),
             (Shape::Documents, Envelope::Debezium) => names.document_envelope(&relation.source),
-            (Shape::Documents, Envelope::Flat | Envelope::Outbox) => {
+            // Never written: an event is its own value.
+            (Shape::Documents, Envelope::Outbox) => names.value(row),
+            (Shape::Documents, Envelope::Flat) => {
                 let name = relation.full_name();
-                return Err(Error::config(format!("collection {name} takes the envelope debezium only"))
-                    .hint("leave it out of the [[route]] with another envelope, or of [format]"));
+                return Err(Error::config(format!("collection {name} takes no envelope flat"))
+                    .hint("set \"debezium\" or \"outbox\" in a [[route]] for it"));
             }
         };
         Ok(Self { format, route, relation, widened, topic_name, key_columns, key, envelope })
@@ -248,11 +254,16 @@ impl<'a> Draft<'a> {
                     Err(error) => return Err(error),
                 }
             }
-            return Ok(Asks { choice, headers, outbox: None });
+            return Ok(Asks { choice, headers, ..Asks::default() });
         };
+        let typed = settings.schemas.as_ref().map(|schemas| {
+            let columns = schemas.subject.columns().map(&mut find).collect::<Result<Vec<_>>>()?;
+            Ok::<_, Error>(Typed::new(schemas, columns))
+        });
+        let typed = typed.transpose()?;
         let plan = OutboxPlan::compile(route, settings, relation, &mut names)?;
         let plan = plan.with_document(settings, relation, names)?;
-        Ok(Asks { choice, headers: Vec::new(), outbox: Some(plan) })
+        Ok(Asks { choice, headers: Vec::new(), outbox: Some(plan), typed })
     }
 
     pub(crate) fn compile(self, ids: SchemaIds, target: Target, copies: Vec<Place>, asks: Asks) -> Plan {
@@ -296,6 +307,7 @@ impl<'a> Draft<'a> {
             target,
             copies,
             outbox: asks.outbox,
+            typed: asks.typed,
             headers: asks.headers,
             widened: self.widened,
             is_stale: false,

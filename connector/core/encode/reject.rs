@@ -5,6 +5,7 @@ use super::lexical::Bad;
 use super::outbox::Poison;
 use super::plan::Plan;
 use super::target::Place;
+use super::typed::Refusal;
 use crate::error::Error;
 use crate::position::Mark;
 
@@ -113,6 +114,31 @@ pub(crate) fn partition(plan: &Plan, target: &Place, mark: Mark, partition: u32)
     ))
     .code("bad_partition")
     .hint("write numbers from 0 up to the count less one")
+}
+
+/// Of an event that is not written as its schema says. Names of members are those of the schema, or of a member
+/// that it lacks; values are not named.
+#[cold]
+pub(crate) fn schema(plan: &Plan, mark: Mark, why: &Refusal) -> Error {
+    let (table, place) = (&plan.table, place(mark));
+    let event = format!("table {table}: the event at {place}");
+    match why {
+        Refusal::NoSubject => Error::record(format!("{event} has NULL where its subject is told"))
+            .code("no_schema")
+            .hint("write what the template of `subject` in [route.outbox] names"),
+        Refusal::NoSchema { subject } => {
+            Error::record(format!("{event} has no schema: the registry knows no subject {subject}"))
+                .code("no_schema")
+                .hint(
+                    "register its schema, then replay the event; or name its text in [route.outbox.schemas]",
+                )
+        }
+        Refusal::Misfit { subject, misfit } => {
+            Error::record(format!("{event} does not fit the schema of subject {subject}: {misfit}"))
+                .code("schema_misfit")
+                .hint("correct the event, or register a schema that takes it and replay the event")
+        }
+    }
 }
 
 /// Of a row of an outbox.

@@ -129,6 +129,12 @@ impl Targets for Registry {
         schemas.push((subject.into(), schema.into()));
         Ok(schemas.len() as u32)
     }
+
+    async fn registered(&self, subject: &str) -> Result<Option<(u32, String)>> {
+        let schemas = self.schemas.lock().unwrap();
+        let newest = (1..).zip(schemas.iter()).filter(|(_, (of, _))| of == subject).last();
+        Ok(newest.map(|(id, (_, text))| (id, text.clone())))
+    }
 }
 
 impl Registry {
@@ -205,6 +211,11 @@ impl Desk {
         if self.format.encoding != Encoding::Avro {
             return serde_json::from_slice(bytes).unwrap();
         }
+        self.decode_avro(bytes)
+    }
+
+    /// By the schema that the frame names.
+    pub fn decode_avro(&self, bytes: &[u8]) -> Json {
         let (frame, mut rest) = bytes.split_at(5);
         assert_eq!(frame[0], 0);
         let id = u32::from_be_bytes(frame[1..].try_into().unwrap());
@@ -231,6 +242,13 @@ fn shown(value: &Avro) -> Json {
         Avro::Bytes(bytes) => hex(bytes),
         Avro::Decimal(decimal) => hex(&Vec::try_from(decimal).unwrap()),
         Avro::String(text) => json!(text),
+        Avro::Enum(_, symbol) => json!(symbol),
+        Avro::Fixed(_, bytes) => hex(bytes),
+        Avro::Date(days) => json!(days),
+        Avro::TimestampMillis(time) | Avro::TimestampMicros(time) | Avro::TimeMicros(time) => json!(time),
+        Avro::TimeMillis(time) => json!(time),
+        Avro::Uuid(uuid) => json!(uuid.to_string()),
+        Avro::Map(members) => members.iter().map(|(name, value)| (name.clone(), shown(value))).collect(),
         Avro::Union(_, inner) => shown(inner),
         Avro::Array(items) => items.iter().map(shown).collect(),
         Avro::Record(fields) => fields.iter().map(|(name, value)| (name.clone(), shown(value))).collect(),

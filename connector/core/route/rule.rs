@@ -69,6 +69,17 @@ impl TopicRule {
         }
     }
 
+    /// The topics that it names itself.
+    pub fn topics(&self) -> Vec<&str> {
+        match self {
+            Self::Fixed(topic) => vec![topic],
+            Self::Map { topics, fallback, .. } => {
+                topics.iter().map(|(_, topic)| topic).chain(fallback).map(String::as_str).collect()
+            }
+            Self::Template(_) | Self::Replace { .. } => Vec::new(),
+        }
+    }
+
     /// The topic for these values of `columns`; `None` where no pattern fits and there is no fallback.
     pub fn topic(&self, values: &[&str]) -> Option<String> {
         let value = values.first().copied().unwrap_or_default();
@@ -101,9 +112,11 @@ pub struct Header {
 /// Which columns of an outbox are what, and what becomes of its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbox {
-    /// The column that holds the whole event as one JSON object, whose members stand for columns.
+    /// The column that holds the whole event as one JSON object, whose members stand for columns. A collection
+    /// has none: its document is the event.
     pub document: Option<String>,
-    pub id: String,
+    /// `None`: `id`, or `_id` of a document.
+    pub id: Option<String>,
     pub aggregate: String,
     pub payload: String,
     pub payload_form: PayloadForm,
@@ -118,6 +131,16 @@ pub struct Outbox {
     pub on_update: OnUpdate,
     /// The value is an object of these; empty: the payload alone.
     pub fields: Vec<Field>,
+    /// The value is Avro by one of these; `None`: JSON.
+    pub schemas: Option<Schemas>,
+}
+
+/// By which schema an event is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schemas {
+    pub subject: Template,
+    /// Subjects with the text that is registered there; of others the registry's newest counts.
+    pub texts: Vec<(String, String)>,
 }
 
 impl Default for Outbox {
@@ -125,7 +148,7 @@ impl Default for Outbox {
     fn default() -> Self {
         Self {
             document: None,
-            id: "id".into(),
+            id: None,
             aggregate: "aggregateid".into(),
             payload: "payload".into(),
             payload_form: PayloadForm::Json,
@@ -135,6 +158,7 @@ impl Default for Outbox {
             tombstone_on_empty: false,
             on_update: OnUpdate::Reject,
             fields: Vec::new(),
+            schemas: None,
         }
     }
 }
@@ -179,7 +203,8 @@ pub enum FieldFrom {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldForm {
-    /// By the column's type: numbers and booleans bare, JSON as it is, times in RFC 3339 and UTC, else text.
+    /// By the column's type: numbers and booleans bare, JSON as it is, times in RFC 3339 and UTC, else text. A
+    /// document's member as it is written there.
     ByType,
     Text,
     Json,

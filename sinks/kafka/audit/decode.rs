@@ -30,8 +30,6 @@ pub enum Unreadable {
 
 pub struct Decoder {
     encoding: Encoding,
-    /// Events of an outbox are payloads as they are: whatever carries a position is one.
-    has_outbox: bool,
     registry: Option<Registry>,
     /// For the registry, from the thread that reads.
     runtime: Handle,
@@ -40,19 +38,12 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub fn new(encoding: Encoding, has_outbox: bool, registry: Option<Registry>, runtime: Handle) -> Self {
-        Self { encoding, has_outbox, registry, runtime, readers: HashMap::new() }
+    pub fn new(encoding: Encoding, registry: Option<Registry>, runtime: Handle) -> Self {
+        Self { encoding, registry, runtime, readers: HashMap::new() }
     }
 
     /// Reads key and value whole; the outer error is the registry's.
     pub fn op(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Result<Op, Unreadable>> {
-        match self.event(key, value)? {
-            Err(Unreadable::Foreign(_)) if self.has_outbox => Ok(Ok(Op::Other)),
-            op => Ok(op),
-        }
-    }
-
-    fn event(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Result<Op, Unreadable>> {
         if self.encoding == Encoding::Avro
             && let Some(Err(unreadable)) = key.map(|key| self.avro(key)).transpose()?
         {

@@ -170,6 +170,8 @@ mod tests {
             place: Some(Place { mark: Mark { commit: 9, change, n: 0 }, sub }),
             key: Some(ONE.to_vec()),
             value: None,
+            is_event: false,
+            signature: None,
             key_left,
             settled: true,
         }

@@ -20,7 +20,7 @@ use millrace_core::report::Report;
 
 use crate::config::Settings;
 use crate::registry::{self, Registry};
-use decode::{Decoder, Unreadable};
+use decode::{Decoder, Op, Unreadable};
 use judge::{At, Judge, Violation};
 use reading::{Place, Scope, Sighted};
 
@@ -33,6 +33,11 @@ struct Pass {
     /// Of each kind the first, and how many.
     foreign: Option<(At, &'static str, u64)>,
     schemaless: Option<(At, u32, u64)>,
+    /// Values that this connector's key has signed, the first one that it has not, and the first without a
+    /// signature.
+    signed: u64,
+    forged: Option<(At, u64)>,
+    unsigned: Option<(At, u64)>,
     /// The registry could not be asked.
     failed: Option<Error>,
 }
@@ -63,6 +68,9 @@ pub async fn audit(
     }
     scope(&mut report, &scopes);
     strangers(&mut report, &pass);
+    if format.signature.is_some() {
+        signatures(&mut report, &pass);
+    }
     let violation = match pass.violation.take() {
         Some(Violation::Disordered(before, at, place)) => {
             let twin = twin(settings, &format.topic_prefix, place, at.clone()).await?;
@@ -103,12 +111,12 @@ async fn pass(
     let scopes = {
         let (seen, runtime) = (seen.clone(), tokio::runtime::Handle::current());
         let (encoding, mut judge) = (format.encoding, Judge::new(format.tombstones));
-        let has_outbox = format.routes.iter().any(|route| route.outbox.is_some());
-        let mut decoder = Decoder::new(encoding, has_outbox, registry, runtime);
+        let mut decoder = Decoder::new(encoding, registry, runtime);
+        let of = format.clone();
         let with = move |next: Option<Sighted>| {
             let mut pass = seen.lock().unwrap_or_else(PoisonError::into_inner);
             let flow = match next {
-                Some(sighted) => pass.take(&sighted, &mut decoder, &mut judge),
+                Some(sighted) => pass.take(&sighted, &of, &mut decoder, &mut judge),
                 None => {
                     pass.violation = judge.end();
                     ControlFlow::Break(())
@@ -124,14 +132,35 @@ async fn pass(
 }
 
 impl Pass {
-    fn take(&mut self, sighted: &Sighted, decoder: &mut Decoder, judge: &mut Judge) -> ControlFlow<()> {
+    fn take(
+        &mut self,
+        sighted: &Sighted,
+        format: &Format,
+        decoder: &mut Decoder,
+        judge: &mut Judge,
+    ) -> ControlFlow<()> {
         let at = || At::of(sighted);
+        // Letters hold what is no event.
+        if *sighted.topic == *format.dead_letters {
+            return ControlFlow::Continue(());
+        }
+        self.verify(sighted, format);
+        // A copy says once more what its original says.
+        if format.routes.iter().flat_map(|route| &route.copies).any(|copy| *copy == *sighted.topic) {
+            return ControlFlow::Continue(());
+        }
         let Some(place) = sighted.place else {
             let (_, _, count) = self.foreign.get_or_insert_with(|| (at(), "it has no position", 0));
             *count += 1;
             return ControlFlow::Continue(());
         };
-        match decoder.op(sighted.key.as_deref(), sighted.value.as_deref()) {
+        // What services write is theirs to read.
+        let is_event = sighted.is_event && format.routes.iter().any(|route| route.outbox.is_some());
+        let op = match is_event {
+            true => Ok(Ok(Op::Other)),
+            false => decoder.op(sighted.key.as_deref(), sighted.value.as_deref()),
+        };
+        match op {
             Err(error) => {
                 self.failed = Some(error);
                 ControlFlow::Break(())
@@ -154,6 +183,21 @@ impl Pass {
                 None => ControlFlow::Continue(()),
             },
         }
+    }
+}
+
+impl Pass {
+    fn verify(&mut self, sighted: &Sighted, format: &Format) {
+        let (Some(key), Some(value)) = (&format.signature, &sighted.value) else { return };
+        let found = match &sighted.signature {
+            Some(header) if key.verifies(header, value) => {
+                self.signed += 1;
+                return;
+            }
+            Some(_) => &mut self.forged,
+            None => &mut self.unsigned,
+        };
+        found.get_or_insert_with(|| (At::of(sighted), 0)).1 += 1;
     }
 }
 
@@ -199,6 +243,26 @@ fn scope(report: &mut Report, scopes: &[Scope]) {
         } else {
             report.pass(subject, format!("{partitions} partitions, complete from offset 0"));
         }
+    }
+}
+
+/// Which values the connector's key has signed.
+fn signatures(report: &mut Report, pass: &Pass) {
+    if let Some((at, count)) = &pass.forged {
+        let detail =
+            format!("{count} values, the first at {at}, are not what the connector's key has signed");
+        report.fail(
+            "signatures",
+            detail,
+            "look who else writes to the topic, or audit with the key of that time",
+        );
+    }
+    if let Some((at, count)) = &pass.unsigned {
+        let detail = format!("{count} values have none, the first at {at}");
+        report.warn("signatures", detail, "written before there was a key, or by somebody else");
+    }
+    if pass.forged.is_none() && pass.unsigned.is_none() {
+        report.pass("signatures", format!("{} values, all signed by the connector's key", pass.signed));
     }
 }
 

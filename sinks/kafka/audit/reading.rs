@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use millrace_core::encode::signature;
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
 use millrace_core::progress::Progress;
@@ -52,6 +53,9 @@ pub struct Sighted {
     pub place: Option<Place>,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+    /// The header of an event's id: it is what somebody wrote into an outbox.
+    pub is_event: bool,
+    pub signature: Option<Vec<u8>>,
     /// The row left this key for another one.
     pub key_left: bool,
     /// The whole Kafka transaction that it is in can be seen by now.
@@ -266,6 +270,8 @@ impl Lane {
             place: header("position").flatten().and_then(place),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
+            is_event: header("id").is_some(),
+            signature: header(signature::HEADER).flatten().map(<[u8]>::to_vec),
             key_left: header("__debezium.newkey").is_some(),
             settled: message.offset() < self.settled_before,
         }

@@ -327,7 +327,7 @@ fn date(dialect: Dialect, ms: i64, out: &mut Vec<u8>) {
         Dialect::Strict => out.extend_from_slice(format!("{{\"$date\": {ms}}}").as_bytes()),
         Dialect::Relaxed if writable => {
             out.extend_from_slice(b"{\"$date\": \"");
-            put_date(ms, true, out);
+            put_date(ms, Fraction::Shortest, out);
             out.extend_from_slice(b"\"}");
         }
         Dialect::Canonical | Dialect::Relaxed => {
@@ -337,7 +337,7 @@ fn date(dialect: Dialect, ms: i64, out: &mut Vec<u8>) {
         }
         Dialect::Plain if (FIRST_RFC_3339_MS..=LAST_WRITABLE_MS).contains(&ms) => {
             out.push(b'"');
-            put_date(ms, false, out);
+            put_date(ms, Fraction::Milliseconds, out);
             out.push(b'"');
         }
         // Years that RFC 3339 cannot say.
@@ -349,19 +349,27 @@ fn date(dialect: Dialect, ms: i64, out: &mut Vec<u8>) {
 const FIRST_RFC_3339_MS: i64 = -62_167_219_200_000;
 
 /// Adds `2023-11-14T22:13:20.123Z`; `trimmed` leaves zeros at the fraction's end out, as Java does.
-pub fn put_date(ms: i64, trimmed: bool, out: &mut Vec<u8>) {
+pub fn put_date(ms: i64, fraction: Fraction, out: &mut Vec<u8>) {
     let (days, of_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60);
     let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
     out.extend_from_slice(text.as_bytes());
-    let fraction = of_day % 1000;
-    if fraction != 0 {
-        let digits = format!(".{fraction:03}");
-        let digits = if trimmed { digits.trim_end_matches('0') } else { &digits };
-        out.extend_from_slice(digits.as_bytes());
-    }
+    let digits = format!(".{:03}", of_day % 1000);
+    out.extend_from_slice(match fraction {
+        Fraction::Milliseconds => digits.as_bytes(),
+        Fraction::Shortest => digits.trim_end_matches('0').trim_end_matches('.').as_bytes(),
+    });
     out.push(b'Z');
+}
+
+/// How many digits the fraction of a second has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fraction {
+    /// Always three, as JavaScript prints a date.
+    Milliseconds,
+    /// As few as tell it, and no point for none.
+    Shortest,
 }
 
 /// Days since 1970 to a date of the Gregorian calendar. Eras of 400 years begin in March of a year that

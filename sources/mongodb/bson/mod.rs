@@ -9,7 +9,7 @@ mod json;
 mod printable;
 
 pub use filter::{FieldRules, Renamed, Rule};
-pub use json::{Dialect, Fault, Style, put_date, put_value, write_document, write_text};
+pub use json::{Dialect, Fault, Fraction, Style, put_date, put_value, write_document, write_text};
 
 /// Why bytes are no BSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -165,7 +165,7 @@ proptest! {
     #[test]
     fn dates_are_those_of_the_calendar(ms in 0_i64..253_402_300_799_999) {
         let mut out = Vec::new();
-        put_date(ms, true, &mut out);
+        put_date(ms, Fraction::Shortest, &mut out);
         let expected = mongodb::bson::DateTime::from_millis(ms).try_to_rfc3339_string().unwrap();
         prop_assert_eq!(String::from_utf8(out).unwrap(), expected);
     }

@@ -1,13 +1,16 @@
 //! The tests, by what they are about.
 
 mod audit;
+mod booking;
 mod broker_faults;
 mod changes;
 mod dead_letters;
 mod encodings;
 mod exactly_once;
+mod exb;
 mod files;
 mod high_availability;
+mod lab;
 mod mongodb;
 mod mongodb_faults;
 mod orders;

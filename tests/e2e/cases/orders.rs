@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_e2e::{Daemon, File, Own, Servers, Sql, wait_for_records};
+use millrace_e2e::{Daemon, File, Own, Servers, Sql, until, wait_for_records};
 use serde_json::json;
 use xtask::services::KafkaConfig;
 
@@ -45,6 +45,32 @@ async fn write(sql: &Sql, numbers: std::ops::Range<i32>) {
     }
 }
 
+const GROUPS_TOOL: &str = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+
+/// What Kafka's own tool and the gauges say of a group, by partition.
+async fn expect_gauges(servers: &Servers, daemon: &Daemon) {
+    let moved =
+        ["--group", "order-processing", "--topic", "order-events", "--reset-offsets", "--to-offset", "3"];
+    let moved: Vec<&str> = moved.iter().copied().chain(["--execute"]).collect();
+    servers.kafka.tool(GROUPS_TOOL, &moved).await.expect("the group's offsets are set");
+    let told = servers.kafka.tool(GROUPS_TOOL, &["--group", "order-processing", "--describe"]).await;
+    let told = told.expect("the group is described");
+    let lines = told.lines().filter(|line| line.starts_with("order-processing")).map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let of = format!("topic=\"{}\",partition=\"{}\"", words[1], words[2]);
+        format!("consumer_lag{{consumer_group=\"order-processing\",{of}}} {}\n", words[5])
+    });
+    let lines: Vec<String> = lines.collect();
+    assert_eq!(lines.len(), 12, "{told}");
+    until("the gauges say what Kafka's tool says", async || {
+        let page = daemon.get("/metrics").await.1;
+        let rates =
+            page.lines().filter(|line| line.starts_with("messages_per_second{topic=\"order-events\""));
+        (rates.count() == 12 && lines.iter().all(|line| page.contains(line))).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn the_order_bus_delivers_each_event_once_while_one_of_three_brokers_is_killed() {
     let kafka = KafkaConfig { brokers: 3, heap_mb: 384, ..KafkaConfig::default() };
@@ -56,7 +82,8 @@ async fn the_order_bus_delivers_each_event_once_while_one_of_three_brokers_is_ki
     let bootstrap = servers.kafka.bootstrap();
     let brokers: Vec<String> = bootstrap.split(',').map(str::to_owned).collect();
     file.set("source/postgres/url", servers.postgres.url_of("shop"))
-        .set("sink/kafka/bootstrap", brokers.clone());
+        .set("sink/kafka/bootstrap", brokers.clone())
+        .set("sink/kafka/gauges/interval_s", 1);
     file.remove("source/postgres/password");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("orders.toml");
@@ -67,6 +94,11 @@ async fn the_order_bus_delivers_each_event_once_while_one_of_three_brokers_is_ki
     write(&sql, 0..20).await;
     servers.kafka.brokers()[2].kill();
     write(&sql, 20..40).await;
+    until("the dead broker is shown", async || {
+        let page = daemon.get("/metrics").await.1;
+        page.contains("broker_availability{broker_id=\"3\"} 0\n").then_some(())
+    })
+    .await;
     servers.kafka.brokers()[2].start().await.expect("the broker starts");
     write(&sql, 40..50).await;
     sql.run("INSERT INTO outbox (aggregateid, type, payload) VALUES ('x', 'shipping.lost', '{}')").await;
@@ -96,4 +128,5 @@ async fn the_order_bus_delivers_each_event_once_while_one_of_three_brokers_is_ki
         assert_eq!(broker.topic_config(topic, "retention.ms").await.as_deref(), Some(retention));
         assert_eq!(broker.topic_config(topic, "min.insync.replicas").await.as_deref(), Some("2"));
     }
+    expect_gauges(&servers, &daemon).await;
 }

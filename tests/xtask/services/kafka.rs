@@ -137,6 +137,31 @@ impl Kafka {
         Ok(())
     }
 
+    /// Runs one of Kafka's own tools to its end, and gives what it printed.
+    pub async fn tool(&self, class: &str, args: &[&str]) -> Result<String> {
+        let (class, bootstrap) = (class.to_owned(), self.bootstrap());
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        blocking(move || {
+            let libs = KafkaVersion::default().download().fetch()?;
+            let mut java = std::process::Command::new("java");
+            java.args([
+                "-Xmx128m",
+                "-XX:TieredStopAtLevel=1",
+                "-cp",
+                &format!("{}/*", libs.display()),
+                &class,
+            ]);
+            let ended = java.args(["--bootstrap-server", &bootstrap]).args(args).output();
+            let ended = ended.context(|| class.clone())?;
+            let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            match ended.status.success() {
+                true => Ok(said(&ended.stdout)),
+                false => Err(Error::new(format!("{class}: {}{}", said(&ended.stdout), said(&ended.stderr)))),
+            }
+        })
+        .await
+    }
+
     /// SIGKILL, to all brokers.
     pub fn kill(&self) {
         self.brokers.iter().for_each(Server::kill);

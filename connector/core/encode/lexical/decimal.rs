@@ -44,6 +44,11 @@ impl<'a> Decimal<'a> {
         Self { fraction: self.fraction.get(..kept).unwrap_or_default(), ..self }
     }
 
+    /// Digits before the point that count.
+    pub(crate) fn digits_before_point(&self) -> usize {
+        self.whole.len() - self.whole.iter().take_while(|digit| **digit == b'0').count()
+    }
+
     /// Digits after the point.
     pub(crate) fn scale(&self) -> usize {
         self.fraction.len()

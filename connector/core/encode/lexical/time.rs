@@ -136,6 +136,24 @@ fn timestamp(text: &[u8], unit: impl Fn(i64, u32) -> Option<i64>) -> Result<i64,
     unit(days * DAY_SECONDS + seconds, us).ok_or(Bad::OutOfRange)
 }
 
+/// Microseconds since 1970 of a timestamp as RFC 3339 has it, or as the database prints one with an offset.
+pub(crate) fn rfc3339_us(text: &[u8]) -> Result<i64, Bad> {
+    let mut plain = text.to_vec();
+    if let Some(t) = plain.get_mut(10).filter(|byte| matches!(**byte, b'T' | b't')) {
+        *t = b' ';
+    }
+    if matches!(plain.last(), Some(b'Z' | b'z')) {
+        plain.pop();
+        plain.extend_from_slice(b"+00");
+    }
+    let (date, seconds, us, rest) = moment(&plain)?;
+    let (offset, rest) = offset_seconds(rest)?;
+    let days = date.era(rest)?.days()?;
+    let seconds = days.checked_mul(DAY_SECONDS).and_then(|of_days| of_days.checked_add(seconds - offset));
+    let micros = seconds.and_then(|seconds| seconds.checked_mul(1_000_000)?.checked_add(i64::from(us)));
+    micros.ok_or(Bad::OutOfRange)
+}
+
 /// A timestamp with an offset as text in UTC, with `precision` fraction digits.
 pub(crate) fn zoned_timestamp(text: &[u8], precision: u8) -> Result<Short, Bad> {
     let mut out = Short::new();
