@@ -57,6 +57,11 @@ impl Signature {
         self.of(value) == header
     }
 
+    /// Whether the header names this key, truly or not.
+    pub fn is_named(&self, header: &[u8]) -> bool {
+        header.starts_with(format!("{}:{}:", self.algorithm(), self.key_id).as_bytes())
+    }
+
     fn algorithm(&self) -> &'static str {
         match self.key.as_ref() {
             Key::Ed25519(_) => "ed25519",
