@@ -7,6 +7,7 @@ mod daemon;
 mod follow;
 mod mongodb;
 mod shop;
+mod system;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,9 +34,15 @@ pub struct Arguments {
     /// Documents of MongoDB instead of rows of Postgres.
     #[arg(long)]
     mongodb: bool,
+    /// One of the systems of `configs/`, with its own files.
+    #[arg(long, value_enum, conflicts_with = "mongodb")]
+    system: Option<system::System>,
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    if let Some(system) = arguments.system {
+        return system::run(system, arguments.events).await;
+    }
     if arguments.mongodb {
         return mongodb::run(arguments.events).await;
     }

@@ -1,0 +1,286 @@
+//! What the services of each system write: a row of business and its event in one transaction, now and then one
+//! that is rolled back. Start at [`Writer::step`].
+
+use std::fs;
+
+use mongodb::Database;
+use mongodb::bson::{DateTime, Document, doc};
+use serde_json::{Value as Json, json};
+use tokio_postgres::{Client, NoTls};
+use xtask::services::{Services, repository};
+use xtask::{Context, Error, Result};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum System {
+    Payments,
+    Orders,
+    Lab,
+    Booking,
+    Exb,
+}
+
+impl System {
+    /// Its folder in `configs/`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Payments => "payments",
+            Self::Orders => "orders",
+            Self::Lab => "lab",
+            Self::Booking => "booking",
+            Self::Exb => "exb",
+        }
+    }
+
+    pub fn brokers(self) -> u16 {
+        if self == Self::Orders { 3 } else { 1 }
+    }
+
+    /// Where its events come out.
+    pub fn topics(self) -> &'static [&'static str] {
+        match self {
+            Self::Payments => {
+                &["payment.created", "payment.updated", "user.registered", "notification.email"]
+            }
+            Self::Orders => &["order-events", "inventory-events", "payment-events", "customer-events"],
+            Self::Lab => &["user-events", "user.created", "user.updated", "audit.logged", "unknown.events"],
+            Self::Booking => &[
+                "booking-system.bookings",
+                "booking-system.payments",
+                "booking-system.tickets",
+                "booking-system.notifications",
+            ],
+            Self::Exb => &["customer.events", "payment.events", "audit.events", "webhook.events"],
+        }
+    }
+
+    /// Databases and the files that set them up.
+    fn databases(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Payments => &[("core", "core.sql"), ("auth", "auth.sql"), ("gateway", "gateway.sql")],
+            Self::Orders => &[("shop", "orders.sql")],
+            Self::Lab => &[
+                ("userdb", "userdb.sql"),
+                ("eventdb", "eventdb.sql"),
+                ("registrationdb", "registrationdb.sql"),
+                ("auditdb", "auditdb.sql"),
+            ],
+            Self::Booking => &[
+                ("bookings", "bookings.sql"),
+                ("payments", "payments.sql"),
+                ("tickets", "tickets.sql"),
+                ("notifications", "notifications.sql"),
+            ],
+            Self::Exb => &[("domain", "outbox.sql"), ("system", "outbox.sql"), ("integration", "outbox.sql")],
+        }
+    }
+}
+
+pub struct Writer {
+    system: System,
+    databases: Vec<(&'static str, Client)>,
+    store: Option<(mongodb::Client, Database)>,
+    next: i64,
+    /// Events that are committed.
+    pub written: u64,
+}
+
+/// What one transaction says: its database, the row of business, and its events.
+struct Step {
+    database: &'static str,
+    row: String,
+    events: Vec<String>,
+}
+
+impl Writer {
+    pub async fn set_up(system: System, services: &Services) -> Result<Self> {
+        let failed = || format!("the databases of {}", system.name());
+        let folder = repository().join("configs").join(system.name());
+        let superuser = connect(&services.postgres.url()).await?;
+        let mut databases = Vec::new();
+        for (database, file) in system.databases() {
+            superuser.batch_execute(&format!("CREATE DATABASE {database}")).await.context(failed)?;
+            let client = connect(&services.postgres.url_of(database)).await?;
+            let path = folder.join(file);
+            let text = fs::read_to_string(&path).context(|| path.display().to_string())?;
+            client.batch_execute(&text).await.context(failed)?;
+            databases.push((*database, client));
+        }
+        let store = match system {
+            System::Lab => {
+                let client = mongodb::Client::with_uri_str(services.mongodb.url()).await.context(failed)?;
+                let store = client.database("eventstore");
+                let path = folder.join("eventstore.json");
+                let text = fs::read_to_string(&path).context(|| path.display().to_string())?;
+                for command in serde_json::from_str::<Vec<Document>>(&text).context(failed)? {
+                    store.run_command(command).await.context(failed)?;
+                }
+                Some((client, store))
+            }
+            _ => None,
+        };
+        Ok(Self { system, databases, store, next: 0, written: 0 })
+    }
+
+    /// One transaction in each of the system's databases; every seventh is rolled back.
+    pub async fn step(&mut self) -> Result<()> {
+        self.next += 1;
+        let (n, is_undone) = (self.next, self.next % 7 == 0);
+        for step in steps(self.system, n) {
+            let found = self.databases.iter().find(|(database, _)| *database == step.database);
+            let Some((_, client)) = found else {
+                return Err(Error::new(format!("no database {}", step.database)));
+            };
+            let end = if is_undone { "ROLLBACK" } else { "COMMIT" };
+            let statements = format!("BEGIN; {}; {}; {end}", step.row, step.events.join("; "));
+            client.batch_execute(&statements).await.context(|| step.database.to_owned())?;
+            if !is_undone {
+                self.written += u64::try_from(step.events.len()).unwrap_or(0);
+            }
+        }
+        if let Some((client, store)) = &self.store {
+            self.written += store_events(client, store, n, is_undone).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context(|| "Postgres".to_owned())?;
+    tokio::spawn(async move {
+        // Whoever uses the client hears of it.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+/// A row of an outbox: columns beside `payload`, and the payload.
+fn event(columns: &[(&str, &str)], payload: &Json) -> String {
+    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let values: Vec<String> = columns.iter().map(|(_, value)| format!("'{value}'")).collect();
+    let payload = payload.to_string().replace('\'', "''");
+    format!("INSERT INTO outbox ({}, payload) VALUES ({}, '{payload}')", names.join(", "), values.join(", "))
+}
+
+fn steps(system: System, n: i64) -> Vec<Step> {
+    match system {
+        System::Payments => payments(n),
+        System::Orders => orders(n),
+        System::Lab => lab(n),
+        System::Booking => booking(n),
+        System::Exb => exb(n),
+    }
+}
+
+fn payments(n: i64) -> Vec<Step> {
+    let (key, at) = (format!("p-{n}"), "2024-01-02T03:04:05Z");
+    let of = |kind, payload: &Json| event(&[("aggregateid", &key), ("type", kind)], payload);
+    let created =
+        json!({"payment_id": key, "user_id": n, "amount": n * 100, "currency": "EUR", "created_at": at});
+    let updated = json!({"payment_id": key, "status": "paid", "updated_at": at});
+    vec![Step {
+        database: "core",
+        row: format!("INSERT INTO payments VALUES ('{key}', {n}, {}, 'EUR', 'paid')", n * 100),
+        events: vec![of("payment.created", &created), of("payment.updated", &updated)],
+    }]
+}
+
+fn orders(n: i64) -> Vec<Step> {
+    let key = format!("o-{n}");
+    let of = |kind, payload: &Json| event(&[("aggregateid", &key), ("type", kind)], payload);
+    let data = json!({"order_id": key, "total": 10.5});
+    vec![Step {
+        database: "shop",
+        row: format!("INSERT INTO orders VALUES ('{key}', 'c-{}', 'new', 10.50)", n % 20),
+        events: vec![
+            of("order.created", &data),
+            of("inventory.reserved", &data),
+            of("payment.processed", &data),
+        ],
+    }]
+}
+
+fn lab(n: i64) -> Vec<Step> {
+    let (key, at) = (format!("u-{n}"), "2024-01-02T03:04:05.000Z");
+    let told = json!({"eventType": "UserCreated", "userId": key, "email": format!("{n}@lab"), "name": "N",
+                      "timestamp": at});
+    vec![Step {
+        database: "userdb",
+        row: format!("INSERT INTO users VALUES ('{key}', 'n{n}', '{n}@lab', 'N')"),
+        events: vec![event(&[("aggregateid", &key), ("type", "UserCreated")], &told)],
+    }]
+}
+
+/// Events of the store, in one transaction; how many were committed.
+async fn store_events(client: &mongodb::Client, store: &Database, n: i64, is_undone: bool) -> Result<u64> {
+    let failed = || "the event store".to_owned();
+    let kinds = ["UserCreated", "UserUpdated", "AuditLogged", "NotificationTriggered"];
+    let events = kinds.iter().zip(1_i64..).map(|(kind, version)| {
+        doc! { "aggregateId": format!("u-{n}"), "eventType": *kind, "eventData": { "userId": format!("u-{n}") },
+               "eventVersion": version, "timestamp": DateTime::now(), "metadata": { "source": "demo" } }
+    });
+    let events: Vec<Document> = events.collect();
+    let mut session = client.start_session().await.context(failed)?;
+    session.start_transaction().await.context(failed)?;
+    store.collection("events").insert_many(&events).session(&mut session).await.context(failed)?;
+    if is_undone {
+        session.abort_transaction().await.context(failed)?;
+        return Ok(0);
+    }
+    session.commit_transaction().await.context(failed)?;
+    Ok(u64::try_from(events.len()).unwrap_or(0))
+}
+
+fn booking(n: i64) -> Vec<Step> {
+    let (booking, ticket) = (format!("b-{n}"), format!("t-{n}"));
+    let of = |key: &str, kind, data: Json| {
+        let trace = format!("00-{n:032x}-{n:016x}-01");
+        event(
+            &[("aggregateid", key), ("type", kind), ("correlation_id", key), ("traceparent", &trace)],
+            &data,
+        )
+    };
+    let requested = json!({"booking_id": booking, "user_id": "u", "ticket_ids": [ticket], "total_amount": "60.25",
+                           "currency": "EUR", "booking_date": "2024-02-03"});
+    let paid = json!({"booking_id": booking, "payment_id": "p", "amount": "60.25", "currency": "EUR",
+                      "payment_method": "card", "transaction_id": "x"});
+    let sold = json!({"ticket_id": ticket, "event_id": "e", "available_seats": 3, "price": "60.25", "status": "open"});
+    vec![
+        Step {
+            database: "bookings",
+            row: format!("INSERT INTO bookings VALUES ('{booking}', 'u', 60.25, 'EUR', '2024-02-03', 'new')"),
+            events: vec![of(&booking, "booking-requested", requested)],
+        },
+        Step {
+            database: "payments",
+            row: format!("INSERT INTO payments VALUES ('p-{n}', '{booking}', 60.25, 'EUR', 'paid')"),
+            events: vec![of(&booking, "payment-succeeded", paid)],
+        },
+        Step {
+            database: "tickets",
+            row: format!("INSERT INTO tickets VALUES ('{ticket}', 'e', 3, 60.25, 'open')"),
+            events: vec![of(&ticket, "ticket-updated", sold)],
+        },
+    ]
+}
+
+fn exb(n: i64) -> Vec<Step> {
+    let (key, version) = (format!("k-{}", n % 10), n.to_string());
+    let of = |database, family: &'static str, data: Json| Step {
+        database,
+        row: "SELECT 1".to_owned(),
+        events: vec![event(
+            &[("aggregatetype", family), ("aggregateid", &key), ("version", &version), ("type", family)],
+            &data,
+        )],
+    };
+    vec![
+        of("domain", "customer", json!({"name": "N", "email": null, "status": "new"})),
+        of(
+            "domain",
+            "payment",
+            json!({"account_id": "a", "amount": "10.00", "currency": "EUR", "status": "done"}),
+        ),
+        of("system", "audit", json!({"actor": "a", "action": "b", "object": "c"})),
+        of("integration", "webhook", json!({"url": "u", "delivery": "d", "status": 200})),
+    ]
+}
