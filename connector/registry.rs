@@ -15,6 +15,7 @@ use millrace_core::sink::Sink as _;
 use millrace_core::source::Source as _;
 use millrace_core::turn::Turn;
 use millrace_kafka::KafkaSink;
+pub use millrace_kafka::rights::Destination;
 use millrace_mongodb::MongodbSource;
 use millrace_postgres::PostgresSource;
 use millrace_stdout::StdoutSink;
@@ -56,6 +57,17 @@ impl Source {
     /// Whether the rows that a table already has come before its changes.
     pub fn reads_rows(&self) -> bool {
         matches!(self, Self::Postgres(settings) if settings.snapshot.rows)
+    }
+
+    /// Whether relations are captured that no route sends elsewhere.
+    pub fn has_topics_of_its_own(&self, format: &Format) -> bool {
+        let own = match self {
+            Self::Postgres(settings) => &settings.tables,
+            Self::Mongodb(_) => return format.routes.is_empty(),
+        };
+        let is_sent =
+            |table: &str| format.routes.iter().any(|r| r.relations.iter().any(|p| p.matches(table)));
+        own.iter().any(|table| !is_sent(&table.to_string()))
     }
 
     /// Whether ids, dates and numbers are written as JSON has them.
@@ -273,6 +285,14 @@ fn instance() -> String {
     format!("{}/{}", system.nodename().to_string_lossy(), uuid::Uuid::new_v4().simple())
 }
 
+/// What the sink's user must be allowed to do, with the commands that allow it.
+pub fn rights(connector: &Connector, destinations: &[Destination]) -> Vec<(String, String)> {
+    match &connector.sink {
+        Sink::Kafka(to, _) => millrace_kafka::rights::commands(to, destinations, connector.high_availability),
+        Sink::Stdout(_) => Vec::new(),
+    }
+}
+
 /// Whether a topic of this name is made to keep only the last record of each key.
 pub fn declares_compacted(connector: &Connector, topic: &str) -> bool {
     match &connector.sink {
@@ -398,7 +418,8 @@ pub async fn replay(
         return Err(Error::config(format!("there is no dead letter {unknown}"))
             .hint("see `millrace dead-letters <file> list`"));
     }
-    let mut encoder = Encoder::new(connector.format.clone(), replay.targets(), Arc::default());
+    let encoder = |format| Encoder::new(format, replay.targets(), Arc::default());
+    let mut encoders = [encoder(connector.format.clone()), encoder(connector.format.of_hidden_letters())];
     let mut out = EncodedBatch::default();
     let chosen = letters.iter().filter(|l| positions.is_empty() || positions.contains(&l.position));
     let mut seq = 0;
@@ -408,6 +429,8 @@ pub async fn replay(
             continue;
         };
         seq += 1;
+        let [plain, hidden] = &mut encoders;
+        let encoder = if letter.hidden { hidden } else { plain };
         encoder.set_attempt(letter.attempt + 1);
         encoder.prepare(&batch).await?;
         while encoder.encode(&batch, &mut out)? == Encoded::NeedsPrepare {

@@ -1,6 +1,7 @@
 //! `millrace check`: proves every precondition of one connector, as a table of what passes, what fails and
 //! what to type.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use millrace_core::route::rule::TopicRule;
 
 use super::{EXIT_CONFIG, refuse};
 use crate::config::{self, Connector};
-use crate::registry;
+use crate::registry::{self, Destination};
 
 /// Longer than both ends need when they answer at all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,8 +30,8 @@ pub async fn check(file: PathBuf) -> u8 {
             let waited = Error::transient(format!("no answer within {} s", PATIENCE.as_secs()));
             vec![("check", Err(waited.hint("look whether both ends answer at all")))]
         });
-        let routes = ("route", Ok(routes(connector)));
-        for (side, report) in sides.into_iter().chain([routes]) {
+        let more = [("route", Ok(routes(connector))), ("rights on kafka", Ok(rights(connector)))];
+        for (side, report) in sides.into_iter().chain(more) {
             let report = completed(report);
             if report.findings.is_empty() {
                 continue;
@@ -56,6 +57,39 @@ fn routes(connector: &Connector) -> Report {
                 );
             }
         }
+    }
+    report
+}
+
+/// What the connector's user needs where brokers deny by default.
+fn rights(connector: &Connector) -> Report {
+    let format = &connector.format;
+    let exact = |name: &str| Destination { name: name.to_owned(), is_prefix: false };
+    let from = |prefix: &str| Destination { name: prefix.to_owned(), is_prefix: true };
+    let mut wanted = BTreeSet::new();
+    for route in &format.routes {
+        wanted.extend(route.copies.iter().map(|name| exact(name)));
+        match &route.topic {
+            Some(rule @ (TopicRule::Fixed(_) | TopicRule::Map { .. })) => {
+                wanted.extend(rule.topics().into_iter().map(exact));
+            }
+            Some(TopicRule::Template(_) | TopicRule::Replace { .. }) | None => {
+                wanted.extend(route.allow.iter().map(|pattern| match pattern.text().split_once('*') {
+                    None => exact(pattern.text()),
+                    Some((prefix, _)) => from(prefix),
+                }));
+            }
+        }
+    }
+    if format.has_dead_letters() {
+        wanted.insert(exact(&format.dead_letters));
+    }
+    if connector.source.has_topics_of_its_own(format) {
+        wanted.insert(from(&format!("{}.", format.topic_prefix)));
+    }
+    let mut report = Report::default();
+    for (subject, command) in registry::rights(connector, &Vec::from_iter(wanted)) {
+        report.pass(subject, command);
     }
     report
 }

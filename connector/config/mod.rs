@@ -3,6 +3,7 @@
 //! applies defaults and checks. Every problem of every file is listed at once. Nothing else in the daemon
 //! reads the environment.
 
+mod cloudevents;
 mod document;
 mod environment;
 mod format;

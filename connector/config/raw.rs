@@ -77,6 +77,8 @@ pub struct Route {
     pub allow: Option<OneOrMany>,
     pub key: Option<OneOrMany>,
     pub headers: BTreeMap<String, String>,
+    pub header_texts: BTreeMap<String, String>,
+    pub filter: Option<String>,
     pub copy_to: Option<OneOrMany>,
     pub on_reject: Option<String>,
     pub outbox: Outbox,
@@ -98,6 +100,17 @@ pub struct Outbox {
     pub subject: Option<String>,
     pub schemas: BTreeMap<String, String>,
     pub fields: Vec<Field>,
+    pub cloudevents: CloudEvents,
+}
+
+/// The value or the headers as CloudEvents 1.0 has them.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct CloudEvents {
+    pub mode: Option<String>,
+    pub source: Option<String>,
+    pub r#type: Option<String>,
+    pub time: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]

@@ -1,7 +1,9 @@
 //! `[[route]]` and `[dead_letters]`: choices as text become the encoder's rules.
 
+use millrace_core::encode::disguise::Disguise;
 use millrace_core::encode::{Encoding, Envelope, Format};
 use millrace_core::pattern::Pattern;
+use millrace_core::route::filter::Filter;
 use millrace_core::route::is_topic_name;
 use millrace_core::route::rule::{
     Field, FieldForm, FieldFrom, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route, Schemas, TopicRule,
@@ -10,6 +12,7 @@ use millrace_core::route::template::Template;
 use regex_lite::Regex;
 
 use super::Problems;
+use super::cloudevents;
 use super::format::choice;
 use super::raw;
 
@@ -32,24 +35,25 @@ pub fn resolve(file: &raw::File, format: &mut Format, problems: &mut Problems) {
     what_is_hidden_stays_hidden(format, problems);
 }
 
-/// Headers, topics and payloads of a route are made of whole values, and so are dead letters.
+/// Headers, topics and payloads of a route are made of whole values. What patterns hide is found once the columns
+/// are known.
 fn what_is_hidden_stays_hidden(format: &Format, problems: &mut Problems) {
-    let is_disguised = !format.disguised.is_empty();
-    if is_disguised && !format.routes.is_empty() {
-        problems.add(
-            "route",
-            "shows columns as they are, which mask_columns, truncate_columns and hash_columns forbid; \
-             give the routes a connector of their own",
-        );
-    }
-    let is_hidden =
-        is_disguised || !format.columns_excluded.is_empty() || !format.columns_included.is_empty();
-    let mut policies = format.routes.iter().map(|route| &route.format).chain([format]);
-    if is_hidden && policies.any(|format| format.on_reject == OnReject::DeadLetter) {
-        problems.add(
-            "dead_letters.on_reject",
-            "a dead letter holds every column of its row, also those that [format] hides; set \"stop\"",
-        );
+    for route in &format.routes {
+        for disguised in &format.disguised {
+            let name = disguised.columns.text();
+            let Some((relation, column)) = name.rsplit_once('.').filter(|_| !name.contains('*')) else {
+                continue;
+            };
+            let is_hidden = !matches!(disguised.by, Disguise::Truncate { .. });
+            if is_hidden && route.names(column) && route.relations.iter().any(|own| own.matches(relation)) {
+                problems.add(
+                    "route",
+                    format!(
+                        "shows column {name}, which mask_columns or hash_columns hide; take it out of one of the two"
+                    ),
+                );
+            }
+        }
     }
 }
 
@@ -89,7 +93,12 @@ fn route(raw: &raw::Route, default: &Format, problems: &mut Problems) -> Route {
         problems.add("route.copy_to", "has a name that cannot be a Kafka topic's");
     }
     let key = raw.key.as_ref().map(|key| key.0.clone()).unwrap_or_default();
-    let outbox = (format.envelope == Envelope::Outbox).then(|| outbox(&raw.outbox, problems));
+    let mut outbox = (format.envelope == Envelope::Outbox).then(|| outbox(&raw.outbox, problems));
+    let mut headers: Vec<Header> = raw.headers.iter().map(|(name, column)| header(name, column)).collect();
+    let mut header_texts: Vec<_> = raw.header_texts.clone().into_iter().collect();
+    if let Some(outbox) = &mut outbox {
+        cloudevents::lay(&raw.outbox.cloudevents, outbox, &mut headers, &mut header_texts, problems);
+    }
     if outbox.is_none() && raw.outbox != raw::Outbox::default() {
         problems.add("route.outbox", "has no effect without envelope = \"outbox\"");
     }
@@ -101,11 +110,18 @@ fn route(raw: &raw::Route, default: &Format, problems: &mut Problems) -> Route {
         topic: topic(raw, problems),
         allow: raw.allow.as_ref().map(patterns).unwrap_or_default(),
         key,
-        headers: raw.headers.iter().map(|(name, column)| header(name, column)).collect(),
+        headers,
+        header_texts,
+        filter: filter(raw, problems),
         copies,
         outbox,
         format,
     }
+}
+
+fn filter(raw: &raw::Route, problems: &mut Problems) -> Option<Filter> {
+    let parsed = Filter::parse(raw.filter.as_ref()?);
+    parsed.map_err(|why| problems.add("route.filter", format!("is no expression: {why}"))).ok()
 }
 
 fn patterns(raw: &raw::OneOrMany) -> Vec<Pattern> {

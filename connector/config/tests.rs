@@ -155,23 +155,16 @@ fn avro_into_standard_output_is_refused() {
 }
 
 #[test]
-fn what_format_hides_is_not_shown_by_routes_and_dead_letters() {
-    let file = |format: &str, more: &str| {
-        STDOUT.replace("encoding = \"json\"", &format!("encoding = \"json\"\n{format}\n{more}"))
+fn a_route_that_shows_a_masked_column_is_refused_and_one_that_shows_others_is_not() {
+    let file = |column: &str| {
+        let format = "encoding = \"json\"\nmask_columns = { \"public.orders.card\" = 4 }";
+        let route = format!("[[route]]\nrelations = \"public.*\"\nheaders = {{ shown = \"{column}\" }}");
+        let letters = "[dead_letters]\non_reject = \"dead_letter\"";
+        STDOUT.replace("encoding = \"json\"", &format!("{format}\n{route}\n{letters}"))
     };
-    let mask = "mask_columns = { \"public.orders.card\" = 4 }";
-    let route = "[[route]]\nrelations = \"public.orders\"\nheaders = { card = \"card\" }";
-    let letters = "[dead_letters]\non_reject = \"dead_letter\"";
-    let exclude = "exclude_columns = [\"public.orders.card\"]";
-    for (format, more, expected) in [
-        (mask, route, "route: shows columns as they are"),
-        (mask, letters, "dead_letters.on_reject: a dead letter holds every column"),
-        (exclude, letters, "dead_letters.on_reject: a dead letter holds every column"),
-    ] {
-        let found = messages(&file(format, more)).join("\n");
-        assert!(found.contains(expected), "{found}");
-    }
-    assert!(parse_text(&file(exclude, route), &Environment::default()).is_ok());
+    let found = messages(&file("card")).join("\n");
+    assert!(found.contains("route: shows column public.orders.card"), "{found}");
+    assert!(parse_text(&file("status"), &Environment::default()).is_ok());
 }
 
 #[test]
@@ -191,6 +184,25 @@ fn an_outbox_of_documents_whose_values_are_wrapped_is_refused() {
     assert!(found[0].contains("set json = \"plain\""), "{found:?}");
     let file = file.replace("collections", "json = \"plain\"\ncollections");
     assert!(parse_text(&file, &Environment::default()).is_ok());
+}
+
+#[test]
+fn a_filter_that_is_no_expression_and_a_cloud_event_without_a_source_are_refused() {
+    let file = |more: &str| {
+        let route = "[[route]]\nrelations = \"public.outbox\"\nenvelope = \"outbox\"\n";
+        STDOUT.replace("[format]", "snapshot = \"no_data\"\n[format]") + route + more
+    };
+    for (more, expected) in [
+        ("filter = \"a = b\"", "route.filter: is no expression: b is no value"),
+        ("[route.outbox.cloudevents]\nmode = \"binary\"", "cloudevents.source: is missing"),
+        ("[route.outbox.cloudevents]\nsource = \"/a\"", "has no `mode`"),
+    ] {
+        let found = messages(&file(more)).join("\n");
+        assert!(found.contains(expected), "{found}");
+    }
+    let good =
+        file("filter = \"a = 'b'\"\n[route.outbox.cloudevents]\nmode = \"structured\"\nsource = \"/a\"");
+    assert!(parse_text(&good, &Environment::default()).is_ok());
 }
 
 #[test]
@@ -369,7 +381,7 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     "source",
     "source.postgres",
     "source.mongodb",
@@ -379,6 +391,7 @@ const TABLES: [&str; 18] = [
     "route",
     "route.outbox",
     "route.outbox.fields",
+    "route.outbox.cloudevents",
     "sink",
     "sink.kafka",
     "sink.kafka.topic_defaults",

@@ -9,6 +9,11 @@ impl Pattern {
         Self(text.into())
     }
 
+    /// As it is written in the file.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     pub fn matches(&self, name: &str) -> bool {
         let mut parts = self.0.split('*');
         let first = parts.next().unwrap_or_default();

@@ -1,6 +1,8 @@
 //! Which topic and which partition a record goes to. Pure; topics are asked for once per relation version
-//! and selector. What a file says of it is a `rule`, with its texts in `template`.
+//! and selector. What a file says of it is a `rule`, with its texts in `template` and its
+//! conditions in `filter`.
 
+pub mod filter;
 pub mod rule;
 pub mod template;
 

@@ -1,7 +1,8 @@
-//! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`),
-//! metrics. Start at `router`. Nothing here changes anything.
+//! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`), dead
+//! letters (`letters`), metrics. Start at `router`. Nothing here changes anything.
 
 mod connect;
+mod letters;
 mod listener;
 mod ready;
 mod shapes;
@@ -75,6 +76,8 @@ fn router(daemon: Daemon, open: bool) -> Router {
         .route("/connectors/{name}/tasks/{task}/status", get(connect::task_status))
         .route("/connectors/{name}/topics", get(connect::topics))
         .route("/connectors/{name}/offsets", get(connect::offsets))
+        .route("/connectors/{name}/dead-letters", get(letters::list))
+        .route("/connectors/{name}/dead-letters/{*position}", get(letters::show))
         .route("/connector-plugins", get(connect::plugins))
         .route("/metrics", get(metrics))
         .route_layer(middleware::from_fn_with_state(open, reading_is_open));

@@ -19,6 +19,7 @@ mod partitions;
 mod position;
 mod producer;
 pub mod registry;
+pub mod rights;
 pub mod rules;
 mod stop;
 mod topics;

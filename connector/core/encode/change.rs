@@ -15,6 +15,7 @@ use crate::batch::{
 use crate::error::{Error, Kind};
 use crate::progress::{OpCounts, op_index};
 use crate::route;
+use crate::route::filter::Bound;
 use crate::route::rule::OnReject;
 
 /// Memory used again for every batch.
@@ -114,6 +115,9 @@ impl<'a> Pass<'a> {
                 continue;
             }
             let context = Context { plan, change, transaction };
+            if plan.filter.as_ref().is_some_and(|filter| !self.takes(filter, context)) {
+                continue;
+            }
             let (bytes, records) = (self.out.bytes.len(), self.out.records.len());
             let written = match (&plan.outbox, plan.format.encoding) {
                 (Some(outbox), _) => self.outbox(context, outbox),
@@ -131,6 +135,24 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the route's filter takes the row: the new one, or the old one where there is no new one. A value that
+    /// an update did not send is the old one's.
+    fn takes(&self, filter: &Bound, context: Context<'_>) -> bool {
+        let change = context.change;
+        let (new, old) = (self.batch.cells_of(change.after), self.batch.cells_of(change.before));
+        let op = match change.op {
+            Op::Insert => "c",
+            Op::Update => "u",
+            Op::Delete => "d",
+            Op::Read => "r",
+            Op::Truncate => "t",
+        };
+        filter.takes(op, |index| {
+            let cell = new.get(index).filter(|cell| cell.tag != Tag::Unchanged).or_else(|| old.get(index))?;
+            (cell.tag == Tag::Text).then(|| self.batch.text(*cell))
+        })
     }
 
     /// A change of a table or of a collection.
@@ -437,6 +459,7 @@ impl<'a> Pass<'a> {
         }
         header::put_special(out, "special", row, &self.room.after, self.batch);
         header::put_special(out, "special.before", row, &self.room.before, self.batch);
+        out.extend_from_slice(&context.plan.texts);
         for (name, column) in &context.plan.headers {
             if let Some(text) = view.text(*column) {
                 header::put(out, name, |out| out.extend_from_slice(text));

@@ -64,17 +64,25 @@ impl Disguise {
     }
 
     pub(crate) fn write<W: Writer>(&self, text: &[u8], out: &mut Vec<u8>, room: &mut Vec<u8>) {
+        if let Self::Truncate { characters } = self {
+            return W::string(out, cut(text, *characters));
+        }
         room.clear();
+        self.put(text, room);
+        W::string(out, room);
+    }
+
+    /// Adds what readers see in the text's place.
+    pub(crate) fn put(&self, text: &[u8], out: &mut Vec<u8>) {
         match self {
-            Self::Mask { asterisks } => room.resize(*asterisks, b'*'),
-            Self::Truncate { characters } => return W::string(out, cut(text, *characters)),
+            Self::Mask { asterisks } => out.extend(std::iter::repeat_n(b'*', *asterisks)),
+            Self::Truncate { characters } => out.extend_from_slice(cut(text, *characters)),
             Self::Hash { algorithm, salt } => match algorithm {
-                Algorithm::Sha256 => digest::<Sha256>(salt, text, room),
-                Algorithm::Sha384 => digest::<Sha384>(salt, text, room),
-                Algorithm::Sha512 => digest::<Sha512>(salt, text, room),
+                Algorithm::Sha256 => digest::<Sha256>(salt, text, out),
+                Algorithm::Sha384 => digest::<Sha384>(salt, text, out),
+                Algorithm::Sha512 => digest::<Sha512>(salt, text, out),
             },
         }
-        W::string(out, room);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Dead letters: a change that cannot become a record, raw, with what is wrong with it. A letter holds its
 //! relation too, so that the change can be encoded again from the letter alone.
 //!
-//! Key: the change's position. Value: the letter as JSON. Headers say the same for those who only look on.
+//! Key: the change's position. Value: the letter as JSON. Headers say the same for those who only look on. What
+//! `[format]` hides of a row is not in its letter either.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::change::{Context, Pass};
+use super::disguise::Disguise;
 use super::{header, reject};
 use crate::batch::{
     Before, Cell, Change, ChangeBatch, Op, Record, Row, Span, Tag, Transaction, Value as CellValue,
@@ -37,6 +39,9 @@ pub struct Letter {
     /// for the topic of dead letters.
     pub before: Option<Vec<Json>>,
     pub after: Option<Vec<Json>>,
+    /// Columns are left out of the rows, or disguised in them, as in every record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
     /// Stands for rows that are too large.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<LeftOut>,
@@ -116,11 +121,15 @@ fn put_row(batch: &mut ChangeBatch, cells: &[Json]) -> Option<Row> {
 impl Pass<'_> {
     fn letter(&self, context: Context<'_>, error: &Error, attempt: u32) -> Option<Letter> {
         let change = context.change;
+        let hidden = &context.plan.hidden;
         let row = |row: Row| {
-            let cells = self.batch.cells_of(row).iter().map(|cell| match self.batch.value(*cell) {
-                CellValue::Null => Json::Null,
-                CellValue::Unchanged => Json::Bool(false),
-                CellValue::Text(text) => Json::String(String::from_utf8_lossy(text).into_owned()),
+            let cells = self.batch.cells_of(row).iter().enumerate();
+            let cells = cells.map(|(index, cell)| {
+                let value = self.batch.value(*cell);
+                match hidden.iter().find(|hidden| hidden.index == index) {
+                    None => shown(value),
+                    Some(hidden) => disguised(value, hidden.disguise.as_ref()),
+                }
             });
             cells.collect::<Vec<_>>()
         };
@@ -139,6 +148,7 @@ impl Pass<'_> {
             has_before: change.has_before,
             before: Some(row(change.before)),
             after: Some(row(change.after)),
+            hidden: !hidden.is_empty(),
             left_out: None,
         })
     }
@@ -181,6 +191,27 @@ impl Pass<'_> {
         });
         true
     }
+}
+
+fn shown(value: CellValue<'_>) -> Json {
+    match value {
+        CellValue::Null => Json::Null,
+        CellValue::Unchanged => Json::Bool(false),
+        CellValue::Text(text) => Json::String(String::from_utf8_lossy(text).into_owned()),
+    }
+}
+
+/// A column that is left out counts as one that was not sent.
+fn disguised(value: CellValue<'_>, by: Option<&Disguise>) -> Json {
+    let Some(by) = by else { return Json::Bool(false) };
+    let text = match value {
+        CellValue::Text(text) => text,
+        CellValue::Null if by.hides_null() => b"",
+        CellValue::Null | CellValue::Unchanged => return shown(value),
+    };
+    let mut out = Vec::new();
+    by.put(text, &mut out);
+    shown(CellValue::Text(&out))
 }
 
 fn span(start: usize, end: usize) -> Option<Span> {

@@ -37,6 +37,7 @@ mod connect;
 pub mod disguise;
 mod document;
 mod header;
+mod hidden;
 mod json;
 mod json_schema;
 mod letter;
@@ -86,6 +87,8 @@ pub struct Format {
     pub columns_included: Vec<Pattern>,
     /// Columns of text that are masked, hashed or cut off; the first that names a column decides.
     pub disguised: Vec<Disguised>,
+    /// The texts are disguised already: they come out of letters.
+    pub is_disguised: bool,
     /// Headers that name the connector, its task and its run, where the dialect has them.
     pub context_headers: bool,
     /// Stands for an unchanged TOAST value that the source did not send.
@@ -123,6 +126,7 @@ impl Format {
             columns_excluded: Vec::new(),
             columns_included: Vec::new(),
             disguised: Vec::new(),
+            is_disguised: false,
             context_headers: true,
             placeholder: "__debezium_unavailable_value".into(),
             record_bytes_max: 1_000_000_000,
@@ -134,6 +138,16 @@ impl Format {
 
     fn has_context_headers(&self) -> bool {
         self.context_headers && self.dialect == Dialect::Debezium
+    }
+
+    /// The same for letters, whose rows hold what readers may see and nothing else.
+    #[must_use]
+    pub fn of_hidden_letters(&self) -> Self {
+        let mut format = Self { is_disguised: true, ..self.clone() };
+        for route in &mut format.routes {
+            route.format.is_disguised = true;
+        }
+        format
     }
 
     /// Rejects of some relation become dead letters.

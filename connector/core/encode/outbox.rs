@@ -390,6 +390,7 @@ impl<'a> Pass<'a> {
         if context.plan.format.dialect == Dialect::Millrace {
             header::put_position(out, context.change.mark, 0);
         }
+        out.extend_from_slice(&context.plan.texts);
         for (name, index) in &plan.headers {
             if let Some(text) = row.text(*index) {
                 header::put(out, name, |out| out.extend_from_slice(text));

@@ -24,6 +24,8 @@ fn route(outbox: Outbox) -> Route {
         allow: vec![Pattern::new("outbox.event.o*")],
         key: Vec::new(),
         headers: vec![Header { name: "kind".into(), column: "type".into(), optional: false }],
+        header_texts: Vec::new(),
+        filter: None,
         copies: Vec::new(),
         outbox: Some(outbox),
     }

@@ -3,9 +3,10 @@
 
 use super::avro::Avro;
 use super::connect::{Field, Names, Schema};
-use super::disguise::{self, Disguise, Disguised};
+use super::disguise::Disguise;
+use super::hidden::{Hidden, disguise, hidden, shown_columns};
 use super::json::Json;
-use super::mapping::{field, is_shown, map, zero};
+use super::mapping::{field, zero};
 use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::short::Lead;
 use super::tail::Tail;
@@ -15,8 +16,8 @@ use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Envelope, Format, avro_schema, header, json_schema};
 use crate::batch::document;
 use crate::error::{Error, Result};
-use crate::pattern::Pattern;
 use crate::relation::{Column, Relation, Shape, SourceBlock, SourceValue};
+use crate::route::filter::{Bound, Filter};
 use crate::route::rule::{Route, TopicRule};
 use crate::route::topic_name;
 
@@ -34,6 +35,9 @@ pub(crate) struct Plan {
     pub typed: Option<Typed>,
     /// Headers that hold a column's value.
     pub headers: Vec<(String, usize)>,
+    /// Headers that are the same for every record.
+    pub texts: Vec<u8>,
+    pub filter: Option<Bound>,
     pub row: RowPlan,
     pub key: Option<RowPlan>,
     /// The key as a JSON object, for headers.
@@ -45,6 +49,8 @@ pub(crate) struct Plan {
     /// For documents.
     pub update: Option<UpdatePlan>,
     pub tail: Tail,
+    /// What letters do not show of a row.
+    pub hidden: Vec<Hidden>,
     /// Columns that are nullable only because a NULL was seen in them.
     pub widened: Vec<usize>,
     /// A NULL was seen where this plan has none: to be compiled anew.
@@ -155,6 +161,8 @@ pub(crate) struct Asks {
     pub headers: Vec<(String, usize)>,
     pub outbox: Option<OutboxPlan>,
     pub typed: Option<Typed>,
+    pub texts: Vec<u8>,
+    pub filter: Option<Bound>,
 }
 
 /// Ids of registered schemas; JSON needs none.
@@ -240,6 +248,12 @@ impl<'a> Draft<'a> {
     pub(crate) fn asks(&self) -> Result<Asks> {
         let relation = self.relation;
         let Some(route) = self.route else { return Ok(Asks::default()) };
+        self.must_not_show(route)?;
+        let filter = route.filter.as_ref().map(|filter| self.filter(filter)).transpose()?;
+        let mut texts = Vec::new();
+        for (name, text) in &route.header_texts {
+            header::put(&mut texts, name, |out| out.extend_from_slice(text.as_bytes()));
+        }
         let mut names = RowNames::of(route, relation);
         let mut find = |name: &str| names.find(name).ok_or_else(|| outbox::misfit(relation, name));
         let rule = self.choice();
@@ -254,7 +268,7 @@ impl<'a> Draft<'a> {
                     Err(error) => return Err(error),
                 }
             }
-            return Ok(Asks { choice, headers, ..Asks::default() });
+            return Ok(Asks { choice, headers, texts, filter, ..Asks::default() });
         };
         let typed = settings.schemas.as_ref().map(|schemas| {
             let columns = schemas.subject.columns().map(&mut find).collect::<Result<Vec<_>>>()?;
@@ -263,7 +277,30 @@ impl<'a> Draft<'a> {
         let typed = typed.transpose()?;
         let plan = OutboxPlan::compile(route, settings, relation, &mut names)?;
         let plan = plan.with_document(settings, relation, names)?;
-        Ok(Asks { choice, headers: Vec::new(), outbox: Some(plan), typed })
+        Ok(Asks { choice, headers: Vec::new(), outbox: Some(plan), typed, texts, filter })
+    }
+
+    fn filter(&self, filter: &Filter) -> Result<Bound> {
+        let (relation, name) = (self.relation, self.relation.full_name());
+        if relation.shape == Shape::Documents {
+            return Err(Error::config(format!("collection {name} has no columns to filter by"))
+                .hint("take `filter` out of its [[route]]"));
+        }
+        filter.bind(relation).map_err(|column| outbox::misfit(relation, &column))
+    }
+
+    /// Headers, topics and payloads of a route are made of whole values.
+    fn must_not_show(&self, route: &Route) -> Result<()> {
+        for column in self.relation.columns.iter().filter(|column| route.names(&column.name)) {
+            if disguise(self.format, self.relation, column)?.is_some_and(Disguise::is_secret) {
+                let (table, name) = (self.relation.full_name(), &column.name);
+                return Err(Error::config(format!(
+                    "column {table}.{name} is masked, and its [[route]] shows it"
+                ))
+                .hint("take the column out of the route, or out of mask_columns and hash_columns"));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn compile(self, ids: SchemaIds, target: Target, copies: Vec<Place>, asks: Asks) -> Plan {
@@ -306,8 +343,11 @@ impl<'a> Draft<'a> {
             tail: Tail::new(self.format.encoding),
             target,
             copies,
+            hidden: hidden(self.format, relation, &self.key_columns),
             outbox: asks.outbox,
             typed: asks.typed,
+            texts: asks.texts,
+            filter: asks.filter,
             headers: asks.headers,
             widened: self.widened,
             is_stale: false,
@@ -328,21 +368,6 @@ impl<'a> Draft<'a> {
 
 fn is_nullable(relation: &Relation, widened: &[usize], index: usize) -> bool {
     relation.columns.get(index).is_some_and(|c| c.nullable) || widened.contains(&index)
-}
-
-/// The columns that are in the events' rows, with their indexes.
-fn shown_columns<'a>(
-    format: &'a Format,
-    relation: &'a Relation,
-) -> impl Iterator<Item = (usize, &'a Column)> {
-    let is_chosen = move |column: &Column| {
-        let name = format!("{}.{}", relation.full_name(), column.name);
-        let is_one = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&name));
-        let is_included = format.columns_included.is_empty() || is_one(&format.columns_included);
-        is_included && !is_one(&format.columns_excluded)
-    };
-    let shown = relation.columns.iter().enumerate();
-    shown.filter(move |(_, column)| is_shown(&column.kind, format) && is_chosen(column))
 }
 
 /// The key that the route chooses, else the relation's own.
@@ -387,6 +412,9 @@ impl RowPlan {
 impl RowPlan {
     /// Puts on the disguises that the format asks for.
     fn disguised<W: Writer>(mut self, draft: &Draft<'_>) -> Self {
+        if draft.format.is_disguised {
+            return self;
+        }
         for column in &mut self.columns {
             let known = draft.relation.columns.get(column.index);
             let found = known.and_then(|known| disguise(draft.format, draft.relation, known).ok().flatten());
@@ -395,22 +423,6 @@ impl RowPlan {
             }
         }
         self
-    }
-}
-
-/// What becomes of this column's text, if anything.
-fn disguise<'a>(format: &'a Format, relation: &Relation, column: &Column) -> Result<Option<&'a Disguise>> {
-    if format.disguised.is_empty() {
-        return Ok(None);
-    }
-    let name = format!("{}.{}", relation.full_name(), column.name);
-    let found = format.disguised.iter().find(|disguised| disguised.columns.matches(&name));
-    let Some(Disguised { by, .. }) = found else { return Ok(None) };
-    match (disguise::fits(&map(&column.kind, format).0), by.is_secret()) {
-        (true, _) => Ok(Some(by)),
-        (false, false) => Ok(None),
-        (false, true) => Err(Error::config(format!("column {name} is no text, and only texts are masked"))
-            .hint("leave it out with format.exclude_columns, or name other columns to mask")),
     }
 }
 

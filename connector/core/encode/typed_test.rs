@@ -27,6 +27,8 @@ fn desk(declared: Option<&str>) -> Desk {
         allow: Vec::new(),
         key: Vec::new(),
         headers: Vec::new(),
+        header_texts: Vec::new(),
+        filter: None,
         copies: Vec::new(),
         outbox: Some(outbox),
     };

@@ -3,6 +3,7 @@
 
 use regex_lite::Regex;
 
+use super::filter::Filter;
 use super::is_topic_name;
 use super::template::Template;
 use crate::encode::Format;
@@ -26,6 +27,10 @@ pub struct Route {
     /// Columns of the key; empty: the relation's own, or the aggregate of an outbox.
     pub key: Vec<String>,
     pub headers: Vec<Header>,
+    /// Headers that are the same for every record.
+    pub header_texts: Vec<(String, String)>,
+    /// Rows that it does not take make no event.
+    pub filter: Option<Filter>,
     /// Every record goes to these topics too.
     pub copies: Vec<String>,
     pub outbox: Option<Outbox>,
@@ -163,6 +168,19 @@ impl Default for Outbox {
     }
 }
 
+impl Outbox {
+    fn names(&self, column: &str) -> bool {
+        let of_fields = self.fields.iter().filter_map(|field| match &field.from {
+            FieldFrom::Column { name, .. } => Some(name),
+            FieldFrom::Text(_) => None,
+        });
+        let optional = [&self.document, &self.id, &self.timestamp, &self.partition];
+        let all = optional.into_iter().flatten().chain([&self.payload, &self.tracing]).chain(of_fields);
+        let subject = self.schemas.iter().flat_map(|schemas| schemas.subject.columns());
+        all.map(String::as_str).chain(subject).any(|name| name == column)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadForm {
     /// JSON, checked, and written as it stands.
@@ -225,6 +243,14 @@ impl Route {
     pub fn fits(&self, relation: &Relation) -> bool {
         let name = relation.full_name();
         self.relations.iter().any(|pattern| pattern.matches(&name))
+    }
+
+    /// Whether it looks at a column of this name, its key aside.
+    pub fn names(&self, column: &str) -> bool {
+        let by_topic = self.topic.iter().flat_map(TopicRule::columns).any(|name| name == column);
+        let by_header = self.headers.iter().any(|header| header.column == column);
+        let by_filter = self.filter.iter().flat_map(Filter::columns).any(|name| name == column);
+        by_topic || by_header || by_filter || self.outbox.as_ref().is_some_and(|outbox| outbox.names(column))
     }
 
     /// Whether rows may choose this topic.

@@ -79,6 +79,65 @@ async fn poison_goes_to_the_dead_letters_and_its_neighbours_are_delivered_in_ord
     assert_eq!(shop.daemon().metric("millrace_dead_letters_total", &shop.name).await, Some(8.0));
     let status = shop.daemon().own_status(&shop.name).await.expect("a status");
     assert_eq!((&status["state"], &status["dead_letters"]), (&json!("RUNNING"), &json!(8)));
+    let path = format!("/connectors/{}/dead-letters", shop.name);
+    let (_, listed) = shop.daemon().json(&path).await;
+    let listed: Vec<&str> =
+        listed.as_array().expect("a list").iter().filter_map(|l| l["code"].as_str()).collect();
+    assert_eq!(listed, expected);
+    let (code, shown) =
+        shop.daemon().json(&format!("{path}/{}", bad.key.as_deref().unwrap_or_default())).await;
+    assert_eq!((code, &shown["after"][1]), (200, &json!("a")));
+    assert_eq!(shop.daemon().json(&format!("{path}/0/0/0")).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_masked_value_is_nowhere_not_in_a_letter_nor_in_the_log_and_a_replay_keeps_it_masked() {
+    const SECRET: &str = "4111111111111111";
+    let mut shop = Shop::open("masked-letters").await;
+    shop.table("cards", "id int PRIMARY KEY, number text, note text, hint text, size text").await;
+    shop.sql.run("ALTER TABLE cards REPLICA IDENTITY FULL").await;
+    shop.capture(&["public.cards"]);
+    let name = shop.name.clone();
+    let route = |allow: &str| {
+        format!(
+            "[dead_letters]\non_reject = \"dead_letter\"\n[[route]]\nrelations = [\"public.cards\"]\n\
+             topic = \"{name}.{{size}}\"\nallow = [\"{name}.{allow}\"]\nheaders = {{ size = \"size\" }}\n"
+        )
+    };
+    shop.file.remove("format/registry").set("format/encoding", "json").lay(&route("small"));
+    shop.file
+        .set("format/mask_columns/public.cards.number", 4)
+        .set("format/hash_columns", vec!["public.cards.note".to_owned()])
+        .set("format/hash_salt", "salt of this test")
+        .set("format/exclude_columns", vec!["public.cards.hint".to_owned()]);
+    shop.start().await;
+    shop.sql
+        .run(&format!(
+            "INSERT INTO cards VALUES (1, '{SECRET}', '{SECRET}', '{SECRET}', 'small');
+             INSERT INTO cards VALUES (2, '{SECRET}', '{SECRET}', '{SECRET}', 'huge');
+             UPDATE cards SET number = '{SECRET}', size = 'huge' WHERE id = 1"
+        ))
+        .await;
+    let bootstrap = shop.servers.kafka.bootstrap();
+    let [small, huge, dead] = ["small", "huge", "dead-letters"].map(|end| format!("{name}.{end}"));
+    let letters = wait_for_records(&bootstrap, &[&dead], 2).await;
+    let row = committed(&bootstrap, &[&small]).await[0].json();
+    let hash = row["after"]["note"].clone();
+    assert_eq!(row["after"]["number"], "****");
+    for letter in &letters {
+        let after = letter.json()["after"].clone();
+        assert_eq!((&after[1], &after[2], &after[3]), (&json!("****"), &hash, &json!(false)), "{after}");
+    }
+    shop.file.lay(&route("*"));
+    let replayed = dead_letters(&shop, &["replay", "--yes"]);
+    assert_eq!(replayed.matches("delivered").count(), 2, "{replayed}");
+    let rows = wait_for_records(&bootstrap, &[&huge], 2).await;
+    let all = rows.iter().chain(&letters).map(|record| format!("{record:?}")).collect::<String>();
+    assert!(!all.contains(SECRET) && !shop.daemon().log().contains(SECRET) && !replayed.contains(SECRET));
+    for row in &rows {
+        let row = row.json();
+        assert_eq!((&row["after"]["number"], &row["after"]["note"]), (&json!("****"), &hash));
+    }
 }
 
 #[tokio::test]

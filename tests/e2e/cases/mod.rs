@@ -21,6 +21,7 @@ mod position_faults;
 mod registry_faults;
 mod rest;
 mod routes;
+mod security;
 mod snapshot_changes;
 mod snapshot_modes;
 mod snapshots;

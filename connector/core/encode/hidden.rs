@@ -1,0 +1,69 @@
+//! Which columns readers see, which they see in disguise, and which not at all: the same for rows, for letters and
+//! for what routes make of a row.
+
+use super::Format;
+use super::disguise::{self, Disguise, Disguised};
+use super::mapping::{is_shown, map};
+use crate::error::{Error, Result};
+use crate::pattern::Pattern;
+use crate::relation::{Column, Relation, Shape};
+
+/// The columns that are in the events' rows, with their indexes.
+pub(crate) fn shown_columns<'a>(
+    format: &'a Format,
+    relation: &'a Relation,
+) -> impl Iterator<Item = (usize, &'a Column)> {
+    let is_chosen = move |column: &Column| {
+        let name = format!("{}.{}", relation.full_name(), column.name);
+        let is_one = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&name));
+        let is_included = format.columns_included.is_empty() || is_one(&format.columns_included);
+        is_included && !is_one(&format.columns_excluded)
+    };
+    let shown = relation.columns.iter().enumerate();
+    shown.filter(move |(_, column)| is_shown(&column.kind, format) && is_chosen(column))
+}
+
+/// A column that letters do not show as it is: left out, or its text in disguise.
+#[derive(Debug)]
+pub(crate) struct Hidden {
+    pub index: usize,
+    pub disguise: Option<Disguise>,
+}
+
+/// Keys keep theirs, here as in the records.
+pub(crate) fn hidden(format: &Format, relation: &Relation, key: &[u16]) -> Vec<Hidden> {
+    if relation.shape == Shape::Documents {
+        return Vec::new();
+    }
+    let shown: Vec<usize> = shown_columns(format, relation).map(|(index, _)| index).collect();
+    let columns = relation.columns.iter().enumerate();
+    let columns = columns.filter(|(index, _)| !key.iter().any(|key| usize::from(*key) == *index));
+    let hidden = columns.filter_map(|(index, column)| match shown.contains(&index) {
+        false => Some(Hidden { index, disguise: None }),
+        true => {
+            let disguise = disguise(format, relation, column).ok().flatten()?;
+            Some(Hidden { index, disguise: Some(disguise.clone()) })
+        }
+    });
+    hidden.collect()
+}
+
+/// What becomes of this column's text, if anything.
+pub(crate) fn disguise<'a>(
+    format: &'a Format,
+    relation: &Relation,
+    column: &Column,
+) -> Result<Option<&'a Disguise>> {
+    if format.disguised.is_empty() {
+        return Ok(None);
+    }
+    let name = format!("{}.{}", relation.full_name(), column.name);
+    let found = format.disguised.iter().find(|disguised| disguised.columns.matches(&name));
+    let Some(Disguised { by, .. }) = found else { return Ok(None) };
+    match (disguise::fits(&map(&column.kind, format).0), by.is_secret()) {
+        (true, _) => Ok(Some(by)),
+        (false, false) => Ok(None),
+        (false, true) => Err(Error::config(format!("column {name} is no text, and only texts are masked"))
+            .hint("leave it out with format.exclude_columns, or name other columns to mask")),
+    }
+}
