@@ -221,7 +221,8 @@ async fn store_events(client: &mongodb::Client, store: &Database, n: i64, is_und
     let events: Vec<Document> = events.collect();
     let mut session = client.start_session().await.context(failed)?;
     session.start_transaction().await.context(failed)?;
-    store.collection("events").insert_many(&events).session(&mut session).await.context(failed)?;
+    let collection = store.collection::<Document>("events");
+    collection.insert_many(&events).session(&mut session).await.context(failed)?;
     if is_undone {
         session.abort_transaction().await.context(failed)?;
         return Ok(0);
