@@ -146,7 +146,7 @@ async fn a_service_writes_with_the_rights_of_its_principal_and_no_other_service_
     );
     let daemon = bank.start("another-s-topic").await;
     bank.pay("b-2").await;
-    let refusal = daemon.not_ready(NAME, "DEGRADED").await;
+    let refusal = daemon.not_ready(NAME, "FAILED").await;
     refusal.expect_reason(&["booking-system.tickets"]);
 }
 
