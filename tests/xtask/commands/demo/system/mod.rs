@@ -48,6 +48,8 @@ async fn play(system: System, enough: Option<u64>, interrupt: &Interrupt) -> Res
     let config = Config { kafka, ..Config::default() };
     let services = Services::start_new(&config, &home).await?;
     let mut writer = Writer::set_up(system, &services).await?;
+    // Before the daemon's: the registry's client chooses how TLS is done.
+    let mut follower = Follower::new(system, &services)?;
     let mut daemon = Daemon::start(&binary, system, &services, &folder.0)?;
     daemon.runs().await?;
     println!("kafka      {}", services.kafka.bootstrap());
@@ -56,7 +58,6 @@ async fn play(system: System, enough: Option<u64>, interrupt: &Interrupt) -> Res
     println!("Ctrl-C stops the load, checks, and takes everything down; twice: at once.");
     println!();
 
-    let mut follower = Follower::new(system, &services)?;
     while interrupt.times() == 0 && enough.is_none_or(|enough| follower.count() < enough) {
         let began = Instant::now();
         writer.step().await?;
