@@ -1,8 +1,9 @@
-//! Faults that a test orders from inside the process: a place where it dies, and a rule that is switched off.
+//! Faults that a test orders from inside the process: a place where it dies, and rules that are switched off.
 //!
 //! [`Point`] is the one list of places; the code passes each with [`pass`]. An order ([`arm`]) is obeyed in
 //! builds with debug assertions only: a release build refuses it, and its `pass` is empty.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 /// Declares the places and their names in orders, once.
@@ -111,6 +112,35 @@ pub fn pass(point: Point) {
 #[inline]
 pub fn recycle_off() -> bool {
     cfg!(debug_assertions) && RECYCLE_OFF.load(Ordering::Relaxed)
+}
+
+/// A rule of the pipeline that a test breaks, to see that the breach is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A source goes on where the sink's position is.
+    Begin,
+    /// Every batch is encoded.
+    Every,
+    /// Each batch is sent once.
+    Once,
+    /// A position is told when it is settled.
+    Settled,
+    /// A batch that could not be sent ends the attempt.
+    Stop,
+}
+
+thread_local! {
+    static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
+}
+
+/// Breaks a rule in every pipeline of this thread, or none any more.
+pub fn break_rule(rule: Option<Rule>) {
+    BROKEN.set(rule);
+}
+
+#[inline]
+pub fn is_broken(rule: Rule) -> bool {
+    cfg!(debug_assertions) && BROKEN.get() == Some(rule)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tokio::task::block_in_place;
 use tracing::Instrument;
 
 use crate::batch::{ChangeBatch, EncodedBatch};
+use crate::chaos::{self, Rule};
 use crate::encode::{Encoded, Encoder, Format};
 use crate::error::{Error, Kind, Result};
 use crate::position::Position;
@@ -95,7 +96,7 @@ pub async fn run<S: Source, K: Sink>(
     let delivery = Delivery { delivered: delivered_in, spent: spent_in, progress, sent: VecDeque::new() };
 
     let reading = async {
-        let read = source.run(from, feed).await;
+        let read = source.run(from.filter(|_| !chaos::is_broken(Rule::Begin)), feed).await;
         drop(source_runs);
         read
     };
@@ -157,6 +158,10 @@ impl<T: Targets> EncodeTask<T> {
             }
             self.seq = batch.seq;
             self.note_received(&batch);
+            if chaos::is_broken(Rule::Every) && batch.seq.is_multiple_of(5) {
+                let _ = self.empties.send(batch);
+                continue;
+            }
             let Some(mut out) = self.spent.recv().await else { return Ok(()) };
             if !self.encode(&batch, &mut out).await? {
                 return Ok(());
@@ -250,8 +255,17 @@ impl Delivery {
         let Some(end) = batch.end.clone() else {
             return Err(Error::fatal(format!("batch {} carries no position", batch.seq)));
         };
+        if chaos::is_broken(Rule::Settled) {
+            self.delivered.send_replace(Some(end.clone()));
+        }
         self.sent.push_back(Sent { end, commit_ts_us: batch.commit_ts_us, buried: batch.buried });
-        sink.send(&batch).await?;
+        match sink.send(&batch).await {
+            Err(_) if chaos::is_broken(Rule::Stop) => {}
+            sent => sent?,
+        }
+        if chaos::is_broken(Rule::Once) {
+            sink.send(&batch).await?;
+        }
         // The encoder may have ended already; then nobody wants the buffer back.
         let _ = self.spent.try_send(batch);
         Ok(())

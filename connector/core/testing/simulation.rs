@@ -1,5 +1,6 @@
 //! Thousands of seeds through the real pipeline; and rules broken on purpose, which the check must see.
 
+use millrace_core::chaos::{Rule, break_rule};
 use millrace_testing::drive::Finding;
 use millrace_testing::{Counted, Plant, run};
 
@@ -96,4 +97,15 @@ fn a_batch_that_is_sent_twice_is_seen() {
 #[test]
 fn a_source_that_passes_over_a_stretch_is_seen() {
     check_is_seen(Plant::PassesOver);
+}
+
+/// Plants break the scripted ends; here the pipeline between them is the one that is wrong.
+#[test]
+fn each_broken_rule_of_the_pipeline_is_seen() {
+    for rule in [Rule::Begin, Rule::Every, Rule::Once, Rule::Settled, Rule::Stop] {
+        break_rule(Some(rule));
+        let seen = (0..400).map(|seed| finding(seed, Plant::Nothing)).find_map(|found| found.violation);
+        break_rule(None);
+        assert!(seen.is_some(), "{rule:?} is seen");
+    }
 }
