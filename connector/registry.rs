@@ -378,6 +378,34 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
     Ok(position)
 }
 
+/// What a connector has on its source, and what nobody has.
+pub struct Remnants {
+    pub there: Vec<String>,
+    /// Looks forgotten.
+    pub orphans: Vec<String>,
+}
+
+/// Looks up what `remove` would remove.
+pub async fn remnants(connector: &Connector) -> Result<Remnants> {
+    match &connector.source {
+        Source::Postgres(from) => {
+            let (there, orphans) = millrace_postgres::remnants(from).await?;
+            Ok(Remnants { there, orphans })
+        }
+        // A change stream leaves nothing.
+        Source::Mongodb(_) => Ok(Remnants { there: Vec::new(), orphans: Vec::new() }),
+    }
+}
+
+/// Forgets the position, shutting out an instance that still runs, and takes the connector off its source.
+pub async fn remove(connector: &Connector) -> Result<()> {
+    move_position(connector, Move::Forget).await?;
+    match &connector.source {
+        Source::Postgres(from) => millrace_postgres::remove(from).await,
+        Source::Mongodb(_) => Ok(()),
+    }
+}
+
 /// The dead letters that wait, oldest first.
 pub async fn dead_letters(connector: &Connector) -> Result<Vec<Letter>> {
     let (to, _) = with_letters(connector)?;

@@ -8,6 +8,7 @@ mod check;
 mod dead_letters;
 mod health;
 mod position;
+mod remove;
 mod run;
 mod signals;
 
@@ -74,6 +75,14 @@ enum Verb {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8083")]
         rest: SocketAddr,
     },
+    /// Drops a connector's slot, publication and position, and lists slots that nobody reads. Needs it stopped.
+    Remove {
+        /// A connector's file.
+        file: PathBuf,
+        /// Asks nothing.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Lists, shows and replays what could not be delivered.
     DeadLetters {
         /// A connector's file.
@@ -108,6 +117,7 @@ pub async fn main(arguments: Arguments) -> u8 {
         Verb::Audit { file } => audit::audit(file).await,
         Verb::DeadLetters { file, action } => dead_letters::dead_letters(file, action).await,
         Verb::Health { rest } => health::health(rest).await,
+        Verb::Remove { file, yes } => remove::remove(file, yes).await,
         Verb::Position { file, action } => position::position(file, action).await,
     }
 }

@@ -16,6 +16,7 @@ pub mod pgoutput;
 pub mod position;
 pub mod publication;
 pub mod relation;
+mod remove;
 pub mod server;
 mod session;
 pub mod slot;
@@ -29,5 +30,6 @@ pub mod tls;
 pub mod types;
 mod wire;
 
+pub use remove::{remnants, remove};
 pub use source::PostgresSource;
 pub use start::{chosen, forgotten};
