@@ -11,6 +11,7 @@ use millrace_core::pattern::Pattern;
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
+use millrace_core::signal::Signal;
 use millrace_core::sink::Sink as _;
 use millrace_core::source::Source as _;
 use millrace_core::turn::Turn;
@@ -20,7 +21,7 @@ use millrace_mongodb::MongodbSource;
 use millrace_postgres::PostgresSource;
 use millrace_stdout::StdoutSink;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{Connector, Problems, RawFormat};
 use crate::supervisor::{self, Ended};
@@ -236,9 +237,21 @@ fn levels(raw: &RawFormat, problems: &mut Problems) -> Vec<(Pattern, String)> {
 }
 
 /// Builds the pair and runs it until it ends.
-pub async fn drive(connector: &Connector, progress: Arc<Progress>, stopping: watch::Receiver<bool>) -> Ended {
+pub async fn drive(
+    connector: &Connector,
+    progress: Arc<Progress>,
+    signals: Option<mpsc::Receiver<Signal>>,
+    stopping: watch::Receiver<bool>,
+) -> Ended {
     match &connector.source {
-        Source::Postgres(from) => into_sink(postgres(connector, from), connector, progress, stopping).await,
+        Source::Postgres(from) => {
+            let source = postgres(connector, from);
+            let source = match signals {
+                Some(signals) => source.listening(signals),
+                None => source,
+            };
+            into_sink(source, connector, progress, stopping).await
+        }
         Source::Mongodb(from) => into_sink(mongodb(connector, from), connector, progress, stopping).await,
     }
 }

@@ -62,6 +62,8 @@ pub enum SnapshotMark {
     FirstOfTable,
     LastOfTable,
     Last,
+    /// Read on request, of a table that is streamed already.
+    Incremental,
 }
 
 impl SnapshotMark {
@@ -73,6 +75,7 @@ impl SnapshotMark {
             SnapshotMark::FirstOfTable => "first_in_data_collection",
             SnapshotMark::LastOfTable => "last_in_data_collection",
             SnapshotMark::Last => "last",
+            SnapshotMark::Incremental => "incremental",
         }
     }
 }

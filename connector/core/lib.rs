@@ -16,6 +16,7 @@ pub mod relation;
 pub mod report;
 pub mod retry;
 pub mod route;
+pub mod signal;
 pub mod sink;
 pub mod source;
 pub mod turn;

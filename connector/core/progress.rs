@@ -1,7 +1,7 @@
 //! What a connector shows of itself: its state and its figures. Written by the pipeline, the source and
 //! the sink of one connector; read by REST and by the metrics page. Counted per batch, never per row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -104,6 +104,23 @@ pub fn op_index(op: Op) -> usize {
     }
 }
 
+/// Notifications that are kept for those who ask.
+const NOTIFICATIONS_MAX: usize = 200;
+
+/// What happens to a snapshot, in Debezium's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// Of the signal that asked for it.
+    pub id: String,
+    /// `Initial Snapshot` or `Incremental Snapshot`.
+    pub aggregate: &'static str,
+    /// `STARTED`, `TABLE_SCAN_COMPLETED`, `COMPLETED`, ...
+    pub kind: &'static str,
+    pub data: BTreeMap<&'static str, String>,
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
+}
+
 /// How far the snapshot is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotFigures {
@@ -193,6 +210,7 @@ pub struct Progress {
     active_instance: Mutex<Option<String>>,
     snapshot: Mutex<Option<SnapshotFigures>>,
     figures: Mutex<Vec<Figure>>,
+    notifications: Mutex<VecDeque<Notification>>,
 }
 
 impl Default for Progress {
@@ -230,6 +248,7 @@ impl Default for Progress {
             active_instance: Mutex::default(),
             snapshot: Mutex::default(),
             figures: Mutex::default(),
+            notifications: Mutex::default(),
         }
     }
 }
@@ -307,6 +326,22 @@ impl Progress {
 
     pub fn figures(&self) -> Vec<Figure> {
         lock(&self.figures).clone()
+    }
+
+    /// Says something to whoever watches snapshots, and to the log.
+    pub fn notify(&self, notification: Notification) {
+        let Notification { id, aggregate, kind, data, .. } = &notification;
+        tracing::info!(%id, aggregate, kind, ?data, "notification");
+        let mut all = lock(&self.notifications);
+        if all.len() >= NOTIFICATIONS_MAX {
+            all.pop_front();
+        }
+        all.push_back(notification);
+    }
+
+    /// The newest ones, oldest first.
+    pub fn notifications(&self) -> Vec<Notification> {
+        lock(&self.notifications).iter().cloned().collect()
     }
 
     /// What the brokers of the sink call their cluster.

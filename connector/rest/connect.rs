@@ -109,6 +109,6 @@ fn of(daemon: &Daemon, name: &str, shape: impl FnOnce(&Arc<Connector>) -> Value)
     }
 }
 
-fn unknown(name: &str) -> Response {
+pub(super) fn unknown(name: &str) -> Response {
     refusal(StatusCode::NOT_FOUND, format!("Connector {name} not found"))
 }

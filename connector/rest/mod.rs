@@ -1,11 +1,13 @@
 //! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`), dead
-//! letters (`letters`), metrics. Start at `router`. Nothing here changes anything.
+//! letters (`letters`), metrics, and signals to connectors (`signals`), the only thing that changes anything. Start
+//! at `router`.
 
 mod connect;
 mod letters;
 mod listener;
 mod ready;
 mod shapes;
+mod signals;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use millrace_core::error::{Error, Result};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -57,15 +59,28 @@ pub async fn serve(
     open_reading: bool,
     connectors: Arc<[Arc<Connector>]>,
 ) {
-    let open = address.ip().is_loopback() || open_reading;
-    let router = router(Daemon { connectors, worker_id: address.to_string().into() }, open);
+    let access = match (address.ip().is_loopback(), open_reading) {
+        (true, _) => Access::All,
+        (false, true) => Access::Reading,
+        (false, false) => Access::Health,
+    };
+    let router = router(Daemon { connectors, worker_id: address.to_string().into() }, access);
     if let Err(error) = axum::serve(listener::Capped::new(listener), router).await {
         tracing::error!("rest stopped: {error}");
     }
 }
 
-/// `open`: not only health and readiness are given.
-fn router(daemon: Daemon, open: bool) -> Router {
+/// What is given to whoever can connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Access {
+    /// Health and readiness.
+    Health,
+    Reading,
+    /// Signals, too.
+    All,
+}
+
+fn router(daemon: Daemon, access: Access) -> Router {
     let reading = Router::new()
         .route("/", get(connect::root))
         .route("/connectors", get(connect::list))
@@ -78,10 +93,15 @@ fn router(daemon: Daemon, open: bool) -> Router {
         .route("/connectors/{name}/offsets", get(connect::offsets))
         .route("/connectors/{name}/dead-letters", get(letters::list))
         .route("/connectors/{name}/dead-letters/{*position}", get(letters::show))
+        .route("/connectors/{name}/notifications", get(signals::notifications))
         .route("/connector-plugins", get(connect::plugins))
         .route("/metrics", get(metrics))
-        .route_layer(middleware::from_fn_with_state(open, reading_is_open));
+        .route_layer(middleware::from_fn_with_state(access, reading_is_open));
+    let signals = Router::new()
+        .route("/connectors/{name}/signals", post(signals::signal))
+        .route_layer(middleware::from_fn_with_state(access, signals_are_open));
     reading
+        .merge(signals)
         .route("/health", get(ready::health))
         .route("/ready", get(ready::ready))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "HTTP 404 Not Found"))
@@ -94,8 +114,15 @@ fn router(daemon: Daemon, open: bool) -> Router {
         .with_state(daemon)
 }
 
-async fn reading_is_open(State(open): State<bool>, request: Request, next: Next) -> Response {
-    if open {
+async fn signals_are_open(State(access): State<Access>, request: Request, next: Next) -> Response {
+    if access == Access::All {
+        return next.run(request).await;
+    }
+    refusal(StatusCode::FORBIDDEN, "signals are taken on loopback only")
+}
+
+async fn reading_is_open(State(access): State<Access>, request: Request, next: Next) -> Response {
+    if access >= Access::Reading {
         return next.run(request).await;
     }
     refusal(

@@ -11,17 +11,17 @@ struct Server {
     connector: Arc<Connector>,
 }
 
-async fn server_with(open: bool) -> Server {
+async fn server_with(access: Access) -> Server {
     let connector = Arc::new(Connector::new(config::test_connector("orders")));
     let daemon = Daemon { connectors: Arc::from([connector.clone()]), worker_id: "127.0.0.1:8083".into() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router(daemon, open)).await });
+    tokio::spawn(async move { axum::serve(listener, router(daemon, access)).await });
     Server { address, connector }
 }
 
 async fn server() -> Server {
-    server_with(true).await
+    server_with(Access::All).await
 }
 
 impl Server {
@@ -34,6 +34,18 @@ impl Server {
         stream.read_to_string(&mut text).await.unwrap();
         let status = text.split(' ').nth(1).unwrap().parse().unwrap();
         (status, text.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    async fn post(&self, path: &str, kind: &str, body: &str) -> u16 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {kind}");
+        let request = format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
@@ -205,7 +217,7 @@ async fn readiness_follows_the_state_and_names_the_reason() {
 
 #[tokio::test]
 async fn off_loopback_only_health_and_readiness_are_open() {
-    let server = server_with(false).await;
+    let server = server_with(Access::Health).await;
     server.connector.progress.show(Shown::Running, None, None);
     for path in ["/", "/connectors", "/connectors/orders/status", "/connectors/orders/config", "/metrics"] {
         let (code, body) = server.get(path).await;
@@ -231,4 +243,28 @@ async fn an_address_that_is_taken_says_what_to_set() {
     let error = bind(&rest).await.unwrap_err();
     assert!(error.to_string().starts_with("cannot listen on 127.0.0.1:"), "{error}");
     assert!(error.hint_text().unwrap().contains("[rest]"));
+}
+
+const SIGNALS: &str = "/connectors/orders/signals";
+const SIGNAL: &str =
+    r#"{"id": "one", "type": "execute-snapshot", "data": {"data-collections": ["public.orders"]}}"#;
+
+#[tokio::test]
+async fn a_signal_is_handed_to_the_connector_and_nonsense_is_not() {
+    let server = server().await;
+    assert_eq!(server.post(SIGNALS, "application/json", SIGNAL).await, 202);
+    let mut heard = server.connector.heard.lock().unwrap().take().unwrap();
+    assert_eq!(heard.try_recv().unwrap().id, "one");
+    assert_eq!(server.post(SIGNALS, "application/json", r#"{"type": "dance"}"#).await, 400);
+    assert_eq!(server.post("/connectors/other/signals", "application/json", SIGNAL).await, 404);
+    // What any page of the web may send.
+    assert_eq!(server.post(SIGNALS, "text/plain", SIGNAL).await, 415);
+    assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn off_loopback_nobody_may_signal_even_where_reading_is_open() {
+    let server = server_with(Access::Reading).await;
+    assert_eq!(server.post(SIGNALS, "application/json", SIGNAL).await, 403);
+    assert_eq!(server.get("/connectors/orders/notifications").await.0, 200);
 }

@@ -4,12 +4,13 @@
 mod attempts;
 mod watchdog;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_core::error::Kind;
 use millrace_core::progress::{Progress, State};
-use tokio::sync::watch;
+use millrace_core::signal::{self, Signal};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{Instrument, error, info_span};
 
@@ -23,11 +24,16 @@ use crate::{registry, telemetry};
 pub struct Connector {
     pub settings: config::Connector,
     pub progress: Arc<Progress>,
+    /// For what is asked of it while it runs.
+    pub signals: mpsc::Sender<Signal>,
+    /// The connector's end, until it is started.
+    pub heard: Mutex<Option<mpsc::Receiver<Signal>>>,
 }
 
 impl Connector {
     pub fn new(settings: config::Connector) -> Self {
-        Self { settings, progress: Arc::default() }
+        let (signals, heard) = signal::signals();
+        Self { settings, progress: Arc::default(), signals, heard: Mutex::new(Some(heard)) }
     }
 
     pub fn name(&self) -> &str {
@@ -85,8 +91,10 @@ impl Supervisor {
 /// Runs one connector and watches its progress meanwhile.
 async fn see_to(connector: Arc<Connector>, stopping: watch::Receiver<bool>) -> Ended {
     let progress = connector.progress.clone();
-    let drive =
-        async move { registry::drive(&connector.settings, connector.progress.clone(), stopping).await };
+    let drive = async move {
+        let signals = connector.heard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        registry::drive(&connector.settings, connector.progress.clone(), signals, stopping).await
+    };
     let watching = async {
         let mut watchdog = watchdog::Watchdog::new(watchdog::PATIENCE);
         loop {

@@ -64,6 +64,8 @@ pub struct Raw {
     pub receive_timeout_s: Option<u64>,
     pub connect_timeout_s: Option<u64>,
     pub slot_made_beforehand: Option<bool>,
+    pub wal_limit_gb: Option<u64>,
+    pub wal_policy: Option<WalPolicy>,
     pub batch_bytes_max: Option<usize>,
     pub batch_rows_max: Option<usize>,
 }
@@ -136,6 +138,17 @@ impl Snapshot {
     }
 }
 
+/// Whom a limit on the log that the server keeps protects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WalPolicy {
+    /// The changes: above the limit the log says so.
+    #[default]
+    ProtectData,
+    /// The server's disk: above the limit the slot is dropped, and the changes behind it are given up.
+    ProtectSource,
+}
+
 /// As in libpq.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -204,6 +217,9 @@ pub struct Settings {
     pub status_interval: Duration,
     pub receive_timeout: Duration,
     pub connect_timeout: Duration,
+    /// Bytes of log that the server may keep for this connector.
+    pub wal_limit: Option<u64>,
+    pub wal_policy: WalPolicy,
     /// The slot was made by somebody else, so its `confirmed_flush_lsn` is the start.
     pub slot_made_beforehand: bool,
     pub batch: BatchLimits,
@@ -257,6 +273,10 @@ impl Settings {
                 CONNECT_TIMEOUT,
                 1,
             ),
+            wal_limit: raw
+                .wal_limit_gb
+                .map(|gb| problems.within("wal_limit_gb", Some(gb), gb, 1..=1_000_000) << 30),
+            wal_policy: problems.wal_policy(raw.wal_policy, raw.wal_limit_gb),
             slot_made_beforehand: raw.slot_made_beforehand.unwrap_or(false),
             batch: BatchLimits {
                 bytes_max: problems.within(
@@ -378,6 +398,13 @@ impl Problems {
             self.add(format!("{key} is given twice, in its own key and in url"), "remove it from url");
         }
         own.or(of_url)
+    }
+
+    fn wal_policy(&mut self, given: Option<WalPolicy>, limit_gb: Option<u64>) -> WalPolicy {
+        if given.is_some() && limit_gb.is_none() {
+            self.add("wal_policy has no effect without a limit", "set wal_limit_gb, or remove it");
+        }
+        given.unwrap_or_default()
     }
 
     fn name(&mut self, key: &str, given: Option<String>, own: &str) -> String {

@@ -20,6 +20,7 @@ use crate::messages::{self, Messages};
 use crate::pgoutput::{self, Malformed, Message, OldKind, RelationMessage, Tuple};
 use crate::position::{Open, Streamed};
 use crate::snapshot::chunk::{Outcome, Placing};
+use crate::snapshot::table::Unread;
 use crate::snapshot::tracker::Tracker;
 
 /// What a message came to.
@@ -91,7 +92,7 @@ pub struct Session {
     /// The transaction that was cut, until it has been seen again.
     reopened: Option<Open>,
     transaction: Option<OpenTransaction>,
-    /// Only while tables are read.
+    /// Of the rows that are read beside the stream.
     tracker: Option<Tracker>,
     /// The relations that were read last, by oid: the stream describes the same ones.
     read_relations: HashMap<u32, Arc<Relation>>,
@@ -279,13 +280,7 @@ impl Session {
         let outcome = tracker.place(ready, at, &relation, batch);
         batch.relations.push(relation);
         if outcome.done {
-            for entry in self.relations.values_mut() {
-                if let Capture::Watched(table) = entry.capture
-                    && tracker.is_done(table)
-                {
-                    entry.capture = Capture::Yes;
-                }
-            }
+            self.unwatch();
         }
         Some((outcome, reader))
     }
@@ -295,7 +290,41 @@ impl Session {
         if let Some(tracker) = &mut self.tracker {
             tracker.take_notes(&mut batch.notes);
         }
-        self.tracker.take_if(|tracker| tracker.is_over());
+    }
+
+    /// Rows of these tables are about to be read.
+    pub fn watch(&mut self, unread: Vec<Unread>) {
+        let Some(tracker) = &mut self.tracker else { return };
+        tracker.add(unread);
+        for entry in self.relations.values_mut().filter(|entry| entry.capture == Capture::Yes) {
+            if let Some(table) = tracker.table(&entry.relation.namespace, &entry.relation.name) {
+                entry.capture = Capture::Watched(table);
+            }
+        }
+    }
+
+    /// No more rows of this table.
+    pub fn give_up(&mut self, table: usize) {
+        let Some(tracker) = &mut self.tracker else { return };
+        tracker.drop_table(table);
+        self.unwatch();
+    }
+
+    /// Changes of tables that are through need not be watched.
+    fn unwatch(&mut self) {
+        let Some(tracker) = &self.tracker else { return };
+        for entry in self.relations.values_mut() {
+            if let Capture::Watched(table) = entry.capture
+                && tracker.is_done(table)
+            {
+                entry.capture = Capture::Yes;
+            }
+        }
+    }
+
+    /// Rows are being read.
+    pub fn is_reading(&self) -> bool {
+        self.tracker.as_ref().is_some_and(Tracker::is_active)
     }
 
     fn begin(&mut self, final_lsn: Lsn, commit_ts_us: i64, xid: u32) -> Result<()> {

@@ -3,9 +3,10 @@
 //! Two connections. The replication connection belongs to a thread (`stream`); the query connection stays
 //! here, for the heartbeat, for what the status shows, and to notice that the server is going down.
 
-use std::pin::pin;
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millrace_core::chaos::{self, Point};
@@ -13,13 +14,15 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, State, now_us};
 use millrace_core::report::Report;
+use millrace_core::signal::Signal;
 use millrace_core::source::{Feed, Source};
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
-use crate::config::Settings;
+use crate::config::{Settings, WalPolicy};
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
 use crate::lsn::Lsn;
@@ -29,9 +32,10 @@ use crate::position::{Streamed, creating};
 use crate::relation::{self, Origin};
 use crate::server::{self, ServerFacts};
 use crate::session::Session;
-use crate::snapshot::desk::{self, Desk};
-use crate::snapshot::reader::Reader;
-use crate::snapshot::table::{self, Plan, Wish};
+use crate::snapshot::desk::{self, Desk, Order};
+use crate::snapshot::reader::{Counter, Reader};
+use crate::snapshot::requests::Requests;
+use crate::snapshot::table::{self, Plan, Unread, Wish};
 use crate::snapshot::tracker::Tracker;
 use crate::stream::{Describe, Limits, Stream, Told};
 use crate::types::Types;
@@ -61,6 +65,11 @@ pub struct PostgresSource {
     origin: Origin,
     /// Tables that were read are to be read again: until the first start of the process has come to its end.
     reads_again: bool,
+    /// What is asked of it while it runs.
+    signals: Option<mpsc::Receiver<Signal>>,
+    requests: Option<Arc<Requests>>,
+    /// The slot has to go.
+    over_limit: AtomicBool,
 }
 
 impl PostgresSource {
@@ -71,7 +80,25 @@ impl PostgresSource {
             name: topic_prefix.to_owned(),
             database: settings.database.clone(),
         };
-        Self { reads_again: settings.snapshot.always, settings, origin }
+        Self {
+            reads_again: settings.snapshot.always,
+            settings,
+            origin,
+            signals: None,
+            requests: None,
+            over_limit: AtomicBool::new(false),
+        }
+    }
+
+    /// Listens to what is asked for.
+    pub fn listening(self, signals: mpsc::Receiver<Signal>) -> Self {
+        Self { signals: Some(signals), ..self }
+    }
+
+    /// What was asked for, in this attempt or in one before.
+    fn requests(&mut self, progress: &Arc<Progress>) -> Arc<Requests> {
+        let new = || Arc::new(Requests::new(&self.settings.connector, progress.clone()));
+        self.requests.get_or_insert_with(new).clone()
     }
 
     /// Which rows this start wants.
@@ -90,7 +117,7 @@ impl PostgresSource {
             && !self.settings.slot_made_beforehand
             && slot::drop(client, slot).await?
         {
-            tracing::info!(%slot, "dropped the slot: all rows are delivered, and no change is wanted");
+            tracing::info!(%slot, "dropped the slot: nothing more is wanted of it");
         }
         Ok(())
     }
@@ -126,31 +153,31 @@ impl PostgresSource {
         let client = Arc::new(client);
         // Both connections are with one server, whichever of several it is.
         self.settings.server = server;
-        let (tracker, desk, reader) = self.snapshot(plan, feed.progress.clone()).await?;
+        let (desk, orders) = desk::desk();
+        let progress = feed.progress.clone();
+        let counter = Counter {
+            orders,
+            token: format!("{}/{:x}", self.settings.slot, now_us()).into(),
+            newest_id: Arc::default(),
+            requests: self.requests(&progress),
+            progress,
+        };
+        let tracker = Tracker::new(plan.unread.clone(), plan.notes, counter.token.to_string());
+        let tables = plan.unread.len();
+        let reader = self.reader(&counter, 0, plan.unread).await?.map(|reader| reader.joined(plan.joined));
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
-        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, reader })))
+        let rows = Rows { counter, tables, reader };
+        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows })))
     }
 
-    /// Whoever reads the tables' rows, where some are left to be read, and what the stream has to know of it.
-    async fn snapshot(
-        &self,
-        plan: Plan,
-        progress: Arc<Progress>,
-    ) -> Result<(Option<Tracker>, Option<Desk>, Option<Reader>)> {
-        if plan.unread.is_empty() && plan.notes.is_empty() {
-            return Ok((None, None, None));
+    /// Whoever reads the tables' rows, where some are left to be read.
+    async fn reader(&self, counter: &Counter, base: usize, unread: Vec<Unread>) -> Result<Option<Reader>> {
+        if unread.is_empty() {
+            return Ok(None);
         }
-        let settings = &self.settings;
-        let token = format!("{}/{:x}", settings.slot, now_us());
-        let tracker = Tracker::new(plan.unread.clone(), plan.notes, token.clone());
-        if plan.unread.is_empty() {
-            return Ok((Some(tracker), None, None));
-        }
-        let (desk, orders) = desk::desk();
-        let control = control::connect(settings).await?;
-        let reader = Reader::new(settings.clone(), self.origin.clone(), control, orders, token, progress)
-            .of(plan.unread, plan.joined);
-        Ok((Some(tracker), Some(desk), Some(reader)))
+        let control = control::connect(&self.settings).await?;
+        let (settings, origin) = (self.settings.clone(), self.origin.clone());
+        Ok(Some(Reader::new(settings, origin, control, counter.clone(), (base, unread))))
     }
 
     /// Opens the replication connection and hands it to its thread.
@@ -159,7 +186,7 @@ impl PostgresSource {
         client: &Arc<Client>,
         facts: &ServerFacts,
         mut position: Streamed,
-        (feed, tracker, desk): (Feed, Option<Tracker>, Option<Desk>),
+        (feed, tracker, desk): (Feed, Tracker, Desk),
     ) -> Result<Reading> {
         let settings = &self.settings;
         let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
@@ -182,8 +209,8 @@ impl PostgresSource {
         };
         let describe = self.describe(client.clone());
         let messages = Messages::new(&settings.messages, &self.origin);
-        let session = Session::new(position, messages, tracker);
-        let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), desk);
+        let session = Session::new(position, messages, Some(tracker));
+        let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), Some(desk));
         let thread = tokio::task::spawn_blocking(move || stream.run());
         Ok(Reading { thread, told })
     }
@@ -219,22 +246,24 @@ impl PostgresSource {
         client: &Client,
         facts: &ServerFacts,
         reading: &mut Reading,
-        (reader, progress): (Option<Reader>, &Progress),
+        (rows, signals): (Rows, &mut Option<mpsc::Receiver<Signal>>),
     ) -> Result<()> {
+        let Rows { counter, mut tables, reader } = rows;
+        let progress = &*counter.progress;
         let mut heartbeat = interval(self.settings.heartbeat_interval.unwrap_or(SAMPLE_EVERY));
         let mut is_standby = facts.in_recovery;
         let mut sample = interval(if is_standby { SAMPLE_STANDBY_EVERY } else { SAMPLE_EVERY });
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beats = self.settings.heartbeat_interval.is_some();
-        let mut reads = reader.is_some();
         let mut enough = None;
-        let mut rows = pin!(async {
-            match reader {
-                Some(reader) => reader.run().await,
-                None => Ok(()),
-            }
-        });
+        let mut reads = reader.is_some();
+        let mut rows: Pin<Box<dyn Future<Output = Result<()>> + Send>> = match reader {
+            Some(reader) => Box::pin(reader.run()),
+            None => Box::pin(std::future::pending()),
+        };
+        // Tables that were asked for while others are read, with the number of the first.
+        let mut waiting: VecDeque<(usize, Vec<Unread>)> = VecDeque::new();
         loop {
             tokio::select! {
                 biased;
@@ -248,8 +277,33 @@ impl PostgresSource {
                 read = &mut rows, if reads => {
                     read?;
                     reads = false;
-                    if !self.settings.snapshot.stream {
+                    if let Some((base, unread)) = waiting.pop_front() {
+                        if let Some(reader) = self.reader(&counter, base, unread).await? {
+                            (reads, rows) = (true, Box::pin(reader.run()));
+                        }
+                    } else if !self.settings.snapshot.stream {
                         enough = Some(self.beat(client).await?);
+                    }
+                }
+                Some(signal) = next_signal(signals) => {
+                    let taken = counter.requests.take(signal, &self.settings, client);
+                    let unread = tokio::time::timeout(QUERY_PATIENCE, taken).await;
+                    let unread = unread.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
+                    if unread.is_empty() {
+                        continue;
+                    }
+                    if is_standby {
+                        tracing::warn!("rows cannot be read from a standby: the signal is passed over");
+                        continue;
+                    }
+                    let order = counter.orders.try_send(Order::Add(unread.clone()));
+                    order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
+                    let base = tables;
+                    tables += unread.len();
+                    if reads {
+                        waiting.push_back((base, unread));
+                    } else if let Some(reader) = self.reader(&counter, base, unread).await? {
+                        (reads, rows) = (true, Box::pin(reader.run()));
                     }
                 }
                 _ = sample.tick() => {
@@ -303,7 +357,7 @@ impl PostgresSource {
         let end = slot.restart_lsn.map_or(0, |restart| restart.0.saturating_add(kept));
         progress.source_end.fetch_max(end, Ordering::Relaxed);
         match slot.lost() {
-            None => Ok(()),
+            None => self.limit(kept),
             // The next start begins anew.
             Some(why) if self.settings.snapshot.on_loss => {
                 Err(Error::transient(format!("slot {} lost the log that it kept: {why}", slot.name)))
@@ -311,6 +365,32 @@ impl PostgresSource {
             Some(why) => Err(Error::fatal(format!("slot {} lost the log that it kept: {why}", slot.name))
                 .hint("changes are gone for good; raise max_slot_wal_keep_size, then copy the tables anew")
                 .state(State::PositionLost)),
+        }
+    }
+}
+
+impl PostgresSource {
+    /// How much log may be kept is for the file to say.
+    fn limit(&self, kept: u64) -> Result<()> {
+        let Some(limit) = self.settings.wal_limit.filter(|limit| kept > *limit) else { return Ok(()) };
+        let (kept, limit) = (kept >> 30, limit >> 30);
+        match self.settings.wal_policy {
+            WalPolicy::ProtectData => {
+                tracing::warn!(
+                    kept_gb = kept,
+                    limit_gb = limit,
+                    "the server keeps more log than wal_limit_gb"
+                );
+                Ok(())
+            }
+            WalPolicy::ProtectSource => {
+                self.over_limit.store(true, Ordering::Relaxed);
+                Err(Error::fatal(format!(
+                    "the server keeps {kept} GB of log for this connector, more than {limit}: the slot is dropped to save its disk"
+                ))
+                    .hint("mend what held the connector up, copy the tables anew, then `millrace position <file> reset --yes`")
+                    .state(State::PositionLost))
+            }
         }
     }
 }
@@ -352,8 +432,10 @@ impl Source for PostgresSource {
             }
             Begun::Streaming(started) => *started,
         };
-        let Started { client, mut ended, facts, mut reading, reader } = started;
-        let result = self.attend(&mut ended, &client, &facts, &mut reading, (reader, &progress)).await;
+        let Started { client, mut ended, facts, mut reading, rows } = started;
+        let mut signals = self.signals.take();
+        let result = self.attend(&mut ended, &client, &facts, &mut reading, (rows, &mut signals)).await;
+        self.signals = signals;
         if result.is_err() {
             // Whatever failed here, the thread must be gone before the next attempt.
             reading.told.abandoned.store(true, Ordering::Relaxed);
@@ -361,11 +443,22 @@ impl Source for PostgresSource {
                 let _ = (&mut reading.thread).await;
             }
         }
+        if self.over_limit.swap(false, Ordering::Relaxed) {
+            patiently(self.settings.place(), self.let_go(&client)).await?;
+        }
         if result.is_ok() && reading.told.enough.load(Ordering::Relaxed) {
             patiently(self.settings.place(), self.let_go(&client)).await?;
             rest(&progress, stopped).await;
         }
         result
+    }
+}
+
+/// The next thing that somebody asks for. Cancel-safe.
+async fn next_signal(signals: &mut Option<mpsc::Receiver<Signal>>) -> Option<Signal> {
+    match signals {
+        Some(signals) => signals.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -390,6 +483,14 @@ struct Started {
     ended: JoinHandle<Result<()>>,
     facts: ServerFacts,
     reading: Reading,
+    rows: Rows,
+}
+
+/// The rows that are read beside the stream.
+struct Rows {
+    counter: Counter,
+    /// How many tables the stream was told of.
+    tables: usize,
     /// While rows of tables are left to be read.
     reader: Option<Reader>,
 }

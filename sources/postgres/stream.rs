@@ -76,7 +76,7 @@ pub struct Stream {
     describe: Describe,
     limits: Limits,
     told: Arc<Told>,
-    /// Only while tables are read.
+    /// Where the readers of rows ask for something.
     desk: Option<Desk>,
     batch: Option<ChangeBatch>,
     /// When the batch was taken up.
@@ -162,7 +162,7 @@ impl Stream {
             }
             self.drained()?;
             if self.batch.is_some() {
-                let tick = if self.desk.is_some() { TICK_READING } else { TICK };
+                let tick = if self.session.is_reading() { TICK_READING } else { TICK };
                 let until = (Instant::now() + tick).min(self.next_status);
                 self.wire.wait(until)?;
             }
@@ -199,6 +199,8 @@ impl Stream {
                 }
                 Order::Open(opened) => tracker.open(*opened),
                 Order::Cut { table, key, parts } => tracker.cut(table, key, parts),
+                Order::Add(unread) => self.session.watch(unread),
+                Order::Drop(table) => self.session.give_up(table),
                 Order::Read(read) => tracker.read(*read),
                 Order::Seen(seen) => tracker.seen(&seen),
             }
@@ -228,15 +230,12 @@ impl Stream {
         }
         let placed = self.batch.as_mut().and_then(|batch| self.session.place(batch));
         let Some((outcome, reader)) = placed else { return Ok(()) };
-        let desk = self.desk.take();
         if !outcome.spoiled {
             chaos::pass(Point::ChunkPlaced);
             self.send(false)?;
         }
         // A reader that is gone ends the whole run by itself.
         let _ = reader.try_send(outcome);
-        // With the last note of the last table it is over.
-        self.desk = desk.filter(|_| self.session.tracker().is_some());
         Ok(())
     }
 
@@ -246,7 +245,7 @@ impl Stream {
         let session = &mut self.session;
         let mut reply = false;
         let mut full = false;
-        let reading = self.desk.is_some();
+        let reading = session.is_reading();
         let mut wanted = self.desk.as_ref().is_some_and(|desk| desk.wanted.is_some());
         while let Some(frame) = self.wire.frame(self.limits.frame_bytes_max)? {
             let data = match frame {

@@ -114,6 +114,13 @@ impl Daemon {
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
+    /// Sends JSON to a REST path; its status code.
+    pub async fn post(&self, path: &str, body: &Json) -> u16 {
+        let url = format!("{}{path}", self.rest.as_ref().expect("the daemon listens"));
+        let answer = self.http.post(url).json(body).send().await;
+        answer.unwrap_or_else(|error| panic!("{path} does not answer: {error}")).status().as_u16()
+    }
+
     /// Status code and body of a REST path.
     pub async fn get(&self, path: &str) -> (u16, String) {
         self.try_get(path).await.unwrap_or_else(|| panic!("{path} does not answer"))

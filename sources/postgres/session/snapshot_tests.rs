@@ -151,7 +151,7 @@ fn a_chunk_waits_for_its_own_message_and_for_its_rows() {
     assert!(session.has_chunk());
     let (emitted, batch, outcome) = place(&mut session);
     assert_eq!(emitted, reads(&[1, 2]));
-    assert!(outcome.done && session.tracker().is_none());
+    assert!(outcome.done && !session.is_reading());
     let marks: Vec<_> = batch.changes.iter().map(|change| change.mark).collect();
     assert_eq!(marks, [Mark { commit: 42, change: 1, n: 0 }, Mark { commit: 42, change: 1, n: 1 }]);
     let words = batch.changes.iter().map(|change| batch.transactions[change.transaction as usize].snapshot);
@@ -368,6 +368,37 @@ fn a_chunk_that_does_not_follow_the_one_before_it_is_read_again() {
     read(&mut session, 2, &[1, 2, 3], true);
     let (emitted, _, outcome) = place(&mut session);
     assert_eq!((emitted, outcome.spoiled, outcome.last), (vec![], true, Some(vec!["2".to_owned()])));
+}
+
+#[test]
+fn a_table_that_is_asked_for_later_is_watched_from_then_on_and_no_longer_once_it_is_given_up() {
+    let (outcomes, _) = tokio::sync::mpsc::channel(1);
+    let tracker = Tracker::new(Vec::new(), Vec::new(), "us".to_owned());
+    let from = Streamed::starting_at("1", 1, "s", Lsn(10));
+    let mut session = Session::new(from, Messages::default(), Some(tracker));
+    let mut batch = fresh(&mut session);
+    play(&mut session, &[vec![described()], transaction(20, 100, insert(20, 1))].concat(), &mut batch)
+        .expect("play");
+    let note = TableNote { parts: vec![Part::default()], ..TableNote::new(Phase::Reading) };
+    let asked = Some(crate::snapshot::table::Asked { id: "one".into(), ..Default::default() });
+    let note = TableNote { asked, ..note };
+    let table = TableName::new("public", "t");
+    session.watch(vec![Unread { table, note, listed: Vec::new(), is_keyless: false }]);
+    let seen = Visibility::parse("101:105:102").expect("a snapshot");
+    session.tracker().expect("it").open(Opened { id: 1, table: 0, seen, turn: Turn::Message, outcomes });
+    let log = [transaction(30, 102, delete(30, 2)), message(40, "us", 1)].concat();
+    play(&mut session, &log, &mut batch).expect("play");
+    read(&mut session, 1, &[1, 2, 3], false);
+    let (emitted, batch, outcome) = place(&mut session);
+    assert_eq!((emitted, outcome.done), (reads(&[1, 3]), false));
+    let words = batch.changes.iter().map(|change| batch.transactions[change.transaction as usize].snapshot);
+    assert!(words.into_iter().all(|word| word == SnapshotMark::Incremental));
+    open(&mut session, 2, "106:106:");
+    session.give_up(0);
+    read(&mut session, 2, &[4], true);
+    let (emitted, batch, outcome) = place(&mut session);
+    assert_eq!((emitted, outcome.done, session.is_reading()), (vec![], true, false));
+    assert!(batch.notes.iter().any(|note| note.text.as_ref().is_some_and(|text| text.contains("done"))));
 }
 
 #[test]

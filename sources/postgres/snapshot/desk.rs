@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::snapshot::chunk::{Opened, Read};
-use crate::snapshot::table::Part;
+use crate::snapshot::table::{Part, Unread};
 use crate::snapshot::visibility::Visibility;
 
 /// More than the orders of all chunks under way.
@@ -32,6 +32,10 @@ pub enum Order {
     Read(Box<Read>),
     /// How a table is cut, before its first chunk.
     Cut { table: usize, key: Vec<String>, parts: Vec<Part> },
+    /// More tables, behind those that are known.
+    Add(Vec<Unread>),
+    /// No more of this table.
+    Drop(usize),
     /// These transactions have ended.
     Seen(Visibility),
 }

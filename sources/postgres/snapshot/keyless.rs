@@ -64,14 +64,14 @@ impl Worker {
         let outcome = self.outcome().await;
         self.give_back(outcome.buffer);
         tracing::info!(table = %name, "all rows of the table are read");
-        shared.through();
+        shared.through(index, false);
         Ok(())
     }
 
     async fn all_rows(&mut self, first: u64, whole: &Whole<'_>) -> Result<()> {
         let Whole { name, table: Described { info, published, message }, last, .. } = whole;
         self.execute("SET LOCAL enable_seqscan = on", name).await?;
-        let sql = select::copy(info, published, message, &[], Rows::All);
+        let sql = select::copy(info, published, message, (&[], None), Rows::All);
         let rows = self.client().copy_out(&sql).await.map_err(|error| refused(name, error))?;
         let mut rows = std::pin::pin!(rows);
         let (mut id, mut under_way) = (first, 0);

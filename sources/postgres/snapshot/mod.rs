@@ -26,6 +26,7 @@ pub mod desk;
 pub mod key;
 mod keyless;
 pub mod reader;
+pub mod requests;
 mod select;
 pub mod table;
 pub mod tracker;

@@ -3,7 +3,7 @@
 //! A job is a table, or a part of one that is read by itself. Whoever ends the last part of a table sees to the
 //! rows that have to be read again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,7 @@ use crate::control::Control;
 use crate::errors;
 use crate::relation::Origin;
 use crate::snapshot::desk::Order;
+use crate::snapshot::requests::Requests;
 use crate::snapshot::table::Unread;
 use crate::snapshot::worker::{Range, Worker, refused};
 
@@ -40,20 +41,30 @@ pub(super) enum Job {
 pub(super) struct Shared {
     pub settings: Settings,
     pub origin: Origin,
-    orders: SyncSender<Order>,
-    /// What makes its messages its own.
-    pub token: String,
-    progress: Arc<Progress>,
+    pub counter: Counter,
     /// The stream stands still for one of them at a time.
     pub pausing: Arc<tokio::sync::Mutex<()>>,
-    newest_id: AtomicU64,
     pub unread: Vec<Unread>,
+    /// The number of the first of them: the stream knows those that were read before, too.
+    base: usize,
     /// The table whose rows come last.
     pub last_table: Option<usize>,
     jobs: Mutex<VecDeque<Job>>,
-    /// Tables that are not through. Told again when there is a new job.
-    left: watch::Sender<usize>,
+    /// Numbers of the tables that are not through. Told again when there is a new job.
+    left: watch::Sender<BTreeSet<usize>>,
     shown: Mutex<Told>,
+}
+
+/// The readers' side of the desk.
+#[derive(Clone)]
+pub struct Counter {
+    pub orders: SyncSender<Order>,
+    /// What makes a session's messages its own.
+    pub token: Arc<str>,
+    /// Number of the newest chunk of the session.
+    pub newest_id: Arc<AtomicU64>,
+    pub requests: Arc<Requests>,
+    pub progress: Arc<Progress>,
 }
 
 struct Told {
@@ -64,11 +75,19 @@ struct Told {
 
 impl Shared {
     pub fn next_id(&self) -> u64 {
-        self.newest_id.fetch_add(1, Ordering::Relaxed) + 1
+        self.counter.newest_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A table by its number.
+    pub fn unread(&self, table: usize) -> Option<&Unread> {
+        self.unread.get(table.checked_sub(self.base)?)
     }
 
     pub fn order(&self, order: Order) -> Result<()> {
-        self.orders.try_send(order).map_err(|_| Error::transient("the stream has ended under a snapshot"))
+        self.counter
+            .orders
+            .try_send(order)
+            .map_err(|_| Error::transient("the stream has ended under a snapshot"))
     }
 
     /// The next thing to do; `None` once every table is through.
@@ -79,7 +98,7 @@ impl Shared {
             if let Some(job) = lock(&self.jobs).pop_front() {
                 return Some(job);
             }
-            if *left.borrow() == 0 {
+            if left.borrow().is_empty() {
                 return None;
             }
             // The sender lives as long as `self`.
@@ -95,21 +114,35 @@ impl Shared {
         self.left.send_modify(|_| {});
     }
 
-    pub fn through(&self) {
-        lock(&self.shown).figures.tables_done += 1;
-        self.left.send_modify(|left| *left = left.saturating_sub(1));
-        self.show(|_| {});
+    /// The table is through, or was given up. To be told by each of its readers.
+    pub fn through(&self, table: usize, given_up: bool) {
+        if !self.left.send_if_modified(|left| left.remove(&table)) {
+            return;
+        }
+        self.show(|figures| figures.tables_done += 1);
+        if let Some(unread) = self.unread(table) {
+            let status = if given_up { "STOPPED" } else { "SUCCEEDED" };
+            let data = [("scanned_collection", unread.table.to_string()), ("status", status.to_owned())];
+            self.counter.requests.notify(unread.note.asked.as_ref(), "TABLE_SCAN_COMPLETED", data);
+        }
+    }
+
+    /// Whether somebody has said that the table is no longer wanted.
+    pub fn is_stopped(&self, table: usize) -> bool {
+        self.unread(table).is_some_and(|unread| {
+            unread.note.asked.is_some() && self.counter.requests.is_stopped(&unread.table.to_string())
+        })
     }
 
     /// Until the rows of all other tables are out.
     pub async fn others_are_through(&self) {
-        let _ = self.left.subscribe().wait_for(|left| *left <= 1).await;
+        let _ = self.left.subscribe().wait_for(|left| left.len() <= 1).await;
     }
 
     pub fn show(&self, change: impl FnOnce(&mut SnapshotFigures)) {
         let mut told = lock(&self.shown);
         change(&mut told.figures);
-        self.progress.set_snapshot(told.figures.clone());
+        self.counter.progress.set_snapshot(told.figures.clone());
     }
 
     /// Rows went out.
@@ -143,34 +176,32 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// `base`: how many tables the stream knew before these.
     pub fn new(
         settings: Settings,
         origin: Origin,
         control: Control,
-        orders: SyncSender<Order>,
-        token: String,
-        progress: Arc<Progress>,
+        counter: Counter,
+        (base, unread): (usize, Vec<Unread>),
     ) -> Self {
         let figures = SnapshotFigures { started_ms: now_us() / 1000, ..SnapshotFigures::default() };
         let shared = Shared {
             settings,
             origin,
-            orders,
-            token,
-            progress,
+            counter,
             pausing: Arc::default(),
-            newest_id: AtomicU64::new(0),
-            unread: Vec::new(),
+            unread,
+            base,
             last_table: None,
             jobs: Mutex::default(),
-            left: watch::Sender::new(0),
+            left: watch::Sender::new(BTreeSet::new()),
             shown: Mutex::new(Told { figures, at: Instant::now() }),
         };
         Self { shared, control, joined: false }
     }
 
-    pub fn of(mut self, unread: Vec<Unread>, joined: bool) -> Self {
-        self.shared.unread = unread;
+    /// One of the tables came later than the connector.
+    pub fn joined(self, joined: bool) -> Self {
         Self { joined, ..self }
     }
 
@@ -181,13 +212,19 @@ impl Reader {
         let (tables, rows) = (shared.unread.len(), estimate(client, &shared.unread).await?);
         shared.show(|figures| (figures.tables, figures.rows_estimated) = (tables as u64, rows));
         tracing::info!(tables, rows, "reading the tables' rows");
-        shared.last_table = last_with_rows(client, &shared.unread).await?;
+        let requests = shared.counter.requests.clone();
+        if shared.unread.iter().any(|unread| unread.note.asked.is_none()) {
+            requests.notify(None, "STARTED", []);
+        }
+        let base = shared.base;
+        shared.last_table = last_with_rows(client, &shared.unread).await?.map(|index| base + index);
         let (last, others): (Vec<usize>, Vec<usize>) =
-            (0..tables).partition(|index| Some(*index) == shared.last_table);
+            (base..base + tables).partition(|table| Some(*table) == shared.last_table);
         *lock(&shared.jobs) = others.into_iter().chain(last).map(Job::Table).collect();
-        shared.left.send_replace(tables);
+        shared.left.send_replace((base..base + tables).collect());
         let shared = Arc::new(shared);
-        let first = Worker::new(shared.clone(), control).await?;
+        let mut first = Worker::new(shared.clone(), control).await?;
+        first.catch_up().await?;
         wait_for_the_past(&first, joined).await?;
         first.mark(0).await?;
         let mut workers = JoinSet::new();
@@ -202,6 +239,14 @@ impl Reader {
         let finished_ms = now_us() / 1000;
         shared.show(|figures| (figures.finished_ms, figures.table) = (Some(finished_ms), None));
         tracing::info!(rows = lock(&shared.shown).figures.rows, "all rows of the tables are read");
+        let mut told: Vec<Option<&str>> = Vec::new();
+        for asked in shared.unread.iter().map(|unread| unread.note.asked.as_ref()) {
+            let id = asked.map(|asked| asked.id.as_str());
+            if !told.contains(&id) {
+                requests.notify(asked, "COMPLETED", []);
+                told.push(id);
+            }
+        }
         Ok(())
     }
 }
@@ -214,7 +259,7 @@ async fn work(shared: Arc<Shared>, mut worker: Option<Worker>) -> Result<()> {
             None => worker.insert(Worker::connect(shared.clone()).await?),
         };
         match job {
-            Job::Table(index) => worker.table(index).await?,
+            Job::Table(table) => worker.table(table).await?,
             Job::Part(range) => worker.part(range).await?,
         }
     }

@@ -91,12 +91,12 @@ pub fn parts(bounds: &[String], count: usize) -> Vec<Part> {
         .collect()
 }
 
-/// `COPY` of these rows, columns as described.
+/// `COPY` of these rows, columns as described; with a filter, of those that it lets through. `names` give the order.
 pub fn copy(
     info: &TableInfo,
     published: &Published,
     message: &RelationMessage,
-    names: &[String],
+    (names, filter): (&[String], Option<&str>),
     rows: Rows<'_>,
 ) -> String {
     let list = |names: &mut dyn Iterator<Item = &String>| {
@@ -106,8 +106,13 @@ pub fn copy(
     let row = list(&mut names.iter());
     // A root's rows are its parts'; of any other table those of tables that inherit from it are not its own.
     let only = if info.form == Form::Partitioned { "" } else { "ONLY " };
-    let mut conditions: Vec<String> =
-        published.rowfilter.iter().map(|filter| format!("({filter})")).collect();
+    let mut conditions: Vec<String> = published
+        .rowfilter
+        .as_deref()
+        .into_iter()
+        .chain(filter)
+        .map(|filter| format!("({filter})"))
+        .collect();
     let mut tail = String::new();
     match rows {
         Rows::Next(part, limit) => {
@@ -167,7 +172,7 @@ mod tests {
 
     fn sql(info: &TableInfo, published: &Published, rows: Rows<'_>) -> String {
         let names = info.key().to_vec();
-        copy(info, published, &described(info, published), &names, rows)
+        copy(info, published, &described(info, published), (&names, None), rows)
     }
 
     #[test]

@@ -43,9 +43,25 @@ pub struct TableNote {
     /// Rows delivered.
     #[serde(default)]
     pub rows: u64,
+    /// The request that it is read for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// How often the rows of a table without a key were begun again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub again: u32,
+}
+
+/// What somebody asked for, while the connector ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Of the signal.
+    pub id: String,
+    /// A condition on the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// The column to read in the order of, before the key's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surrogate_key: Option<String>,
 }
 
 /// A part of a table that is read by itself: rows whose first key column lies between two values.
@@ -74,7 +90,16 @@ fn is_zero(number: &u32) -> bool {
 
 impl TableNote {
     pub fn new(state: Phase) -> Self {
-        Self { state, first: None, key: Vec::new(), parts: Vec::new(), repeat: false, rows: 0, again: 0 }
+        Self {
+            state,
+            first: None,
+            key: Vec::new(),
+            parts: Vec::new(),
+            repeat: false,
+            rows: 0,
+            asked: None,
+            again: 0,
+        }
     }
 
     /// Only the listed rows are left.
@@ -179,6 +204,8 @@ pub fn plan(wish: Wish, wanted: &[TableInfo], found: &Notes, is_first_start: boo
                 TableNote::new(if is_keyless { Phase::Pending } else { Phase::Reading })
             }
             (_, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => continue,
+            // Asked for, whatever the file says of other rows.
+            (_, Some(note)) if note.asked.is_some() => note,
             (Wish::Nothing, _) => {
                 plan.notes.push(TableNote::new(Phase::Skipped).to_note(&name));
                 continue;

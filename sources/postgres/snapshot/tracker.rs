@@ -42,6 +42,8 @@ struct Table {
 
 pub struct Tracker {
     tables: Vec<Table>,
+    /// How many of them are not through.
+    left: usize,
     /// Streamed transactions that no snapshot has shown as ended yet.
     streamed: Vec<u32>,
     /// In the order of their snapshots.
@@ -57,18 +59,9 @@ pub struct Tracker {
 impl Tracker {
     /// `token` must be another one in every session.
     pub fn new(unread: Vec<Unread>, notes: Vec<Note>, token: String) -> Self {
-        let table = |unread: Unread| {
-            let first = unread.note.first.as_deref().and_then(Visibility::parse);
-            Table {
-                name: unread.table,
-                // Its old message may have passed unseen: a new one is sent, with the number 0.
-                first: first.map(|seen| (seen, 0)),
-                note: unread.note,
-                listed: unread.listed.into_iter().collect(),
-            }
-        };
         Self {
-            tables: unread.into_iter().map(table).collect(),
+            left: unread.len(),
+            tables: unread.into_iter().map(Table::new).collect(),
             streamed: Vec::new(),
             chunks: VecDeque::new(),
             touched_bytes: 0,
@@ -78,20 +71,40 @@ impl Tracker {
         }
     }
 
+    /// More tables, behind those that are known.
+    pub fn add(&mut self, unread: Vec<Unread>) {
+        for table in unread.into_iter().map(Table::new) {
+            self.notes.push(table.note.to_note(&table.name));
+            self.tables.push(table);
+            self.left += 1;
+        }
+    }
+
+    /// No more of this table: its open chunks come to nothing.
+    pub fn drop_table(&mut self, index: usize) {
+        let Some(table) = self.tables.get_mut(index).filter(|table| table.note.state != Phase::Done) else {
+            return;
+        };
+        table.unlist_all(&mut self.notes);
+        table.end();
+        self.left = self.left.saturating_sub(1);
+        self.notes.push(table.note.to_note(&table.name));
+        self.spoil(index);
+    }
+
     /// The index of a table that is not through.
     pub fn table(&self, schema: &str, table: &str) -> Option<usize> {
         let is_it = |t: &Table| t.name.schema == schema && t.name.table == table;
-        let index = self.tables.iter().position(is_it)?;
-        (!self.is_done(index)).then_some(index)
+        self.tables.iter().position(|table| is_it(table) && table.note.state != Phase::Done)
     }
 
     pub fn is_done(&self, table: usize) -> bool {
         self.tables.get(table).is_none_or(|table| table.note.state == Phase::Done)
     }
 
-    /// Every table is through, and nothing is left to be noted.
-    pub fn is_over(&self) -> bool {
-        self.notes.is_empty() && (0..self.tables.len()).all(|index| self.is_done(index))
+    /// Some table is not through.
+    pub fn is_active(&self) -> bool {
+        self.left > 0
     }
 
     pub fn take_notes(&mut self, into: &mut Vec<Note>) {
@@ -180,7 +193,9 @@ impl Tracker {
                 let Some(after) = copied(&read.rows, row.after, batch) else { continue };
                 let number = u32::try_from(batch.transactions.len()).unwrap_or(u32::MAX);
                 let seen = &chunk.opened.seen;
-                let stands_for = transaction(seen, read.read_at_us, previous_commit, SnapshotMark::Row);
+                let word =
+                    if table.note.asked.is_some() { SnapshotMark::Incremental } else { SnapshotMark::Row };
+                let stands_for = transaction(seen, read.read_at_us, previous_commit, word);
                 batch.transactions.push(stands_for);
                 let (relation, mark) = (change.relation, Mark { n, ..at });
                 batch.changes.push(Change { relation, transaction: number, mark, after, ..*row });
@@ -234,7 +249,11 @@ impl Tracker {
 
     /// The transaction under way has ended on the stream.
     pub fn committed(&mut self, xid: u32) {
-        self.streamed.push(xid);
+        if self.is_active() {
+            self.streamed.push(xid);
+        } else {
+            self.streamed.clear();
+        }
         for id in std::mem::take(&mut self.arrived) {
             for chunk in self.chunks.iter_mut().filter(|chunk| chunk.opened.id == id) {
                 chunk.passed = true;
@@ -310,7 +329,8 @@ impl Tracker {
         // It was begun before its reader heard that the one before it has to be read again.
         let follows =
             table.and_then(|table| table.note.part(&read.of)).is_none_or(|part| part.last == read.after);
-        Some(Ready { opened, touched, out, truncated, spoiled: spoiled || !follows, read })
+        let is_over = self.is_done(opened.table);
+        Some(Ready { opened, touched, out, truncated, spoiled: spoiled || !follows || is_over, read })
     }
 
     /// What becomes of a chunk that was spoiled.
@@ -324,6 +344,7 @@ impl Tracker {
             ended: part.is_none_or(|part| part.ended),
             listed: table.map(Table::some_listed).unwrap_or_default(),
             is_alone: self.is_alone(ready.opened.table),
+            done: self.is_done(ready.opened.table),
             buffer: ready.read.rows,
             ..Outcome::default()
         }
@@ -367,8 +388,10 @@ impl Tracker {
         let again = is_last && table.note.repeat;
         // Without a key, changes in the snapshot may still come after the last row.
         let done = is_last && !again && table.first.is_none();
+        let is_asked = table.note.asked.is_some();
         if done {
-            table.note = TableNote { rows: table.note.rows, ..TableNote::new(Phase::Done) };
+            table.end();
+            self.left = self.left.saturating_sub(1);
         } else if again {
             table.note.repeat = false;
             table.note.parts = vec![Part::default()];
@@ -380,7 +403,12 @@ impl Tracker {
             last: if read.is_last_table { SnapshotMark::Last } else { SnapshotMark::LastOfTable },
             is_last: is_last && !again,
         };
-        marks.put(at, &opened.seen, read.read_at_us, batch);
+        if is_asked {
+            let (seen, previous) = (&opened.seen, at.previous_commit);
+            batch.transactions.push(transaction(seen, read.read_at_us, previous, SnapshotMark::Incremental));
+        } else {
+            marks.put(at, &opened.seen, read.read_at_us, batch);
+        }
         let part = table.note.part(&read.of);
         Outcome {
             spoiled: false,
@@ -397,6 +425,23 @@ impl Tracker {
 }
 
 impl Table {
+    fn new(unread: Unread) -> Self {
+        let first = unread.note.first.as_deref().and_then(Visibility::parse);
+        Self {
+            name: unread.table,
+            // Its old message may have passed unseen: a new one is sent, with the number 0.
+            first: first.map(|seen| (seen, 0)),
+            note: unread.note,
+            listed: unread.listed.into_iter().collect(),
+        }
+    }
+
+    /// Its rows are out, or no longer wanted.
+    fn end(&mut self) {
+        let (rows, asked) = (self.note.rows, self.note.asked.take());
+        self.note = TableNote { rows, asked, ..TableNote::new(Phase::Done) };
+    }
+
     /// Puts the rows that nothing overtook into the batch.
     fn put(
         &mut self,

@@ -26,7 +26,7 @@ use crate::snapshot::desk::Order;
 use crate::snapshot::key::{self, Key};
 use crate::snapshot::reader::Shared;
 use crate::snapshot::select::{self, Published, Rows};
-use crate::snapshot::table::Part;
+use crate::snapshot::table::{Asked, Part};
 use crate::snapshot::tracker::MESSAGE_PREFIX;
 use crate::snapshot::visibility::Visibility;
 use crate::tables::{TableName, TablePattern};
@@ -126,17 +126,25 @@ impl Worker {
         visibility(&self.control.client).await
     }
 
+    /// Until the stream has heard of everything that was ordered so far.
+    pub async fn catch_up(&mut self) -> Result<()> {
+        while self.pause().await?.is_none() {
+            self.wait("the end of a large transaction on the stream".to_owned()).await;
+        }
+        self.shared.order(Order::Resume(None))
+    }
+
     /// Reads one table, with the help of others where it is large.
     pub async fn table(&mut self, index: usize) -> Result<()> {
         let shared = self.shared.clone();
-        let Some(unread) = shared.unread.get(index) else { return Ok(()) };
+        let Some(unread) = shared.unread(index) else { return Ok(()) };
         let name = unread.table.clone();
         shared.show(|figures| figures.table = Some(name.to_string()));
         if unread.is_keyless {
             return self.keyless(index, unread).await;
         }
         let table = self.describe(&name).await?;
-        let key = self.key(&name, &table)?;
+        let key = self.key(&name, &table, unread.note.asked.as_ref())?;
         let note = &unread.note;
         // In another order, what was read in the old one says nothing.
         let parts = match note.key == key && !note.parts.is_empty() {
@@ -171,6 +179,16 @@ impl Worker {
     async fn outcomes(&mut self, mut range: Range, mut under_way: usize) -> Result<()> {
         let mut rounds = 0;
         loop {
+            self.shared.counter.requests.go_on().await;
+            if self.shared.is_stopped(range.table) {
+                self.shared.order(Order::Drop(range.table))?;
+                for _ in 0..under_way {
+                    let outcome = self.outcome().await;
+                    self.buffers.push(outcome.buffer);
+                }
+                self.shared.through(range.table, true);
+                return Ok(());
+            }
             while !range.part.ended && under_way < UNDER_WAY_MAX {
                 self.chunk(&mut range, None, Turn::Message).await?;
                 under_way += 1;
@@ -186,7 +204,7 @@ impl Worker {
                 outcome = self.outcome().await;
                 under_way -= 1;
             }
-            if outcome.spoiled {
+            if outcome.spoiled && !outcome.done {
                 (range.part.last, range.part.ended) = (outcome.last, outcome.ended);
                 range.rows_max = (range.rows_max / 2).max(1);
                 tracing::warn!(table = %range.name, "too many rows changed under a chunk: it is read again, smaller");
@@ -195,7 +213,7 @@ impl Worker {
             self.shared.delivered(outcome.placed);
             if outcome.done {
                 tracing::info!(table = %range.name, "all rows of the table are read");
-                self.shared.through();
+                self.shared.through(range.table, false);
                 return Ok(());
             }
             if outcome.again {
@@ -212,7 +230,9 @@ impl Worker {
     /// Takes a snapshot, reads a chunk under it and hands it over.
     async fn chunk(&mut self, range: &mut Range, requested: Option<Vec<Key>>, turn: Turn) -> Result<()> {
         let taken = self.take(range.table, &range.name, turn).await?;
-        let names = self.key(&range.name, &taken.table)?;
+        let shared = self.shared.clone();
+        let asked = shared.unread(range.table).and_then(|unread| unread.note.asked.as_ref());
+        let names = self.key(&range.name, &taken.table, asked)?;
         if names != range.key {
             return Err(Error::transient(format!("table {} got another key while it was read", range.name))
                 .hint("its rows are read from the beginning, in the new order"));
@@ -223,14 +243,24 @@ impl Worker {
             None => Rows::Next(&range.part, range.rows_max + 1),
         };
         let Described { info, published, message } = &taken.table;
-        let sql = select::copy(info, published, message, &names, rows);
+        let filter = asked.and_then(|asked| asked.filter.as_deref());
+        let sql = select::copy(info, published, message, (&names, filter), rows);
         let read_at_us = now_us();
         let rows_max = requested.as_ref().map_or(range.rows_max, |keys| keys.len() as u64);
-        let (rows, cut) = self.copy(&range.name, &sql, message.columns.len(), rows_max).await?;
+        let copied = self.copy(&range.name, &sql, message.columns.len(), rows_max).await;
+        // A condition may stumble over a row: that must not be the connector's end.
+        let (rows, cut) = copied.map_err(|error| match asked {
+            Some(Asked { id, .. }) => {
+                Error::transient(format!("the snapshot that signal {id} asked for fails"))
+                    .hint("correct the table, or end it with the signal stop-snapshot")
+                    .source(error)
+            }
+            None => error,
+        })?;
         self.execute("COMMIT", &range.name).await?;
         let relation = self.relation(&taken.table)?;
         let after = range.part.last.clone();
-        let last = last_key(&rows, &relation.identity);
+        let last = last_key(&rows, &places(message, &names));
         let of = match requested {
             // What did not fit is looked up another time.
             Some(_) if cut => Of::Keys(keys(&rows, &relation.identity)),
@@ -256,8 +286,9 @@ impl Worker {
         self.mark(id).await
     }
 
-    /// The names of the columns that tell rows apart, and give their order.
-    fn key(&self, name: &TableName, table: &Described) -> Result<Vec<String>> {
+    /// The names of the columns that give the order of rows: those that tell them apart, behind the one that was
+    /// asked for.
+    fn key(&self, name: &TableName, table: &Described, asked: Option<&Asked>) -> Result<Vec<String>> {
         let relation = self.relation(table)?;
         let columns = &table.message.columns;
         let names = relation.identity.iter().filter_map(|place| columns.get(usize::from(*place)));
@@ -266,7 +297,9 @@ impl Worker {
             return Err(Error::transient(format!("table {name} has lost its key while its rows were read"))
                 .hint("give it a primary key again; its rows are then read from the beginning"));
         }
-        Ok(names)
+        let first =
+            asked.and_then(|asked| asked.surrogate_key.clone()).filter(|first| !names.contains(first));
+        Ok(first.into_iter().chain(names).collect())
     }
 
     /// As the stream would describe it.
@@ -466,7 +499,7 @@ impl Worker {
     /// a quiet server send what it has.
     pub(super) async fn mark(&self, id: u64) -> Result<()> {
         let sql = "SELECT pg_logical_emit_message(true, $1::text, $2::text)";
-        let content = format!("{} {id}", self.shared.token);
+        let content = format!("{} {id}", self.shared.counter.token);
         let sent = self.control.client.query(sql, &[&MESSAGE_PREFIX, &content]).await;
         sent.map(drop).map_err(|error| errors::query("cannot write a chunk's message", error))
     }
@@ -505,6 +538,14 @@ fn keys(batch: &ChangeBatch, columns: &[u16]) -> Vec<Key> {
     let mut bytes = Vec::new();
     let of = |change| key::of_row(batch, change, columns, &mut bytes).map(Key::from);
     batch.changes.iter().filter_map(of).collect()
+}
+
+/// Where the columns of these names are.
+fn places(message: &RelationMessage, names: &[String]) -> Vec<u16> {
+    let place = |name: &String| {
+        (0_u16..).zip(&message.columns).find(|(_, column)| column.name == *name).map(|(place, _)| place)
+    };
+    names.iter().filter_map(place).collect()
 }
 
 fn last_key(batch: &ChangeBatch, columns: &[u16]) -> Option<Vec<String>> {

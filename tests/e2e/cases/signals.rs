@@ -1,0 +1,103 @@
+//! Rows that are read again on request, while the connector streams.
+
+use std::collections::BTreeSet;
+
+use millrace_e2e::{Event, Shop, until};
+use serde_json::{Value as Json, json};
+
+use super::snapshots::{CHANGES, ORDERS, Writers, assert_once, fill, folded, table};
+
+/// A shop that streams, and has read nothing.
+async fn streaming(name: &str, rows: i64) -> Shop {
+    let mut shop = Shop::open(name).await;
+    shop.file.set("source/postgres/snapshot_chunk_rows", 100);
+    fill(&shop, rows).await;
+    shop.start().await;
+    shop
+}
+
+async fn signal(shop: &Shop, id: &str, kind: &str, data: Json) {
+    let body = json!({"id": id, "type": kind, "data": data});
+    let status = shop.daemon().post(&format!("/connectors/{}/signals", shop.name), &body).await;
+    assert_eq!(status, 202, "{body}");
+}
+
+/// The kinds of notification that there are for a signal.
+async fn told(shop: &Shop, id: &str) -> Vec<String> {
+    let (_, all) = shop.daemon().json(&format!("/connectors/{}/notifications", shop.name)).await;
+    let of_signal = all.as_array().expect("a list").iter().filter(|one| one["id"] == id);
+    of_signal.map(|one| one["type"].as_str().expect("a type").to_owned()).collect()
+}
+
+async fn wait_until_told(shop: &Shop, id: &str, kind: &str) {
+    until(&format!("{id} is {kind}"), async || told(shop, id).await.iter().any(|k| k == kind).then_some(()))
+        .await;
+}
+
+fn read_ids(events: &[Event]) -> BTreeSet<i64> {
+    events.iter().filter(|event| event.op() == "r").filter_map(Event::id).collect()
+}
+
+#[tokio::test]
+async fn rows_that_a_condition_lets_through_are_read_again_beside_the_changes() {
+    let mut shop = streaming("signal", 4_000).await;
+    let writers = Writers::at_work(&shop, 4_000, CHANGES).await;
+    let data = json!({
+        "data-collections": ["public.orders"],
+        "additional-conditions": [{"data-collection": "public.orders", "filter": "id >= 1000 AND id < 3000"}],
+    });
+    signal(&shop, "half", "execute-snapshot", data).await;
+    wait_until_told(&shop, "half", "COMPLETED").await;
+    writers.stop().await;
+    assert_eq!(told(&shop, "half").await, ["STARTED", "TABLE_SCAN_COMPLETED", "COMPLETED"]);
+    let events = shop.settled().await;
+    assert_once(&events);
+    let read = read_ids(&events);
+    assert!(read.len() > 500 && read.iter().all(|id| (1_000..3_000).contains(id)));
+    let word =
+        |event: &&Event| event.value.as_ref().is_some_and(|v| v["source"]["snapshot"] == "incremental");
+    assert!(events.iter().filter(|event| event.op() == "r").all(|event| word(&event)));
+    let half = |rows: std::collections::BTreeMap<i64, String>| {
+        rows.into_iter().filter(|(id, _)| (1_000..3_000).contains(id)).collect::<Vec<_>>()
+    };
+    assert_eq!(half(folded(&events)), half(table(&shop).await));
+}
+
+#[tokio::test]
+async fn a_request_outlives_a_kill_and_ends_where_it_is_stopped() {
+    let mut shop = streaming("signal-kill", 12_000).await;
+    let all = json!({"data-collections": ["public\\..*"]});
+    signal(&shop, "all", "execute-snapshot", all.clone()).await;
+    shop.wait_for_events(ORDERS, 500).await;
+    shop.kill().start().await;
+    wait_until_told(&shop, "all", "COMPLETED").await;
+    let events = shop.settled().await;
+    assert_once(&events);
+    assert_eq!(read_ids(&events), (0..12_000).collect());
+
+    signal(&shop, "again", "execute-snapshot", all).await;
+    signal(&shop, "wait", "pause-snapshot", json!({})).await;
+    wait_until_told(&shop, "wait", "PAUSED").await;
+    signal(&shop, "no-more", "stop-snapshot", json!({"data-collections": ["public.orders"]})).await;
+    wait_until_told(&shop, "again", "COMPLETED").await;
+    let events = shop.settled().await;
+    assert!(events.len() < 24_000, "nothing was stopped");
+    shop.sql.run("UPDATE orders SET note = 'after 1' WHERE id = 5").await;
+    let after = shop.settled().await;
+    assert_eq!(after.last().map(|event| (event.op(), event.id())), Some(("u", Some(5))));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_told_and_the_connector_goes_on() {
+    let mut shop = streaming("signal-refused", 10).await;
+    let wrong = json!({
+        "data-collections": ["public.orders"],
+        "additional-conditions": [{"data-collection": "public.orders", "filter": "no_such_column = 1"}],
+    });
+    signal(&shop, "wrong", "execute-snapshot", wrong).await;
+    wait_until_told(&shop, "wrong", "COMPLETED").await;
+    shop.rows(11..=20).await;
+    let events = shop.settled().await;
+    assert_eq!(read_ids(&events), BTreeSet::new());
+    shop.wait_for_state("RUNNING").await;
+}
