@@ -286,24 +286,14 @@ impl PostgresSource {
                     }
                 }
                 Some(signal) = next_signal(signals) => {
-                    let taken = counter.requests.take(signal, &self.settings, client);
-                    let unread = tokio::time::timeout(QUERY_PATIENCE, taken).await;
-                    let unread = unread.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
-                    if unread.is_empty() {
-                        continue;
-                    }
-                    if is_standby {
-                        tracing::warn!("rows cannot be read from a standby: the signal is passed over");
-                        continue;
-                    }
-                    let order = counter.orders.try_send(Order::Add(unread.clone()));
-                    order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
-                    let base = tables;
-                    tables += unread.len();
-                    if reads {
-                        waiting.push_back((base, unread));
-                    } else if let Some(reader) = self.reader(&counter, base, unread).await? {
-                        (reads, rows) = (true, Box::pin(reader.run()));
+                    match self.hear(signal, client, &counter, (is_standby, &mut tables)).await? {
+                        Some(asked) if reads => waiting.push_back(asked),
+                        Some((base, unread)) => {
+                            if let Some(reader) = self.reader(&counter, base, unread).await? {
+                                (reads, rows) = (true, Box::pin(reader.run()));
+                            }
+                        }
+                        None => {}
                     }
                 }
                 _ = sample.tick() => {
@@ -318,6 +308,32 @@ impl PostgresSource {
                 }
             }
         }
+    }
+
+    /// Does what a signal says. Has the stream told of the tables that it wants read, and gives them with the
+    /// number of the first; `tables` is how many the stream knows.
+    async fn hear(
+        &self,
+        signal: Signal,
+        client: &Client,
+        counter: &Counter,
+        (is_standby, tables): (bool, &mut usize),
+    ) -> Result<Option<(usize, Vec<Unread>)>> {
+        let taken = counter.requests.take(signal, &self.settings, client);
+        let unread = tokio::time::timeout(QUERY_PATIENCE, taken).await;
+        let unread = unread.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
+        if unread.is_empty() {
+            return Ok(None);
+        }
+        if is_standby {
+            tracing::warn!("rows cannot be read from a standby: the signal is passed over");
+            return Ok(None);
+        }
+        let order = counter.orders.try_send(Order::Add(unread.clone()));
+        order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
+        let base = *tables;
+        *tables += unread.len();
+        Ok(Some((base, unread)))
     }
 
     /// The walsenders of a promoted standby go on, on the new timeline, and so must the position: one that
