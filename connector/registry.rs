@@ -50,8 +50,8 @@ pub struct RawSink {
 
 #[derive(Clone, Debug)]
 pub enum Source {
-    Postgres(millrace_postgres::config::Settings),
-    Mongodb(millrace_mongodb::config::Settings),
+    Postgres(Box<millrace_postgres::config::Settings>),
+    Mongodb(Box<millrace_mongodb::config::Settings>),
 }
 
 impl Source {
@@ -90,11 +90,11 @@ impl RawSource {
     pub fn resolve(self, connector: &str, problems: &mut Problems) -> Option<Source> {
         match (self.postgres, self.mongodb) {
             (Some(raw), None) => millrace_postgres::config::Settings::resolve(raw, connector)
-                .map(Source::Postgres)
+                .map(|settings| Source::Postgres(Box::new(settings)))
                 .map_err(|errors| problems.add_section("source.postgres", errors))
                 .ok(),
             (None, Some(raw)) => millrace_mongodb::config::Settings::resolve(raw, connector)
-                .map(Source::Mongodb)
+                .map(|settings| Source::Mongodb(Box::new(settings)))
                 .map_err(|errors| problems.add_section("source.mongodb", errors))
                 .ok(),
             (Some(_), Some(_)) => {
@@ -356,6 +356,16 @@ pub enum Move {
     To(Option<String>),
     /// As if it had never run.
     Forget,
+    /// Where Debezium stands, by its offsets in Kafka Connect's topic.
+    TakeOver(Offsets),
+}
+
+/// Where a connector of Kafka Connect has its offsets.
+#[derive(Clone, Debug)]
+pub struct Offsets {
+    pub topic: String,
+    /// The connector's name there.
+    pub name: String,
 }
 
 /// The stored position, read without shutting anybody out.
@@ -371,10 +381,15 @@ pub async fn position(connector: &Connector) -> Result<Option<Position>> {
 /// Moves the stored position and gives the new one. The sink is opened as for streaming, so that an instance
 /// that still runs is shut out and cannot move it back.
 pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> {
-    let forget = matches!(to, Move::Forget);
+    // Nothing that was noted before is true of where another one has come to.
+    let forget = matches!(to, Move::Forget | Move::TakeOver(_));
     let position = match (&connector.source, to) {
         (Source::Postgres(from), Move::To(lsn)) => millrace_postgres::chosen(from, lsn.as_deref()).await?,
         (Source::Postgres(from), Move::Forget) => millrace_postgres::forgotten(from).await?,
+        (Source::Postgres(from), Move::TakeOver(offsets)) => {
+            millrace_postgres::taken(from, &stored_offset(connector, &offsets).await?).await?
+        }
+        (Source::Mongodb(_), Move::TakeOver(_)) => return Err(no_documents()),
         (Source::Mongodb(from), Move::To(place)) => millrace_mongodb::chosen(from, place.as_deref()).await?,
         (Source::Mongodb(_), Move::Forget) => millrace_mongodb::forget(),
     };
@@ -417,6 +432,47 @@ pub async fn remove(connector: &Connector) -> Result<()> {
         Source::Postgres(from) => millrace_postgres::remove(from).await,
         Source::Mongodb(_) => Ok(()),
     }
+}
+
+/// Writes the connector's position as an offset of Debezium's, so that it goes on from there.
+pub async fn hand_back(connector: &Connector, offsets: &Offsets) -> Result<Position> {
+    let (Source::Postgres(_), Sink::Kafka(to, _)) = (&connector.source, &connector.sink) else {
+        return Err(no_documents());
+    };
+    let Some(position) = position(connector).await? else {
+        return Err(Error::config("the connector has no position yet: there is nothing to hand back"));
+    };
+    let offset = millrace_postgres::handed_back(&position)?;
+    let key = offset_key(connector, offsets);
+    millrace_kafka::compacted::write(to, &offsets.topic, &key, &offset).await?;
+    Ok(Position::new(offset))
+}
+
+/// As Kafka Connect names the offsets of a Postgres connector of Debezium's.
+fn offset_key(connector: &Connector, offsets: &Offsets) -> String {
+    serde_json::json!([offsets.name, {"server": connector.format.topic_prefix}]).to_string()
+}
+
+async fn stored_offset(connector: &Connector, offsets: &Offsets) -> Result<String> {
+    let Sink::Kafka(to, _) = &connector.sink else { return Err(no_documents()) };
+    let (topic, key) = (&offsets.topic, offset_key(connector, offsets));
+    let Some(newest) = millrace_kafka::compacted::read(to, topic).await? else {
+        return Err(Error::config(format!("topic {topic} does not exist"))
+            .hint("it is offset.storage.topic in the worker's file"));
+    };
+    match newest.get(&key) {
+        Some(offset) => Ok(String::from_utf8_lossy(offset).into_owned()),
+        None => {
+            let known: Vec<&str> = newest.keys().take(20).map(String::as_str).collect();
+            let hint = format!("it has {}; see --name, and topic_prefix in [format]", known.join(" "));
+            Err(Error::config(format!("topic {topic} has no offset {key}")).hint(hint))
+        }
+    }
+}
+
+fn no_documents() -> Error {
+    Error::config("offsets are exchanged with Debezium's Postgres connector, and through Kafka only")
+        .hint("for MongoDB: millrace position <file> set --to <the resume token in Debezium's offset>")
 }
 
 /// The dead letters that wait, oldest first.

@@ -5,11 +5,11 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use millrace_core::error::Error;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, refuse};
-use crate::registry::Move;
+use crate::registry::{Move, Offsets};
 use crate::{config, registry};
 
 #[derive(Debug, Subcommand)]
@@ -26,12 +26,46 @@ pub enum Action {
         #[arg(long)]
         yes: bool,
     },
+    /// Goes on where Debezium stopped, by its offsets in Kafka Connect's topic; stop it first.
+    TakeOver {
+        #[command(flatten)]
+        offsets: OffsetsOf,
+        /// Needed: nothing can take this back.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Writes the position as an offset of Debezium's, so that it goes on from there; stop this connector first.
+    HandBack {
+        #[command(flatten)]
+        offsets: OffsetsOf,
+        /// Needed: Debezium's own offset is replaced.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Forgets the position and the slot: the next start is a first one, from then on.
     Reset {
         /// Needed: nothing can take this back.
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// Where Debezium's offsets are.
+#[derive(Debug, Args)]
+pub struct OffsetsOf {
+    /// Of the worker: its offset.storage.topic.
+    #[arg(long, value_name = "TOPIC", default_value = "connect-offsets")]
+    topic: String,
+    /// The connector's name in Kafka Connect; this one's, if not given.
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl OffsetsOf {
+    fn of(&self, connector: &config::Connector) -> Offsets {
+        let name = self.name.clone().unwrap_or_else(|| connector.name.clone());
+        Offsets { topic: self.topic.clone(), name }
+    }
 }
 
 pub async fn position(file: PathBuf, action: Action) -> u8 {
@@ -42,7 +76,17 @@ pub async fn position(file: PathBuf, action: Action) -> u8 {
     for connector in &loaded.connectors {
         let done = match &action {
             Action::Show => registry::position(connector).await,
-            Action::Set { yes: false, .. } | Action::Reset { yes: false } => Err(not_sure()),
+            Action::Set { yes: false, .. }
+            | Action::Reset { yes: false }
+            | Action::TakeOver { yes: false, .. }
+            | Action::HandBack { yes: false, .. } => Err(not_sure()),
+            Action::TakeOver { offsets, yes: true } => {
+                let offsets = offsets.of(connector);
+                registry::move_position(connector, Move::TakeOver(offsets)).await.map(Some)
+            }
+            Action::HandBack { offsets, yes: true } => {
+                registry::hand_back(connector, &offsets.of(connector)).await.map(Some)
+            }
             Action::Set { to, yes: true } => {
                 registry::move_position(connector, Move::To(to.clone())).await.map(Some)
             }

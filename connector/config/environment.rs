@@ -11,8 +11,9 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 13] = [
+pub const LISTS: [&str; 14] = [
     "source.postgres.tables",
+    "source.postgres.exclude_tables",
     "source.postgres.messages",
     "source.mongodb.collections",
     "source.mongodb.exclude_collections",

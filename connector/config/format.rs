@@ -1,8 +1,10 @@
 //! `[format]`: choices as text become the encoder's settings.
 
-use millrace_core::encode::disguise::{Algorithm, Disguise, Disguised, Salt};
+use std::time::Duration;
+
+use millrace_core::encode::disguise::{Algorithm, Disguise, Disguised, Hashed, Salt};
 use millrace_core::encode::{
-    Binary, Decimals, Dialect, Encoding, Envelope, Format, Hstore, Intervals, Times,
+    Binary, Decimals, Dialect, Encoding, Envelope, Format, Heartbeat, Hstore, Intervals, Spelling, Times,
 };
 use millrace_core::pattern::Pattern;
 use secrecy::ExposeSecret;
@@ -40,6 +42,14 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
         format.decimals = decimals;
     }
     values(raw, &mut format, problems);
+    let spellings =
+        [("as_they_are", Spelling::AsTheyAre), ("legal", Spelling::Legal), ("escaped", Spelling::Escaped)];
+    for (key, chosen, spelling) in [
+        ("format.schema_names", &raw.schema_names, &mut format.schema_names),
+        ("format.field_names", &raw.field_names, &mut format.field_names),
+    ] {
+        *spelling = choice(problems, key, chosen, &spellings).unwrap_or(*spelling);
+    }
     for operation in raw.skip_operations.iter().flatten() {
         match operation.as_str() {
             "insert" => format.skipped.inserts = true,
@@ -56,6 +66,7 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     format.context_headers = raw.context_headers.unwrap_or(format.context_headers);
     format.tombstones = raw.tombstones.unwrap_or(format.tombstones);
     format.truncates = raw.truncates.unwrap_or(format.truncates);
+    beside_rows(raw, &mut format, problems);
     if let Some(placeholder) = &raw.placeholder {
         format.placeholder.clone_from(placeholder);
     }
@@ -73,16 +84,59 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     format
 }
 
+/// Transactions and heartbeats, on topics of their own.
+fn beside_rows(raw: &raw::Format, format: &mut Format, problems: &mut Problems) {
+    let mut topic = |key: &str, chosen: &Option<String>, usual: String| {
+        let name = chosen.clone().unwrap_or(usual);
+        if !is_topic_name(&name) {
+            problems.add(key, format!("{name:?} cannot be the name of a Kafka topic"));
+        }
+        name
+    };
+    let prefix = &format.topic_prefix;
+    if raw.transactions == Some(true) {
+        let usual = format!("{prefix}.transaction");
+        format.transactions = Some(topic("format.transaction_topic", &raw.transaction_topic, usual));
+    }
+    if let Some(seconds) = raw.heartbeat_topic_interval_s.filter(|seconds| *seconds > 0) {
+        let usual = format!("__debezium-heartbeat.{prefix}");
+        let topic = topic("format.heartbeat_topic", &raw.heartbeat_topic, usual);
+        format.heartbeat = Some(Heartbeat { every: Duration::from_secs(seconds), topic });
+    }
+    for (key, is_set, switch, is_on) in [
+        (
+            "transaction_topic",
+            raw.transaction_topic.is_some(),
+            "transactions = true",
+            format.transactions.is_some(),
+        ),
+        (
+            "heartbeat_topic",
+            raw.heartbeat_topic.is_some(),
+            "heartbeat_topic_interval_s",
+            format.heartbeat.is_some(),
+        ),
+    ] {
+        if is_set && !is_on {
+            problems.add(&format!("format.{key}"), format!("has no effect without {switch}"));
+        }
+    }
+}
+
 fn columns(key: &str, names: Option<&Vec<String>>, problems: &mut Problems) -> Vec<Pattern> {
     names.into_iter().flatten().map(|name| column(key, name, problems)).collect()
 }
 
 fn column(key: &str, name: &str, problems: &mut Problems) -> Pattern {
-    if name.matches('.').count() < 2 && !name.contains('*') {
+    let pattern = Pattern::parse(name).unwrap_or_else(|why| {
+        problems.add(key, format!("{name:?} {why}"));
+        Pattern::new(name)
+    });
+    if !pattern.is_expression() && name.matches('.').count() < 2 && !name.contains('*') {
         let what = format!("{name:?} names no column: write schema.table.column, with * for anything");
         problems.add(key, what);
     }
-    Pattern::new(name)
+    pattern
 }
 
 /// Masks before hashes before cuts: where two name a column, the one that tells less decides.
@@ -101,9 +155,17 @@ fn disguised(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
     if !hashed.is_empty() && salt.is_empty() {
         problems.add("format.hash_salt", "is missing: without it a short text is found by trying");
     }
+    let of = match raw.hash_version {
+        None | Some(2) => Hashed::Text,
+        Some(1) => Hashed::Serialized,
+        Some(_) => {
+            problems.add("format.hash_version", "must be 1 or 2");
+            Hashed::Text
+        }
+    };
     for columns in hashed {
         let salt = Salt(salt.to_owned());
-        found.push(Disguised { columns, by: Disguise::Hash { algorithm, salt } });
+        found.push(Disguised { columns, by: Disguise::Hash { algorithm, salt, of } });
     }
     for (name, characters) in raw.truncate_columns.iter().flatten() {
         let columns = column("format.truncate_columns", name, problems);

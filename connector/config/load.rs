@@ -8,7 +8,7 @@ use config::{Config, ConfigError};
 use super::document::{Document, Problem};
 use super::environment::Environment;
 use super::settings::{self, Connector, Found, Problems, Rest};
-use super::{raw, references, shown, strict};
+use super::{debezium, raw, references, shown, strict};
 
 /// What the daemon is to run.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Loaded {
 /// A file's `[rest]`, where it has one.
 type ReadFile = (Connector, Option<(String, Rest)>);
 
-/// Reads every file, and every `*.toml` of every folder, in order.
+/// Reads every file, and every `*.toml` and `*.json` of every folder, in order.
 pub fn load(paths: &[PathBuf], environment: &Environment) -> Result<Loaded, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut connectors: Vec<Connector> = Vec::new();
@@ -80,7 +80,10 @@ fn files(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
         }
         match in_folder(path) {
             Ok(found) if found.is_empty() => {
-                problems.push(Problem::new(path.display().to_string(), "no *.toml file in this folder"));
+                problems.push(Problem::new(
+                    path.display().to_string(),
+                    "no *.toml or *.json file in this folder",
+                ));
             }
             Ok(found) => files.extend(found),
             Err(error) => {
@@ -95,7 +98,7 @@ fn in_folder(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|ext| ext == "toml") {
+        if path.extension().is_some_and(|ext| ext == "toml" || ext == "json") {
             found.push(path);
         }
     }
@@ -105,17 +108,41 @@ fn in_folder(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 fn read(path: &Path, environment: &Environment) -> Result<ReadFile, Vec<Problem>> {
     let name = path.display().to_string();
-    if path.extension().is_some_and(|ext| ext == "json") {
-        let problem = Problem::new(name, "Kafka Connect's JSON files are not read by this version");
-        return Err(vec![problem.hint("write the connector as TOML; configs/reference.toml has every key")]);
-    }
     let text = fs::read_to_string(path)
         .map_err(|error| vec![Problem::new(&name, format!("cannot be read: {error}"))])?;
-    parse(&Document { name, text }, environment)
+    let document = Document { name, text };
+    match path.extension().is_some_and(|ext| ext == "json") {
+        true => of_connect(&document, environment),
+        false => parse(&document, environment),
+    }
+}
+
+/// A connector's properties as Kafka Connect takes them.
+fn of_connect(document: &Document, environment: &Environment) -> Result<ReadFile, Vec<Problem>> {
+    let translated = debezium::translate(document)?;
+    let (mut connector, rest) = parse_as(&translated.document, environment, &|found: Found| {
+        translated.told(&found.key, found.message, found.hint)
+    })?;
+    connector.shown = translated.shown;
+    Ok((connector, rest))
 }
 
 /// One file's text to its settings.
 fn parse(document: &Document, environment: &Environment) -> Result<ReadFile, Vec<Problem>> {
+    parse_as(document, environment, &|found: Found| Problem {
+        place: document.place_of(&found.key),
+        message: found.message,
+        excerpt: None,
+        hint: found.hint,
+    })
+}
+
+/// `told` gives what is wrong with a key its place.
+fn parse_as(
+    document: &Document,
+    environment: &Environment,
+    told: &dyn Fn(Found) -> Problem,
+) -> Result<ReadFile, Vec<Problem>> {
     strict::read(document)?;
     let merged = environment.lay_over(document).map_err(|error| vec![overlaid(document, &error)])?;
     let shown = shown::flatten(&merged.cache);
@@ -125,15 +152,7 @@ fn parse(document: &Document, environment: &Environment) -> Result<ReadFile, Vec
     let rest = settings::rest(&raw.rest, &mut problems).map(|rest| (document.name.clone(), rest));
     match settings::resolve(raw, &document.name, shown, &mut problems) {
         Some(connector) if problems.found.is_empty() => Ok((connector, rest)),
-        _ => {
-            let placed = |found: Found| Problem {
-                place: document.place_of(&found.key),
-                message: found.message,
-                excerpt: None,
-                hint: found.hint,
-            };
-            Err(problems.found.into_iter().map(placed).collect())
-        }
+        _ => Err(problems.found.into_iter().map(told).collect()),
     }
 }
 
@@ -193,4 +212,11 @@ fn key_of(error: &ConfigError) -> Option<String> {
 pub fn parse_text(text: &str, environment: &Environment) -> Result<Connector, Vec<Problem>> {
     let document = Document { name: "orders.toml".to_owned(), text: text.to_owned() };
     parse(&document, environment).map(|(connector, _)| connector)
+}
+
+/// A file of Kafka Connect's.
+#[cfg(test)]
+pub fn parse_json(text: &str, environment: &Environment) -> Result<Connector, Vec<Problem>> {
+    let document = Document { name: "shop.json".to_owned(), text: text.to_owned() };
+    of_connect(&document, environment).map(|(connector, _)| connector)
 }

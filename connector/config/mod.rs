@@ -1,9 +1,10 @@
 //! Files to settings. Start at `load`: each file is read strictly on its own (`strict`), laid under the
 //! `MILLRACE__...` variables (`environment`), its references are put in (`references`), and `settings`
 //! applies defaults and checks. Every problem of every file is listed at once. Nothing else in the daemon
-//! reads the environment.
+//! reads the environment. A `.json` file is Kafka Connect's, and `debezium` reads it into the same keys.
 
 mod cloudevents;
+mod debezium;
 mod document;
 mod environment;
 mod format;

@@ -41,7 +41,8 @@ fn what_is_hidden_stays_hidden(format: &Format, problems: &mut Problems) {
     for route in &format.routes {
         for disguised in &format.disguised {
             let name = disguised.columns.text();
-            let Some((relation, column)) = name.rsplit_once('.').filter(|_| !name.contains('*')) else {
+            let is_name = !name.contains('*') && !disguised.columns.is_expression();
+            let Some((relation, column)) = name.rsplit_once('.').filter(|_| is_name) else {
                 continue;
             };
             let is_hidden = !matches!(disguised.by, Disguise::Truncate { .. });

@@ -18,6 +18,11 @@ pub fn flatten(value: &Value) -> BTreeMap<String, String> {
     out
 }
 
+/// Properties that are flat already, in the same way.
+pub fn hidden(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    properties.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect()
+}
+
 fn walk(value: &Value, key: String, out: &mut BTreeMap<String, String>) {
     match &value.kind {
         ValueKind::Nil => {}

@@ -274,11 +274,11 @@ fn one_file_may_set_rest_and_two_must_agree() {
 }
 
 #[test]
-fn files_of_connect_are_refused_in_words() {
+fn a_file_of_connect_without_a_connector_of_ours_is_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let path = at(folder.path(), "a.json", "{}");
     let problems = load(&[path], &Environment::default()).unwrap_err();
-    assert!(problems[0].message.contains("JSON files are not read by this version"));
+    assert!(problems[0].message.starts_with("connector.class: "), "{problems:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub enum Tag {
 }
 
 /// One value: a tag and a place in the batch's bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
     pub start: u32,
     pub len: u32,
@@ -146,6 +146,34 @@ pub struct Transaction {
     /// Where the commit before this one ended, for the `sequence` of the source block.
     pub previous_commit: Option<u64>,
     pub snapshot: SnapshotMark,
+    /// For the metadata of transactions; a letter has none, because it is read long after its transaction.
+    #[serde(skip)]
+    pub part: Part,
+}
+
+/// What metadata calls a transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Name {
+    /// A change outside of any transaction, or a snapshot's row: it has no metadata.
+    #[default]
+    None,
+    /// Its number, with the place of its commit, or in Debezium's dialect with that of each record.
+    Number { commit: u64 },
+    /// A text in the batch's bytes.
+    Text(Cell),
+}
+
+/// Which part of a transaction a batch holds. A source keeps it for every transaction of which it emits a
+/// change; the end may come in a batch without changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    pub name: Name,
+    /// Where it begins, in the batch that has its first change.
+    pub begin: Option<u64>,
+    /// Where it ends, in the batch after whose changes it does.
+    pub end: Option<u64>,
+    /// Changes up to this one were delivered before: they are here to be counted, and make no records.
+    pub delivered: Option<Mark>,
 }
 
 /// A buffer of this size is always kept: several times what a batch holds by default.
@@ -231,6 +259,11 @@ impl ChangeBatch {
         self.end = None;
         self.whole = false;
         self.drained = false;
+    }
+
+    /// Nothing in it but a position: no change, and no end of a transaction whose changes went before.
+    pub fn is_idle(&self) -> bool {
+        self.changes.is_empty() && self.transactions.is_empty()
     }
 
     pub fn cells_of(&self, row: Row) -> &[Cell] {

@@ -1,21 +1,80 @@
-//! Names with `*` for anything, as files write them: `public.orders.note`, `shop.*.password`.
+//! Names with `*` for anything, as files write them: `public.orders.note`, `shop.*.password`; or expressions
+//! between slashes: `/shop\.orders_\d+/`.
 
-/// Compared letter by letter, but for `*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(String);
+use std::fmt;
+
+use regex_lite::{Regex, RegexBuilder};
+
+/// Which names are meant.
+#[derive(Clone, Debug)]
+pub enum Pattern {
+    /// Compared letter by letter, but for `*`.
+    Name(String),
+    /// Of the whole name, in any case of letters.
+    Expression(Regex),
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Name(one), Self::Name(other)) => one == other,
+            (Self::Expression(one), Self::Expression(other)) => one.as_str() == other.as_str(),
+            (Self::Name(_), Self::Expression(_)) | (Self::Expression(_), Self::Name(_)) => false,
+        }
+    }
+}
+
+impl Eq for Pattern {}
+
+/// As files write them.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Expression(expression) => {
+                let inner = expression.as_str();
+                let inner =
+                    inner.strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$")).unwrap_or(inner);
+                write!(f, "/{inner}/")
+            }
+        }
+    }
+}
 
 impl Pattern {
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self::Name(text.into())
     }
 
-    /// As it is written in the file.
+    /// An expression between slashes, or a name with `*`; says what is wrong with the expression.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let inner = text.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
+        let Some(expression) = inner else { return Ok(Self::new(text)) };
+        RegexBuilder::new(&format!("^(?:{expression})$"))
+            .case_insensitive(true)
+            .build()
+            .map(Self::Expression)
+            .map_err(|error| format!("is not an expression that is understood: {error}"))
+    }
+
+    pub fn is_expression(&self) -> bool {
+        matches!(self, Self::Expression(_))
+    }
+
+    /// A name as it is written in the file, or what an expression is made into.
     pub fn text(&self) -> &str {
-        &self.0
+        match self {
+            Self::Name(name) => name,
+            Self::Expression(expression) => expression.as_str(),
+        }
     }
 
     pub fn matches(&self, name: &str) -> bool {
-        let mut parts = self.0.split('*');
+        let text = match self {
+            Self::Expression(expression) => return expression.is_match(name),
+            Self::Name(text) => text,
+        };
+        let mut parts = text.split('*');
         let first = parts.next().unwrap_or_default();
         let Some(mut rest) = name.strip_prefix(first) else { return false };
         let mut parts = parts.peekable();
@@ -37,6 +96,21 @@ impl Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_expression_is_of_the_whole_name_and_takes_no_notice_of_case() {
+        let pattern = Pattern::parse(r"/public\.(orders|items_\d+)/").unwrap();
+        for (name, expected) in [
+            ("public.orders", true),
+            ("PUBLIC.Items_7", true),
+            ("public.orders2", false),
+            ("x.public.orders", false),
+        ] {
+            assert_eq!(pattern.matches(name), expected, "{name}");
+        }
+        assert!(Pattern::parse("/a(?!b)/").is_err() && Pattern::parse("/(/").is_err());
+        assert_eq!(Pattern::parse("a.*"), Ok(Pattern::new("a.*")));
+    }
 
     #[test]
     fn a_star_is_anything_and_everything_else_is_itself() {

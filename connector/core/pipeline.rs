@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::batch::{ChangeBatch, EncodedBatch};
@@ -66,11 +67,7 @@ pub async fn run<S: Source, K: Sink>(
     let (empty_in, empty_out) = shuttle::channel();
     let (down_in, down_out) = mpsc::channel(2 * BATCHES);
     let (spent_in, spent_out) = mpsc::channel(BATCHES);
-    for _ in 0..BATCHES {
-        // The receivers are alive and there is a place for each: neither can fail.
-        let _ = empty_in.send(ChangeBatch::default());
-        let _ = spent_in.try_send(EncodedBatch::default());
-    }
+    fill(&empty_in, &spent_in);
     let (delivered_in, delivered_out) = watch::channel(None);
     let (source_runs, source_ended) = watch::channel(());
     let feed = Feed {
@@ -82,7 +79,9 @@ pub async fn run<S: Source, K: Sink>(
         notes: sink.notes(),
         progress: progress.clone(),
     };
+    let beat = format.heartbeat.as_ref().map(|heartbeat| Beat::new(heartbeat.every, from.clone()));
     let encoder = EncodeTask {
+        beat,
         encoder: Encoder::new(format, sink.targets(), progress.clone()),
         full: full_out,
         empties: empty_in,
@@ -90,6 +89,7 @@ pub async fn run<S: Source, K: Sink>(
         spent: spent_out,
         progress: progress.clone(),
         seq: 0,
+        sent: 0,
         source_ended,
     };
     let encoding = tokio::spawn(encoder.run().in_current_span());
@@ -129,6 +129,15 @@ fn ends_for_good(kind: Kind) -> bool {
     }
 }
 
+/// Puts the empty batches on both shuttles.
+fn fill(empties: &shuttle::Sender<ChangeBatch>, spent: &mpsc::Sender<EncodedBatch>) {
+    for _ in 0..BATCHES {
+        // The receivers are alive and there is a place for each: neither can fail.
+        let _ = empties.send(ChangeBatch::default());
+        let _ = spent.try_send(EncodedBatch::default());
+    }
+}
+
 struct EncodeTask<T: Targets> {
     encoder: Encoder<T>,
     full: mpsc::Receiver<ChangeBatch>,
@@ -137,6 +146,10 @@ struct EncodeTask<T: Targets> {
     spent: mpsc::Receiver<EncodedBatch>,
     progress: Arc<Progress>,
     seq: u64,
+    /// Batches sent down: one more than came for each heartbeat that went alone.
+    sent: u64,
+    /// Where heartbeats are wanted.
+    beat: Option<Beat>,
     /// Its sender falls when the source has ended.
     source_ended: watch::Receiver<()>,
 }
@@ -150,6 +163,12 @@ impl<T: Targets> EncodeTask<T> {
                 biased;
                 () = self.down.closed() => return Ok(()),
                 next = self.full.recv() => next,
+                end = due(&mut self.beat) => {
+                    if !self.beat_alone(end).await? {
+                        return Ok(());
+                    }
+                    continue;
+                }
             };
             let Some(batch) = next else { return Ok(()) };
             // Invariant 3: nothing is lost or turned round between the stages.
@@ -166,6 +185,11 @@ impl<T: Targets> EncodeTask<T> {
             if !self.encode(&batch, &mut out).await? {
                 return Ok(());
             }
+            if self.beat.as_mut().is_some_and(|beat| beat.goes_with(&batch)) && !self.beat(&mut out).await? {
+                return Ok(());
+            }
+            self.sent += 1;
+            out.seq = self.sent;
             // The source may have ended already; then nobody wants the buffer back.
             let _ = self.empties.send(batch);
             if self.down.send(Down::Batch(out)).await.is_err() {
@@ -203,6 +227,36 @@ impl<T: Targets> EncodeTask<T> {
         }
     }
 
+    /// A heartbeat while nothing else is under way, at the newest position. False when the sink has gone.
+    async fn beat_alone(&mut self, end: Position) -> Result<bool> {
+        let Some(mut out) = self.spent.recv().await else { return Ok(false) };
+        out.clear();
+        if !self.beat(&mut out).await? {
+            return Ok(false);
+        }
+        self.sent += 1;
+        out.seq = self.sent;
+        (out.end, out.whole, out.drained) = (Some(end), true, true);
+        Ok(self.down.send(Down::Batch(out)).await.is_ok())
+    }
+
+    /// Adds a heartbeat. False when the sink has gone.
+    async fn beat(&mut self, out: &mut EncodedBatch) -> Result<bool> {
+        if !self.encoder.has_pulse() {
+            if self.down.send(Down::Idle).await.is_err() {
+                return Ok(false);
+            }
+            tokio::select! {
+                biased;
+                () = self.down.closed() => return Ok(false),
+                _ = self.source_ended.changed() => return Ok(false),
+                ready = self.encoder.prepare_heartbeat() => ready?,
+            }
+        }
+        self.encoder.heartbeat(out)?;
+        Ok(true)
+    }
+
     fn note_received(&self, batch: &ChangeBatch) {
         let Some(first) = batch.transactions.first() else { return };
         if batch.changes.is_empty() {
@@ -213,6 +267,40 @@ impl<T: Targets> EncodeTask<T> {
         self.progress.received_changes.fetch_add(batch.changes.len() as u64, Ordering::Relaxed);
         self.progress.received_bytes.fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
     }
+}
+
+/// When the next heartbeat is due, and which position it goes with.
+struct Beat {
+    every: Duration,
+    next: Instant,
+    /// The end of the newest batch; `None` inside a transaction, and before the first position of all.
+    end: Option<Position>,
+}
+
+impl Beat {
+    fn new(every: Duration, from: Option<Position>) -> Self {
+        Self { every, next: Instant::now() + every, end: from }
+    }
+
+    /// Whether a heartbeat goes with this batch.
+    fn goes_with(&mut self, batch: &ChangeBatch) -> bool {
+        self.end = batch.end.clone().filter(|_| batch.whole);
+        let now = Instant::now();
+        let goes = self.end.is_some() && now >= self.next;
+        if goes {
+            self.next = now + self.every;
+        }
+        goes
+    }
+}
+
+/// Ready when a heartbeat is to go alone. Cancel-safe.
+async fn due(beat: &mut Option<Beat>) -> Position {
+    let Some(beat) = beat else { return std::future::pending().await };
+    let Some(end) = beat.end.clone() else { return std::future::pending().await };
+    tokio::time::sleep_until(beat.next).await;
+    beat.next = Instant::now() + beat.every;
+    end
 }
 
 /// A batch that the sink has and has not settled.

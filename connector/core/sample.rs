@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millrace_core::batch::{
-    Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Row, SnapshotMark, Tag, Transaction,
+    Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Part, Row, SnapshotMark, Tag, Transaction,
 };
 use millrace_core::encode::{Encoded, Encoder, Encoding, Format};
 use millrace_core::error::Result;
@@ -87,6 +87,7 @@ fn batch(rows: u32) -> ChangeBatch {
             commit_ts_us: 1_700_000_000_123_456,
             previous_commit: Some(24_023_128),
             snapshot: SnapshotMark::No,
+            part: Part::default(),
         }],
         end: Some(Position::new("{\"lsn\":24023999}")),
         whole: true,

@@ -446,7 +446,15 @@ fn topics(
         .collect();
     // A name before every pattern, and the longest pattern, which is the most exact one, first.
     topics.sort_by_key(|(pattern, _)| (pattern.contains('*'), std::cmp::Reverse(pattern.len())));
-    topics.into_iter().map(|(pattern, declared)| (Pattern::new(pattern), declared)).collect()
+    let parsed = |(pattern, declared): (String, TopicDefaults)| match Pattern::parse(&pattern) {
+        Ok(pattern) => Some((pattern, declared)),
+        Err(why) => {
+            let message = format!("sink.kafka.topics.\"{pattern}\" {why}");
+            wrong.push(Error::config(message).hint("write a name, with * for anything, or /expression/"));
+            None
+        }
+    };
+    topics.into_iter().filter_map(parsed).collect()
 }
 
 fn topic_defaults(key: &str, raw: &RawTopics, wrong: &mut Vec<Error>) -> TopicDefaults {

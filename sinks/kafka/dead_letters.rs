@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use millrace_core::batch::EncodedBatch;
 use millrace_core::error::{Error, Result};
@@ -16,14 +15,11 @@ use millrace_core::route;
 use crate::admin::Presence;
 use crate::config::{RETRY_BACKOFF, Settings};
 use crate::errors::{self, Code, Failure};
-use crate::native::{self, Client, Read, Role, Topic};
+use crate::native::{self, Client, Role, Topic};
 use crate::opening::blocking;
 use crate::producer::{self, Sizes};
 use crate::topics::Topics;
-use crate::{KafkaTargets, registry};
-
-/// A topic of letters is small, and an open transaction of the connector holds readers back for less.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::{KafkaTargets, compacted, registry};
 
 /// librdkafka's upper limit for `message.max.bytes`.
 const RECORD_BYTES_MAX: u32 = 1_000_000_000;
@@ -33,62 +29,9 @@ pub type Raw = (String, Vec<u8>);
 
 /// Every letter that was not replayed, by position.
 pub async fn read(settings: &Settings, topic: &str) -> Result<Vec<Raw>> {
-    let settings = Arc::new(settings.clone());
-    let topics = Topics::new(settings.clone(), Arc::default());
-    let partitions = match topics.admin.presence(topic).await? {
-        Presence::Missing => return Ok(Vec::new()),
-        Presence::Coming => 1,
-        Presence::Ready { partitions, .. } => partitions,
-    };
-    let topic = topic.to_owned();
-    blocking(move || read_all(&settings, &topic, partitions)).await
-}
-
-fn read_all(settings: &Settings, name: &str, partitions: u32) -> Result<Vec<Raw>> {
-    let failed = |failure: Failure| errors::error(format!("cannot read topic {name}"), failure);
-    let client = |isolation: &str| {
-        let mut config = settings.client_config();
-        config.set("isolation.level", isolation);
-        config.set("enable.partition.eof", "true");
-        config.set("auto.offset.reset", "error");
-        Client::new(&config, Role::Consumer)
-            .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))
-    };
-    let committed = client("read_committed")?.topic(name).map_err(failed)?;
-    let ends = client("read_uncommitted")?.topic(name).map_err(failed)?;
-    committed.look_up(READ_TIMEOUT).and_then(|()| ends.look_up(READ_TIMEOUT)).map_err(failed)?;
-    let deadline = Instant::now() + READ_TIMEOUT;
-    let mut letters = BTreeMap::new();
-    for partition in 0..partitions.cast_signed() {
-        let (low, end) = ends.offsets(partition, READ_TIMEOUT).map_err(failed)?;
-        if low == end {
-            continue;
-        }
-        let reader = committed.read(partition, low).map_err(failed)?;
-        let mut is_over = false;
-        while !is_over {
-            if Instant::now() > deadline {
-                return Err(Error::transient(format!("topic {name} could not be read to its end in time")));
-            }
-            is_over = reader
-                .next(Duration::from_millis(100), |read| match read {
-                    Read::Record { offset, .. } if offset >= end => true,
-                    Read::Record { offset, key, value } => {
-                        let key = String::from_utf8_lossy(key.unwrap_or_default()).into_owned();
-                        match value {
-                            Some(value) => letters.insert(key, value.to_vec()),
-                            None => letters.remove(&key),
-                        };
-                        offset + 1 >= end
-                    }
-                    Read::End(offset) => offset >= end,
-                    Read::Nothing => false,
-                })
-                .map_err(failed)?;
-        }
-    }
+    let newest = compacted::read(settings, topic).await?.unwrap_or_default();
     // Positions are hexadecimal of one width, so their texts rise as they do; only the last number does not.
-    let mut letters: Vec<Raw> = letters.into_iter().collect();
+    let mut letters: Vec<Raw> = newest.into_iter().collect();
     letters.sort_by_key(|(key, _)| (key.len(), key.clone()));
     letters.sort_by_key(|(key, _)| key.get(..33).unwrap_or_default().to_owned());
     Ok(letters)

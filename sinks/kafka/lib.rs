@@ -8,6 +8,7 @@ mod admin;
 pub mod audit;
 mod check;
 mod closing;
+pub mod compacted;
 pub mod config;
 pub mod dead_letters;
 mod errors;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use millrace_core::batch::{
-    Before, Cell, Change, ChangeBatch, Op, Row, SnapshotMark, Tag, Transaction, document,
+    Before, Cell, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Tag, Transaction, document,
 };
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
@@ -371,6 +371,7 @@ impl Session {
             commit_ts_us: ms.saturating_mul(1000),
             previous_commit: None,
             snapshot: SnapshotMark::No,
+            part: Part::default(),
         });
         if let Some(open) = &mut self.open {
             open.in_batch = Some((self.batch_number, index));

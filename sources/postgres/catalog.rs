@@ -8,6 +8,7 @@ use millrace_core::relation::Relation;
 use serde::Deserialize;
 use tokio_postgres::{Client, Row};
 
+use crate::config::Partitions;
 use crate::errors;
 use crate::pgoutput::RelationMessage;
 use crate::relation::{self, Origin};
@@ -156,10 +157,22 @@ pub async fn tables_by_oid(client: &Client, oids: &[u32]) -> Result<Vec<TableInf
     parsed(rows.map_err(|error| errors::query("cannot read tables from the catalog", error))?)
 }
 
-/// The tables that the file's entries mean, each once; what is missing is left out. A schema stands for
-/// its tables and roots of partitioned ones, not for parts whose root is there too.
+/// The tables that the file's entries mean, each once; what is missing is left out. A schema, or an
+/// expression, stands for tables and roots of partitioned ones, not for parts whose root is there too.
 pub async fn tables_by_pattern(client: &Client, patterns: &[TablePattern]) -> Result<Vec<TableInfo>> {
+    tables_with(client, patterns, Partitions::Root).await
+}
+
+/// The same, where partitioned tables may be captured by their parts: then a schema or an expression stands
+/// for every part, and for no root.
+pub async fn tables_with(
+    client: &Client,
+    patterns: &[TablePattern],
+    partitions: Partitions,
+) -> Result<Vec<TableInfo>> {
+    let parts = partitions == Partitions::Parts;
     let (mut schemas, mut names, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    let mut has_expressions = false;
     for pattern in patterns {
         match pattern {
             TablePattern::One(TableName { schema, table }) => {
@@ -167,18 +180,24 @@ pub async fn tables_by_pattern(client: &Client, patterns: &[TablePattern]) -> Re
                 names.push(table.as_str());
             }
             TablePattern::Schema(schema) => whole.push(schema.as_str()),
+            TablePattern::Expression(_) => has_expressions = true,
         }
     }
     let sql = format!(
         "{DESCRIBE}
          WHERE (n.nspname::text, c.relname::text) IN (SELECT * FROM unnest($1::text[], $2::text[]))
-            OR (n.nspname::text = ANY($3::text[]) AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-                AND NOT (c.relispartition AND c.relnamespace = (
+            OR ((n.nspname::text = ANY($3::text[])
+                  OR $4 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+                AND (c.relkind = 'r' OR c.relkind = 'p' AND NOT $5) AND c.relpersistence = 'p'
+                AND NOT (NOT $5 AND c.relispartition AND c.relnamespace = (
                   SELECT r.relnamespace FROM pg_class r WHERE r.oid = pg_partition_root(c.oid))))
          ORDER BY n.nspname, c.relname"
     );
-    let rows = client.query(&sql, &[&schemas, &names, &whole]).await;
-    parsed(rows.map_err(|error| errors::query("cannot read tables from the catalog", error))?)
+    let rows = client.query(&sql, &[&schemas, &names, &whole, &has_expressions, &parts]).await;
+    let rows = rows.map_err(|error| errors::query("cannot read tables from the catalog", error))?;
+    let mut tables: Vec<TableInfo> = parsed(rows)?;
+    tables.retain(|table| patterns.iter().any(|pattern| pattern.matches(&table.schema, &table.table)));
+    Ok(tables)
 }
 
 /// Reads these types, and all that they are made of, into `types`: anew, because enums grow.

@@ -43,6 +43,9 @@ pub struct Raw {
     pub password: Option<SecretString>,
     pub tables: Vec<String>,
     #[serde(default)]
+    pub exclude_tables: Vec<String>,
+    pub partitions: Option<Partitions>,
+    #[serde(default)]
     pub message_keys: BTreeMap<String, Vec<String>>,
     pub messages: Option<Vec<String>>,
     pub publication: Option<String>,
@@ -66,6 +69,8 @@ pub struct Raw {
     pub slot_made_beforehand: Option<bool>,
     pub wal_limit_gb: Option<u64>,
     pub wal_policy: Option<WalPolicy>,
+    pub existing_slot: Option<ExistingSlot>,
+    pub heartbeat_query: Option<String>,
     pub batch_bytes_max: Option<usize>,
     pub batch_rows_max: Option<usize>,
 }
@@ -165,6 +170,25 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// By what a partitioned table is captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Partitions {
+    #[default]
+    Root,
+    Parts,
+}
+
+/// What becomes of a slot that is there before the connector's first start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExistingSlot {
+    #[default]
+    Refuse,
+    /// Its confirmed position is the start.
+    Take,
+}
+
 impl SslMode {
     /// Whether a server without TLS is refused.
     pub fn demands(self) -> bool {
@@ -199,6 +223,9 @@ pub struct Settings {
     pub password: Option<SecretString>,
     pub tls: Tls,
     pub tables: Vec<TablePattern>,
+    /// And what of it not.
+    pub exclude_tables: Vec<TablePattern>,
+    pub partitions: Partitions,
     /// Columns to key events by instead of the table's own key.
     pub message_keys: Vec<(TablePattern, Vec<String>)>,
     /// Prefixes of transactional logical messages that are captured.
@@ -222,6 +249,10 @@ pub struct Settings {
     pub wal_policy: WalPolicy,
     /// The slot was made by somebody else, so its `confirmed_flush_lsn` is the start.
     pub slot_made_beforehand: bool,
+    /// A slot that is there at the first start is taken over; where there is none, it is made.
+    pub takes_slot: bool,
+    /// Run at every heartbeat, in place of the message in the log.
+    pub heartbeat_query: Option<String>,
     pub batch: BatchLimits,
 }
 
@@ -250,6 +281,8 @@ impl Settings {
             user: url.user,
             database: url.database,
             tables: tables(&raw.tables, &mut problems),
+            exclude_tables: patterns(&raw.exclude_tables, &mut problems),
+            partitions: raw.partitions.unwrap_or_default(),
             message_keys: message_keys(raw.message_keys, &mut problems),
             messages: raw.messages.unwrap_or_default(),
             publication: problems.name("publication", raw.publication, &own),
@@ -278,6 +311,8 @@ impl Settings {
                 .map(|gb| problems.within("wal_limit_gb", Some(gb), gb, 1..=1_000_000) << 30),
             wal_policy: problems.wal_policy(raw.wal_policy, raw.wal_limit_gb),
             slot_made_beforehand: raw.slot_made_beforehand.unwrap_or(false),
+            takes_slot: raw.existing_slot == Some(ExistingSlot::Take),
+            heartbeat_query: problems.heartbeat_query(raw.heartbeat_query, heartbeat),
             batch: BatchLimits {
                 bytes_max: problems.within(
                     "batch_bytes_max",
@@ -314,7 +349,8 @@ impl Settings {
 
     /// Whether the file asks for this table.
     pub fn wants(&self, schema: &str, table: &str) -> bool {
-        self.tables.iter().any(|pattern| pattern.matches(schema, table))
+        let any = |patterns: &[TablePattern]| patterns.iter().any(|pattern| pattern.matches(schema, table));
+        any(&self.tables) && !any(&self.exclude_tables)
     }
 }
 
@@ -352,6 +388,10 @@ fn tables(entries: &[String], problems: &mut Problems) -> Vec<TablePattern> {
         problems
             .add("tables is empty", "list what to capture: tables = [\"public.orders\"] or [\"public.*\"]");
     }
+    patterns(entries, problems)
+}
+
+fn patterns(entries: &[String], problems: &mut Problems) -> Vec<TablePattern> {
     let mut patterns = Vec::new();
     for entry in entries {
         match TablePattern::parse(entry) {
@@ -405,6 +445,16 @@ impl Problems {
             self.add("wal_policy has no effect without a limit", "set wal_limit_gb, or remove it");
         }
         given.unwrap_or_default()
+    }
+
+    fn heartbeat_query(&mut self, given: Option<String>, interval: Duration) -> Option<String> {
+        if given.is_some() && interval.is_zero() {
+            self.add(
+                "heartbeat_query is never run: heartbeat_interval_s is 0",
+                "set heartbeat_interval_s = 10",
+            );
+        }
+        given
     }
 
     fn name(&mut self, key: &str, given: Option<String>, own: &str) -> String {

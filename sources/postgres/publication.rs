@@ -68,10 +68,14 @@ pub struct Wanted {
 
 /// Looks up what the file asks for.
 pub async fn wanted(client: &Client, settings: &Settings) -> Result<Wanted> {
-    let tables = catalog::tables_by_pattern(client, &settings.tables).await?;
-    let is_missing =
-        |pattern: &&TablePattern| !tables.iter().any(|table| pattern.matches(&table.schema, &table.table));
+    let mut tables = catalog::tables_with(client, &settings.tables, settings.partitions).await?;
+    let is_missing = |pattern: &&TablePattern| {
+        // An expression may mean tables that are still to come, but not all of them may.
+        let may_be_empty = matches!(pattern, TablePattern::Expression(_)) && !tables.is_empty();
+        !may_be_empty && !tables.iter().any(|table| pattern.matches(&table.schema, &table.table))
+    };
     let missing = settings.tables.iter().filter(is_missing).cloned().collect();
+    tables.retain(|table| settings.wants(&table.schema, &table.table));
     Ok(Wanted { tables, missing })
 }
 

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use millrace_core::batch::{Before, Change, ChangeBatch, Op, Row, SnapshotMark, Transaction};
+use millrace_core::batch::{Before, Change, ChangeBatch, Name, Op, Part, Row, SnapshotMark, Transaction};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
 use millrace_core::progress::State;
@@ -74,6 +74,8 @@ struct OpenTransaction {
     final_lsn: Lsn,
     xid: u32,
     commit_ts_us: i64,
+    /// In the header of its begin.
+    begin: Lsn,
     skip: Skip,
     /// The last change that was counted, skipped ones too.
     last: Option<(Lsn, u32)>,
@@ -194,9 +196,10 @@ impl Session {
                 }
             }
             Message::Begin { final_lsn, commit_ts_us, xid } => {
-                self.begin(Lsn(final_lsn), commit_ts_us, xid)?;
+                self.begin(Lsn(final_lsn), commit_ts_us, xid, lsn)?;
             }
             Message::Commit { end_lsn, .. } => {
+                self.end_in(lsn, batch);
                 self.commit(Lsn(end_lsn))?;
                 return Ok(Step::Ended);
             }
@@ -327,7 +330,7 @@ impl Session {
         self.tracker.as_ref().is_some_and(Tracker::is_active)
     }
 
-    fn begin(&mut self, final_lsn: Lsn, commit_ts_us: i64, xid: u32) -> Result<()> {
+    fn begin(&mut self, final_lsn: Lsn, commit_ts_us: i64, xid: u32, begin: Lsn) -> Result<()> {
         if let Some(open) = &self.transaction {
             return Err(Error::fatal(format!(
                 "postgres began transaction {xid} inside transaction {}",
@@ -344,8 +347,9 @@ impl Session {
             Some(open) => return Err(lost_open(open, "another transaction came in its place")),
             None => Skip::Nothing,
         };
-        let transaction = OpenTransaction { final_lsn, xid, commit_ts_us, skip, last: None, in_batch: None };
-        self.transaction = Some(transaction);
+        let (last, in_batch) = (None, None);
+        self.transaction =
+            Some(OpenTransaction { final_lsn, xid, commit_ts_us, begin, skip, last, in_batch });
         Ok(())
     }
 
@@ -368,7 +372,19 @@ impl Session {
         Ok(())
     }
 
-    /// Counts a change of the open transaction; `None` when it was delivered before.
+    /// Tells the batch that the open transaction ends, if anything of it was emitted.
+    fn end_in(&mut self, at: Lsn, batch: &mut ChangeBatch) {
+        if self.transaction.as_ref().is_none_or(|open| open.in_batch.is_none()) {
+            return;
+        }
+        let index = self.transaction_in(batch) as usize;
+        if let Some(transaction) = batch.transactions.get_mut(index) {
+            transaction.part.end = Some(at.0);
+        }
+    }
+
+    /// Counts a change of the open transaction; `None` when the whole transaction was delivered before. In one
+    /// that was delivered in part all changes are emitted, because those behind them are counted on from them.
     fn count(&mut self, lsn: Lsn) -> Result<Option<Mark>> {
         let Some(transaction) = &mut self.transaction else {
             return Err(Error::fatal(format!("postgres sent a change at {lsn} outside a transaction")));
@@ -378,12 +394,8 @@ impl Session {
             _ => 0,
         };
         transaction.last = Some((lsn, n));
-        let skipped = match transaction.skip {
-            Skip::Nothing => false,
-            Skip::Everything => true,
-            Skip::UpTo(to, index) => (lsn, n) <= (to, index),
-        };
-        Ok((!skipped).then_some(Mark { commit: transaction.final_lsn.0, change: lsn.0, n }))
+        let mark = Mark { commit: transaction.final_lsn.0, change: lsn.0, n };
+        Ok((transaction.skip != Skip::Everything).then_some(mark))
     }
 
     fn change(
@@ -419,6 +431,7 @@ impl Session {
         batch.changes.push(change);
         if let Some(table) = watched
             && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
+            && open.delivered().is_none_or(|delivered| mark > delivered)
             && let Some(relation) = batch.relations.get(relation as usize)
         {
             tracker.changed(table, open.xid, batch, &change, &relation.identity);
@@ -441,6 +454,7 @@ impl Session {
         let Some(Place { relation, watched, .. }) = self.relation_in(oid, batch)? else { return Ok(()) };
         if let Some(table) = watched
             && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
+            && open.delivered().is_none_or(|delivered| mark > delivered)
         {
             tracker.truncated(table, open.xid);
         }
@@ -493,6 +507,7 @@ impl Session {
             commit_ts_us: transaction.commit_ts_us,
             previous_commit: self.whole.lsn_commit,
             snapshot: SnapshotMark::No,
+            part: transaction.part(),
         });
         transaction.in_batch = Some((self.batch_number, index));
         index
@@ -500,6 +515,24 @@ impl Session {
 }
 
 impl OpenTransaction {
+    fn delivered(&self) -> Option<Mark> {
+        match self.skip {
+            Skip::UpTo(lsn, n) => Some(Mark { commit: self.final_lsn.0, change: lsn.0, n }),
+            Skip::Nothing | Skip::Everything => None,
+        }
+    }
+
+    /// Of a batch in which it is not yet.
+    fn part(&self) -> Part {
+        let is_first = self.in_batch.is_none() && self.skip == Skip::Nothing;
+        Part {
+            name: Name::Number { commit: self.final_lsn.0 },
+            begin: is_first.then_some(self.begin.0),
+            end: None,
+            delivered: self.delivered(),
+        }
+    }
+
     /// The last change that is delivered or on its way: what was skipped counts as delivered to its end.
     fn furthest(&self) -> Option<(Lsn, u32)> {
         match self.skip {

@@ -273,7 +273,7 @@ impl PostgresSource {
                     reading.told.abandoned.store(true, Ordering::Relaxed);
                     return joined((&mut reading.thread).await);
                 }
-                _ = heartbeat.tick(), if beats && !is_standby => drop(self.beat(client).await?),
+                _ = heartbeat.tick(), if beats && !is_standby => self.heartbeat(client).await?,
                 read = &mut rows, if reads => {
                     read?;
                     reads = false;
@@ -345,6 +345,15 @@ impl PostgresSource {
             tracing::info!(timeline = facts.timeline, "the standby was promoted; streaming goes on from it");
         }
         Ok(facts.in_recovery)
+    }
+
+    /// What the file asks for at every heartbeat: its own query, or a message.
+    async fn heartbeat(&self, client: &Client) -> Result<()> {
+        let Some(query) = &self.settings.heartbeat_query else { return self.beat(client).await.map(drop) };
+        match tokio::time::timeout(QUERY_PATIENCE, client.batch_execute(query)).await {
+            Ok(done) => done.map_err(|error| crate::errors::query("cannot run heartbeat_query", error)),
+            Err(_) => Err(no_answer(&self.settings)),
+        }
     }
 
     /// A place in the log that is not of anybody else; where it is.

@@ -96,7 +96,7 @@ pub async fn place(
             }
             create(settings, client, facts, feed, notes).await
         }
-        (None, Some(slot)) if settings.slot_made_beforehand => {
+        (None, Some(slot)) if settings.slot_made_beforehand || settings.takes_slot => {
             slot.usable(settings)?;
             slot.free(None)?;
             let Some(confirmed) = slot.confirmed_flush_lsn else {

@@ -222,7 +222,7 @@ impl Stream {
 
     /// Sends a chunk's rows as a batch of their own, where the stream stands now.
     fn place_chunk(&mut self) -> Result<(), Ended> {
-        if self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty()) {
+        if self.batch.as_ref().is_some_and(|batch| !batch.is_idle()) {
             self.send(false)?;
         }
         if !self.take_up()? {
@@ -298,7 +298,7 @@ impl Stream {
         }
         // Read, though there may be nothing in it for us: what the lag is measured from.
         self.feed.progress.received.fetch_max(self.session.end_lsn().0, Ordering::Relaxed);
-        let filled = self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty());
+        let filled = self.batch.as_ref().is_some_and(|batch| !batch.is_idle());
         let advanced = self.session.end_lsn() > self.sent;
         if filled || (advanced && (self.reply_owed || Instant::now() >= self.next_advance)) {
             self.send(true)?;
@@ -312,7 +312,7 @@ impl Stream {
         if !self.session.is_whole() {
             return false;
         }
-        if batch.changes.is_empty() {
+        if batch.is_idle() {
             return self.session.end_lsn() > self.sent && Instant::now() >= self.next_advance;
         }
         self.batch_since.elapsed() >= BATCH_AGE_MAX
@@ -333,7 +333,8 @@ impl Stream {
         let progress = &self.feed.progress;
         progress.received.fetch_max(self.sent.0, Ordering::Relaxed);
         progress.source_end.fetch_max(self.sent.0, Ordering::Relaxed);
-        progress.transactions.fetch_add(batch.transactions.len() as u64, Ordering::Relaxed);
+        let ended = batch.transactions.iter().filter(|transaction| transaction.part.end.is_some()).count();
+        progress.transactions.fetch_add(ended as u64, Ordering::Relaxed);
         self.feed.send(batch)?;
         Ok(())
     }
@@ -401,7 +402,7 @@ impl Stream {
     fn finish(mut self) -> Result<()> {
         chaos::pass(Point::Stopping);
         let deadline = Instant::now() + STOP_DELIVERY_PATIENCE;
-        let unsent = self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty());
+        let unsent = self.batch.as_ref().is_some_and(|batch| !batch.is_idle());
         let worth_it = unsent || self.session.end_lsn() > self.sent;
         if self.session.is_whole() && worth_it && self.send(true).is_err() {
             return Ok(());

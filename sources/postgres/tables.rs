@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use millrace_core::pattern::Pattern;
 use serde::Deserialize;
 
 /// A table by its full name.
@@ -43,11 +44,17 @@ pub enum TablePattern {
     One(TableName),
     /// `schema.*`
     Schema(String),
+    /// `/schema\.table_\d+/`, of the whole name
+    Expression(Pattern),
 }
 
 impl TablePattern {
     /// Reads `schema.table` or `schema.*`; the error says what is wrong with the entry.
     pub fn parse(entry: &str) -> Result<Self, &'static str> {
+        if entry.starts_with('/') {
+            let pattern = Pattern::parse(entry).ok().filter(Pattern::is_expression);
+            return pattern.map(Self::Expression).ok_or("is not an expression that is understood");
+        }
         let (schema, _, rest) = part(entry)?;
         let rest = rest.strip_prefix('.').ok_or("has no schema: write schema.table, as in public.orders")?;
         let (table, is_quoted, rest) = part(rest)?;
@@ -64,6 +71,7 @@ impl TablePattern {
         match self {
             Self::One(name) => name.schema == schema && name.table == table,
             Self::Schema(name) => name == schema,
+            Self::Expression(pattern) => pattern.matches(&format!("{schema}.{table}")),
         }
     }
 }
@@ -73,6 +81,7 @@ impl fmt::Display for TablePattern {
         match self {
             Self::One(name) => name.fmt(f),
             Self::Schema(schema) => write!(f, "{schema}.*"),
+            Self::Expression(pattern) => pattern.fmt(f),
         }
     }
 }
@@ -133,6 +142,14 @@ mod tests {
         assert_eq!(TablePattern::parse(r#""my.schema"."a""b""#), one("my.schema", "a\"b"));
         assert_eq!(TablePattern::parse("shop.*"), Ok(TablePattern::Schema("shop".to_owned())));
         assert_eq!(TablePattern::parse(r#"shop."*""#), one("shop", "*"));
+    }
+
+    #[test]
+    fn an_expression_means_every_table_whose_whole_name_fits() {
+        let pattern = TablePattern::parse(r"/shop\.orders_\d+/").expect("an expression");
+        assert!(pattern.matches("shop", "orders_7") && !pattern.matches("shop", "orders_7x"));
+        assert!(TablePattern::parse("/shop").is_err() && TablePattern::parse("/(/").is_err());
+        assert_eq!(TablePattern::parse(&pattern.to_string()), Ok(pattern));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::plan::{Plan, RowPlan};
 use super::row::{Notes, RowCells, RowFault, write_row};
 use super::source::Source;
 use super::target::{Choice, Place, Target, View};
+use super::transaction::{Count, Ends};
 use super::value::{Scratch, Writer};
 use super::{Dialect, Encoding, Envelope, reject, signature};
 use crate::batch::{
@@ -67,6 +68,10 @@ pub(crate) struct Pass<'a> {
     /// What dead letters call this attempt.
     pub attempt: u32,
     pub rejects: &'a mut Rejects,
+    /// Where transactions are told of.
+    pub ends: Option<&'a Ends>,
+    /// Events of the transaction under way, where they are counted.
+    pub count: Option<&'a mut Count>,
 }
 
 /// What became a dead letter in one batch.
@@ -102,7 +107,11 @@ impl<'a> Pass<'a> {
     /// Writes every change. `counts` has a place for each of the batch's relations.
     pub(crate) fn run(&mut self, counts: &mut [OpCounts]) -> Result<(), Fault> {
         let batch = self.batch;
+        let mut opened = 0;
         for change in &batch.changes {
+            if self.ends.is_some() {
+                self.open_until(&mut opened, change.transaction as usize + 1)?;
+            }
             let relation = change.relation as usize;
             let plan = self.slots.get(relation).and_then(|slot| self.plans.get(*slot));
             let transaction = batch.transactions.get(change.transaction as usize);
@@ -111,7 +120,8 @@ impl<'a> Pass<'a> {
                     Error::fatal("a change names a relation or transaction that its batch lacks").into()
                 );
             };
-            if plan.format.skipped.covers(change.op) {
+            let again = transaction.part.delivered.is_some_and(|delivered| change.mark <= delivered);
+            if plan.format.skipped.covers(change.op) || (again && self.count.is_none()) {
                 continue;
             }
             let context = Context { plan, change, transaction };
@@ -124,15 +134,24 @@ impl<'a> Pass<'a> {
                 (None, Encoding::Avro) => self.table::<Avro>(context),
                 (None, Encoding::Json { .. }) => self.table::<Json>(context),
             };
-            if let Err(fault) = written {
+            if written.is_err() || again {
                 self.out.bytes.truncate(bytes);
                 self.out.records.truncate(records);
-                self.reject(context, fault)?;
+            }
+            match written {
+                Ok(()) => {}
+                // Whatever became of it when it was delivered.
+                Err(Fault::Error(_)) if again => continue,
+                Err(fault) => self.reject(context, fault)?,
             }
             let count = counts.get_mut(relation).and_then(|c| c.get_mut(op_index(change.op)));
             if let Some(count) = count.filter(|_| self.out.records.len() > records) {
                 *count += 1;
             }
+        }
+        if self.ends.is_some() {
+            self.open_until(&mut opened, batch.transactions.len())?;
+            self.close(opened)?;
         }
         Ok(())
     }
@@ -396,6 +415,7 @@ impl<'a> Pass<'a> {
 
     #[inline]
     fn value<W: Writer>(&mut self, context: Context<'_>, event: &Event<'_>) -> Result<Span, Fault> {
+        let numbers = self.number(context);
         if context.plan.format.envelope == Envelope::Flat {
             return self.flat::<W>(context, event);
         }
@@ -422,9 +442,12 @@ impl<'a> Pass<'a> {
             }
         }
         self.room.source.put::<W>(context.plan, self.batch, context.change, context.transaction, out);
-        envelope.op_lead.put(out);
-        out.push(event.op);
-        out.extend_from_slice(&self.room.tail);
+        match (&envelope.block, numbers) {
+            (Some(block), Some(numbers)) => self.put_block::<W>(context, block, numbers),
+            _ => envelope.op_lead.put(out),
+        }
+        self.out.bytes.push(event.op);
+        self.out.bytes.extend_from_slice(&self.room.tail);
         self.span(context, start)
     }
 
@@ -554,26 +577,4 @@ fn row_fault(context: Context<'_>, fault: RowFault) -> Fault {
         RowFault::Bad(index, bad) => reject::bad_value(plan, mark, index, bad).into(),
         RowFault::KeyNotSent(index) => reject::key_not_sent(plan, mark, index).into(),
     }
-}
-
-/// Adds the columns of the batch in which a NULL stands where the plans have none, to each plan's `widened`.
-pub(crate) fn widen(batch: &ChangeBatch, plans: &mut [Plan], slots: &[usize]) -> bool {
-    let mut any = false;
-    for change in &batch.changes {
-        let plan = slots.get(change.relation as usize).and_then(|slot| plans.get_mut(*slot));
-        let Some(plan) = plan else { continue };
-        let whole_old = if change.has_before == Before::Full { batch.cells_of(change.before) } else { &[] };
-        for cells in [batch.cells_of(change.after), whole_old] {
-            for column in plan.row.columns.iter().chain(plan.key.iter().flat_map(|key| &key.columns)) {
-                let Some(cell) = cells.get(column.index) else { continue };
-                let is_new = column.null.is_none() && !plan.widened.contains(&column.index);
-                if cell.tag == Tag::Null && is_new {
-                    plan.widened.push(column.index);
-                    plan.is_stale = true;
-                    any = true;
-                }
-            }
-        }
-    }
-    any
 }

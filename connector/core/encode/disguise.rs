@@ -15,7 +15,7 @@ pub enum Disguise {
     /// As many asterisks, whatever the value, and for NULL too: who reads them learns nothing.
     Mask { asterisks: usize },
     /// The digest of the salt and the text, in hexadecimal. Equal texts stay equal, and NULL stays NULL.
-    Hash { algorithm: Algorithm, salt: Salt },
+    Hash { algorithm: Algorithm, salt: Salt, of: Hashed },
     /// The first characters, as Java counts them.
     Truncate { characters: usize },
 }
@@ -25,6 +25,16 @@ pub enum Algorithm {
     Sha256,
     Sha384,
     Sha512,
+}
+
+/// What is hashed behind the salt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hashed {
+    /// The text's UTF-8.
+    #[default]
+    Text,
+    /// The text as Java serialises a string: the first version of Debezium's hashes.
+    Serialized,
 }
 
 /// Does not print.
@@ -77,13 +87,44 @@ impl Disguise {
         match self {
             Self::Mask { asterisks } => out.extend(std::iter::repeat_n(b'*', *asterisks)),
             Self::Truncate { characters } => out.extend_from_slice(cut(text, *characters)),
-            Self::Hash { algorithm, salt } => match algorithm {
-                Algorithm::Sha256 => digest::<Sha256>(salt, text, out),
-                Algorithm::Sha384 => digest::<Sha384>(salt, text, out),
-                Algorithm::Sha512 => digest::<Sha512>(salt, text, out),
-            },
+            Self::Hash { algorithm, salt, of } => {
+                let serialized = (*of == Hashed::Serialized).then(|| serialized(text));
+                let text = serialized.as_deref().unwrap_or(text);
+                match algorithm {
+                    Algorithm::Sha256 => digest::<Sha256>(salt, text, out),
+                    Algorithm::Sha384 => digest::<Sha384>(salt, text, out),
+                    Algorithm::Sha512 => digest::<Sha512>(salt, text, out),
+                }
+            }
         }
     }
+}
+
+/// A string as Java's object streams write it: their head, the kind of string, its length in bytes, and
+/// UTF-8 in which a character of four bytes is its two halves of UTF-16 in three bytes each, and a zero two.
+fn serialized(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for c in String::from_utf8_lossy(text).chars() {
+        match c {
+            '\0' => bytes.extend_from_slice(&[0xc0, 0x80]),
+            c if c.len_utf8() < 4 => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let [high, low] = unit.to_be_bytes();
+                    bytes.extend_from_slice(&[
+                        0xe0 | high >> 4,
+                        0x80 | (high & 0x0f) << 2 | low >> 6,
+                        0x80 | low & 0x3f,
+                    ]);
+                }
+            }
+        }
+    }
+    let head = match u16::try_from(bytes.len()) {
+        Ok(len) => [&[0xac, 0xed, 0, 5, b't'][..], &len.to_be_bytes()].concat(),
+        Err(_) => [&[0xac, 0xed, 0, 5, b'|'][..], &(bytes.len() as u64).to_be_bytes()].concat(),
+    };
+    [head, bytes].concat()
 }
 
 /// A disguise hides only what is written as text.
@@ -138,13 +179,22 @@ mod tests {
 
     #[test]
     fn a_hash_is_that_of_the_salt_and_the_text() {
-        let hash = |algorithm| Disguise::Hash { algorithm, salt: Salt("CzQMA0cB5K".into()) };
+        let hash =
+            |algorithm| Disguise::Hash { algorithm, salt: Salt("CzQMA0cB5K".into()), of: Hashed::Text };
         // printf CzQMA0cB5Kanna@example.com | sha256sum
         let expected = "beb9f965d6e20f24f16bdef1c8e2a3ac5656cbdc933e784eb413772ded875717";
         assert_eq!(written(&hash(Algorithm::Sha256), "anna@example.com"), format!("\"{expected}\""));
         assert_eq!(written(&hash(Algorithm::Sha384), "").len(), 98);
         assert_eq!(written(&hash(Algorithm::Sha512), "").len(), 130);
         assert_eq!(format!("{:?}", Salt("secret".into())), "Salt");
+    }
+
+    #[test]
+    fn the_first_version_hashes_a_string_as_java_serialises_it() {
+        assert_eq!(serialized("ab".as_bytes()), [0xac, 0xed, 0, 5, b't', 0, 2, b'a', b'b']);
+        assert_eq!(serialized("🦀".as_bytes())[5..], [0, 6, 0xed, 0xa0, 0xbe, 0xed, 0xb6, 0x80]);
+        let long = serialized(&[b'x'; 70_000]);
+        assert_eq!((long[4], long.len()), (b'|', 5 + 8 + 70_000));
     }
 
     #[test]

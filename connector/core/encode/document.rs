@@ -54,6 +54,7 @@ impl<'a> Pass<'a> {
         op: u8,
     ) -> Result<Span, Fault> {
         let envelope = &context.plan.envelope;
+        let numbers = self.number(context);
         let start = self.out.bytes.len();
         let out = &mut self.out.bytes;
         for (index, lead, null) in [
@@ -74,6 +75,13 @@ impl<'a> Pass<'a> {
         envelope.op_lead.put(out);
         out.push(op);
         out.extend_from_slice(&self.room.document_tail);
+        match (&envelope.block, numbers) {
+            (Some(block), Some(numbers)) => {
+                self.put_block::<W>(context, block, numbers);
+                context.plan.tail.document_close.put(&mut self.out.bytes);
+            }
+            _ => context.plan.tail.document_end.put(out),
+        }
         self.span(context, start)
     }
 

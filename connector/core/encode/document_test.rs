@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::scene::{Desk, Seen, debezium, header, json as as_json, millrace};
 use super::*;
-use crate::batch::{Before, Cell, Change, Op, Row, SnapshotMark, Tag, Transaction, document};
+use crate::batch::{Before, Cell, Change, Op, Part, Row, SnapshotMark, Tag, Transaction, document};
 use crate::position::{Mark, Position};
 use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
 
@@ -48,6 +48,7 @@ fn batch(changes: &[(Op, &[(usize, &str)])]) -> ChangeBatch {
         commit_ts_us: 1_700_000_000_123_000,
         previous_commit: None,
         snapshot: SnapshotMark::No,
+        part: Part::default(),
     };
     let mut batch = ChangeBatch {
         relations: vec![relation()],

@@ -87,12 +87,15 @@ fn time(kind: &Kind, format: &Format) -> (Type, Schema) {
     };
     let rare = Type::Rare;
     match (format.times, kind) {
-        (Times::IsoText, Kind::Date) => of(rare(Rare::DateIso), Base::String, "IsoDate"),
+        (Times::IsoText, Kind::Date) => {
+            let java = format.dialect == Dialect::Debezium;
+            of(rare(Rare::DateIso { java }), Base::String, "IsoDate")
+        }
         (Times::IsoText, Kind::Time { .. }) => of(rare(Rare::TimeIso), Base::String, "IsoTime"),
         (Times::IsoText, _) => of(rare(Rare::TimestampIso), Base::String, "IsoTimestamp"),
         (Times::Connect, Kind::Date) => kafka(Type::Date, Base::Int32, "Date"),
         (Times::Connect, Kind::Time { .. }) => kafka(Type::TimeMs, Base::Int32, "Time"),
-        (Times::Connect, _) => kafka(Type::TimestampMs, Base::Int64, "Timestamp"),
+        (Times::Connect, _) => kafka(rare(Rare::TimestampConnect), Base::Int64, "Timestamp"),
         (_, Kind::Date) => of(Type::Date, Base::Int32, "Date"),
         (Times::Nanoseconds, Kind::Time { .. }) => of(rare(Rare::TimeNs), Base::Int64, "NanoTime"),
         (Times::Nanoseconds, _) => of(rare(Rare::TimestampNs), Base::Int64, "NanoTimestamp"),
@@ -228,7 +231,7 @@ pub(crate) fn field<'a>(
     let default = text.and_then(|text| literal(&r#type, text));
     let text = text.filter(|_| default.is_some());
     let schema = Schema { optional: nullable, default, ..schema };
-    (r#type, Field::new(column.name.as_str(), schema), text)
+    (r#type, Field::new(format.field_names.field(&column.name), schema), text)
 }
 
 fn literal(r#type: &Type, text: &str) -> Option<Literal> {
@@ -267,8 +270,8 @@ pub(crate) fn zero(r#type: &Type) -> &'static str {
             Rare::Vector { .. } => "[0]",
             Rare::SparseVector => "{}/0",
             Rare::TimeNs | Rare::TimeIso | Rare::IntervalIso => "00:00:00",
-            Rare::TimestampNs | Rare::TimestampIso => "1970-01-01 00:00:00",
-            Rare::DateIso => "1970-01-01",
+            Rare::TimestampNs | Rare::TimestampConnect | Rare::TimestampIso => "1970-01-01 00:00:00",
+            Rare::DateIso { .. } => "1970-01-01",
         },
     }
 }

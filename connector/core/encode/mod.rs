@@ -15,13 +15,17 @@
 
 use std::sync::Arc;
 
+pub use self::heartbeat::Heartbeat;
 pub use self::letter::Letter;
+pub use self::spelling::Spelling;
 
 use self::change::{Fault, Pass, Rejects, Room};
 use self::disguise::Disguised;
+use self::heartbeat::Pulse;
 use self::plan::{Draft, Plan, SchemaIds};
 use self::signature::Signature;
 use self::target::{Place, Target, View};
+use self::transaction::{Count, Ends};
 use crate::batch::{ChangeBatch, EncodedBatch, Op};
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
@@ -30,6 +34,7 @@ use crate::relation::Relation;
 use crate::route::rule::{OnReject, Route};
 use crate::sink::Targets;
 
+mod aside;
 mod avro;
 mod avro_schema;
 mod change;
@@ -37,6 +42,7 @@ mod connect;
 pub mod disguise;
 mod document;
 mod header;
+mod heartbeat;
 mod hidden;
 mod json;
 mod json_schema;
@@ -52,8 +58,10 @@ mod shapes;
 mod short;
 pub mod signature;
 mod source;
+mod spelling;
 mod tail;
 mod target;
+mod transaction;
 mod typed;
 mod value;
 
@@ -93,6 +101,9 @@ pub struct Format {
     pub context_headers: bool,
     /// Stands for an unchanged TOAST value that the source did not send.
     pub placeholder: String,
+    /// How names of schemas and of columns are spelled.
+    pub schema_names: Spelling,
+    pub field_names: Spelling,
     /// Largest record, key, value and headers together.
     pub record_bytes_max: u32,
     pub on_reject: OnReject,
@@ -100,6 +111,9 @@ pub struct Format {
     pub dead_letters: String,
     /// Signs every value, in a header.
     pub signature: Option<Signature>,
+    /// Events tell their transactions, whose begins and ends are told on this topic.
+    pub transactions: Option<String>,
+    pub heartbeat: Option<Heartbeat>,
     /// Relations that look or go otherwise; the first that fits counts.
     pub routes: Vec<Route>,
 }
@@ -129,9 +143,13 @@ impl Format {
             is_disguised: false,
             context_headers: true,
             placeholder: "__debezium_unavailable_value".into(),
+            schema_names: Spelling::AsTheyAre,
+            field_names: Spelling::AsTheyAre,
             record_bytes_max: 1_000_000_000,
             on_reject: OnReject::Stop,
             signature: None,
+            transactions: None,
+            heartbeat: None,
             routes: Vec::new(),
         }
     }
@@ -276,6 +294,12 @@ pub struct Encoder<T: Targets> {
     room: Room,
     /// Where dead letters go, once it was asked for.
     dead: Option<Place>,
+    /// Where transactions and heartbeats are told, once it was asked for.
+    ends: Option<Ends>,
+    pulse: Option<Pulse>,
+    count: Count,
+    /// As it was before the batch at hand.
+    count_before: Count,
     attempt: u32,
     rejects: Rejects,
     /// Index into `plans` and events counted, by the relations of the batch at hand.
@@ -294,6 +318,10 @@ impl<T: Targets> Encoder<T> {
             plans: Vec::new(),
             room: Room::default(),
             dead: None,
+            ends: None,
+            pulse: None,
+            count: Count::default(),
+            count_before: Count::default(),
             attempt: 1,
             rejects: Rejects::default(),
             slots: Vec::new(),
@@ -309,7 +337,8 @@ impl<T: Targets> Encoder<T> {
 
     /// Every relation version of the batch has a plan. Cheap: asked for every batch.
     pub fn is_prepared(&self, batch: &ChangeBatch) -> bool {
-        batch.relations.iter().all(|relation| self.slot(relation.version).is_some())
+        let has_ends = self.ends.is_some() || self.format.transactions.is_none();
+        has_ends && batch.relations.iter().all(|relation| self.slot(relation.version).is_some())
     }
 
     /// Makes the topic, registers the schemas and compiles the plan of each new relation version.
@@ -319,6 +348,9 @@ impl<T: Targets> Encoder<T> {
         if self.dead.is_none() && self.format.has_dead_letters() {
             let limit = self.format.record_bytes_max;
             self.dead = Some(Place::of(&self.targets, &self.format.dead_letters, limit).await?);
+        }
+        if let Some(topic) = self.format.transactions.as_ref().filter(|_| self.ends.is_none()) {
+            self.ends = Some(Ends::of(&self.targets, &self.format, topic).await?);
         }
         for relation in &batch.relations {
             if self.slot(relation.version).is_none() {
@@ -439,14 +471,22 @@ impl<T: Targets> Encoder<T> {
             };
             self.slots.push(slot);
         }
+        let counts = self.format.transactions.is_some();
+        if counts {
+            self.count_before.clone_from(&self.count);
+        }
         self.counts.clear();
         self.counts.resize(self.slots.len(), OpCounts::default());
-        match self.write_records(batch, out) {
+        let written = self.write_records(batch, out);
+        if counts && written.is_err() {
+            self.count.clone_from(&self.count_before);
+        }
+        match written {
             Ok(()) => {}
             Err(Fault::Error(error)) => return Err(error),
             Err(Fault::Widen) => {
                 out.clear();
-                if !change::widen(batch, &mut self.plans, &self.slots) {
+                if !row::widen(batch, &mut self.plans, &self.slots) {
                     return Err(Error::fatal("a NULL was refused in a column that already takes it"));
                 }
                 return Ok(Encoded::NeedsPrepare);
@@ -464,7 +504,7 @@ impl<T: Targets> Encoder<T> {
         out.commit_ts_us = batch.transactions.last().map_or(0, |transaction| transaction.commit_ts_us);
         out.buried = self.rejects.count;
         self.seq = batch.seq;
-        self.count();
+        self.show_counts();
         Ok(Encoded::Done)
     }
 
@@ -482,11 +522,34 @@ impl<T: Targets> Encoder<T> {
             dead: self.dead.as_ref(),
             attempt: self.attempt,
             rejects: &mut self.rejects,
+            ends: self.ends.as_ref(),
+            count: self.format.transactions.is_some().then_some(&mut self.count),
         };
         pass.run(&mut self.counts)
     }
 
-    fn count(&self) {
+    /// Makes sure of the topic of heartbeats. Waits as `prepare` does.
+    pub async fn prepare_heartbeat(&mut self) -> Result<()> {
+        if let Some(heartbeat) = self.format.heartbeat.as_ref().filter(|_| self.pulse.is_none()) {
+            self.pulse = Some(Pulse::of(&self.targets, &self.format, &heartbeat.topic).await?);
+        }
+        Ok(())
+    }
+
+    /// Whether `prepare_heartbeat` has been called.
+    pub fn has_pulse(&self) -> bool {
+        self.pulse.is_some()
+    }
+
+    /// Adds a heartbeat to a batch of records, once `prepare_heartbeat` has been called.
+    pub fn heartbeat(&self, out: &mut EncodedBatch) -> Result<()> {
+        match &self.pulse {
+            Some(pulse) => pulse.put(out, progress::now_us() / 1000),
+            None => Ok(()),
+        }
+    }
+
+    fn show_counts(&self) {
         for (slot, counts) in self.slots.iter().zip(&self.counts) {
             if let Some(plan) = self.plans.get(*slot).filter(|_| counts.iter().any(|count| *count > 0)) {
                 self.progress.count_events(&plan.table, counts);
@@ -513,5 +576,7 @@ mod outbox_test;
 mod scene;
 #[cfg(test)]
 mod schema_test;
+#[cfg(test)]
+mod transaction_test;
 #[cfg(test)]
 mod typed_test;

@@ -318,6 +318,7 @@ impl<'a> Pass<'a> {
 
     fn event_of(&mut self, context: Context<'a>, plan: &OutboxPlan, row: View<'_>) -> Result<(), Fault> {
         let place = self.place(context, row)?;
+        self.number(context);
         let id = filled(row, plan.id).ok_or_else(|| poison(context, Poison::EmptyId))?;
         let key_text = filled(row, plan.key).ok_or_else(|| poison(context, Poison::EmptyKey))?;
         let start = self.out.bytes.len();

@@ -11,6 +11,7 @@ use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::short::Lead;
 use super::tail::Tail;
 use super::target::{Place, Target};
+use super::transaction::BlockPlan;
 use super::typed::Typed;
 use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Envelope, Format, avro_schema, header, json_schema};
@@ -93,6 +94,8 @@ pub(crate) struct EnvelopePlan {
     pub cells: usize,
     /// From the last changing field of the source block to the operation's letter.
     pub op_lead: Lead,
+    /// Where events tell of their transactions.
+    pub block: Option<BlockPlan>,
 }
 
 /// Constant bytes, then one field of the source block that changes from row to row.
@@ -186,7 +189,7 @@ impl<'a> Draft<'a> {
             Dialect::Millrace => format!("{}.{}", format.topic_prefix, relation.full_name()),
             Dialect::Debezium => topic_name.clone(),
         };
-        let names = Names { logical };
+        let names = Names { logical: format.schema_names.full(&logical).into_owned() };
         let nullable = |index| is_nullable(relation, &widened, index);
         let schema = |(index, column): (usize, &Column)| field(column, nullable(index), format).1;
         let row = |(index, column): (usize, &Column)| {
@@ -314,11 +317,11 @@ impl<'a> Draft<'a> {
         let relation = self.relation;
         let key_columns = || columns_at(relation, &self.key_columns);
         let key = self.key.as_ref().map(|schema| {
-            let (head, foot) = self.frame(schema, ids.key);
+            let (head, foot) = frame(self.format.encoding, schema, ids.key);
             RowPlan::compile::<W>(&self, key_columns(), &head, foot)
         });
         let header_key = key.is_some().then(|| RowPlan::compile::<Json>(&self, key_columns(), b"", b""));
-        let (head, foot) = self.frame(&self.envelope, ids.value);
+        let (head, foot) = frame(self.format.encoding, &self.envelope, ids.value);
         // A flat value is the row with the frame around it; in an envelope the frame is the envelope's.
         let (row_head, row_foot): (&[u8], _) = match self.format.envelope {
             Envelope::Flat => (&head, foot),
@@ -338,7 +341,7 @@ impl<'a> Draft<'a> {
             key,
             header_key,
             key_columns: key_columns().map(|(index, _)| index).collect(),
-            envelope: EnvelopePlan::compile::<W>(relation, &head),
+            envelope: EnvelopePlan::compile::<W>(relation, &head, self.format.transactions.is_some()),
             update: (relation.shape == Shape::Documents).then(UpdatePlan::compile::<W>),
             tail: Tail::new(self.format.encoding),
             target,
@@ -353,15 +356,15 @@ impl<'a> Draft<'a> {
             is_stale: false,
         }
     }
+}
 
-    /// What stands before and after a key or a value.
-    fn frame(&self, schema: &Schema, id: u32) -> (Vec<u8>, &'static [u8]) {
-        match self.format.encoding {
-            Encoding::Avro => ([&[0][..], &id.to_be_bytes()].concat(), b""),
-            Encoding::Json { schemas: false } => (Vec::new(), b""),
-            Encoding::Json { schemas: true } => {
-                (format!("{{\"schema\":{},\"payload\":", json_schema::text(schema)).into_bytes(), b"}")
-            }
+/// What stands before and after a key or a value.
+pub(crate) fn frame(encoding: Encoding, schema: &Schema, id: u32) -> (Vec<u8>, &'static [u8]) {
+    match encoding {
+        Encoding::Avro => ([&[0][..], &id.to_be_bytes()].concat(), b""),
+        Encoding::Json { schemas: false } => (Vec::new(), b""),
+        Encoding::Json { schemas: true } => {
+            (format!("{{\"schema\":{},\"payload\":", json_schema::text(schema)).into_bytes(), b"}")
         }
     }
 }
@@ -455,7 +458,7 @@ impl ColumnPlan {
             (true, None) => Union::NullFirst,
             (true, Some(_)) => Union::NullLast,
         };
-        let name = column.name.as_str();
+        let name = &*format.field_names.field(&column.name);
         let lead = W::lead(name, is_first, union);
         let value = |r#type: &Type, text: &str| {
             let mut out = lead.clone();
@@ -495,10 +498,11 @@ impl ColumnPlan {
 }
 
 impl EnvelopePlan {
-    fn compile<W: Writer>(relation: &Relation, head: &[u8]) -> Self {
+    fn compile<W: Writer>(relation: &Relation, head: &[u8], has_block: bool) -> Self {
         let open = [head, W::STRUCT_OPEN].concat();
         let (source, mut constant) = Self::source::<W>(&relation.source);
         constant.extend_from_slice(W::STRUCT_CLOSE);
+        let block = has_block.then(|| BlockPlan::of::<W>(relation.shape, &constant));
         let (op, cells) = match relation.shape {
             Shape::Rows => {
                 constant.extend(W::null("transaction", false, Union::NullFirst));
@@ -516,6 +520,7 @@ impl EnvelopePlan {
             source,
             cells,
             op_lead: constant.into(),
+            block,
         }
     }
 

@@ -1,9 +1,9 @@
 //! Writes the columns of one row by their plan: the innermost loop, and what is rare in it.
 
 use super::lexical::Bad;
-use super::plan::{ColumnPlan, RowPlan};
+use super::plan::{ColumnPlan, Plan, RowPlan};
 use super::value::{Scratch, Writer, write};
-use crate::batch::{Cell, ChangeBatch, Tag};
+use crate::batch::{Before, Cell, ChangeBatch, Tag};
 
 /// The cells of a row.
 #[derive(Clone, Copy, Debug)]
@@ -130,4 +130,26 @@ fn put_rare<W: Writer>(
     column.unchanged.put(out);
     notes.unchanged.push(column.index);
     Ok(())
+}
+
+/// Adds the columns of the batch in which a NULL stands where the plans have none, to each plan's `widened`.
+pub(crate) fn widen(batch: &ChangeBatch, plans: &mut [Plan], slots: &[usize]) -> bool {
+    let mut any = false;
+    for change in &batch.changes {
+        let plan = slots.get(change.relation as usize).and_then(|slot| plans.get_mut(*slot));
+        let Some(plan) = plan else { continue };
+        let whole_old = if change.has_before == Before::Full { batch.cells_of(change.before) } else { &[] };
+        for cells in [batch.cells_of(change.after), whole_old] {
+            for column in plan.row.columns.iter().chain(plan.key.iter().flat_map(|key| &key.columns)) {
+                let Some(cell) = cells.get(column.index) else { continue };
+                let is_new = column.null.is_none() && !plan.widened.contains(&column.index);
+                if cell.tag == Tag::Null && is_new {
+                    plan.widened.push(column.index);
+                    plan.is_stale = true;
+                    any = true;
+                }
+            }
+        }
+    }
+    any
 }

@@ -9,7 +9,7 @@ use apache_avro::types::Value as Avro;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::batch::{Before, Cell, Change, Op, Row, SnapshotMark, Span, Tag, Transaction};
+use crate::batch::{Before, Cell, Change, Op, Part, Row, SnapshotMark, Span, Tag, Transaction};
 use crate::position::{Mark, Position};
 use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
 use crate::sink::Topic;
@@ -77,6 +77,7 @@ pub fn batch(relation: &Arc<Relation>) -> ChangeBatch {
         commit_ts_us: 1_700_000_000_123_456,
         previous_commit: Some(90),
         snapshot: SnapshotMark::No,
+        part: Part::default(),
     };
     ChangeBatch {
         relations: vec![relation.clone()],

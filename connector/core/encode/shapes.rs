@@ -55,7 +55,8 @@ pub(crate) fn write<W: Writer>(
         Rare::SparseVector => sparse_vector::<W>(text, out)?,
         Rare::TimeNs => W::long(out, time::time_us(text)? * 1000),
         Rare::TimestampNs => W::long(out, time::timestamp_ns(text)?),
-        Rare::DateIso => W::string(out, time::iso_date(text)?.as_slice()),
+        Rare::TimestampConnect => W::long(out, time::timestamp_connect(text)?),
+        Rare::DateIso { java } => W::string(out, time::iso_date(text, java)?.as_slice()),
         Rare::TimeIso => W::string(out, time::iso_time(text)?.as_slice()),
         Rare::TimestampIso => W::string(out, time::iso_timestamp(text)?.as_slice()),
         Rare::IntervalIso => {
@@ -242,7 +243,12 @@ mod tests {
             (Rare::SparseVector, "{1:1.5,3:-2}/5", r#"{"dimensions":5,"vector":[[1,1.5],[3,-2.0]]}"#),
             (Rare::SparseVector, "{}/5", r#"{"dimensions":5,"vector":[]}"#),
             (Rare::TimeNs, "00:00:00.000001", "1000"),
+            (Rare::DateIso { java: true }, "-infinity", "\"-5877611-06-22Z\""),
+            (Rare::DateIso { java: false }, "-infinity", "\"-infinity\""),
             (Rare::TimestampNs, "1970-01-01 00:00:01", "1000000000"),
+            (Rare::TimestampConnect, "1970-01-01 00:00:01", "1000"),
+            (Rare::TimestampConnect, "infinity", "9223372036825200"),
+            (Rare::TimestampConnect, "-infinity", "-9223372036832400"),
         ] {
             assert_eq!(written(rare, text).as_deref(), Ok(expected), "{text}");
         }

@@ -70,7 +70,12 @@ pub(crate) enum Rare {
     SparseVector,
     TimeNs,
     TimestampNs,
-    DateIso,
+    /// Milliseconds, as Kafka Connect's own type has them: the infinities too.
+    TimestampConnect,
+    /// `java`: an infinity is the date that Java makes of it.
+    DateIso {
+        java: bool,
+    },
     TimeIso,
     TimestampIso,
     IntervalIso,

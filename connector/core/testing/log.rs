@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use millrace_core::batch::{Before, Cell, Change, ChangeBatch, Op, Row, SnapshotMark, Tag, Transaction};
+use millrace_core::batch::{
+    Before, Cell, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Tag, Transaction,
+};
 use millrace_core::position::Mark;
 use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock};
 
@@ -123,6 +125,7 @@ pub fn append(
             commit_ts_us: 1,
             previous_commit: None,
             snapshot: SnapshotMark::No,
+            part: Part::default(),
         });
     }
     let text = change.to_string();

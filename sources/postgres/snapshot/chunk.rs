@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use millrace_core::batch::{Before, Cell, Change, ChangeBatch, Op, Row, SnapshotMark, Tag, Transaction};
+use millrace_core::batch::{
+    Before, Cell, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Tag, Transaction,
+};
 use millrace_core::position::Mark;
 use millrace_core::relation::Relation;
 use tokio::sync::mpsc;
@@ -163,7 +165,8 @@ pub(super) fn transaction(
     previous_commit: Option<u64>,
     snapshot: SnapshotMark,
 ) -> Transaction {
-    Transaction { id: i64::from(seen.newest()), commit_ts_us: read_at_us, previous_commit, snapshot }
+    let part = Part::default();
+    Transaction { id: i64::from(seen.newest()), commit_ts_us: read_at_us, previous_commit, snapshot, part }
 }
 
 /// Whether the row after a change is known whole: each value came with it, or with the old row.

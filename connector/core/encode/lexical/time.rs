@@ -53,6 +53,15 @@ pub(crate) fn timestamp_us(text: &[u8]) -> Result<i64, Bad> {
     })
 }
 
+/// Milliseconds since 1970, in which an infinity is Java's, in milliseconds too.
+pub(crate) fn timestamp_connect(text: &[u8]) -> Result<i64, Bad> {
+    match text {
+        b"infinity" => Ok(TIMESTAMP_INFINITY / 1000),
+        b"-infinity" => Ok(TIMESTAMP_MINUS_INFINITY / 1000),
+        _ => timestamp_ms(text),
+    }
+}
+
 /// Nanoseconds since 1970, without a zone: the years 1677 to 2262, and infinities. What lies beyond is no number.
 pub(crate) fn timestamp_ns(text: &[u8]) -> Result<i64, Bad> {
     let us = match text {
@@ -63,15 +72,20 @@ pub(crate) fn timestamp_ns(text: &[u8]) -> Result<i64, Bad> {
     us.checked_mul(1000).ok_or(Bad::Special)
 }
 
-/// A date as `java.time` prints it, in UTC.
-pub(crate) fn iso_date(text: &[u8]) -> Result<Short, Bad> {
+/// A date as `java.time` prints it, in UTC. `java`: an infinity is the date of its days since 1970.
+pub(crate) fn iso_date(text: &[u8], java: bool) -> Result<Short, Bad> {
     let mut out = Short::new();
-    if let b"infinity" | b"-infinity" = text {
-        out.push(text);
-        return Ok(out);
+    match (text, java) {
+        (b"infinity" | b"-infinity", false) => {
+            out.push(text);
+            return Ok(out);
+        }
+        (b"infinity" | b"-infinity", true) => Date::from_days(i64::from(date_days(text)?)).push(&mut out),
+        _ => {
+            let (date, rest) = Date::parse(text)?;
+            date.era(rest)?.checked()?.push(&mut out);
+        }
     }
-    let (date, rest) = Date::parse(text)?;
-    date.era(rest)?.checked()?.push(&mut out);
     out.push(b"Z");
     Ok(out)
 }

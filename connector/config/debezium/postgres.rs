@@ -1,0 +1,244 @@
+//! The Postgres connector's own properties.
+
+use toml::{Table, Value};
+
+use super::given::{Given, expression, split};
+use super::keys::{Keys, list, seconds};
+
+const SOURCE: &str = "source.postgres";
+const FORMAT: &str = "format";
+
+pub fn source(given: &mut Given, keys: &mut Keys) {
+    connection(given, keys);
+    slot(given, keys);
+    tables(given, keys);
+    columns(given, keys);
+    values(given, keys);
+    snapshot(given, keys);
+    heartbeat(given, keys);
+}
+
+fn snapshot(given: &mut Given, keys: &mut Keys) {
+    let modes = [
+        ("initial", "initial"),
+        ("initial_only", "initial_only"),
+        ("always", "always"),
+        ("no_data", "no_data"),
+        ("never", "no_data"),
+        ("when_needed", "when_needed"),
+        ("configuration_based", "configuration_based"),
+    ];
+    let mode = given.word("snapshot.mode", &modes);
+    keys.set(SOURCE, "snapshot", mode, "snapshot.mode");
+    if mode == "configuration_based" {
+        for (flag, key) in [
+            ("snapshot.data", "snapshot_rows"),
+            ("start.stream", "snapshot_stream"),
+            ("snapshot.on.data.error", "snapshot_on_loss"),
+        ] {
+            let property = format!("snapshot.mode.configuration.based.{flag}");
+            let is_on = given.flag(&property, false);
+            keys.set(SOURCE, key, is_on, &property);
+        }
+    }
+    let threads = given.number("snapshot.max.threads");
+    keys.set_some(SOURCE, "snapshot_workers", threads, "snapshot.max.threads");
+}
+
+fn connection(given: &mut Given, keys: &mut Keys) {
+    let [host, user, database] =
+        ["database.hostname", "database.user", "database.dbname"].map(|name| given.required(name));
+    let port = given.number("database.port").unwrap_or(5432);
+    let url = format!("postgres://{}@{}:{port}/{}", escaped(&user), escaped(&host), escaped(&database));
+    keys.set(SOURCE, "url", url, "database.hostname");
+    let password = given.get("database.password").map(str::to_owned);
+    keys.set_some(SOURCE, "password", password, "database.password");
+    let modes = [
+        ("prefer", "prefer"),
+        ("allow", "prefer"),
+        ("disable", "disable"),
+        ("require", "require"),
+        ("verify-ca", "verify-ca"),
+        ("verify-full", "verify-full"),
+    ];
+    let mode = given.word("database.sslmode", &modes);
+    keys.set(SOURCE, "sslmode", mode, "database.sslmode");
+    for name in ["sslrootcert", "sslcert", "sslkey"] {
+        let property = format!("database.{name}");
+        let file = given.get(&property).map(str::to_owned);
+        keys.set_some(SOURCE, name, file, &property);
+    }
+}
+
+/// For a url. A reference stays as it is: what stands for it comes later.
+fn escaped(text: &str) -> String {
+    if text.contains("${") {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out += &format!("%{byte:02X}");
+        }
+    }
+    out
+}
+
+fn slot(given: &mut Given, keys: &mut Keys) {
+    let slot = given.get("slot.name").unwrap_or("debezium").to_owned();
+    keys.set(SOURCE, "slot", slot, "slot.name");
+    keys.set(SOURCE, "existing_slot", "take", "slot.name");
+    let publication = given.get("publication.name").unwrap_or("dbz_publication").to_owned();
+    keys.set(SOURCE, "publication", publication, "publication.name");
+    let modes = [("all_tables", "true"), ("filtered", "true"), ("disabled", "false"), ("no_tables", "false")];
+    let create = given.word("publication.autocreate.mode", &modes) == "true";
+    keys.set(SOURCE, "create_publication", create, "publication.autocreate.mode");
+    let via_root = given.flag("publish.via.partition.root", false);
+    let partitions = if via_root { "root" } else { "parts" };
+    keys.set(SOURCE, "partitions", partitions, "publish.via.partition.root");
+    let interval = given.number("status.update.interval.ms").and_then(seconds);
+    keys.set_some(SOURCE, "status_interval_s", interval, "status.update.interval.ms");
+}
+
+fn tables(given: &mut Given, keys: &mut Keys) {
+    let schemas = schemas(given, "schema.include.list");
+    let tables = given.expressions("table.include.list");
+    if !schemas.is_empty() && !tables.is_empty() {
+        given.wrong(
+            "schema.include.list: cannot be had beside table.include.list, whose expressions name schemas too"
+                .to_owned(),
+        );
+    }
+    let origin = if schemas.is_empty() { "table.include.list" } else { "schema.include.list" };
+    let mut included = [schemas, tables].concat();
+    if included.is_empty() {
+        included.push(expression(".*"));
+    }
+    keys.set(SOURCE, "tables", list(included), origin);
+    let excluded = self::schemas(given, "schema.exclude.list");
+    let origin = if excluded.is_empty() { "table.exclude.list" } else { "schema.exclude.list" };
+    let excluded = [excluded, given.expressions("table.exclude.list")].concat();
+    keys.set(SOURCE, "exclude_tables", list(excluded), origin);
+    let mut chosen = Table::new();
+    let text = given.get("message.key.columns").unwrap_or_default().to_owned();
+    for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
+        match entry.rsplit_once(':') {
+            Some((table, columns)) => {
+                let table = given.expression("message.key.columns", table.trim());
+                chosen.insert(table, list(split(columns)));
+            }
+            None => given.wrong(format!("message.key.columns: {entry:?} is not table:column,column")),
+        }
+    }
+    keys.set(SOURCE, "message_keys", Value::Table(chosen), "message.key.columns");
+}
+
+/// Every table of the schemas that the expressions mean.
+fn schemas(given: &mut Given, property: &str) -> Vec<String> {
+    let list = given.list(property);
+    list.iter().map(|schema| given.expression(property, &format!("(?:{schema})\\..*"))).collect()
+}
+
+fn columns(given: &mut Given, keys: &mut Keys) {
+    for (property, key) in
+        [("column.include.list", "include_columns"), ("column.exclude.list", "exclude_columns")]
+    {
+        let columns = given.expressions(property);
+        keys.set(FORMAT, key, list(columns), property);
+    }
+    let skip = given.flag("skip.messages.without.change", false);
+    keys.set(FORMAT, "skip_unchanged", skip, "skip.messages.without.change");
+    for (key, before, after) in [
+        ("mask_columns", "column.mask.with.", ".chars"),
+        ("truncate_columns", "column.truncate.to.", ".chars"),
+    ] {
+        let mut chosen = Table::new();
+        for (rest, columns) in given.under(before) {
+            let count = rest.strip_suffix(after).and_then(|count| count.parse::<i64>().ok());
+            let Some(count) = count.filter(|count| *count >= 0) else {
+                given.wrong(format!("{before}{rest}: is not {before}<number>{after}"));
+                continue;
+            };
+            for column in split(&columns) {
+                let column = given.expression(&format!("{before}{rest}"), &column);
+                chosen.insert(column, Value::Integer(count));
+            }
+        }
+        if !chosen.is_empty() {
+            keys.set(FORMAT, key, Value::Table(chosen), &format!("{before}*{after}"));
+        }
+    }
+    hashes(given, keys);
+}
+
+fn hashes(given: &mut Given, keys: &mut Keys) {
+    let all = given.under("column.mask.hash.");
+    let mut chosen: Option<(String, String, i64)> = None;
+    let mut hashed = Vec::new();
+    for (rest, columns) in all {
+        let (version, rest) = rest.strip_prefix("v2.").map_or((1, rest.as_str()), |rest| (2, rest));
+        let Some((algorithm, salt)) = rest.split_once(".with.salt.") else {
+            given.wrong(format!("column.mask.hash.{rest}: has no .with.salt.<salt>"));
+            continue;
+        };
+        let this = (algorithm.to_lowercase().replace('-', ""), salt.to_owned(), version);
+        if chosen.as_ref().is_some_and(|chosen| *chosen != this) {
+            given.wrong(
+                "column.mask.hash.*: one algorithm, one salt and one version for all columns".to_owned(),
+            );
+        }
+        chosen = Some(this);
+        for column in split(&columns) {
+            hashed.push(given.expression("column.mask.hash.*", &column));
+        }
+    }
+    let Some((algorithm, salt, version)) = chosen else { return };
+    let origin = "column.mask.hash.*.with.salt.*";
+    keys.set(FORMAT, "hash_columns", list(hashed), origin);
+    keys.set(FORMAT, "hash_algorithm", algorithm, origin);
+    keys.set(FORMAT, "hash_salt", salt, origin);
+    keys.set(FORMAT, "hash_version", version, origin);
+}
+
+fn values(given: &mut Given, keys: &mut Keys) {
+    let times = [
+        ("adaptive", "adaptive"),
+        ("adaptive_time_microseconds", "adaptive_time_microseconds"),
+        ("connect", "connect"),
+        ("isostring", "iso_string"),
+        ("microseconds", "microseconds"),
+        ("nanoseconds", "nanoseconds"),
+    ];
+    let binary =
+        [("bytes", "bytes"), ("base64", "base64"), ("base64-url-safe", "base64_url_safe"), ("hex", "hex")];
+    let decimals = [("precise", "precise"), ("double", "double"), ("string", "string")];
+    for (property, key, words) in [
+        ("time.precision.mode", "times", times.as_slice()),
+        ("decimal.handling.mode", "decimals", decimals.as_slice()),
+        ("hstore.handling.mode", "hstore", [("json", "json"), ("map", "map")].as_slice()),
+        ("interval.handling.mode", "intervals", [("numeric", "numeric"), ("string", "string")].as_slice()),
+        ("binary.handling.mode", "binary", binary.as_slice()),
+    ] {
+        let word = given.word(property, words);
+        keys.set(FORMAT, key, word, property);
+    }
+    let property = "unavailable.value.placeholder";
+    let placeholder = given.get(property).map(str::to_owned);
+    if placeholder.as_deref().is_some_and(|text| text.starts_with("hex:")) {
+        given.wrong(format!("{property}: cannot be bytes, only a text"));
+    }
+    keys.set_some(FORMAT, "placeholder", placeholder, property);
+}
+
+/// Without a query of its own an idle database is not written to, as in Debezium.
+fn heartbeat(given: &mut Given, keys: &mut Keys) {
+    let every = given.number("heartbeat.interval.ms").and_then(seconds);
+    let query = given.get("heartbeat.action.query").map(str::to_owned);
+    let interval = every.filter(|_| query.is_some()).unwrap_or(0);
+    keys.set(SOURCE, "heartbeat_interval_s", interval, "heartbeat.interval.ms");
+    if interval > 0 {
+        keys.set_some(SOURCE, "heartbeat_query", query, "heartbeat.action.query");
+    }
+}

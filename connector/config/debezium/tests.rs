@@ -1,0 +1,248 @@
+//! Files as Kafka Connect is given them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::*;
+use crate::config::Environment;
+use crate::config::load;
+use crate::config::settings::Connector;
+use crate::registry::{Sink, Source};
+
+const POSTGRES_FILE: &str = r#"{
+  "name": "shop-connector",
+  "config": {
+    "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+    "tasks.max": "1",
+    "plugin.name": "pgoutput",
+    "database.hostname": "db.internal",
+    "database.port": 5433,
+    "database.user": "debe zium",
+    "database.password": "hunter2",
+    "database.dbname": "shop",
+    "topic.prefix": "shop",
+    "table.include.list": "public\\.orders,public\\.items_\\d{1\\,3}",
+    "key.converter": "io.confluent.connect.avro.AvroConverter",
+    "key.converter.schema.registry.url": "http://registry:8081",
+    "value.converter": "io.confluent.connect.avro.AvroConverter",
+    "value.converter.schema.registry.url": "http://registry:8081",
+    "topic.creation.default.partitions": "6",
+    "topic.creation.default.replication.factor": "-1",
+    "topic.creation.default.cleanup.policy": "compact",
+    "producer.override.bootstrap.servers": "kafka-1:9092,kafka-2:9092",
+    "producer.override.compression.type": "lz4"
+  }
+}"#;
+
+const MONGODB_FILE: &str = r#"{
+  "name": "docs",
+  "connector.class": "io.debezium.connector.mongodb.MongoDbConnector",
+  "mongodb.connection.string": "mongodb://mongo-1:27017,mongo-2:27017/?replicaSet=rs0",
+  "mongodb.user": "debezium",
+  "mongodb.password": "hunter2",
+  "topic.prefix": "docs",
+  "collection.include.list": "shop[.]orders, shop\\.items",
+  "snapshot.mode": "no_data",
+  "capture.mode": "change_streams_update_full_with_pre_image",
+  "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+  "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+  "key.converter.schemas.enable": false,
+  "value.converter.schemas.enable": false,
+  "producer.override.bootstrap.servers": "kafka-1:9092"
+}"#;
+
+fn with(file: &str, property: &str, value: &str) -> String {
+    file.replace("\"topic.prefix\"", &format!("\"{property}\": {value:?}, \"topic.prefix\""))
+}
+
+fn read(text: &str) -> Result<Connector, Vec<Problem>> {
+    load::parse_json(text, &Environment::default())
+}
+
+fn messages(text: &str) -> String {
+    let problems = read(text).expect_err("something is wrong with it");
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_connector_of_postgres_runs_as_it_is() {
+    let connector = read(POSTGRES_FILE).unwrap();
+    assert_eq!((connector.name.as_str(), connector.format.topic_prefix.as_str()), ("shop-connector", "shop"));
+    let Source::Postgres(source) = &connector.source else { panic!("{:?}", connector.source) };
+    assert_eq!((source.user.as_str(), source.database.as_str()), ("debe zium", "shop"));
+    assert_eq!((source.slot.as_str(), source.publication.as_str()), ("debezium", "dbz_publication"));
+    assert!(source.takes_slot && source.create_publication && source.heartbeat_interval.is_none());
+    for (table, expected) in [("orders", true), ("Items_12", true), ("items_1234", false), ("carts", false)] {
+        assert_eq!(source.wants("public", table), expected, "{table}");
+    }
+    let Sink::Kafka(sink, Some(_)) = &connector.sink else { panic!("{:?}", connector.sink) };
+    let topic = sink.declared("anything");
+    assert_eq!((topic.partitions, topic.replication), (Some(6), None));
+    assert_eq!(topic.config.get("cleanup.policy").map(String::as_str), Some("compact"));
+}
+
+#[test]
+fn a_connector_of_mongodb_runs_as_it_is() {
+    let connector = read(MONGODB_FILE).unwrap();
+    let Source::Mongodb(source) = &connector.source else { panic!("{:?}", connector.source) };
+    assert!(
+        source.wants("shop", "orders") && source.wants("shop", "items") && !source.wants("shop", "carts")
+    );
+    assert!(source.pre_images && !source.split_large_events);
+}
+
+#[test]
+fn its_configuration_is_shown_as_it_was_given_without_its_secrets() {
+    let connector = read(POSTGRES_FILE).unwrap();
+    let shown = |key: &str| connector.shown.get(key).map(String::as_str);
+    assert_eq!(shown("table.include.list"), Some("public\\.orders,public\\.items_\\d{1\\,3}"));
+    assert_eq!(shown("database.password"), Some("[hidden]"));
+    assert_eq!(
+        shown("connector.class"),
+        Some("io.debezium.connector.postgresql.PostgresConnector"),
+        "tools look for the class that they know"
+    );
+}
+
+#[test]
+fn an_unknown_property_is_answered_with_the_nearest_one() {
+    let text = messages(&with(POSTGRES_FILE, "table.inclde.list", "x"));
+    assert!(text.contains("table.inclde.list: is not a property"), "{text}");
+    assert!(text.contains("did you mean table.include.list?"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_with_its_reason() {
+    for (property, value, expected) in [
+        ("transforms", "unwrap", "transforms: cannot be had: single message transforms are Java code"),
+        ("snapshot.locking.mode", "custom", "only none, shared: nothing is locked"),
+        ("lsn.flush.mode", "manual", "what is delivered is always confirmed"),
+        (
+            "time.precision.mode",
+            "structured",
+            "time.precision.mode: \"structured\" cannot be had, only adaptive",
+        ),
+        (
+            "table.exclude.list",
+            "a(?!b)",
+            "table.exclude.list: \"a(?!b)\" is not an expression that is understood",
+        ),
+        ("errors.tolerance", "all", "a record that is dropped would be lost"),
+        ("heartbeat.interval.ms", "soon", "heartbeat.interval.ms: \"soon\" is no number"),
+        ("provide.transaction.metadata", "yes", "must be true or false"),
+    ] {
+        let text = messages(&with(POSTGRES_FILE, property, value));
+        assert!(text.contains(expected), "{property}: {text}");
+    }
+}
+
+#[test]
+fn every_problem_is_listed_at_once() {
+    let broken = with(&with(POSTGRES_FILE, "converters", "x"), "post.processors", "y");
+    assert_eq!(messages(&broken).lines().count(), 2);
+}
+
+#[test]
+fn an_expression_of_collections_is_refused_and_a_whole_database_is_taken() {
+    let text = MONGODB_FILE.replace("shop[.]orders, shop\\\\.items", "shop\\\\..*");
+    let connector = read(&text).unwrap();
+    let Source::Mongodb(source) = &connector.source else { panic!("{:?}", connector.source) };
+    assert!(source.wants("shop", "carts") && !source.wants("other", "carts"));
+    let text = messages(&MONGODB_FILE.replace("shop[.]orders", "shop[.](a|b)"));
+    assert!(text.contains("is more than a name"), "{text}");
+}
+
+#[test]
+fn documents_are_not_left_out_in_silence() {
+    let text = MONGODB_FILE.replace("  \"snapshot.mode\": \"no_data\",\n", "");
+    assert!(messages(&text).contains("snapshot.mode: only no_data"));
+}
+
+#[test]
+fn transactions_heartbeats_keys_and_masks_become_ours() {
+    let mut text = POSTGRES_FILE.to_owned();
+    for (property, value) in [
+        ("provide.transaction.metadata", "true"),
+        ("topic.transaction", "tx"),
+        ("heartbeat.interval.ms", "1500"),
+        ("heartbeat.action.query", "UPDATE beat SET at = now()"),
+        ("message.key.columns", "(.*)\\.orders:region,id;public\\.x:a"),
+        ("column.mask.with.10.chars", ".*\\.phone"),
+        ("column.mask.hash.SHA-256.with.salt.CzQ", "public.users.email"),
+        ("skipped.operations", "none"),
+        ("schema.name.adjustment.mode", "avro_unicode"),
+    ] {
+        text = with(&text, property, value);
+    }
+    let connector = read(&text).unwrap();
+    let format = &connector.format;
+    assert_eq!(format.transactions.as_deref(), Some("shop.tx"));
+    let heartbeat = format.heartbeat.as_ref().unwrap();
+    assert_eq!((heartbeat.every.as_secs(), heartbeat.topic.as_str()), (2, "__debezium-heartbeat.shop"));
+    assert!(format.truncates && format.disguised.len() == 2);
+    let Source::Postgres(source) = &connector.source else { panic!("{:?}", connector.source) };
+    let key = source.message_key("sales", "orders").unwrap();
+    assert_eq!(key, ["region", "id"]);
+    assert_eq!(source.heartbeat_query.as_deref(), Some("UPDATE beat SET at = now()"));
+}
+
+#[test]
+fn a_secret_may_be_a_reference_and_the_brokers_may_come_from_the_environment() {
+    let text = POSTGRES_FILE
+        .replace("hunter2", "${env:PG_PASSWORD}")
+        .replace("\"producer.override.bootstrap.servers\": \"kafka-1:9092,kafka-2:9092\",", "");
+    let environment =
+        Environment::of(&[("PG_PASSWORD", "x"), ("MILLRACE__SINK__KAFKA__BOOTSTRAP", "kafka:9092")]);
+    assert!(load::parse_json(&text, &environment).is_ok());
+    assert!(messages(&text).contains("PG_PASSWORD"));
+}
+
+/// The table in `configs/debezium.md`.
+fn documented() -> String {
+    let mut text = String::from(
+        "# Debezium's connectors, property by property\n\n\
+         A file that ends in `.json` is a connector as Kafka Connect is given it, and runs as it is. Each property\n\
+         of Debezium 3.6 and of Kafka Connect is here, with its default there; one that is not here is refused.\n\
+         What the worker's own file says (brokers, converters) is written into the connector, or comes as\n\
+         `MILLRACE__SINK__KAFKA__BOOTSTRAP`. A test makes this page of the table that the daemon works by.\n",
+    );
+    for (title, properties) in [
+        ("Postgres", POSTGRES),
+        ("MongoDB", MONGODB),
+        ("Both connectors", SHARED),
+        ("Kafka Connect", CONNECT),
+    ] {
+        let _ = write!(text, "\n## {title}\n\n| Property | Default | Here |\n|---|---|---|\n");
+        for (name, default, here) in properties {
+            let here = match here {
+                Here::Becomes(keys) => format!("`{keys}`"),
+                Here::Idle(why) => format!("taken, nothing to do: {why}"),
+                Here::Only(values, why) => format!("only {}: {why}", values.join(", ")),
+                Here::Refused(why) => format!("refused: {why}"),
+            };
+            let _ = writeln!(text, "| `{name}` | {default} | {here} |");
+        }
+    }
+    text
+}
+
+#[test]
+fn the_page_of_properties_is_that_of_the_table() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/debezium.md");
+    let (found, expected) = (std::fs::read_to_string(&page).unwrap_or_default(), documented());
+    if found != expected {
+        let made = std::env::temp_dir().join("debezium.md");
+        std::fs::write(&made, expected).unwrap();
+        panic!("copy {} to {}", made.display(), page.display());
+    }
+}
+
+#[test]
+fn no_property_is_named_twice() {
+    for properties in [POSTGRES, MONGODB] {
+        let all: Vec<&str> = properties.iter().chain(SHARED).chain(CONNECT).map(|(name, ..)| *name).collect();
+        for name in &all {
+            assert_eq!(all.iter().filter(|other| other == &name).count(), 1, "{name}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! A small compacted topic, from outside of a running connector: the newest record of each key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millrace_core::error::{Error, Result};
+use millrace_core::route;
+
+use crate::admin::Presence;
+use crate::config::{RETRY_BACKOFF, Settings};
+use crate::errors::{self, Failure};
+use crate::native::{self, Client, Read, Role};
+use crate::opening::blocking;
+use crate::producer::{self, Sizes};
+use crate::topics::Topics;
+
+/// Such a topic is small, and an open transaction holds readers back for less.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// By key. A key without a value is not there.
+pub type Newest = BTreeMap<String, Vec<u8>>;
+
+/// The newest committed record of each key; `None` where there is no such topic.
+pub async fn read(settings: &Settings, topic: &str) -> Result<Option<Newest>> {
+    let settings = Arc::new(settings.clone());
+    let topics = Topics::new(settings.clone(), Arc::default());
+    let partitions = match topics.admin.presence(topic).await? {
+        Presence::Missing => return Ok(None),
+        Presence::Coming => 1,
+        Presence::Ready { partitions, .. } => partitions,
+    };
+    let topic = topic.to_owned();
+    blocking(move || read_all(&settings, &topic, partitions)).await.map(Some)
+}
+
+fn read_all(settings: &Settings, name: &str, partitions: u32) -> Result<Newest> {
+    let failed = |failure: Failure| errors::error(format!("cannot read topic {name}"), failure);
+    let client = |isolation: &str| {
+        let mut config = settings.client_config();
+        config.set("isolation.level", isolation);
+        config.set("enable.partition.eof", "true");
+        config.set("auto.offset.reset", "error");
+        Client::new(&config, Role::Consumer)
+            .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))
+    };
+    let committed = client("read_committed")?.topic(name).map_err(failed)?;
+    let ends = client("read_uncommitted")?.topic(name).map_err(failed)?;
+    committed.look_up(READ_TIMEOUT).and_then(|()| ends.look_up(READ_TIMEOUT)).map_err(failed)?;
+    let deadline = Instant::now() + READ_TIMEOUT;
+    let mut newest = Newest::new();
+    for partition in 0..partitions.cast_signed() {
+        let (low, end) = ends.offsets(partition, READ_TIMEOUT).map_err(failed)?;
+        if low == end {
+            continue;
+        }
+        let reader = committed.read(partition, low).map_err(failed)?;
+        let mut is_over = false;
+        while !is_over {
+            if Instant::now() > deadline {
+                return Err(Error::transient(format!("topic {name} could not be read to its end in time")));
+            }
+            is_over = reader
+                .next(Duration::from_millis(100), |read| match read {
+                    Read::Record { offset, .. } if offset >= end => true,
+                    Read::Record { offset, key, value } => {
+                        let key = String::from_utf8_lossy(key.unwrap_or_default()).into_owned();
+                        match value {
+                            Some(value) => newest.insert(key, value.to_vec()),
+                            None => newest.remove(&key),
+                        };
+                        offset + 1 >= end
+                    }
+                    Read::End(offset) => offset >= end,
+                    Read::Nothing => false,
+                })
+                .map_err(failed)?;
+        }
+    }
+    Ok(newest)
+}
+
+/// Writes one record, in a Kafka transaction of its own.
+pub async fn write(settings: &Settings, topic: &str, key: &str, value: &str) -> Result<()> {
+    let settings = Arc::new(settings.clone());
+    let topics = Topics::new(settings.clone(), Arc::default());
+    let Presence::Ready { partitions, .. } = topics.admin.presence(topic).await? else {
+        return Err(Error::config(format!("topic {topic} does not exist")));
+    };
+    let id = format!("{}-offsets", settings.transactional_id);
+    let sizes: Sizes = topics.sizes();
+    let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes);
+    let (topic, key, value) = (topic.to_owned(), key.to_owned(), value.to_owned());
+    let timeout = settings.limits.timeout;
+    blocking(move || {
+        let client = Client::new(&config, Role::Producer)
+            .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))?;
+        let client = Arc::new(client);
+        let written = || {
+            client.init_transactions(timeout)?;
+            let handle = client.topic(&topic)?;
+            client.begin_transaction()?;
+            let partition = route::partition(Some(key.as_bytes()), partitions);
+            handle
+                .produce(partition, Some(key.as_bytes()), Some(value.as_bytes()), std::iter::empty(), 0, 0)
+                .map_err(|code| Failure { code, text: native::describe(code), retriable: false })?;
+            client.flush(timeout)?;
+            client.commit_transaction(timeout)
+        };
+        written().map_err(|failure: Failure| errors::error(format!("cannot write to topic {topic}"), failure))
+    })
+    .await
+}
