@@ -10,6 +10,9 @@ use crate::allowed::Allowed;
 use crate::records::{Topics, Written};
 use crate::tokens::{Token, tokens};
 
+/// In the names of topics of heartbeats.
+const HEARTBEATS: &str = "heartbeat";
+
 /// How many kinds of difference a report shows.
 const SHOWN_MAX: usize = 60;
 /// How much of a value a report shows.
@@ -84,6 +87,11 @@ pub fn compare(theirs: &Topics, ours: &Topics, allowed: &mut Allowed) -> Result<
         let none = Vec::new();
         let (left, right) = (theirs.get(place).unwrap_or(&none), ours.get(place).unwrap_or(&none));
         let (topic, partition) = place;
+        // How many there are is a matter of time.
+        let (left, right) = match topic.contains(HEARTBEATS) && !left.is_empty() && !right.is_empty() {
+            true => (&left[..1], &right[..1]),
+            false => (left.as_slice(), right.as_slice()),
+        };
         if left.len() != right.len() {
             report.add(Difference {
                 topic: topic.clone(),

@@ -58,6 +58,31 @@ impl Worker {
         Ok(!tasks.is_empty() && tasks.iter().all(|task| task["state"] == "RUNNING"))
     }
 
+    /// `stop`, `resume`: waits until the worker has done it.
+    pub async fn ask(&self, name: &str, verb: &str) -> Result<()> {
+        let url = format!("{}/connectors/{name}/{verb}", self.url);
+        let status = self.http.put(&url).send().await?.status();
+        if !status.is_success() {
+            return Err(format!("Connect does not {verb} {name}: {status}").into());
+        }
+        let deadline = Instant::now() + RUNNING_WITHIN;
+        while self.runs(name).await? != (verb == "resume")
+            || self.has_tasks(name).await? != (verb == "resume")
+        {
+            if Instant::now() >= deadline {
+                return Err(format!("{name} does not {verb} within {RUNNING_WITHIN:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    async fn has_tasks(&self, name: &str) -> Result<bool> {
+        let url = format!("{}/connectors/{name}/tasks", self.url);
+        let tasks: Json = self.http.get(&url).send().await?.json().await?;
+        Ok(tasks.as_array().is_some_and(|tasks| !tasks.is_empty()))
+    }
+
     pub async fn remove(&self, name: &str) -> Result<()> {
         let url = format!("{}/connectors/{name}", self.url);
         let status = self.http.delete(&url).send().await?.status();

@@ -16,6 +16,9 @@ use crate::{Encoding, Place, Result};
 /// Both sides are done with a workload of this size within seconds.
 const DONE_WITHIN: Duration = Duration::from_secs(90);
 
+/// A side that has written nothing for so long is done.
+const REST: Duration = Duration::from_millis(700);
+
 /// Before the names of Debezium's topics.
 const ASIDE: &str = "theirs.";
 
@@ -84,9 +87,7 @@ impl Sides {
                 is_done(&read(bootstrap, &ours, &mut decoder).await?),
             ];
             if done == [true; 2] {
-                // The last topic that was read may have grown after the first was.
-                let theirs = read(bootstrap, &theirs, &mut decoder).await?;
-                return Ok((theirs, read(bootstrap, &ours, &mut decoder).await?));
+                return self.at_rest(&theirs, &ours, &mut decoder).await;
             }
             if Instant::now() >= deadline {
                 let [theirs, ours] = done;
@@ -94,6 +95,25 @@ impl Sides {
                 return Err(format!("not done: debezium {theirs}, millrace {ours}; {log}").into());
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
+
+impl Sides {
+    /// Both sides' records once they grow no more: the last topic that was read may have grown after the first
+    /// was, and ends of transactions come behind their last rows.
+    async fn at_rest(&self, theirs: &str, ours: &str, decoder: &mut Decoder) -> Result<(Topics, Topics)> {
+        let bootstrap = &self.place.bootstrap;
+        let count = |topics: &Topics| topics.values().map(Vec::len).sum::<usize>();
+        let mut before = None;
+        loop {
+            let now = (read(bootstrap, theirs, decoder).await?, read(bootstrap, ours, decoder).await?);
+            let counts = (count(&now.0), count(&now.1));
+            if before == Some(counts) {
+                return Ok(now);
+            }
+            before = Some(counts);
+            tokio::time::sleep(REST).await;
         }
     }
 }

@@ -32,6 +32,8 @@ enum Command {
     /// The daemon and a live Debezium on the same database, compared record by record.
     #[command(subcommand)]
     Diff(commands::diff::Subject),
+    /// Bytes that nobody sends, given to every parser of foreign bytes.
+    Fuzz(commands::fuzz::Arguments),
     /// Everything that has to hold before a change is accepted.
     Test(commands::test::Arguments),
 }
@@ -45,6 +47,7 @@ async fn main() -> ExitCode {
         Command::Diff(subject) => commands::diff::run(subject).await,
         Command::Chaos(arguments) => commands::chaos::run(arguments).await,
         Command::Bench(question) => commands::bench::run(question).await,
+        Command::Fuzz(arguments) => commands::fuzz::run(&arguments),
         Command::Test(arguments) => commands::test::run(arguments).await,
     };
     outcome.unwrap_or_else(|error| {

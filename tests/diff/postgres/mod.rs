@@ -2,6 +2,7 @@
 
 mod sides;
 mod tables;
+pub mod takeover;
 mod values;
 
 use millrace_ledger::random::Random;

@@ -32,13 +32,14 @@ pub async fn start(config: &Config, database: &str, url: &str, tables: &[Table])
     Err(format!("not both sides stream; {}", sides.log_tail()).into())
 }
 
-fn debezium(config: &Config, name: &str, url: &str, tables: &[String]) -> Result<serde_json::Value> {
+/// The connector, its login, and a slot and a publication of this name.
+pub fn login(name: &str, url: &str) -> Result<serde_json::Value> {
     let rest = url.strip_prefix("postgres://").ok_or("not a Postgres url")?;
     let (login, place) = rest.split_once('@').ok_or("a url without a user")?;
     let (user, password) = login.split_once(':').ok_or("a url without a password")?;
     let (address, database) = place.split_once('/').ok_or("a url without a database")?;
     let (host, port) = address.split_once(':').ok_or("a url without a port")?;
-    let mut properties = json!({
+    Ok(json!({
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
         "database.hostname": host,
         "database.port": port,
@@ -49,8 +50,12 @@ fn debezium(config: &Config, name: &str, url: &str, tables: &[String]) -> Result
         "publication.name": format!("theirs_{name}"),
         "publication.autocreate.mode": "filtered",
         "slot.name": format!("theirs_{name}"),
-        "table.include.list": escaped(tables),
-    });
+    }))
+}
+
+fn debezium(config: &Config, name: &str, url: &str, tables: &[String]) -> Result<serde_json::Value> {
+    let mut properties = login(name, url)?;
+    properties["table.include.list"] = escaped(tables).into();
     for (key, value) in &config.modes.debezium {
         properties[key.as_str()] = value.clone().into();
     }

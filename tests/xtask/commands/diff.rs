@@ -18,6 +18,12 @@ pub enum Subject {
     Postgres(Arguments),
     /// Debezium's MongoDB connector.
     Mongodb(OfDocuments),
+    /// Debezium, the daemon and Debezium again read one slot in turn, by each other's offsets, under a load.
+    Takeover {
+        /// The daemon's release build.
+        #[arg(long)]
+        release: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -86,6 +92,7 @@ async fn compared(subject: &Subject) -> Result<ExitCode> {
     match subject {
         Subject::Postgres(arguments) => against_debezium(arguments).await,
         Subject::Mongodb(arguments) => of_documents(arguments).await,
+        Subject::Takeover { release } => in_turn(*release).await,
     }
 }
 
@@ -110,6 +117,16 @@ async fn of_documents(arguments: &OfDocuments) -> Result<ExitCode> {
         }
     }
     Ok(stand.verdict())
+}
+
+async fn in_turn(release: bool) -> Result<ExitCode> {
+    let connect = ConnectConfig { is_distributed: true, ..ConnectConfig::default() };
+    let stand = Stand::set_up_with(&Config::default(), &connect, release).await?;
+    let outcome = postgres::takeover::run(&stand.place, &stand.services.postgres.url()).await;
+    let outcome = outcome.context(|| "the run could not be finished".to_owned())?;
+    let (lost, doubled) = (outcome.lost.len(), outcome.doubled.len());
+    println!("-- {} rows, {lost} lost, {doubled} doubled; by turns {:?}", outcome.rows, outcome.turns);
+    Ok(if outcome.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Every seed in each encoding.
@@ -149,12 +166,16 @@ struct Stand {
 
 impl Stand {
     async fn set_up(config: &Config, release: bool) -> Result<Self> {
+        Self::set_up_with(config, &ConnectConfig::default(), release).await
+    }
+
+    async fn set_up_with(config: &Config, worker: &ConnectConfig, release: bool) -> Result<Self> {
         let binary = binary::build(if release { Profile::Release } else { Profile::Debug }).await?;
         println!("-- starting Kafka, the schema registry, the databases and Kafka Connect");
         let home = Home::temporary()?;
         let services = Services::start_new(config, &home).await?;
         let bootstrap = services.kafka.bootstrap();
-        let connect = Connect::start_new(&ConnectConfig::default(), &bootstrap, &home).await?;
+        let connect = Connect::start_new(worker, &bootstrap, &home).await?;
         let place = Place {
             bootstrap,
             registry: services.registry.url(),

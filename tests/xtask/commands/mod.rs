@@ -5,6 +5,7 @@ mod binary;
 pub mod chaos;
 pub mod demo;
 pub mod diff;
+pub mod fuzz;
 mod interrupt;
 pub mod ledger;
 pub mod services;

@@ -37,11 +37,13 @@ pub struct ConnectConfig {
     pub heap_mb: u32,
     /// Lines for the worker's file, after ours and stronger than them.
     pub properties: Vec<(String, String)>,
+    /// Configurations and offsets in topics, as in production, and not in files.
+    pub is_distributed: bool,
 }
 
 impl Default for ConnectConfig {
     fn default() -> Self {
-        Self { heap_mb: 1024, properties: Vec::new() }
+        Self { heap_mb: 1024, properties: Vec::new(), is_distributed: false }
     }
 }
 
@@ -99,14 +101,22 @@ fn write_files(config: &ConnectConfig, bootstrap: &str, dir: &Path, port: u16) -
     let mut text = format!(
         "bootstrap.servers={bootstrap}\n\
          listeners=http://127.0.0.1:{port}\n\
-         offset.storage.file.filename={}\n\
          offset.flush.interval.ms=1000\n\
          key.converter=org.apache.kafka.connect.json.JsonConverter\n\
          value.converter=org.apache.kafka.connect.json.JsonConverter\n\
          connector.client.config.override.policy=All\n\
          plugin.discovery=service_load\n",
-        dir.join("offsets").display()
     );
+    if !config.is_distributed {
+        text += &format!("offset.storage.file.filename={}\n", dir.join("offsets").display());
+    }
+    if config.is_distributed {
+        text += "group.id=connect\n";
+        for (what, partitions) in [("offset", 5), ("status", 1), ("config", 1)] {
+            text += &format!("{what}.storage.topic=connect-{what}s\n{what}.storage.replication.factor=1\n");
+            text += &format!("{what}.storage.partitions={partitions}\n");
+        }
+    }
     for (key, value) in &config.properties {
         text += &format!("{key}={value}\n");
     }
@@ -125,6 +135,7 @@ fn properties(dir: &Path) -> PathBuf {
 
 fn launch(config: &ConnectConfig, class_path: &str, dir: &Path) -> Launch {
     let class_path = format!("{}:{class_path}", dir.join("classes").display());
+    let main = if config.is_distributed { "ConnectDistributed" } else { "ConnectStandalone" };
     let args = vec![
         format!("-Xmx{}m", config.heap_mb),
         // A short life on few cores: the second compiler never pays for itself.
@@ -133,7 +144,7 @@ fn launch(config: &ConnectConfig, class_path: &str, dir: &Path) -> Launch {
         "-Dorg.apache.logging.log4j.level=INFO".into(),
         "-cp".into(),
         class_path,
-        "org.apache.kafka.connect.cli.ConnectStandalone".into(),
+        format!("org.apache.kafka.connect.cli.{main}"),
         properties(dir).display().to_string(),
     ];
     Launch { program: "java".into(), args, cwd: dir.to_owned(), log: dir.join("log"), user: None }
