@@ -30,4 +30,5 @@ mod snapshots;
 mod source_faults;
 mod stopping;
 mod takeover;
+mod transactions;
 mod values;
