@@ -66,9 +66,10 @@ const ELSEWHERE: &[&str] = &["cut-committed", "chunk-placed"];
 pub const DIES_WITHIN: Duration = Duration::from_secs(60);
 /// It may take some tries to meet an open transaction.
 const ABORTS_WITHIN: Duration = Duration::from_secs(240);
-/// Together two seconds and more: longer than it is waited, and soon enough that it is not cut.
-const ABORTED_ROWS: u64 = 3_000;
+/// Together some seconds: longer than it is waited, and soon enough that the transaction is not cut in two.
+const ABORTED_ROWS: u64 = 6_000;
 const ABORTED_BYTES_A_SECOND: u32 = 500_000;
+const ABORTED_AFTER_MS: u64 = 3_000;
 /// Between two looks whether the daemon reads.
 const ABORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -109,11 +110,7 @@ pub async fn strike(scene: &Scene, stage: &mut Stage, turn: usize) -> Result<Str
         How::First | How::Often(_) | How::Idle | How::Unanswered => {}
         How::Abort => {
             stage.running(DIES_WITHIN).await?;
-            // What is whole is committed also then, so there has to be one that takes a while to read.
-            scene.postgres_link.set(Mode::Cut);
-            write_large(&stage.config.postgres_url, stage.random.draw(), ABORTED_ROWS).await?;
-            scene.postgres_link.set(Mode::Slow(ABORTED_BYTES_A_SECOND));
-            cut_off_until_dead(stage).await?;
+            cut_off_until_dead(scene, stage).await?;
             scene.postgres_link.set(Mode::Pass);
         }
         How::Fence => {
@@ -148,21 +145,24 @@ async fn unanswered(scene: &Scene, stage: &mut Stage) -> Result<Struck> {
     Ok(Struck { what: "killed with its commit unanswered".to_owned(), free_since })
 }
 
-/// Ends its connections to the database again and again: sooner or later a transaction is open then.
-async fn cut_off_until_dead(stage: &mut Stage) -> Result<()> {
+/// Cuts its connections to the database again and again: sooner or later a transaction is open then. What is whole
+/// is committed also then, so each time there is one that takes a while to come. Cut on the way, because what the
+/// server has sent arrives, also when the server goes away.
+async fn cut_off_until_dead(scene: &Scene, stage: &mut Stage) -> Result<()> {
     let admin = stage.admin().await?;
-    let reads = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1 AND active";
+    let reads = "SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active";
     let deadline = Instant::now() + ABORTS_WITHIN;
     while stage.daemon.still_runs().is_ok() && Instant::now() < deadline {
-        match admin.query_opt(reads, &[&stage.config.slot()]).await? {
-            None => tokio::time::sleep(ABORT_EVERY).await,
-            Some(reader) => {
-                // It has to read for a while before it has something open, however busy the machine is.
-                tokio::time::sleep(stage.millis(1_500)).await;
-                let reader: i32 = reader.try_get(0)?;
-                admin.execute("SELECT pg_terminate_backend($1)", &[&reader]).await?;
-            }
+        scene.postgres_link.set(Mode::Cut);
+        write_large(&stage.config.postgres_url, stage.random.draw(), ABORTED_ROWS).await?;
+        scene.postgres_link.set(Mode::Slow(ABORTED_BYTES_A_SECOND));
+        while admin.query_opt(reads, &[&stage.config.slot()]).await?.is_none()
+            && stage.daemon.still_runs().is_ok()
+            && Instant::now() < deadline
+        {
+            tokio::time::sleep(ABORT_EVERY).await;
         }
+        tokio::time::sleep(stage.millis(ABORTED_AFTER_MS)).await;
     }
     Ok(())
 }
