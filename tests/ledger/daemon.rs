@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::Result;
-use crate::tables::TABLES;
+use crate::tables::{Form, TABLES};
 
 /// SIGTERM drains and commits within 10 s; a little more is a failure, not a wait.
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
@@ -43,8 +43,22 @@ pub struct ConnectorFile {
 }
 
 impl ConnectorFile {
+    /// Rows of an outbox that are there already cannot be read: their keys say nothing of the order of events.
+    pub fn has_outbox(&self) -> bool {
+        self.snapshot_chunk_rows.is_none()
+    }
+
+    fn route(&self) -> String {
+        format!(
+            "\n[[route]]\nrelations = [\"ledger.outbox\"]\nenvelope = \"outbox\"\n\
+             topic = \"{}.ledger.outbox\"\nheaders = {{ seq = \"seq\", txid = \"txid\" }}\n",
+            self.name
+        )
+    }
+
     pub fn text(&self) -> String {
-        let tables: Vec<_> = TABLES.iter().map(|table| format!("\"ledger.{}\"", table.name)).collect();
+        let captured = TABLES.iter().filter(|table| self.has_outbox() || table.form != Form::Outbox);
+        let tables: Vec<_> = captured.map(|table| format!("\"ledger.{}\"", table.name)).collect();
         let line = |key: &str, value: Option<u128>| match value {
             None => String::new(),
             Some(value) => format!("{key} = {value}\n"),
@@ -81,8 +95,9 @@ replication = 1
 {socket_timeout}
 [rest]
 listen = "127.0.0.1:0"
-"#,
+{route}"#,
             name = self.name,
+            route = if self.has_outbox() { self.route() } else { String::new() },
             high_availability = self.high_availability,
             url = self.postgres_url,
             slot = self.slot,

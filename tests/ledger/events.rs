@@ -180,6 +180,9 @@ impl Decoder {
             .ok_or_else(|| foreign("the topic is of no ledger table".to_owned()))?;
         let table = &TABLES[index];
         let tx = Some(record.tx.ok_or_else(|| foreign("written outside any Kafka transaction".to_owned()))?);
+        if table.form == Form::Outbox {
+            return event_of_outbox(record, index, tx).map_err(|text| (ProblemKind::Unfit, text));
+        }
         let keyless = table.form == Form::Keyless;
         let key = match record.key.as_deref() {
             None if keyless => None,
@@ -200,14 +203,7 @@ impl Decoder {
                 (row_key, Body::Change(change))
             }
         };
-        let position = match record.header("position") {
-            None => None,
-            Some(bytes) => {
-                let text = String::from_utf8_lossy(bytes);
-                let unfit = || (ProblemKind::Unfit, format!("header position is {text}"));
-                Some(Position::parse(&text).ok_or_else(unfit)?)
-            }
-        };
+        let position = position(record).map_err(|text| (ProblemKind::Unfit, text))?;
         Ok(Event { place: place(record), table: index, key: key.into(), position, tx, body })
     }
 
@@ -224,6 +220,28 @@ impl Decoder {
             Err(Undecodable::Unreachable(error)) => Err((ProblemKind::Unreachable, error)),
         }
     }
+}
+
+fn position(record: &Record) -> Result<Option<Position>, String> {
+    let Some(bytes) = record.header("position") else { return Ok(None) };
+    let text = String::from_utf8_lossy(bytes);
+    Position::parse(&text).map(Some).ok_or_else(|| format!("header position is {text}"))
+}
+
+/// Key and payload as they are, the rest from headers: in the order of the table's columns.
+fn event_of_outbox(record: &Record, table: usize, tx: Option<KafkaTx>) -> Result<Event, String> {
+    let text = |what: &str, bytes: Option<&[u8]>| {
+        let bytes = bytes.ok_or_else(|| format!("the event has no {what}"))?;
+        String::from_utf8(bytes.to_vec()).map_err(|error| format!("{what}: {error}"))
+    };
+    let (key, seq) = (text("key", record.key.as_deref())?, text("seq", record.header("seq"))?);
+    let txid = text("txid", record.header("txid"))?;
+    let payload = text("payload", record.value.as_deref())?;
+    let after = [&key, &seq, &txid, &payload].map(|text| Cell::Hash(short_hash(text)));
+    let seq = Some(seq.parse().map_err(|_| format!("seq is {seq}"))?);
+    let change = Change { op: Op::Create, xid: None, seq, before: None, after: Some(Box::new(after)) };
+    let position = position(record)?;
+    Ok(Event { place: place(record), table, key: key.into(), position, tx, body: Body::Change(change) })
 }
 
 fn place(record: &Record) -> Place {

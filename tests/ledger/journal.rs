@@ -133,7 +133,8 @@ pub async fn events_due(client: &Client, xids: &[i64], begins: &Begins) -> Resul
         let changes = u64::try_from(row.try_get::<_, i64>(2)?)?;
         let table = table_index(row.try_get(3)?).ok_or("the journal names an unknown table")?;
         let xid = u64::try_from(row.try_get::<_, i64>(0)?)?;
-        if begins.emits(table, xid) {
+        // An event of the outbox does not say which transaction it is of.
+        if begins.emits(table, xid) && TABLES[table].form != Form::Outbox {
             *due.entry(xid).or_default() += changes * did.events(table);
         }
     }

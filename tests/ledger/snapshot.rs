@@ -104,7 +104,8 @@ impl Notes {
     /// The tables of which rows are still to come.
     pub fn unread(&self) -> Vec<&'static str> {
         let unread = |(index, _): &(usize, &crate::tables::Table)| self.done.get(index) != Some(&true);
-        TABLES.iter().enumerate().filter(unread).map(|(_, table)| table.name).collect()
+        let tables = TABLES.iter().enumerate().filter(|(_, table)| table.form != Form::Outbox);
+        tables.filter(unread).map(|(_, table)| table.name).collect()
     }
 }
 

@@ -58,6 +58,9 @@ pub enum Form {
     Keyless,
     /// One writer's alone, who truncates it and adds, drops and renames columns of text.
     Loose,
+    /// Its rows are events that say themselves what they hold: the key is the event's, the payload its value, and
+    /// what else the ledger has to know stands in headers. Rows are only inserted.
+    Outbox,
 }
 
 const fn column(name: &'static str, kind: Kind, declared: &'static str) -> Column {
@@ -71,7 +74,7 @@ const fn toasted(name: &'static str, kind: Kind, declared: &'static str) -> Colu
 const SEQ: Column = column("seq", Kind::Integer, "bigint not null");
 const TXID: Column = column("txid", Kind::Uuid, "uuid not null");
 
-pub static TABLES: [Table; 6] = [
+pub static TABLES: [Table; 7] = [
     Table {
         name: "account",
         keys: 1,
@@ -160,6 +163,18 @@ pub static TABLES: [Table; 6] = [
             column("note", Kind::Text, "text"),
         ],
     },
+    Table {
+        name: "outbox",
+        keys: 1,
+        full: false,
+        form: Form::Outbox,
+        columns: &[
+            column("aggregateid", Kind::Text, "text not null"),
+            SEQ,
+            TXID,
+            column("payload", Kind::Json, "jsonb not null"),
+        ],
+    },
 ];
 
 /// The place of a table in [`TABLES`].
@@ -226,6 +241,10 @@ impl Table {
             Form::Keyless => {
                 format!("CREATE TABLE ledger.{name} ({columns}); CREATE INDEX ON ledger.{name} ({key});")
             }
+            Form::Outbox => format!(
+                "CREATE TABLE ledger.{name} ({columns}, id uuid NOT NULL DEFAULT gen_random_uuid(), \
+                 aggregatetype text NOT NULL DEFAULT 'ledger', PRIMARY KEY ({key}));"
+            ),
             Form::Partitioned => {
                 let part = |n| {
                     format!(

@@ -83,6 +83,7 @@ impl Stage {
             writers: self.config.writers,
             changes_max: self.config.changes_max,
             changes_per_second: self.config.changes_per_second,
+            outbox: self.config.connector_file().has_outbox(),
         };
         self.writers = Some(Writers::start(&workload).await?);
         Ok(())
@@ -220,7 +221,8 @@ impl Stage {
         if let Some(writers) = &mut self.writers {
             writers.stop().await?;
         }
-        let finals = write_final_rows(&self.config.postgres_url).await?;
+        let finals =
+            write_final_rows(&self.config.postgres_url, self.config.connector_file().has_outbox()).await?;
         if let Err(error) = self.tail.watch_for(finals, DRAIN_MAX).await {
             return Err(format!("{error}; the daemon says {:?}", self.daemon.state().await).into());
         }

@@ -29,6 +29,7 @@ async fn judged(name: &str, values: &[&str], expire: bool) -> Verdict {
         writers: 1,
         changes_max: 10,
         changes_per_second: None,
+        outbox: false,
     };
     let mut writers = Writers::start(&workload).await.unwrap();
     while writers.totals().committed < 5 {

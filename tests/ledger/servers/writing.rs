@@ -26,6 +26,7 @@ async fn the_journal_folded_by_key_is_the_tables_content() {
         writers: 4,
         changes_max: 500,
         changes_per_second: None,
+        outbox: true,
     };
     let mut writers = Writers::start(&workload).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -38,7 +39,7 @@ async fn the_journal_folded_by_key_is_the_tables_content() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let totals = writers.stop().await.unwrap();
-    let finals = write_final_rows(&url).await.unwrap();
+    let finals = write_final_rows(&url, true).await.unwrap();
     assert_eq!(totals.errors, 0);
     assert!(totals.savepoints_rolled_back > 0, "{totals:?}");
     assert!(totals.rolled_back * 100 >= totals.committed * 5, "{totals:?}");

@@ -40,6 +40,8 @@ pub struct Workload {
     pub changes_max: u64,
     /// What all writers together try not to exceed; `None` is as fast as they can.
     pub changes_per_second: Option<u64>,
+    /// Whether they write events into the outbox too.
+    pub outbox: bool,
 }
 
 #[derive(Debug, Default)]
@@ -152,7 +154,7 @@ async fn insert_shared(url: &str, seed: u64) -> Result<()> {
 
 /// Tables whose key is one number.
 fn shared_tables() -> impl Iterator<Item = usize> {
-    let ours = |table: &Table| table.keys == 1 && table.form != Form::Loose;
+    let ours = |table: &Table| table.keys == 1 && !matches!(table.form, Form::Loose | Form::Outbox);
     TABLES.iter().enumerate().filter(move |(_, table)| ours(table)).map(|(index, _)| index)
 }
 
@@ -161,7 +163,7 @@ pub async fn fill(url: &str, seed: u64, writers: usize, rows: u64) -> Result<()>
     let client = connect(url).await?;
     let statements = Statements::prepare(&client).await?;
     let mut random = Random::fork(seed, u64::MAX - 3);
-    for (index, table) in TABLES.iter().enumerate() {
+    for (index, table) in TABLES.iter().enumerate().filter(|(_, table)| table.form != Form::Outbox) {
         let owners = if table.form == Form::Loose { 1 } else { i64::try_from(writers)? };
         for owner in 0..owners {
             let first = owner * KEYS_PER_WRITER + KEYS_PER_WRITER / 2;
@@ -182,14 +184,15 @@ pub async fn fill(url: &str, seed: u64, writers: usize, rows: u64) -> Result<()>
 
 /// Writes the last row of each table, in one transaction, after the writers have stopped. When a
 /// consumer has seen these keys it has seen everything.
-pub async fn write_final_rows(url: &str) -> Result<Vec<(usize, String)>> {
+pub async fn write_final_rows(url: &str, outbox: bool) -> Result<Vec<(usize, String)>> {
     let client = connect(url).await?;
     let statements = Statements::prepare(&client).await?;
     let mut random = Random::new(0);
     let txid = random.uuid();
     let mut keys = Vec::new();
     client.batch_execute("BEGIN").await?;
-    for (index, table) in TABLES.iter().enumerate() {
+    let written = TABLES.iter().enumerate().filter(|(_, table)| outbox || table.form != Form::Outbox);
+    for (index, table) in written {
         let key: Vec<_> =
             (0..table.keys).map(|n| if n == 0 { json!(FINAL_KEY) } else { json!("end") }).collect();
         let row = rows::row(table, &key, false, &mut random);

@@ -78,7 +78,7 @@ pub fn row(table: &Table, key: &[Json], crowded: bool, random: &mut Random) -> J
 }
 
 fn value(column: &Column, crowded: bool, random: &mut Random) -> Json {
-    if random.percent(8) {
+    if random.percent(8) && !column.declared.ends_with("not null") {
         return Json::Null;
     }
     let extreme = random.percent(10);

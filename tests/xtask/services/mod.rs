@@ -25,7 +25,7 @@ use crate::{Context, Result};
 
 pub use connect::{Connect, ConnectConfig};
 pub use home::{Home, Lifetime, cache, free_port, repository};
-pub use install::{finish, on_path, packages};
+pub use install::{finish, on_path};
 pub use kafka::{Kafka, KafkaConfig, KafkaVersion, Proxied};
 pub use mongodb::{Mongodb, MongodbConfig};
 pub use postgres::{Postgres, PostgresConfig, PostgresVersion, Shutdown};

@@ -11,7 +11,7 @@ pub const CUT_BYTES: u64 = 4_000_000;
 /// What every other transaction of a run stays below.
 pub const UNCUT_CHANGES_MAX: u64 = 4_500;
 /// The whole daemon, in its debug build.
-const MEMORY_KB_MAX: u64 = 512 * 1024;
+pub const MEMORY_KB_MAX: u64 = 512 * 1024;
 const DIES_WITHIN: Duration = Duration::from_secs(120);
 
 pub async fn strike(stage: &mut Stage, rows: u64) -> Result<Struck> {

@@ -9,6 +9,7 @@ mod injector;
 mod large;
 mod late;
 mod links;
+mod many;
 mod pair;
 mod points;
 pub mod primary;
@@ -55,6 +56,9 @@ pub struct Arguments {
     /// Rows of F17's one transaction.
     #[arg(long, default_value_t = 100_000)]
     large_rows: u64,
+    /// Tables of F17's other half.
+    #[arg(long, default_value_t = 1_000)]
+    tables: u32,
     /// Multiplies the time that the daemon may take to recover, on a machine that does other work besides.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     slack: u32,
@@ -185,6 +189,9 @@ impl Job<'_> {
             let (done, failure) = match (servers, row) {
                 (Servers::Mongodb(set), _) => self.leaderless(set, count, seed, line).await?,
                 (Servers::Postgres(scene), Row::F12) => halting(scene, count, seed, turn).await?,
+                (Servers::Postgres(scene), Row::F17Tables) => {
+                    many_tables(scene, count, seed, arguments.tables).await
+                }
                 (Servers::Postgres(scene), _) => {
                     let injector = Injector::new(row, scene, turn, arguments.large_rows, arguments.slack);
                     going_on(scene, count, seed, injector, line).await
@@ -262,6 +269,17 @@ async fn halting(scene: &Scene, count: u32, seed: u64, turn: usize) -> Result<(u
         }
     }
     Ok((count, None))
+}
+
+/// A run for each trial.
+async fn many_tables(scene: &Scene, count: u32, seed: u64, tables: u32) -> (u32, Option<String>) {
+    for trial in 1..=count {
+        match many::trial(&scene.config(Row::F17Tables, 1, seed), tables).await {
+            Ok(told) => println!("F17-tables trial {trial} of seed {seed}: {told}"),
+            Err(error) => return (trial, Some(error.to_string())),
+        }
+    }
+    (count, None)
 }
 
 impl Line {
