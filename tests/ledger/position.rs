@@ -11,6 +11,8 @@ use crate::reader::{Isolation, Reader, Record, Start};
 /// Partition 0 holds the stream's position, the others keys of other kinds.
 const STREAM: i32 = 0;
 
+const POLL: Duration = Duration::from_millis(100);
+
 /// The topic's name where the connector's file does not give another.
 pub fn topic(connector: &str) -> String {
     format!("millrace-{connector}-position")
@@ -37,8 +39,12 @@ impl Positions {
         self.reader.assign(&self.topic, Start::Earliest).await?;
         let extents = self.reader.extents_as(&self.topic, Isolation::ReadUncommitted).await?;
         let until = extents.into_iter().map(|(key, extent)| (key, extent.end)).collect();
-        let read = self.reader.poll_until(&until).await?;
-        self.marks.extend(read.records.iter().filter_map(mark));
+        self.reader.limit_to(&until);
+        // What was read stays, also when the broker goes away before the end: it is not read again.
+        while self.reader.behind() {
+            let read = self.reader.poll(POLL).await?;
+            self.marks.extend(read.records.iter().filter_map(mark));
+        }
         Ok(self.marks.last().map(|mark| mark.end_lsn))
     }
 }

@@ -17,6 +17,7 @@ use crate::events::{Body, Cell, Change, Event, Events, Op, Place, Position, Prob
 use crate::reader::{Isolation, Reader, Record, Start};
 
 const READER_PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(100);
 
 /// Session and number of a transaction.
 type Transaction = (String, i64);
@@ -179,8 +180,11 @@ impl Positions {
         self.reader.assign(&self.topic, Start::Earliest).await?;
         let extents = self.reader.extents(&self.topic).await?;
         let until = extents.into_iter().map(|(key, extent)| (key, extent.end)).collect();
-        let read = self.reader.poll_until(&until).await?;
-        self.marks.extend(read.records.iter().filter_map(mark));
+        self.reader.limit_to(&until);
+        while self.reader.behind() {
+            let read = self.reader.poll(POLL).await?;
+            self.marks.extend(read.records.iter().filter_map(mark));
+        }
         Ok(())
     }
 }
