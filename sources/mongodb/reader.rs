@@ -27,6 +27,10 @@ use crate::resume_token::ResumeToken;
 /// what proves that a transaction has ended, so this bounds how long one waits in an idle deployment.
 const AWAIT: Duration = Duration::from_millis(100);
 
+/// Events of one reply. A reply holds up to 16 MB otherwise, of which three are in memory at a time, and a
+/// smaller one is as fast: the next is fetched while this one is decoded.
+const REPLY_EVENTS: u32 = 4_000;
+
 /// A stream that cannot be opened again for this long is a matter for the whole connector.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -55,10 +59,10 @@ pub async fn open(
     let stages = stages(settings, begin, splits);
     let (database, collection) = target(client, settings);
     match collection {
-        None => database.aggregate(stages).max_await_time(AWAIT).batch().await,
+        None => database.aggregate(stages).max_await_time(AWAIT).batch_size(REPLY_EVENTS).batch().await,
         Some(name) => {
             let collection = database.collection::<RawDocumentBuf>(&name);
-            collection.aggregate(stages).max_await_time(AWAIT).batch().await
+            collection.aggregate(stages).max_await_time(AWAIT).batch_size(REPLY_EVENTS).batch().await
         }
     }
 }

@@ -159,11 +159,13 @@ fn put(
         Value::Bool(true) => out.extend_from_slice(b"true"),
         Value::Bool(false) => out.extend_from_slice(b"false"),
         Value::Int32(number) if style.dialect == Dialect::Canonical => {
-            wrapped(out, "$numberInt", number.to_string());
+            wrapped(out, "$numberInt", itoa::Buffer::new().format(number));
         }
         Value::Int32(number) => number_text(out, number),
         Value::Int64(number) => match style.dialect {
-            Dialect::Strict | Dialect::Canonical => wrapped(out, "$numberLong", number.to_string()),
+            Dialect::Strict | Dialect::Canonical => {
+                wrapped(out, "$numberLong", itoa::Buffer::new().format(number))
+            }
             Dialect::Relaxed | Dialect::Plain => number_text(out, number),
         },
         Value::Double(number) => double(style.dialect, number, out),
@@ -306,15 +308,15 @@ fn double(dialect: Dialect, number: f64, out: &mut Vec<u8>) {
         if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
     } else {
         // The driver marks an exponent that is not negative.
-        match java_double(number).split_once('E') {
+        let text = java_double(number);
+        match text.split_once('E') {
             Some((digits, exponent)) if !exponent.starts_with('-') => format!("{digits}E+{exponent}"),
-            Some((digits, exponent)) => format!("{digits}E{exponent}"),
-            None => java_double(number),
+            _ => text,
         }
     };
     match dialect {
-        Dialect::Canonical => wrapped(out, "$numberDouble", text),
-        Dialect::Relaxed if !number.is_finite() => wrapped(out, "$numberDouble", text),
+        Dialect::Canonical => wrapped(out, "$numberDouble", &text),
+        Dialect::Relaxed if !number.is_finite() => wrapped(out, "$numberDouble", &text),
         Dialect::Plain if !number.is_finite() => write_text(text.as_bytes(), out),
         // The driver's strict mode writes NaN as it is, which is not JSON; Debezium's consumers know.
         Dialect::Strict | Dialect::Relaxed | Dialect::Plain => out.extend_from_slice(text.as_bytes()),
@@ -324,7 +326,11 @@ fn double(dialect: Dialect, number: f64, out: &mut Vec<u8>) {
 fn date(dialect: Dialect, ms: i64, out: &mut Vec<u8>) {
     let writable = (0..=LAST_WRITABLE_MS).contains(&ms);
     match dialect {
-        Dialect::Strict => out.extend_from_slice(format!("{{\"$date\": {ms}}}").as_bytes()),
+        Dialect::Strict => {
+            out.extend_from_slice(b"{\"$date\": ");
+            number_text(out, ms);
+            out.push(b'}');
+        }
         Dialect::Relaxed if writable => {
             out.extend_from_slice(b"{\"$date\": \"");
             put_date(ms, Fraction::Shortest, out);
@@ -332,7 +338,7 @@ fn date(dialect: Dialect, ms: i64, out: &mut Vec<u8>) {
         }
         Dialect::Canonical | Dialect::Relaxed => {
             out.extend_from_slice(b"{\"$date\": ");
-            wrapped(out, "$numberLong", ms.to_string());
+            wrapped(out, "$numberLong", itoa::Buffer::new().format(ms));
             out.push(b'}');
         }
         Dialect::Plain if (FIRST_RFC_3339_MS..=LAST_WRITABLE_MS).contains(&ms) => {
@@ -385,13 +391,15 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (era * 400 + year + i64::from(month <= 2), month, day)
 }
 
-fn number_text(out: &mut Vec<u8>, number: impl std::fmt::Display) {
-    out.extend_from_slice(number.to_string().as_bytes());
+fn number_text(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// `{"$name": "text"}`, for texts that need no escape.
-fn wrapped(out: &mut Vec<u8>, name: &str, text: String) {
-    out.extend_from_slice(format!("{{\"{name}\": \"{text}\"}}").as_bytes());
+fn wrapped(out: &mut Vec<u8>, name: &str, text: &str) {
+    for part in ["{\"", name, "\": \"", text, "\"}"] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 fn text_under(name: &str, text: &[u8], out: &mut Vec<u8>) {

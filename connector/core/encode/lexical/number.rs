@@ -99,8 +99,15 @@ fn skip_digits(text: &[u8]) -> Option<&[u8]> {
     if count == 0 { None } else { text.get(count..) }
 }
 
+/// Java prints what lies in here without an exponent.
+const PLAIN: std::ops::Range<f64> = 1e-3..1e7;
+
 /// A double as Java prints it, for defaults in schema texts.
 pub fn java_double(value: f64) -> String {
+    // Without an exponent both print the shortest digits, with one behind the point at least.
+    if value == 0.0 || PLAIN.contains(&value.abs()) {
+        return format!("{value:?}");
+    }
     let shortest = format!("{value:e}");
     // Java shows two digits at least, and of the smallest numbers the second one is not zero: 4.9E-324.
     let two = format!("{value:.1e}");
@@ -118,7 +125,7 @@ pub(crate) fn java_single(value: f32) -> String {
 
 /// `digits` are those that Java would show, in scientific notation.
 fn java_float(value: f64, digits: &str) -> String {
-    if value != 0.0 && !(1e-3..1e7).contains(&value.abs()) {
+    if value != 0.0 && !PLAIN.contains(&value.abs()) {
         let (mantissa, exponent) = digits.split_once('e').unwrap_or((digits, "0"));
         let dot = if mantissa.contains('.') { "" } else { ".0" };
         return format!("{mantissa}{dot}E{exponent}");
