@@ -55,9 +55,15 @@ pub enum Source {
 }
 
 impl Source {
-    /// Whether the rows that a table already has come before its changes.
-    pub fn reads_rows(&self) -> bool {
-        matches!(self, Self::Postgres(settings) if settings.snapshot.rows)
+    /// The key of the file by which the rows that a table already has come before its changes, where they do.
+    pub fn reads_rows(&self) -> Option<&'static str> {
+        match self {
+            Self::Postgres(settings) => settings.snapshot.rows.then_some("source.postgres.snapshot"),
+            Self::Mongodb(settings) => {
+                let initial = millrace_mongodb::config::Snapshot::Initial;
+                (settings.snapshot == initial).then_some("source.mongodb.snapshot")
+            }
+        }
     }
 
     /// Whether relations are captured that no route sends elsewhere.

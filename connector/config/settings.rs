@@ -102,10 +102,12 @@ pub fn resolve(
     let source = raw.source.resolve(&name, problems);
     let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
     let (source, sink) = (source?, sink?);
-    if source.reads_rows() && format.routes.iter().any(|route| route.outbox.is_some()) {
+    if let Some(key) = source.reads_rows()
+        && format.routes.iter().any(|route| route.outbox.is_some())
+    {
         // Keys are random there, and an aggregate's events would come in any order.
         problems.add(
-            "source.postgres.snapshot",
+            key,
             "reads the rows that an outbox already has by their key, not in the order of their events; \
              set snapshot = \"no_data\": the outbox begins with what is written after the first start",
         );

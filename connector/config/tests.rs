@@ -178,7 +178,7 @@ fn an_outbox_whose_rows_would_come_out_of_order_is_refused() {
 
 #[test]
 fn an_outbox_of_documents_whose_values_are_wrapped_is_refused() {
-    let file = "name = \"a\"\n[source.mongodb]\nurl = \"mongodb://h/\"\ncollections = [\"a.b\"]\n[sink.stdout]\n\
+    let file = "name = \"a\"\n[source.mongodb]\nurl = \"mongodb://h/\"\nsnapshot = \"no_data\"\ncollections = [\"a.b\"]\n[sink.stdout]\n\
                 [format]\nencoding = \"json\"\n[[route]]\nrelations = \"a.b\"\nenvelope = \"outbox\"\n";
     let found = messages(file);
     assert!(found[0].contains("set json = \"plain\""), "{found:?}");

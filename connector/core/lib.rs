@@ -18,5 +18,6 @@ pub mod retry;
 pub mod route;
 pub mod signal;
 pub mod sink;
+pub mod snapshot;
 pub mod source;
 pub mod turn;

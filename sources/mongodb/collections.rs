@@ -1,9 +1,78 @@
-//! Names of collections as the file writes them, and which collections they mean.
+//! Names of collections as the file writes them, and which collections they mean. Which of them are there:
+//! `there`.
 //!
 //! `database.collection` or `database.*`: a database's name holds no dot, so the first one ends it, and a
 //! collection's name may hold any number of them.
 
 use std::fmt;
+
+use futures_util::StreamExt;
+use millrace_core::error::Result;
+use mongodb::Client;
+use mongodb::bson::doc;
+
+use crate::config::Settings;
+use crate::errors::{Phase, classified};
+
+/// A collection by its two names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    pub database: String,
+    pub collection: String,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.database, self.collection)
+    }
+}
+
+/// The collections that the file means and that are there. One that is named is not looked up: then the right to
+/// find documents in it is enough.
+pub async fn there(client: &Client, settings: &Settings) -> Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for pattern in &settings.collections {
+        let found = match pattern {
+            Pattern::One { database, collection } => {
+                names.push(Name { database: database.clone(), collection: collection.clone() });
+                continue;
+            }
+            Pattern::Database(database) => names_in(client, database).await,
+            Pattern::All => names_in_all(client).await,
+        };
+        let what = || format!("cannot list the collections of {pattern}");
+        names.extend(found.map_err(|error| classified(what(), error, settings, Phase::Reading))?);
+    }
+    names.retain(|name| settings.wants(&name.database, &name.collection));
+    names.sort_by_cached_key(ToString::to_string);
+    names.dedup();
+    Ok(names)
+}
+
+async fn names_in_all(client: &Client) -> mongodb::error::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for database in client.list_database_names().await? {
+        if !is_internal(&database) {
+            names.extend(names_in(client, &database).await?);
+        }
+    }
+    Ok(names)
+}
+
+/// Those that the user may read; views are none, and the server's own are left out.
+async fn names_in(client: &Client, database: &str) -> mongodb::error::Result<Vec<Name>> {
+    let list = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
+    let mut cursor = client.database(database).run_cursor_command(list).await?;
+    let mut names = Vec::new();
+    while let Some(entry) = cursor.next().await.transpose()? {
+        let collection = entry.get_str("name").unwrap_or_default();
+        if entry.get_str("type").is_ok_and(|kind| kind == "collection") && !collection.starts_with("system.")
+        {
+            names.push(Name { database: database.to_owned(), collection: collection.to_owned() });
+        }
+    }
+    Ok(names)
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
@@ -18,7 +87,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    pub fn parse(entry: &str) -> Result<Self, &'static str> {
+    pub fn parse(entry: &str) -> std::result::Result<Self, &'static str> {
         let Some((database, collection)) = entry.split_once('.') else {
             return Err("names no collection: write database.collection or database.*");
         };

@@ -19,6 +19,8 @@ use crate::collections::Pattern;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Cells and changes are memory too: narrow documents close a batch by their number.
 const BATCH_ROWS_MAX: usize = 10_000;
+/// A chunk is one batch: large enough to spread what its reading costs, small enough to be read again.
+const SNAPSHOT_CHUNK_ROWS: u64 = 10_000;
 /// An idle set writes an entry into its log every ten seconds; a place younger than that does not exist.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Longer than an election, shorter than an operator's patience.
@@ -37,6 +39,7 @@ pub struct Raw {
     pub exclude_collections: Vec<String>,
     pub scope: Option<ScopeKind>,
     pub snapshot: Option<Snapshot>,
+    pub snapshot_chunk_rows: Option<u64>,
     pub update_document: Option<UpdateDocument>,
     pub pre_images: Option<bool>,
     pub json: Option<Dialect>,
@@ -67,8 +70,10 @@ pub enum ScopeKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Snapshot {
-    /// Nothing: changes from the first start on.
+    /// The documents that are there when a collection is first captured.
     #[default]
+    Initial,
+    /// Nothing: changes from the first start on.
     NoData,
 }
 
@@ -122,6 +127,8 @@ pub struct Settings {
     pub exclude_collections: Vec<Pattern>,
     pub scope: Scope,
     pub snapshot: Snapshot,
+    /// Documents of a collection that are read as of one time, at most.
+    pub snapshot_chunk_rows: u64,
     pub update_document: UpdateDocument,
     pub pre_images: bool,
     pub json: Dialect,
@@ -154,6 +161,12 @@ impl Settings {
             exclude_collections: problems.patterns("exclude_collections", &raw.exclude_collections),
             scope: problems.scope(raw.scope.unwrap_or(ScopeKind::Deployment), &collections),
             snapshot: raw.snapshot.unwrap_or_default(),
+            snapshot_chunk_rows: problems.within(
+                "snapshot_chunk_rows",
+                raw.snapshot_chunk_rows,
+                SNAPSHOT_CHUNK_ROWS,
+                1..=1_000_000,
+            ),
             update_document: raw.update_document.unwrap_or_default(),
             pre_images: raw.pre_images.unwrap_or(false),
             json: raw.json.unwrap_or_default(),
@@ -333,13 +346,13 @@ impl Problems {
         }
     }
 
-    fn within(
+    fn within<T: Copy + PartialOrd + fmt::Display>(
         &mut self,
         key: &str,
-        given: Option<usize>,
-        default: usize,
-        range: std::ops::RangeInclusive<usize>,
-    ) -> usize {
+        given: Option<T>,
+        default: T,
+        range: std::ops::RangeInclusive<T>,
+    ) -> T {
         match given {
             Some(value) if !range.contains(&value) => {
                 let hint = format!("use {} to {}", range.start(), range.end());

@@ -30,6 +30,12 @@ mod code {
     pub const CHANGE_STREAM_TOPOLOGY: i32 = 464;
     pub const OBJECT_TOO_LARGE: i32 = 10334;
     pub const ONLY_ON_REPLICA_SETS: i32 = 40573;
+    /// A read as of a time that the storage engine no longer keeps, or of a collection that it keeps none of.
+    pub const SNAPSHOT_TOO_OLD: i32 = 239;
+    pub const SNAPSHOT_UNAVAILABLE: i32 = 246;
+    pub const INVALID_OPTIONS: i32 = 72;
+    /// A member that is going down, or is no longer primary: the drivers' list for reads.
+    pub const PASSING: [i32; 13] = [11600, 11602, 10107, 13435, 13436, 189, 91, 7, 6, 89, 9001, 134, 262];
 }
 
 /// What the server's code says; `None` where the error is not an answer.
@@ -54,6 +60,18 @@ pub fn is_resumable(error: &DriverError) -> bool {
             ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } | ErrorKind::ServerSelection { .. }
         ),
     }
+}
+
+/// A read as of a time was refused: what is committed now may be read all the same.
+pub fn is_too_old(error: &DriverError) -> bool {
+    use code::{INVALID_OPTIONS, SNAPSHOT_TOO_OLD, SNAPSHOT_UNAVAILABLE};
+    code_of(error)
+        .is_some_and(|code| [SNAPSHOT_TOO_OLD, SNAPSHOT_UNAVAILABLE, INVALID_OPTIONS].contains(&code))
+}
+
+/// A read may be tried again soon: the server is away, or another becomes the primary.
+pub fn is_passing(error: &DriverError) -> bool {
+    is_resumable(error) || code_of(error).is_some_and(|code| code::PASSING.contains(&code))
 }
 
 /// The place is gone, whatever is done.

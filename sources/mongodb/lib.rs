@@ -1,9 +1,11 @@
 //! MongoDB change streams as a source of changes.
 //!
 //! Start at `source`: it opens the client and has the stream read by two halves, `reader` (asks the server)
-//! and `stream` (decodes, with `session` and `bson`). `start` says where to begin.
+//! and `stream` (decodes, with `session` and `bson`). `start` says where to begin; what is there already is
+//! read beside the stream by `snapshot`.
 
 pub mod bson;
+mod cells;
 pub mod check;
 mod client;
 mod collections;
@@ -17,6 +19,7 @@ mod reader;
 mod relation;
 pub mod resume_token;
 mod session;
+mod snapshot;
 pub mod source;
 mod start;
 mod stream;

@@ -27,6 +27,9 @@ pub struct Streamed {
     // Debezium's names for the halves of the last event's cluster time.
     pub sec: u64,
     pub ord: u32,
+    /// Number of the newest chunk of a snapshot, so that two positions of a quiet deployment differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_chunk: Option<u64>,
 }
 
 impl Streamed {
@@ -49,6 +52,7 @@ impl Streamed {
             event_n: 0,
             sec: cluster_time.seconds(),
             ord: cluster_time.timestamp().increment,
+            snapshot_chunk: None,
         }
     }
 

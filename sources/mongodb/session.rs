@@ -9,20 +9,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use millrace_core::batch::{
-    Before, Cell, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Tag, Transaction, document,
+    Before, Cell, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Transaction, document,
 };
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
 use millrace_core::relation::Relation;
+use mongodb::bson::rawdoc;
 
-use crate::bson::{
-    Dialect, Doc, Fault, FieldRules, Malformed, Style, Value, put_value, write_document, write_text,
-};
+use crate::bson::{Dialect, Doc, Fault, FieldRules, Malformed, Style, write_text};
+use crate::cells::{CELLS, NULL, copied, description, of_document, of_id, text};
 use crate::config::{Settings, UpdateDocument};
-use crate::event::{Event, Namespace, Operation, Update};
+use crate::event::{Event, Namespace, Operation};
 use crate::position::Streamed;
 use crate::relation::{Origin, build};
 use crate::resume_token::{ClusterTime, ResumeToken, cluster_time_of};
+use crate::snapshot::tracker::{Outcome, Tracker};
 
 /// What an event means for the batch that it would go into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ struct Collection {
     relation: Arc<Relation>,
     captured: bool,
     rules: Option<FieldRules>,
+    /// A snapshot of it is under way, the one with this index.
+    watched: Option<usize>,
     /// Its index in the batch with this number.
     in_batch: Option<(u64, u32)>,
 }
@@ -65,11 +68,17 @@ pub struct Session {
     token: Vec<u8>,
     open: Option<Open>,
     fragments: Vec<Vec<u8>>,
+    /// Every change up to here was taken.
+    passed: ClusterTime,
+    /// While documents that were there before are read.
+    tracker: Option<Tracker>,
 }
 
 impl Session {
-    pub fn new(settings: Arc<Settings>, origin: Origin, from: Streamed) -> Self {
+    pub fn new(settings: Arc<Settings>, origin: Origin, from: Streamed, tracker: Option<Tracker>) -> Self {
         Self {
+            passed: before(from.cluster_time),
+            tracker,
             settings,
             origin,
             collections: HashMap::new(),
@@ -153,6 +162,9 @@ impl Session {
     pub fn reply_ended(&mut self, token: Option<Doc<'_>>, drained: bool) -> Result<()> {
         let Some(token) = token.filter(|_| self.fragments.is_empty()) else { return Ok(()) };
         let time = cluster_time_of(token).map_err(|error| malformed(&error))?;
+        // Between events a place says that everything before its time has come, and an empty reply that all of
+        // that time has.
+        self.passed = self.passed.max(if drained { time } else { before(time) });
         if self.open.as_ref().is_some_and(|open| drained || time > open.cluster_time) {
             self.open = None;
         }
@@ -187,6 +199,7 @@ impl Session {
             }
             Operation::Invalidate => tracing::info!(at = %time, "the stream was invalidated, and goes on"),
         }
+        self.passed = self.passed.max(before(time));
         self.at.event_time = time;
         self.at.event_n = n;
         self.at.sec = time.seconds();
@@ -223,20 +236,30 @@ impl Session {
         let Some(relation) = self.relation_in(namespace, batch)? else { return Ok(()) };
         let mut cells = [NULL; document::CELLS];
         let id = key.need("_id").map_err(|error| malformed(&error))?;
-        cells[document::ID] = text(batch, |out| {
-            // Always in one dialect: what is one id for the server is one key.
-            put_value(Style::compact(Dialect::Relaxed), id, None, out)
-        })
-        .map_err(|fault| self.unwritable(namespace, mark, fault))?;
+        cells[document::ID] = of_id(batch, id)
+            .map_err(|fault| unwritable(&full_name(namespace), ClusterTime(mark.commit), fault))?;
         self.documents(namespace, operation, event, &mut cells, batch)
-            .map_err(|fault| self.unwritable(namespace, mark, fault))?;
+            .map_err(|fault| unwritable(&full_name(namespace), ClusterTime(mark.commit), fault))?;
         self.session_cells(event, &mut cells, batch)?;
         let op = match operation {
             Operation::Insert => Op::Insert,
             Operation::Delete => Op::Delete,
             _ => Op::Update,
         };
-        self.push(op, relation, &cells, event, mark, batch)
+        self.push(op, relation, &cells, event, mark, batch)?;
+        if let (Some(index), Some(tracker)) = (self.watched(namespace), &mut self.tracker) {
+            let id = key.nameless("_id").map_err(|error| malformed(&error))?;
+            let is_whole = op == Op::Delete || event.after.is_some();
+            tracker.changed(index, ClusterTime(mark.commit), &id, is_whole);
+        }
+        Ok(())
+    }
+
+    /// The snapshot of this collection that is under way.
+    fn watched(&self, namespace: Namespace<'_>) -> Option<usize> {
+        let tracker = self.tracker.as_ref()?;
+        let watched = self.collections.get(namespace.raw.as_bytes())?.watched?;
+        (!tracker.is_done(watched)).then_some(watched)
     }
 
     /// The JSON of the documents and of the description of an update.
@@ -249,12 +272,12 @@ impl Session {
         batch: &mut ChangeBatch,
     ) -> std::result::Result<(), Fault> {
         let rules = self.collections.get(namespace.raw.as_bytes()).and_then(|entry| entry.rules.as_ref());
-        let style = Style::compact(self.settings.json);
+        let dialect = self.settings.json;
         if let Some(before) = event.before {
-            cells[document::BEFORE] = text(batch, |out| write_document(style, before, rules, out))?;
+            cells[document::BEFORE] = of_document(batch, dialect, before, rules)?;
         }
         if let Some(after) = event.after {
-            cells[document::AFTER] = text(batch, |out| write_document(style, after, rules, out))?;
+            cells[document::AFTER] = of_document(batch, dialect, after, rules)?;
         }
         let Some(update) = event.update.filter(|_| operation == Operation::Update) else { return Ok(()) };
         let image = match (event.after, self.settings.update_document) {
@@ -266,7 +289,7 @@ impl Session {
         // The driver's own form, with blanks, is what Debezium hands on here.
         let style = match self.settings.json {
             Dialect::Strict => Style { dialect: Dialect::Relaxed, spaced: true },
-            _ => style,
+            _ => Style::compact(dialect),
         };
         description(style, update, rules, cells, batch)
     }
@@ -278,7 +301,7 @@ impl Session {
         batch: &mut ChangeBatch,
     ) -> Result<()> {
         if let Some(ms) = event.wall_ms {
-            let written = copied(batch, ms.to_string().as_bytes());
+            let written = copied(batch, itoa::Buffer::new().format(ms).as_bytes());
             cells[document::WALL_MS] = written.map_err(|fault| too_large(&fault))?;
         }
         let (Some(open), Some(session)) = (&mut self.open, event.session()) else { return Ok(()) };
@@ -286,11 +309,9 @@ impl Session {
         let pair = match kept {
             Some((_, pair)) => pair,
             None => {
-                let style = Style::compact(self.settings.json);
-                let written =
-                    text(batch, |out| write_document(style, session.id, None, out)).and_then(|id| {
-                        copied(batch, session.transaction.to_string().as_bytes()).map(|number| [id, number])
-                    });
+                let written = of_document(batch, self.settings.json, session.id, None).and_then(|id| {
+                    copied(batch, session.transaction.to_string().as_bytes()).map(|number| [id, number])
+                });
                 written.map_err(|fault| too_large(&fault))?
             }
         };
@@ -335,6 +356,9 @@ impl Session {
         })
         .map_err(|fault| too_large(&fault))?;
         self.session_cells(event, &mut cells, batch)?;
+        if let (Some(index), Some(tracker)) = (self.watched(namespace), &mut self.tracker) {
+            tracker.dropped(index, ClusterTime(mark.commit));
+        }
         self.push(Op::Truncate, relation, &cells, event, mark, batch)
     }
 
@@ -379,17 +403,60 @@ impl Session {
         index
     }
 
+    fn define(&mut self, key: &[u8], database: &str, name: &str) -> Arc<Relation> {
+        let captured = self.settings.wants(database, name);
+        let rules = self.settings.rules(database, name);
+        let watched = self.tracker.as_ref().and_then(|tracker| tracker.index_of(database, name));
+        let relation = Arc::new(build(&self.origin, database, name));
+        let collection = Collection { relation: relation.clone(), captured, rules, watched, in_batch: None };
+        self.collections.insert(key.to_vec(), collection);
+        relation
+    }
+
+    /// What is known of the snapshots under way.
+    pub fn tracker(&mut self) -> Option<&mut Tracker> {
+        self.tracker.as_mut()
+    }
+
+    /// Whether a chunk may be placed at the next end of a transaction.
+    pub fn has_chunk(&self) -> bool {
+        self.tracker.as_ref().is_some_and(|tracker| tracker.is_ready(self.passed))
+    }
+
+    /// Moves the chunk whose turn has come into an empty batch.
+    pub fn place_chunk(&mut self, batch: &mut ChangeBatch) -> Option<Outcome> {
+        let tracker = self.tracker.as_mut()?;
+        let ready = tracker.take_ready(self.passed)?;
+        if ready.is_spoiled() {
+            return Some(tracker.spoiled(ready));
+        }
+        let number = self.at.snapshot_chunk.unwrap_or(0) + 1;
+        self.at.snapshot_chunk = Some(number);
+        let name = tracker.name_of(&ready)?.clone();
+        // Behind every event so far, and before whatever comes next.
+        let outcome = tracker.place(ready, self.at.cluster_time.0 + 1, number, batch);
+        let namespace = rawdoc! { "db": name.database.as_str(), "coll": name.collection.as_str() };
+        let key = Doc::new(namespace.as_bytes()).map_err(|error| malformed(&error)).ok()?.as_bytes();
+        let known = self.collections.get(key).map(|entry| entry.relation.clone());
+        batch.relations.push(known.unwrap_or_else(|| self.define(key, &name.database, &name.collection)));
+        Some(outcome)
+    }
+
+    /// What has to be noted with the batch that is sent now.
+    pub fn take_notes(&mut self, batch: &mut ChangeBatch) {
+        if let Some(tracker) = &mut self.tracker {
+            tracker.take_notes(&mut batch.notes);
+        }
+        self.tracker.take_if(|tracker| tracker.is_over());
+    }
+
     /// The collection's index in the batch; `None` when it is not captured.
     fn relation_in(&mut self, namespace: Namespace<'_>, batch: &mut ChangeBatch) -> Result<Option<u32>> {
         let key = namespace.raw.as_bytes();
         if !self.collections.contains_key(key) {
             let [database, name] = [namespace.database, namespace.collection]
                 .map(|name| String::from_utf8_lossy(name).into_owned());
-            let captured = self.settings.wants(&database, &name);
-            let rules = self.settings.rules(&database, &name);
-            let relation = Arc::new(build(&self.origin, &database, &name));
-            let collection = Collection { relation, captured, rules, in_batch: None };
-            self.collections.insert(key.to_vec(), collection);
+            self.define(key, &database, &name);
         }
         let Some(entry) = self.collections.get_mut(key).filter(|entry| entry.captured) else {
             return Ok(None);
@@ -404,128 +471,17 @@ impl Session {
         entry.in_batch = Some((self.batch_number, index));
         Ok(Some(index))
     }
-
-    fn unwritable(&self, namespace: Namespace<'_>, mark: Mark, fault: Fault) -> Error {
-        let (name, at) = (full_name(namespace), ClusterTime(mark.commit));
-        match fault {
-            Fault::Malformed(error) => malformed(&error),
-            Fault::NameTaken(field) => Error::record(format!(
-                "collection {name}: the document at {at} already has a field {field:?}"
-            ))
-            .hint("correct rename_fields in [source.mongodb]: a renamed field would stand there twice"),
-        }
-    }
 }
 
-/// Small, so it fits any integer.
-const CELLS: u32 = document::CELLS as u32;
-
-const NULL: Cell = Cell { start: 0, len: 0, tag: Tag::Null };
-
-fn description(
-    style: Style,
-    update: Update<'_>,
-    rules: Option<&FieldRules>,
-    cells: &mut [Cell; document::CELLS],
-    batch: &mut ChangeBatch,
-) -> std::result::Result<(), Fault> {
-    cells[document::UPDATED] = text(batch, |out| updated_fields(style, update.updated, rules, out))?;
-    // A name may be left out by a rule, and a list without names is as good as none.
-    let mut removed = Vec::new();
-    for element in update.removed.elements() {
-        let name = element?.1.text("removedFields")?;
-        if let Some((name, _)) = renamed(rules, name) {
-            removed.push(name);
-        }
+/// A document that cannot be written as the file asks for.
+pub fn unwritable(collection: &str, at: ClusterTime, fault: Fault) -> Error {
+    match fault {
+        Fault::Malformed(error) => malformed(&error),
+        Fault::NameTaken(field) => Error::record(format!(
+            "collection {collection}: the document at {at} already has a field {field:?}"
+        ))
+        .hint("correct rename_fields in [source.mongodb]: a renamed field would stand there twice"),
     }
-    if !removed.is_empty() {
-        cells[document::REMOVED] = copied(batch, &list(removed.iter().map(Vec::as_slice)))?;
-    }
-    let mut truncated = Vec::new();
-    for element in update.truncated.elements() {
-        let array = element?.1.document("truncatedArrays")?;
-        let size = array.need("newSize")?.integer("newSize")?;
-        if let Some((name, _)) = renamed(rules, array.need("field")?.text("field")?) {
-            truncated.extend([name, size.to_string().into_bytes()]);
-        }
-    }
-    if !truncated.is_empty() {
-        cells[document::TRUNCATED] = copied(batch, &list(truncated.iter().map(Vec::as_slice)))?;
-    }
-    Ok(())
-}
-
-/// The name of a path by the rules, and the rules below it; `None` where it is left out.
-fn renamed<'r>(rules: Option<&'r FieldRules>, path: &[u8]) -> Option<(Vec<u8>, Option<&'r FieldRules>)> {
-    match rules {
-        None => Some((path.to_vec(), None)),
-        Some(rules) => rules.along(path),
-    }
-}
-
-fn updated_fields(
-    style: Style,
-    fields: Doc<'_>,
-    rules: Option<&FieldRules>,
-    out: &mut Vec<u8>,
-) -> std::result::Result<(), Fault> {
-    let Some(rules) = rules else { return write_document(style, fields, None, out) };
-    out.push(b'{');
-    let mut is_first = true;
-    for element in fields.elements() {
-        let (path, value) = element?;
-        let Some((name, below)) = rules.along(path) else { continue };
-        if !is_first {
-            out.extend_from_slice(style.comma());
-        }
-        is_first = false;
-        write_text(&name, out);
-        out.extend_from_slice(style.colon());
-        let below = below.filter(|_| matches!(value, Value::Document(_) | Value::Array(_)));
-        put_value(style, value, below, out)?;
-    }
-    out.push(b'}');
-    Ok(())
-}
-
-/// The texts as an array prints them.
-fn list<'a>(texts: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut out = vec![b'{'];
-    for (index, text) in texts.enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.push(b'"');
-        for byte in String::from_utf8_lossy(text).bytes() {
-            if matches!(byte, b'"' | b'\\') {
-                out.push(b'\\');
-            }
-            out.push(byte);
-        }
-        out.push(b'"');
-    }
-    out.push(b'}');
-    out
-}
-
-/// A cell of these bytes.
-fn copied(batch: &mut ChangeBatch, bytes: &[u8]) -> std::result::Result<Cell, Fault> {
-    text(batch, |out| {
-        out.extend_from_slice(bytes);
-        Ok(())
-    })
-}
-
-/// A cell of what `fill` adds to the batch's bytes.
-fn text(
-    batch: &mut ChangeBatch,
-    fill: impl FnOnce(&mut Vec<u8>) -> std::result::Result<(), Fault>,
-) -> std::result::Result<Cell, Fault> {
-    let start = batch.bytes.len();
-    fill(&mut batch.bytes)?;
-    // A batch closes far below what offsets reach, and a document has 16 MB.
-    let offset = |at: usize| u32::try_from(at).map_err(|_| Fault::Malformed(Malformed::Length));
-    Ok(Cell { start: offset(start)?, len: offset(batch.bytes.len() - start)?, tag: Tag::Text })
 }
 
 fn read<'a>(parts: &[Doc<'a>]) -> Result<Event<'a>> {
@@ -541,7 +497,12 @@ fn full_name(namespace: Namespace<'_>) -> String {
     if name.is_empty() { database.into_owned() } else { format!("{database}.{name}") }
 }
 
-fn malformed(error: &Malformed) -> Error {
+/// The newest time before this one.
+fn before(time: ClusterTime) -> ClusterTime {
+    ClusterTime(time.0.saturating_sub(1))
+}
+
+pub fn malformed(error: &Malformed) -> Error {
     Error::fatal(format!("mongodb sent a malformed change event: {error}"))
         .hint("nothing was skipped; report this with the server's version")
 }

@@ -1,8 +1,10 @@
 //! The source as the pipeline sees it: start at `MongodbSource::run`.
 //!
-//! One client. A task asks for replies (`reader`), a thread decodes them (`stream`), and what stays here looks
-//! at the server's log from time to time, to tell how long the connector may stand still.
+//! One client. A task asks for replies (`reader`), a thread decodes them (`stream`), and what stays here reads what
+//! was there before (`snapshot`) and looks at the server's log from time to time, to tell how long the connector
+//! may stand still.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -29,8 +31,12 @@ use crate::reader::{Reader, open};
 use crate::relation::Origin;
 use crate::resume_token::ClusterTime;
 use crate::session::Session;
+use crate::snapshot::collection::{self, Plan};
+use crate::snapshot::desk::{Desk, desk};
+use crate::snapshot::tracker::Tracker;
+use crate::start::Place;
 use crate::stream::{Limits, Stream};
-use crate::{check, start};
+use crate::{check, collections, snapshot, start};
 
 /// How often the status learns how far back the server's log reaches: it loses hours, not seconds.
 const SAMPLE_EVERY: Duration = Duration::from_secs(15);
@@ -47,13 +53,36 @@ impl MongodbSource {
         Self { settings: Arc::new(settings), origin }
     }
 
+    /// Whoever reads the documents that are there, where some are left to be read, and what the stream has to know
+    /// of it.
+    fn snapshot(
+        &self,
+        client: &Client,
+        facts: &Facts,
+        plan: Plan,
+        progress: Arc<Progress>,
+    ) -> (Option<Tracker>, Option<Desk>, Option<snapshot::reader::Reader>) {
+        if plan.unread.is_empty() && plan.notes.is_empty() {
+            return (None, None, None);
+        }
+        let tracker = Tracker::new(plan.unread.clone(), plan.notes);
+        if plan.unread.is_empty() {
+            return (Some(tracker), None, None);
+        }
+        let (desk, counter) = desk();
+        let (client, settings) = (client.clone(), self.settings.clone());
+        let reader =
+            snapshot::reader::Reader::new(client, settings, facts.is_mongos, counter, plan.unread, progress);
+        (Some(tracker), Some(desk), Some(reader))
+    }
+
     /// Opens the stream and starts its two halves.
     async fn stream(
         &self,
         client: &Client,
         facts: &Facts,
         position: Streamed,
-        feed: Feed,
+        (feed, tracker, desk): (Feed, Option<Tracker>, Option<Desk>),
     ) -> Result<(JoinHandle<()>, JoinHandle<Result<()>>)> {
         let settings = &self.settings;
         let begin = start::begin(&position);
@@ -76,8 +105,8 @@ impl MongodbSource {
             advance_every: settings.heartbeat_interval,
             is_mongos: facts.is_mongos,
         };
-        let session = Session::new(settings.clone(), self.origin.clone(), position);
-        let stream = Stream::new(Handle::current(), replies, session, feed, limits);
+        let session = Session::new(settings.clone(), self.origin.clone(), position, tracker);
+        let stream = Stream::new(Handle::current(), replies, session, feed, limits, desk);
         let decoding = tokio::task::spawn_blocking(move || stream.run());
         Ok((reading, decoding))
     }
@@ -87,11 +116,18 @@ impl MongodbSource {
         &self,
         client: &Client,
         decoding: &mut JoinHandle<Result<()>>,
-        progress: &Progress,
+        (reader, progress): (Option<snapshot::reader::Reader>, &Progress),
     ) -> Result<()> {
         let mut sample = interval(SAMPLE_EVERY);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut may_read_log = true;
+        let mut reads = reader.is_some();
+        let mut rows = pin!(async {
+            match reader {
+                Some(reader) => reader.run().await,
+                None => Ok(()),
+            }
+        });
         loop {
             tokio::select! {
                 biased;
@@ -100,6 +136,10 @@ impl MongodbSource {
                     return ended.unwrap_or_else(|_| {
                         Err(Error::fatal("the decoder of the change stream stopped by a panic"))
                     });
+                }
+                read = &mut rows, if reads => {
+                    read?;
+                    reads = false;
                 }
                 _ = sample.tick(), if may_read_log => may_read_log = look_at_log(client, progress).await,
             }
@@ -146,11 +186,18 @@ impl Source for MongodbSource {
         let client = client::connect(&self.settings).await?;
         let facts = client::facts(&client, &self.settings).await?;
         facts.preconditions()?;
-        let place = start::place(&self.settings, &client, &facts, &mut feed, from).await?;
-        let Some(position) = place else { return Ok(()) };
+        let Place { position, is_first } =
+            start::place(&self.settings, &client, &facts, from.as_ref()).await?;
+        // After the place was taken: what comes into being from there on comes as changes.
+        let there = collections::there(&client, &self.settings).await?;
+        let plan = collection::plan(&self.settings, &there, &feed.notes, is_first)?;
+        if is_first && !feed.commit_with(position.to_position(), plan.notes.clone()).await? {
+            return Ok(());
+        }
         let progress = feed.progress.clone();
-        let (reading, mut decoding) = self.stream(&client, &facts, position, feed).await?;
-        let result = self.attend(&client, &mut decoding, &progress).await;
+        let (tracker, desk, reader) = self.snapshot(&client, &facts, plan, progress.clone());
+        let (reading, mut decoding) = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
+        let result = self.attend(&client, &mut decoding, (reader, &progress)).await;
         // Gone before the next attempt, and its cursor with it.
         reading.abort();
         let _ = reading.await;

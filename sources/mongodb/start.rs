@@ -11,7 +11,6 @@ use futures_util::StreamExt;
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::State;
-use millrace_core::source::Feed;
 use mongodb::Client;
 
 use crate::client::{self, Facts};
@@ -26,24 +25,29 @@ use crate::resume_token::{ClusterTime, ResumeToken};
 /// How long a member may take to catch up with the position before it counts as restored.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The position to stream from, verified against the server, or `None` when the pipeline is stopping.
+/// Where the stream is to begin.
+pub struct Place {
+    pub position: Streamed,
+    /// Nothing was delivered before: the position is of now, and nobody remembers it yet.
+    pub is_first: bool,
+}
+
+/// The position to stream from, verified against the server.
 pub async fn place(
     settings: &Arc<Settings>,
     client: &Client,
     facts: &Facts,
-    feed: &mut Feed,
-    from: Option<Position>,
-) -> Result<Option<Streamed>> {
-    match from.as_ref().map(Stored::parse).transpose()? {
+    from: Option<&Position>,
+) -> Result<Place> {
+    match from.map(Stored::parse).transpose()? {
         Some(Stored::Streamed(position)) => {
             verify(settings, client, facts, &position).await?;
-            Ok(Some(*position))
+            Ok(Place { position: *position, is_first: false })
         }
         None | Some(Stored::Forgotten) => {
             let position = now(settings, client, facts).await?;
             tracing::info!(at = %position.cluster_time, "first start: changes from now on");
-            let committed = feed.commit(position.to_position()).await?;
-            Ok(committed.then_some(position))
+            Ok(Place { position, is_first: true })
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use millrace_core::batch::{BatchLimits, ChangeBatch};
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::State;
 use millrace_core::source::{
@@ -21,6 +22,7 @@ use crate::position::Stored;
 use crate::reader::Reply;
 use crate::resume_token::ClusterTime;
 use crate::session::Session;
+use crate::snapshot::desk::{Desk, Order};
 
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -31,12 +33,21 @@ pub struct Limits {
     pub is_mongos: bool,
 }
 
+/// What the stream's thread goes on with.
+enum Next {
+    Tick,
+    Order(Order),
+    Reply(Option<Reply>),
+}
+
 pub struct Stream {
     runtime: Handle,
     replies: mpsc::Receiver<Reply>,
     session: Session,
     feed: Feed,
     limits: Limits,
+    /// Only while documents that were there before are read.
+    desk: Option<Desk>,
     batch: Option<ChangeBatch>,
     /// When the batch was taken up.
     batch_since: Instant,
@@ -54,6 +65,7 @@ impl Stream {
         session: Session,
         feed: Feed,
         limits: Limits,
+        desk: Option<Desk>,
     ) -> Self {
         let (at, now) = (session.cluster_time(), Instant::now());
         let next_advance = now + limits.advance_every;
@@ -63,6 +75,7 @@ impl Stream {
             session,
             feed,
             limits,
+            desk,
             batch: None,
             batch_since: now,
             stopping_since: None,
@@ -99,21 +112,83 @@ impl Stream {
             if !self.have_batch()? {
                 continue;
             }
-            let replies = &mut self.replies;
-            let next = async { tokio::time::timeout(TICK, replies.recv()).await };
-            match self.runtime.block_on(next) {
-                Err(_) => {}
-                Ok(Some(Reply::Batch(reply))) => self.take(&reply)?,
-                Ok(Some(Reply::Failed(error))) => {
+            match self.next() {
+                Next::Tick => {}
+                Next::Order(order) => self.obey(order),
+                Next::Reply(Some(Reply::Batch(reply))) => self.take(&reply)?,
+                Next::Reply(Some(Reply::Failed(error))) => {
                     // What was read is good; where it ends is where the next attempt goes on.
                     if self.session.is_whole() && self.is_filled() {
                         self.send(true)?;
                     }
                     return Err(error.into());
                 }
-                Ok(None) => return Err(Error::transient("the reader of the change stream ended").into()),
+                Next::Reply(None) => {
+                    return Err(Error::transient("the reader of the change stream ended").into());
+                }
+            }
+            self.place_chunks()?;
+        }
+    }
+
+    /// Whatever comes first.
+    fn next(&mut self) -> Next {
+        let (replies, desk) = (&mut self.replies, &mut self.desk);
+        let order = async {
+            match desk {
+                Some(desk) => desk.orders.recv().await,
+                None => None,
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                Some(order) = order => Next::Order(order),
+                reply = replies.recv() => Next::Reply(reply),
+                () = tokio::time::sleep(TICK) => Next::Tick,
+            }
+        })
+    }
+
+    /// What the reader of documents wants of the stream.
+    fn obey(&mut self, order: Order) {
+        let seen = self.session.cluster_time();
+        let Some(tracker) = self.session.tracker() else { return };
+        match order {
+            Order::Open { collection, reply } => {
+                let id = tracker.open(collection, seen);
+                if reply.send((id, seen)).is_err() {
+                    tracker.cancel(id);
+                }
+            }
+            Order::Read(read) => tracker.read(*read),
+            Order::Cancel(id) => tracker.cancel(id),
+        }
+    }
+
+    /// Sends the rows of the chunks whose turn has come, each as a batch of its own, where the stream stands.
+    fn place_chunks(&mut self) -> Result<(), Ended> {
+        while self.session.has_chunk() && self.session.is_whole() {
+            if self.is_filled() {
+                self.send(false)?;
+            }
+            while !self.have_batch()? {
+                self.tick()?;
+            }
+            let outcome = self.batch.as_mut().and_then(|batch| self.session.place_chunk(batch));
+            let Some(outcome) = outcome else { return Ok(()) };
+            let desk = self.desk.take();
+            if !outcome.spoiled {
+                chaos::pass(Point::ChunkPlaced);
+                self.send(false)?;
+            }
+            if let Some(desk) = desk {
+                desk.tell(outcome);
+                // With the last note of the last collection it is over.
+                self.desk = self.session.tracker().is_some().then_some(desk);
             }
         }
+        Ok(())
     }
 
     fn have_batch(&mut self) -> Result<bool, Ended> {
@@ -163,6 +238,10 @@ impl Stream {
                 self.send(false)?;
             }
         }
+        if self.desk.is_some() && self.session.has_chunk() && self.session.has_position() {
+            self.session.fit(event)?;
+            self.place_chunks()?;
+        }
         while !self.have_batch()? {
             self.tick()?;
         }
@@ -201,6 +280,7 @@ impl Stream {
         batch.end = Some(position.to_position());
         batch.whole = self.session.is_whole();
         batch.drained = drained;
+        self.session.take_notes(&mut batch);
         let progress = &self.feed.progress;
         progress.received.fetch_max(self.sent.0, Ordering::Relaxed);
         progress.transactions.fetch_add(batch.transactions.len() as u64, Ordering::Relaxed);

@@ -313,20 +313,7 @@ impl Settings {
             slot_made_beforehand: raw.slot_made_beforehand.unwrap_or(false),
             takes_slot: raw.existing_slot == Some(ExistingSlot::Take),
             heartbeat_query: problems.heartbeat_query(raw.heartbeat_query, heartbeat),
-            batch: BatchLimits {
-                bytes_max: problems.within(
-                    "batch_bytes_max",
-                    raw.batch_bytes_max,
-                    BATCH_BYTES_MAX,
-                    4096..=1 << 30,
-                ),
-                rows_max: problems.within(
-                    "batch_rows_max",
-                    raw.batch_rows_max,
-                    BATCH_ROWS_MAX,
-                    1..=1_000_000,
-                ),
-            },
+            batch: batch_limits(raw.batch_bytes_max, raw.batch_rows_max, &mut problems),
         };
         if problems.0.is_empty() { Ok(settings) } else { Err(problems.0) }
     }
@@ -381,6 +368,13 @@ fn tls(raw: &Raw, url: &url::Url, problems: &mut Problems) -> Tls {
         problems.add("certificates are given, but sslmode is disable", "set sslmode = \"verify-full\"");
     }
     Tls { mode, root_cert, client }
+}
+
+fn batch_limits(bytes: Option<usize>, rows: Option<usize>, problems: &mut Problems) -> BatchLimits {
+    BatchLimits {
+        bytes_max: problems.within("batch_bytes_max", bytes, BATCH_BYTES_MAX, 4096..=1 << 30),
+        rows_max: problems.within("batch_rows_max", rows, BATCH_ROWS_MAX, 1..=1_000_000),
+    }
 }
 
 fn tables(entries: &[String], problems: &mut Problems) -> Vec<TablePattern> {

@@ -61,6 +61,7 @@ impl Archive {
         let mut file = File::new(&name);
         file.set("source/mongodb/url", url.clone())
             .set("source/mongodb/collections", vec![format!("{database}.{PAPERS}")])
+            .set("source/mongodb/snapshot", "no_data")
             .set("format/registry", registry.clone())
             .set("sink/kafka/bootstrap", vec![servers.kafka.bootstrap()]);
         Self {
@@ -262,9 +263,14 @@ impl Archive {
         self
     }
 
+    /// Everything that the connector has remembered, oldest first.
+    pub async fn position_records(&self) -> Vec<PositionRecord> {
+        position_records(&self.servers.kafka.bootstrap(), &self.position_topic()).await
+    }
+
     /// The newest position of the stream.
     pub async fn position(&self) -> PositionRecord {
-        let records = position_records(&self.servers.kafka.bootstrap(), &self.position_topic()).await;
+        let records = self.position_records().await;
         let mut of_stream = records.into_iter().filter(|record| record.key[1]["server"].is_string());
         of_stream.next_back().expect("a position")
     }

@@ -166,6 +166,22 @@ impl<'a> Doc<'a> {
         Ok(None)
     }
 
+    /// The first field of that name as an element without a name: two ids are one where these bytes are equal.
+    pub fn nameless(self, name: &'static str) -> Result<Box<[u8]>, Malformed> {
+        let mut elements = self.elements();
+        loop {
+            let from = elements.rest;
+            let (found, _) = elements.next().ok_or(Malformed::Field(name))??;
+            if found == name.as_bytes() {
+                let element = from.get(..from.len() - elements.rest.len()).ok_or(Malformed::Cut)?;
+                // Its type, its name with the zero byte behind that, its value.
+                let code = element.get(..1).ok_or(Malformed::Cut)?;
+                let value = element.get(1 + found.len()..).ok_or(Malformed::Cut)?;
+                return Ok([code, value].concat().into());
+            }
+        }
+    }
+
     pub fn need(self, name: &'static str) -> Result<Value<'a>, Malformed> {
         self.get(name)?.ok_or(Malformed::Field(name))
     }

@@ -19,7 +19,7 @@ pub async fn start(config: &Config, name: &str) -> Result<Sides> {
     };
     let told = Told {
         source: format!(
-            "[source.mongodb]\nurl = \"{}\"\ncollections = [{}]\n{images}",
+            "[source.mongodb]\nsnapshot = \"no_data\"\nurl = \"{}\"\ncollections = [{}]\n{images}",
             config.url,
             quoted(&names)
         ),

@@ -108,6 +108,7 @@ impl Config {
             r#"name = "{name}"
 
 [source.mongodb]
+snapshot = "no_data"
 url = "{url}"
 collections = [{collections}]
 update_document = "post_image"

@@ -138,6 +138,7 @@ name = "{NAME}"
 [source.mongodb]
 url = "{url}"
 collections = ["{DATABASE}.{ORDERS}"]
+snapshot = "no_data"
 
 [format]
 encoding = "avro"

@@ -1,0 +1,242 @@
+//! How far the snapshot of each collection is: what is noted of it, and which collections a start has to read.
+//! Start at `plan`.
+
+use millrace_core::error::{Error, Result};
+use millrace_core::position::{Note, Notes};
+use millrace_core::snapshot::Phase;
+use serde::{Deserialize, Serialize};
+
+use crate::collections::{Name, Pattern};
+use crate::config::{Settings, Snapshot};
+use crate::snapshot::id::{self, Id};
+
+/// The note of one collection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionNote {
+    pub state: Phase,
+    /// The last id that was read, in the order of the index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// No document comes after the last one: only the listed ones are left.
+    #[serde(default)]
+    pub ended: bool,
+    /// Documents delivered.
+    #[serde(default)]
+    pub rows: u64,
+}
+
+impl CollectionNote {
+    pub fn new(state: Phase) -> Self {
+        Self { state, last: None, ended: false, rows: 0 }
+    }
+
+    pub fn to_note(&self, name: &str) -> Note {
+        // Numbers and strings: serde_json cannot fail on them.
+        let text = serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned());
+        Note { key: key_of(name).into(), text: Some(text.into()) }
+    }
+}
+
+const COLLECTION: &str = "snapshot ";
+const LISTED: &str = "reread ";
+/// What the file asked for at the start before.
+const ASKED: &str = "collections";
+
+fn key_of(name: &str) -> String {
+    format!("{COLLECTION}{name}")
+}
+
+/// The note that a document has to be read again, or no longer. An id's text holds no blank, and names may.
+pub fn listed(name: &str, id: &[u8], is_listed: bool) -> Note {
+    let text = is_listed.then(|| "{}".into());
+    Note { key: format!("{LISTED}{name} {}", id::to_text(id)).into(), text }
+}
+
+/// A collection whose documents are to be read, or read on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub name: Name,
+    pub note: CollectionNote,
+    pub last: Option<Id>,
+    /// Ids to be read again.
+    pub listed: Vec<Id>,
+}
+
+/// What a start has to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub unread: Vec<Unread>,
+    /// To be noted with the next position.
+    pub notes: Vec<Note>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Asked {
+    collections: Vec<String>,
+    exclude_collections: Vec<String>,
+}
+
+impl Asked {
+    fn of(settings: &Settings) -> Self {
+        let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
+        let (collections, exclude_collections) = (&settings.collections, &settings.exclude_collections);
+        Self { collections: texts(collections), exclude_collections: texts(exclude_collections) }
+    }
+
+    fn wanted(&self, name: &Name) -> bool {
+        let any = |entries: &[String]| {
+            let mut patterns = entries.iter().filter_map(|entry| Pattern::parse(entry).ok());
+            patterns.any(|pattern| pattern.matches(&name.database, &name.collection))
+        };
+        any(&self.collections) && !any(&self.exclude_collections)
+    }
+}
+
+/// Compares the collections that are there with what was noted of them. A collection is decided once, when it is
+/// first seen: one that came into being while the stream already asked for it has had all its changes sent.
+pub fn plan(settings: &Settings, there: &[Name], found: &Notes, is_first_start: bool) -> Result<Plan> {
+    let nothing = Notes::new();
+    // A connector that is to begin anew has nothing behind it.
+    let known = if is_first_start { &nothing } else { found };
+    let asked = known.get(ASKED).map(|text| parsed::<Asked>(ASKED, text)).transpose()?;
+    let now = serde_json::to_string(&Asked::of(settings)).unwrap_or_else(|_| "{}".to_owned());
+    let mut plan = Plan::default();
+    plan.notes.push(Note { key: ASKED.into(), text: Some(now.into()) });
+    for name in there {
+        let text = name.to_string();
+        let noted =
+            known.get(&key_of(&text)).map(|note| parsed::<CollectionNote>(&text, note)).transpose()?;
+        let joins = is_first_start || asked.as_ref().is_some_and(|asked| !asked.wanted(name));
+        let note = match (settings.snapshot, noted) {
+            (_, Some(CollectionNote { state: Phase::Done | Phase::Skipped, .. })) => continue,
+            (Snapshot::Initial, Some(note)) => note,
+            (Snapshot::Initial, None) if joins => CollectionNote::new(Phase::Pending),
+            (Snapshot::Initial, None) | (Snapshot::NoData, _) => {
+                plan.notes.push(CollectionNote::new(Phase::Skipped).to_note(&text));
+                continue;
+            }
+        };
+        plan.notes.push(note.to_note(&text));
+        let last = note.last.as_deref().map(|last| noted_id(&text, last)).transpose()?;
+        let listed = listed_ids(&text, known)?;
+        plan.unread.push(Unread { name: name.clone(), note, last, listed });
+    }
+    let is_kept = |key: &str| match (key.strip_prefix(COLLECTION), key.strip_prefix(LISTED)) {
+        _ if is_first_start => false,
+        (Some(name), _) => wants(settings, name),
+        (_, Some(listed)) => listed.rsplit_once(' ').is_some_and(|(name, _)| wants(settings, name)),
+        (None, None) => true,
+    };
+    let gone = found.keys().filter(|key| !is_kept(key) && !plan.notes.iter().any(|note| *note.key == **key));
+    let gone: Vec<Note> = gone.map(|key| Note { key: key.as_str().into(), text: None }).collect();
+    plan.notes.extend(gone);
+    plan.notes.retain(|note| found.get(&*note.key).map(String::as_str) != note.text.as_deref());
+    Ok(plan)
+}
+
+fn wants(settings: &Settings, name: &str) -> bool {
+    name.split_once('.').is_some_and(|(database, collection)| settings.wants(database, collection))
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| not_understood(what, text).source(error))
+}
+
+fn listed_ids(name: &str, found: &Notes) -> Result<Vec<Id>> {
+    let keys = found.keys().filter_map(|key| key.strip_prefix(LISTED)?.rsplit_once(' '));
+    keys.filter(|(of, _)| *of == name).map(|(_, text)| noted_id(name, text)).collect()
+}
+
+fn noted_id(name: &str, text: &str) -> Result<Id> {
+    id::from_text(text).ok_or_else(|| not_understood(name, text))
+}
+
+fn not_understood(what: &str, text: &str) -> Error {
+    Error::fatal(format!("what was noted of the snapshot of {what} is not understood: {text}"))
+        .hint("was it written by a newer release? go back to that, or begin anew with `millrace position <file> reset --yes`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Raw;
+
+    fn settings(toml: &str) -> Settings {
+        let raw: Raw = toml::from_str(&format!("url = 'mongodb://db'\n{toml}")).unwrap();
+        Settings::resolve(raw, "orders").unwrap()
+    }
+
+    fn names(names: &[&str]) -> Vec<Name> {
+        let name = |text: &&str| text.split_once('.').map(|(d, c)| (d.to_owned(), c.to_owned())).unwrap();
+        names.iter().map(name).map(|(database, collection)| Name { database, collection }).collect()
+    }
+
+    fn unread(plan: &Plan) -> Vec<String> {
+        plan.unread.iter().map(|unread| unread.name.to_string()).collect()
+    }
+
+    fn after(found: &Notes, plan: &Plan) -> Notes {
+        let mut notes = found.clone();
+        for note in &plan.notes {
+            match &note.text {
+                Some(text) => notes.insert(note.key.to_string(), text.to_string()),
+                None => notes.remove(&*note.key),
+            };
+        }
+        notes
+    }
+
+    #[test]
+    fn the_collections_of_a_first_start_are_read_and_those_that_were_read_are_not_read_again() {
+        let settings = settings("collections = ['s.*']");
+        let there = names(&["s.a", "s.b c"]);
+        let first = plan(&settings, &there, &Notes::new(), true).unwrap();
+        assert_eq!(unread(&first), ["s.a", "s.b c"]);
+        let done = Plan {
+            notes: vec![CollectionNote::new(Phase::Done).to_note("s.a"), listed("s.b c", b"\x0a\0", true)],
+            unread: vec![],
+        };
+        let notes = after(&after(&Notes::new(), &first), &done);
+        let next = plan(&settings, &there, &notes, false).unwrap();
+        assert_eq!(unread(&next), ["s.b c"]);
+        assert_eq!(next.unread[0].listed, [Id::from(*b"\x0a\0")]);
+        assert_eq!(next.notes, [], "nothing new is noted");
+    }
+
+    #[test]
+    fn one_that_came_into_being_under_the_stream_is_not_read_and_one_that_joins_is() {
+        let narrow = settings("collections = ['s.a', 't.*']");
+        let first = plan(&narrow, &names(&["s.a"]), &Notes::new(), true).unwrap();
+        let notes = after(&Notes::new(), &first);
+        let next = plan(&narrow, &names(&["s.a", "t.new"]), &notes, false).unwrap();
+        assert_eq!(unread(&next), ["s.a"]);
+        let notes = after(&notes, &next);
+        let wide = settings("collections = ['s.*', 't.*']");
+        let joined = plan(&wide, &names(&["s.a", "s.old", "t.new"]), &notes, false).unwrap();
+        assert_eq!(unread(&joined), ["s.a", "s.old"]);
+    }
+
+    #[test]
+    fn one_that_left_the_file_is_forgotten_and_read_when_it_comes_back() {
+        let both = settings("snapshot = 'no_data'\ncollections = ['s.a', 's.b']");
+        let first = plan(&both, &names(&["s.a", "s.b"]), &Notes::new(), true).unwrap();
+        assert_eq!(unread(&first), [] as [&str; 0]);
+        let notes = after(&Notes::new(), &first);
+        let one = settings("collections = ['s.a']");
+        let left = plan(&one, &names(&["s.a"]), &notes, false).unwrap();
+        let notes = after(&notes, &left);
+        assert!(!notes.contains_key("snapshot s.b"), "{notes:?}");
+        let back = plan(&settings("collections = ['s.a', 's.b']"), &names(&["s.a", "s.b"]), &notes, false);
+        assert_eq!(unread(&back.unwrap()), ["s.b"]);
+    }
+
+    #[test]
+    fn a_connector_that_ran_before_it_noted_anything_gets_no_snapshot_and_one_that_begins_anew_does() {
+        let settings = settings("collections = ['s.a']");
+        let old = plan(&settings, &names(&["s.a"]), &Notes::new(), false).unwrap();
+        assert_eq!(unread(&old), [] as [&str; 0]);
+        let notes = after(&Notes::new(), &old);
+        let anew = plan(&settings, &names(&["s.a"]), &notes, true).unwrap();
+        assert_eq!(unread(&anew), ["s.a"]);
+    }
+}

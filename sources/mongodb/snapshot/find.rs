@@ -1,0 +1,284 @@
+//! What the server is asked for a chunk, and the rows in its answer. Start at `Chunk::command`.
+//!
+//! Ids are put into the command as the server sent them, byte by byte: nothing that stands for them in between
+//! could change their type.
+
+use millrace_core::batch::{ChangeBatch, Row, document};
+use millrace_core::snapshot::CHUNK_BYTES;
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+
+use crate::bson::{Dialect, Doc, FieldRules, Malformed, Value};
+use crate::cells::{CELLS, NULL, of_document, of_id};
+use crate::collections::Name;
+use crate::resume_token::ClusterTime;
+use crate::snapshot::id::{self, Id};
+use crate::snapshot::tracker::row;
+
+/// Which documents.
+#[derive(Clone, Copy, Debug)]
+pub enum Range<'a> {
+    After(Option<&'a [u8]>),
+    These(&'a [Id]),
+}
+
+/// One chunk, as it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    pub collection: &'a str,
+    pub range: Range<'a>,
+    /// Documents at most. One more is asked for, so that the last chunk is known to be the last.
+    pub rows_max: u64,
+    pub seen: ClusterTime,
+    /// As of `seen`; otherwise what is committed then or later.
+    pub is_exact: bool,
+}
+
+impl Chunk<'_> {
+    pub fn command(&self) -> Result<RawDocumentBuf, mongodb::bson::error::Error> {
+        let rows = i64::try_from(self.rows_max.saturating_add(1)).unwrap_or(i64::MAX);
+        let seen = self.seen.timestamp();
+        let concern = match self.is_exact {
+            true => doc! { "level": "snapshot", "atClusterTime": seen },
+            false => doc! { "level": "majority", "afterClusterTime": seen },
+        };
+        let base = doc! {
+            "find": self.collection, "hint": { "_id": 1 }, "sort": { "_id": 1 }, "limit": rows, "batchSize": rows,
+            "readConcern": concern,
+        };
+        let mut elements = base_elements(&base)?;
+        match self.range {
+            Range::After(None) => {}
+            Range::After(Some(last)) => {
+                // Where a comparison would stay inside one type, `min` goes on in the index. It takes its bound in.
+                put_document("min", &element("_id", last), &mut elements);
+                let mut other = Vec::new();
+                put_document("_id", &element("$ne", last), &mut other);
+                put_document("filter", &other, &mut elements);
+            }
+            Range::These(ids) => {
+                let mut list = Vec::new();
+                for (index, id) in ids.iter().enumerate() {
+                    id::put(&index.to_string(), id, &mut list);
+                }
+                let (mut any, mut filter) = (Vec::new(), Vec::new());
+                put(ARRAY, "$in", &list, &mut any);
+                put_document("_id", &any, &mut filter);
+                put_document("filter", &filter, &mut elements);
+            }
+        }
+        let mut bytes = Vec::with_capacity(elements.len() + 5);
+        put_framed(&elements, &mut bytes);
+        RawDocumentBuf::from_bytes(bytes)
+    }
+}
+
+const DOCUMENT: u8 = 0x03;
+const ARRAY: u8 = 0x04;
+
+fn base_elements(base: &Document) -> Result<Vec<u8>, mongodb::bson::error::Error> {
+    let raw = RawDocumentBuf::try_from(base)?;
+    Ok(Doc::new(raw.as_bytes()).map(|doc| doc.as_bytes().to_vec()).unwrap_or_default())
+}
+
+fn element(name: &str, id: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    id::put(name, id, &mut out);
+    out
+}
+
+fn put_document(name: &str, elements: &[u8], out: &mut Vec<u8>) {
+    put(DOCUMENT, name, elements, out);
+}
+
+fn put(code: u8, name: &str, elements: &[u8], out: &mut Vec<u8>) {
+    out.push(code);
+    out.extend_from_slice(name.as_bytes());
+    out.push(0);
+    put_framed(elements, out);
+}
+
+/// Elements with their length before them and a zero byte behind.
+fn put_framed(elements: &[u8], out: &mut Vec<u8>) {
+    // The server refuses what is above 48 MB, long before four bytes are too few.
+    let length = i32::try_from(elements.len() + 5).unwrap_or(i32::MAX);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(elements);
+    out.push(0);
+}
+
+/// What of the answers to one command was taken.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub rows: ChangeBatch,
+    pub ids: Vec<Id>,
+    /// There is more in the range.
+    pub more: bool,
+    /// The server's time at the reading.
+    pub until: ClusterTime,
+}
+
+/// How the rows are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Writing<'a> {
+    pub dialect: Dialect,
+    pub rules: Option<&'a FieldRules>,
+    pub rows_max: u64,
+    pub is_mongos: bool,
+}
+
+/// Why an answer could not be taken.
+#[derive(Debug)]
+pub enum Fault {
+    Malformed(Malformed),
+    Unwritable(crate::bson::Fault),
+}
+
+impl From<Malformed> for Fault {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl Found {
+    /// Takes one answer.
+    pub fn take(&mut self, reply: Doc<'_>, writing: Writing<'_>) -> Result<(), Fault> {
+        let cursor = reply.need("cursor")?.document("cursor")?;
+        self.until = self.until.max(time_of(reply, writing.is_mongos)?);
+        self.more |= cursor.need("id")?.integer("cursor.id")? != 0;
+        for name in ["firstBatch", "nextBatch"] {
+            let Some(batch) = cursor.get(name)? else { continue };
+            for document in batch.array(name)?.elements() {
+                if self.ids.len() as u64 >= writing.rows_max || self.rows.bytes.len() >= CHUNK_BYTES {
+                    self.more = true;
+                    return Ok(());
+                }
+                self.row(document?.1.document(name)?, writing)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, doc: Doc<'_>, writing: Writing<'_>) -> Result<(), Fault> {
+        let id = id::of(doc)?;
+        let mut cells = [NULL; document::CELLS];
+        let unwritable = Fault::Unwritable;
+        cells[document::ID] = of_id(&mut self.rows, value_of(&id)?).map_err(unwritable)?;
+        let after = of_document(&mut self.rows, writing.dialect, doc, writing.rules);
+        cells[document::AFTER] = after.map_err(unwritable)?;
+        let start = u32::try_from(self.rows.cells.len()).map_err(|_| Malformed::Length)?;
+        self.rows.cells.extend_from_slice(&cells);
+        self.rows.changes.push(row(Row { start, len: CELLS }));
+        self.ids.push(id);
+        Ok(())
+    }
+}
+
+fn value_of(id: &[u8]) -> Result<Value<'_>, Malformed> {
+    Ok(Doc::of_elements(id).elements().next().ok_or(Malformed::Cut)??.1)
+}
+
+/// What the stream must have passed. Shards tell a time of their own data; the cluster's covers the events of a
+/// transaction of several shards too, which the reading may have seen.
+fn time_of(reply: Doc<'_>, is_mongos: bool) -> Result<ClusterTime, Malformed> {
+    let time = if is_mongos {
+        reply.need("$clusterTime")?.document("$clusterTime")?.need("clusterTime")?
+    } else {
+        reply.need("operationTime")?
+    };
+    time.timestamp("operationTime").map(ClusterTime)
+}
+
+/// A rough count, from the collection's figures.
+pub fn count(name: &Name) -> Document {
+    doc! { "count": &name.collection }
+}
+
+/// Whether there is a document at all.
+pub fn any(name: &Name) -> Document {
+    doc! { "find": &name.collection, "limit": 1, "projection": { "_id": 1 }, "singleBatch": true }
+}
+
+/// The answer to `any`.
+pub fn has_any(reply: &Document) -> bool {
+    let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    batch.is_ok_and(|batch| !batch.is_empty())
+}
+
+/// The answer to `count`.
+pub fn counted(reply: &Document) -> u64 {
+    match reply.get("n") {
+        Some(Bson::Int32(n)) => u64::try_from(*n).unwrap_or(0),
+        Some(Bson::Int64(n)) => u64::try_from(*n).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::{Timestamp, rawdoc};
+
+    fn id_of(value: impl Into<Bson>) -> Id {
+        let raw = RawDocumentBuf::try_from(&doc! { "_id": value.into() }).unwrap();
+        id::of(Doc::new(raw.as_bytes()).unwrap()).unwrap()
+    }
+
+    fn asked(range: Range<'_>, is_exact: bool) -> Document {
+        let chunk = Chunk { collection: "c", range, rows_max: 9, seen: ClusterTime(5 << 32 | 6), is_exact };
+        Document::try_from(chunk.command().unwrap().as_ref()).unwrap()
+    }
+
+    #[test]
+    fn a_range_begins_after_an_id_whatever_comes_next_to_it_in_the_index() {
+        let first = asked(Range::After(None), true);
+        assert_eq!(first.get_document("hint").unwrap(), &doc! { "_id": 1 });
+        let at = Timestamp { time: 5, increment: 6 };
+        assert_eq!(
+            first.get_document("readConcern").unwrap(),
+            &doc! { "level": "snapshot", "atClusterTime": at }
+        );
+        assert!(!first.contains_key("min") && first.get_i64("limit").is_ok_and(|limit| limit == 10));
+        let next = asked(Range::After(Some(&id_of(7_i64))), false);
+        assert_eq!(next.get_document("min").unwrap(), &doc! { "_id": 7_i64 });
+        assert_eq!(next.get_document("filter").unwrap(), &doc! { "_id": { "$ne": 7_i64 } });
+        let concern = doc! { "level": "majority", "afterClusterTime": at };
+        assert_eq!(next.get_document("readConcern").unwrap(), &concern);
+    }
+
+    #[test]
+    fn listed_ids_are_asked_for_with_their_types() {
+        let these = asked(Range::These(&[id_of(1), id_of("a"), id_of(1.0)]), true);
+        assert_eq!(these.get_document("filter").unwrap(), &doc! { "_id": { "$in": [1, "a", 1.0] } });
+    }
+
+    fn taken(documents: &[RawDocumentBuf], cursor: i64, rows_max: u64) -> Found {
+        let mut list = mongodb::bson::RawArrayBuf::new();
+        for document in documents {
+            list.push(document.clone());
+        }
+        let reply = rawdoc! {
+            "cursor": { "firstBatch": list, "id": cursor, "ns": "d.c" },
+            "ok": 1.0,
+            "operationTime": Timestamp { time: 8, increment: 1 },
+            "$clusterTime": { "clusterTime": Timestamp { time: 9, increment: 1 } },
+        };
+        let mut found = Found::default();
+        let writing = Writing { dialect: Dialect::Strict, rules: None, rows_max, is_mongos: false };
+        found.take(Doc::new(reply.as_bytes()).unwrap(), writing).unwrap();
+        found
+    }
+
+    #[test]
+    fn an_answer_becomes_rows_and_says_whether_there_is_more() {
+        let documents = [rawdoc! { "_id": 1, "a": "x" }, rawdoc! { "a": "y", "_id": "two" }];
+        let found = taken(&documents, 0, 9);
+        assert_eq!((found.ids.len(), found.more), (2, false));
+        assert_eq!(found.until.to_string(), "8.1");
+        let cells = found.rows.cells_of(found.rows.changes[1].after);
+        assert_eq!(found.rows.text(cells[document::ID]), br#""two""#);
+        assert_eq!(found.rows.text(cells[document::AFTER]), br#"{"a": "y","_id": "two"}"#);
+        let cut = taken(&documents, 0, 1);
+        assert_eq!((cut.ids.len(), cut.more), (1, true));
+        assert!(taken(&documents, 77, 9).more);
+    }
+}

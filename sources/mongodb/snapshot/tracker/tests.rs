@@ -1,0 +1,137 @@
+//! What becomes of a chunk's documents under changes.
+
+use super::*;
+use crate::snapshot::id::from_text;
+
+const C: ClusterTime = ClusterTime(10 << 32);
+const LATER: ClusterTime = ClusterTime(11 << 32);
+
+/// An id that is a 32-bit number.
+fn id(number: u8) -> Id {
+    from_text(&format!("1000{number:02x}000000")).unwrap()
+}
+
+fn tracker(listed: &[u8]) -> Tracker {
+    let name = Name { database: "s".into(), collection: "a".into() };
+    let note = CollectionNote::new(Phase::Reading);
+    let listed = listed.iter().map(|number| id(*number)).collect();
+    Tracker::new(vec![Unread { name, note, last: None, listed }], Vec::new())
+}
+
+fn read(tracker: &mut Tracker, chunk: u64, numbers: &[u8], requested: Option<&[u8]>, until: ClusterTime) {
+    let ids: Vec<Id> = numbers.iter().map(|number| id(*number)).collect();
+    let rows = ChangeBatch { changes: vec![row(Row::default()); ids.len()], ..ChangeBatch::default() };
+    let requested = requested.map(|numbers| numbers.iter().map(|number| id(*number)).collect());
+    let ended = requested.is_none();
+    tracker.read(Read { id: chunk, rows, ids, requested, ended, is_last_collection: true, until });
+}
+
+/// How many rows went out, what became of it, and what was noted.
+fn placed(tracker: &mut Tracker) -> (usize, Outcome, Vec<String>) {
+    let mut batch = ChangeBatch::default();
+    let ready = tracker.take_ready(LATER).expect("its turn has come");
+    let outcome = tracker.place(ready, LATER.0 + 1, 1, &mut batch);
+    let mut notes = Vec::new();
+    tracker.take_notes(&mut notes);
+    let shown = |note: &Note| format!("{} {}", note.key, note.text.as_deref().unwrap_or("-"));
+    (batch.changes.len(), outcome, notes.iter().map(shown).collect())
+}
+
+#[test]
+fn a_chunk_waits_until_the_stream_has_passed_the_time_of_its_reading() {
+    let mut tracker = tracker(&[]);
+    let chunk = tracker.open(0, C);
+    assert!(!tracker.is_ready(LATER), "nothing was read");
+    read(&mut tracker, chunk, &[1], None, LATER);
+    assert!(!tracker.is_ready(ClusterTime(LATER.0 - 1)));
+    assert!(tracker.is_ready(LATER));
+}
+
+#[test]
+fn a_document_that_changed_after_the_reading_is_left_to_its_change() {
+    let mut tracker = tracker(&[]);
+    let chunk = tracker.open(0, C);
+    tracker.changed(0, C, &id(1), true);
+    tracker.changed(0, LATER, &id(2), true);
+    read(&mut tracker, chunk, &[1, 2, 3], None, LATER);
+    let (rows, outcome, notes) = placed(&mut tracker);
+    assert_eq!((rows, outcome.rows, outcome.done), (2, 2, true));
+    assert_eq!(outcome.last, Some(id(3)));
+    assert_eq!(notes, [r#"snapshot s.a {"state":"done","ended":false,"rows":2}"#]);
+    assert!(tracker.is_over());
+}
+
+#[test]
+fn one_whose_change_left_something_out_is_read_again() {
+    let mut tracker = tracker(&[]);
+    let chunk = tracker.open(0, C);
+    tracker.changed(0, LATER, &id(2), false);
+    tracker.changed(0, LATER, &id(9), false);
+    read(&mut tracker, chunk, &[1, 2], None, LATER);
+    let (rows, outcome, notes) = placed(&mut tracker);
+    assert_eq!((rows, outcome.done, &outcome.listed), (1, false, &vec![id(2)]));
+    assert_eq!(notes[0], "reread s.a 100002000000 {}");
+    let again = tracker.open(0, LATER);
+    read(&mut tracker, again, &[2], Some(&[2]), LATER);
+    let (rows, outcome, notes) = placed(&mut tracker);
+    assert_eq!((rows, outcome.rows, outcome.done), (1, 2, true));
+    assert_eq!(notes[0], "reread s.a 100002000000 -");
+}
+
+#[test]
+fn one_that_comes_whole_or_is_deleted_is_not_read_again() {
+    let mut tracker = tracker(&[1, 2]);
+    tracker.changed(0, LATER, &id(1), true);
+    tracker.changed(0, LATER, &id(2), false);
+    let chunk = tracker.open(0, C);
+    tracker.changed(0, LATER, &id(3), false);
+    tracker.changed(0, LATER, &id(3), true);
+    read(&mut tracker, chunk, &[3], None, LATER);
+    let (rows, outcome, notes) = placed(&mut tracker);
+    assert_eq!((rows, outcome.listed), (0, vec![id(2)]));
+    assert_eq!(notes[0], "reread s.a 100001000000 -");
+}
+
+#[test]
+fn one_that_is_gone_when_it_is_read_again_is_whole() {
+    let mut tracker = tracker(&[1]);
+    let chunk = tracker.open(0, C);
+    read(&mut tracker, chunk, &[], None, LATER);
+    assert!(!placed(&mut tracker).1.done);
+    let again = tracker.open(0, C);
+    read(&mut tracker, again, &[], Some(&[1]), LATER);
+    assert!(placed(&mut tracker).1.done);
+}
+
+#[test]
+fn what_was_read_before_its_collection_was_dropped_is_gone() {
+    let mut tracker = tracker(&[5]);
+    let before = tracker.open(0, C);
+    tracker.dropped(0, LATER);
+    let after = tracker.open(0, LATER);
+    read(&mut tracker, before, &[1, 2], None, LATER);
+    read(&mut tracker, after, &[3], None, LATER);
+    let (rows, outcome, notes) = placed(&mut tracker);
+    assert_eq!((rows, outcome.done, outcome.listed.len()), (0, false, 0));
+    assert_eq!(notes[0], "reread s.a 100005000000 -");
+    assert_eq!(placed(&mut tracker).0, 1);
+}
+
+#[test]
+fn a_chunk_under_which_too_much_changed_is_read_again_with_those_behind_it() {
+    let mut tracker = tracker(&[]);
+    let (first, second) = (tracker.open(0, C), tracker.open(0, C));
+    let large: Id = vec![2; TOUCHED_BYTES_MAX].into();
+    tracker.changed(0, LATER, &large, true);
+    for chunk in [first, second] {
+        // Whatever the stream has passed.
+        read(&mut tracker, chunk, &[1], None, LATER);
+        let ready = tracker.take_ready(C).unwrap();
+        assert!(ready.is_spoiled());
+        assert_eq!(tracker.spoiled(ready).last, None);
+    }
+    assert_eq!(tracker.touched_bytes, 0);
+    let cancelled = tracker.open(0, C);
+    tracker.cancel(cancelled);
+    assert!(!tracker.is_ready(LATER));
+}
