@@ -13,6 +13,7 @@ mod high_availability;
 mod lab;
 mod mongodb;
 mod mongodb_faults;
+mod mongodb_login;
 mod mongodb_snapshots;
 mod orders;
 mod outbox;
