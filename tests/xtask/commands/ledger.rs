@@ -28,7 +28,7 @@ pub struct Arguments {
     /// Where the changes come from.
     #[arg(long, value_enum, default_value_t = Source::Postgres)]
     source: Source,
-    /// Writes tests/ledger/REPORT.md.
+    /// Writes tests/ledger/REPORT.md, or REPORT-MONGODB.md beside it.
     #[arg(long)]
     report: bool,
 }
@@ -55,7 +55,7 @@ async fn prove(arguments: &Arguments) -> Result<ExitCode> {
     let profile = if arguments.debug { Profile::Debug } else { Profile::Release };
     let binary = binary::build(profile).await?;
     if arguments.source == Source::Mongodb {
-        let passed = mongodb::prove(arguments, &binary, &binary::target()?.join("ledger")).await?;
+        let passed = mongodb::prove(arguments, profile, &binary, &binary::target()?.join("ledger")).await?;
         return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     println!("-- starting Kafka, the schema registry and Postgres");

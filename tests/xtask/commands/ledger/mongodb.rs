@@ -1,4 +1,4 @@
-//! `cargo xtask ledger --source mongodb`: a replica set of three, and its primary is killed too.
+//! `cargo xtask ledger --source mongodb`: a replica set of three, whose primary is killed too.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use millrace_ledger::mongodb::{self, Report};
 use xtask::{Context, Result};
 
-use super::Arguments;
+use super::{Arguments, report};
+use crate::commands::binary::Profile;
 use crate::commands::chaos::primary::Set;
 
 /// Enough for the daemon to be at work again, and for some transactions more.
@@ -14,9 +15,9 @@ const SECONDS_A_KILL: u32 = 5;
 const PRIMARY_KILLS: u32 = 3;
 
 /// Whether every run passed.
-pub async fn prove(arguments: &Arguments, binary: &Path, dir: &Path) -> Result<bool> {
+pub async fn prove(arguments: &Arguments, profile: Profile, binary: &Path, dir: &Path) -> Result<bool> {
     let set = Set::start().await?;
-    let mut passed = true;
+    let mut reports = Vec::new();
     for seed in &arguments.seeds {
         let mut config = set.config(binary, dir);
         config.kills = arguments.kills;
@@ -28,7 +29,10 @@ pub async fn prove(arguments: &Arguments, binary: &Path, dir: &Path) -> Result<b
         let report: Report =
             ran.await.context(|| format!("the run with seed {seed} could not be finished"))?;
         println!("{report}");
-        passed &= report.passed();
+        reports.push(report);
     }
-    Ok(passed)
+    if arguments.report {
+        println!("written: {}", report::write_documents(profile, &reports)?.display());
+    }
+    Ok(reports.iter().all(Report::passed))
 }

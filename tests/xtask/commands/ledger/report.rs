@@ -1,9 +1,10 @@
-//! tests/ledger/REPORT.md: what was run, where, and what was found.
+//! tests/ledger/REPORT.md, and REPORT-MONGODB.md beside it: what was run, where, and what was found.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use millrace_bench::machine;
+use millrace_ledger::mongodb;
 use millrace_ledger::run::Report;
 use tokio_postgres::NoTls;
 use xtask::services::{Services, repository};
@@ -18,21 +19,59 @@ Written by `cargo xtask ledger --report`. What is written, what is compared and 
 `tests/ledger`; the guarantee that is tested, in the README.
 ";
 
+/// Of a replica set's documents.
+pub fn write_documents(profile: Profile, reports: &[mongodb::Report]) -> Result<PathBuf> {
+    let file = repository().join("tests/ledger/REPORT-MONGODB.md");
+    let head = HEAD.replacen("Ledger report", "Ledger report: MongoDB", 1);
+    let head = head.replacen("cargo xtask ledger", "cargo xtask ledger --source mongodb", 1);
+    let mut text = format!("{head}\n");
+    let versions = "Kafka 4.3.0, Apicurio Registry 3.0.9, MongoDB 6.0.5 as a replica set of three members";
+    for fact in facts(profile, versions)? {
+        let _ = writeln!(text, "- {fact}");
+    }
+    text += "\n## Runs\n\n| seed | kills of the daemon | of the primary | transactions | changes | events | lost | phantom | doubled | reordered | torn | verdict |\n";
+    text += "|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+    for report in reports {
+        let (counts, seen) = (&report.verdict.counts, &report.verdict.seen);
+        let verdict = if report.passed() { "passed" } else { "**not passed**" };
+        let (committed, changes) = (report.written.committed, report.written.changes);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {committed} | {changes} | {} | {} | {} | {} | {} | {} | {verdict} |",
+            report.seed,
+            report.kills,
+            report.primary_strikes,
+            seen.events,
+            counts.lost,
+            counts.phantom,
+            counts.doubled,
+            counts.reordered,
+            counts.torn,
+        );
+    }
+    text += "\n## In full\n";
+    for report in reports {
+        let _ = write!(text, "\n```text\n{report}\n```\n");
+    }
+    std::fs::write(&file, text).context(|| file.display().to_string())?;
+    Ok(file)
+}
+
+fn facts(profile: Profile, versions: &str) -> Result<[String; 4]> {
+    let typed: Vec<String> = std::env::args().skip(1).collect();
+    Ok([
+        format!("Date: {}", machine::now()),
+        format!("Machine: {}", machine::machine()),
+        format!("Versions: Millrace {} ({} build), {versions}", bench::commit()?, profile.name()),
+        format!("Command: `cargo xtask {}`", typed.join(" ")),
+    ])
+}
+
 /// Writes the file and gives its path.
 pub async fn write(profile: Profile, services: &Services, reports: &[Report]) -> Result<PathBuf> {
     let file = repository().join("tests/ledger/REPORT.md");
-    let typed: Vec<String> = std::env::args().skip(1).collect();
-    let facts = [
-        format!("Date: {}", machine::now()),
-        format!("Machine: {}", machine::machine()),
-        format!(
-            "Versions: Millrace {} ({} build), Kafka 4.3.0, Apicurio Registry 3.0.9, PostgreSQL {}",
-            bench::commit()?,
-            profile.name(),
-            version(services).await?
-        ),
-        format!("Command: `cargo xtask {}`", typed.join(" ")),
-    ];
+    let server = version(services).await?;
+    let facts = facts(profile, &format!("Kafka 4.3.0, Apicurio Registry 3.0.9, PostgreSQL {server}"))?;
     let old = std::fs::read_to_string(&file).context(|| file.display().to_string())?;
     let whole = format!("{}\n{}", text(&facts, reports), chaos::report::table(&old));
     std::fs::write(&file, whole).context(|| file.display().to_string())?;
