@@ -43,13 +43,14 @@ pub enum From<'a> {
 
 impl Connector {
     pub fn new(name: &str, database_url: &str, from: From<'_>, bench: &Bench) -> Result<Connector> {
-        let dir = tempfile::Builder::new().prefix("connector-").tempdir_in(&bench.scratch)?;
         let bench_alone = ["public.bench".to_owned()];
         let (tables, snapshot) = match from {
             From::Now | From::Slot(_) => (&bench_alone[..], "no_data"),
             From::Rows(tables) => (tables, "initial"),
         };
-        let mut source = format!("url = {database_url:?}\ntables = {tables:?}\nsnapshot = {snapshot:?}\n");
+        let mut source = format!(
+            "[source.postgres]\nurl = {database_url:?}\ntables = {tables:?}\nsnapshot = {snapshot:?}\n"
+        );
         if let From::Slot(slot) = from {
             write!(
                 source,
@@ -57,9 +58,15 @@ impl Connector {
                  publication = \"bench\"\ncreate_publication = false\n"
             )?;
         }
+        Self::of_source(name, &source, bench)
+    }
+
+    /// A connector with this table of its file.
+    pub fn of_source(name: &str, source: &str, bench: &Bench) -> Result<Connector> {
+        let dir = tempfile::Builder::new().prefix("connector-").tempdir_in(&bench.scratch)?;
         let brokers: Vec<&str> = bench.servers.bootstrap.split(',').collect();
         let file = format!(
-            "name = {name:?}\n\n[source.postgres]\n{source}\n\
+            "name = {name:?}\n\n{source}\n\
              [format]\nencoding = \"avro\"\nregistry = {:?}\n\n\
              [sink.kafka]\nbootstrap = {brokers:?}\n\n\
              [rest]\nlisten = \"127.0.0.1:0\"\n",
@@ -68,6 +75,18 @@ impl Connector {
         fs::write(dir.path().join("connector.toml"), file)?;
         let starts = std::cell::Cell::new(0);
         Ok(Connector { name: name.to_owned(), millrace: bench.servers.millrace.clone(), dir, starts })
+    }
+
+    /// Moves its position, as an operator would.
+    pub fn set_position(&self, to: &str) -> Result<()> {
+        let file = self.dir.path().join("connector.toml");
+        let mut command = std::process::Command::new(&self.millrace);
+        let ended = command.arg("position").arg(file).args(["set", "--to", to, "--yes"]).output()?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        Err(format!("millrace position: {said}{}", String::from_utf8_lossy(&ended.stdout)).into())
     }
 
     /// Starts the daemon; returns as soon as the process is there.
@@ -101,6 +120,11 @@ impl Daemon {
             true => Err(self.failure("the daemon has ended")),
             false => Ok(()),
         }
+    }
+
+    /// Whether it has said that it reads the source's log.
+    pub fn streams(&self) -> Result<bool> {
+        Ok(fs::read_to_string(&self.log)?.contains("streaming"))
     }
 
     /// The newest place in the source's log that is durable in Kafka; 0 while it is not known.

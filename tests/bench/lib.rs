@@ -1,6 +1,6 @@
 //! The figures of the README, measured: the daemon as it is shipped, against real servers.
 //!
-//! One module a question: [`throughput`], [`latency`], [`recovery`], [`large`], [`snapshot`]. Each measures, has
+//! One module a question: [`throughput`], [`mongodb`], [`latency`], [`recovery`], [`large`], [`snapshot`]. Each measures, has
 //! what reached Kafka counted by a reader that shares no code with the daemon, and writes its own section of
 //! the report. Nothing here starts a server: [`Bench`] says where they are.
 
@@ -10,6 +10,7 @@ mod figures;
 pub mod large;
 pub mod latency;
 pub mod machine;
+pub mod mongodb;
 mod observer;
 mod process;
 mod profile;
@@ -33,6 +34,8 @@ pub struct Servers {
     /// `postgres://user:password@host:port/database`, a superuser's.
     pub postgres: String,
     pub bootstrap: String,
+    /// The url of a replica set, where documents are asked about.
+    pub mongodb: Option<String>,
     /// The Confluent-compatible root of the schema registry.
     pub registry: String,
     /// For their CPU time.

@@ -7,9 +7,14 @@ use crate::{Bench, Result};
 
 /// Date, machine, versions and command, as lines of a list.
 pub async fn facts(bench: &Bench, database: &Database) -> Result<Vec<String>> {
+    Ok(facts_with(bench, format!("PostgreSQL {}", database.version().await?)))
+}
+
+/// The same, of another database.
+pub fn facts_with(bench: &Bench, database: String) -> Vec<String> {
     let mut versions: Vec<String> =
         bench.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
-    versions.push(format!("PostgreSQL {}", database.version().await?));
+    versions.push(database);
     let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
     let mut lines = vec![
         format!("Date: {}; load average before the first run: {load}", now()),
@@ -18,7 +23,7 @@ pub async fn facts(bench: &Bench, database: &Database) -> Result<Vec<String>> {
         format!("Command: `{}`", bench.command),
     ];
     lines.extend(bench.server_notes.iter().cloned());
-    Ok(lines)
+    lines
 }
 
 /// As a report dates itself.

@@ -7,8 +7,9 @@ use std::path::Path;
 use crate::Result;
 
 /// In the order of the report: name and heading.
-const SECTIONS: [(&str, &str); 5] = [
+const SECTIONS: [(&str, &str); 6] = [
     ("postgres", "Throughput: Postgres to Kafka"),
+    ("mongodb", "Throughput: MongoDB to Kafka"),
     ("latency", "Latency: commit to consumer"),
     ("recovery", "Recovery: kill -9, and a cold start"),
     ("large-transaction", "One huge transaction"),

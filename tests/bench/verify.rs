@@ -53,7 +53,11 @@ impl Count {
         let value = record.value.as_deref().ok_or("an insert became a tombstone")?;
         if self.events % VALUE_EVERY == 1 {
             let value = decode(value, registry).await?;
-            let after = field(&value, "after").and_then(|after| field(after, "id")).and_then(long);
+            let after = match field(&value, "after") {
+                // Of a document: JSON, with its id before the other fields.
+                Some(Value::String(json)) => json.split([' ', '}', ',']).find_map(|word| word.parse().ok()),
+                after => after.and_then(|after| field(after, "id")).and_then(long),
+            };
             if after != Some(id) || text(field(&value, "op")) != Some(self.op) {
                 return Err(format!("the event of row {id} does not show this row as {:?}", self.op).into());
             }
@@ -87,7 +91,12 @@ impl Count {
 
 pub async fn id_of_key(key: Option<&[u8]>, registry: &mut Registry) -> Result<i64> {
     let key = decode(key.ok_or("an event without a key")?, registry).await?;
-    Ok(field(&key, "id").and_then(long).ok_or("a key without an id")?)
+    let id = field(&key, "id").and_then(|id| match id {
+        // Of a document: its id as JSON.
+        Value::String(text) => text.parse().ok(),
+        id => long(id),
+    });
+    Ok(id.ok_or("a key without an id")?)
 }
 
 /// The database's commit time of an event, in microseconds since 1970.

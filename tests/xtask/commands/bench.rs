@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Subcommand};
-use millrace_bench::{Bench, Servers, large, latency, recovery, snapshot, throughput};
-use xtask::services::{Config, Home, KafkaVersion, Server, Services, repository};
+use millrace_bench::{Bench, Servers, large, latency, mongodb, recovery, snapshot, throughput};
+use xtask::services::{Config, Home, KafkaVersion, Mongodb, MongodbConfig, Server, Services, repository};
 use xtask::{Context, Error, Result};
 
 /// The program itself and not Debian's wrapper, a script whose time would count too.
@@ -16,6 +16,8 @@ const PG_RECVLOGICAL: &str = "/usr/lib/postgresql/15/bin/pg_recvlogical";
 pub enum Question {
     /// Throughput against pg_recvlogical, on the same log in alternating runs.
     Postgres(Throughput),
+    /// Throughput against a bare reader of the change stream, on the same log in alternating runs.
+    Mongodb(Documents),
     /// From a commit to a consumer, under steady loads.
     Latency(Latency),
     /// From kill -9, and from a cold start, to the first new event.
@@ -39,6 +41,15 @@ pub struct Throughput {
     /// Transactions of one row.
     #[arg(long, default_value_t = 300_000)]
     single_rows: u64,
+}
+
+#[derive(Args)]
+pub struct Documents {
+    /// Counted rounds; one more comes first, to warm up.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    #[arg(long, default_value_t = 300_000)]
+    documents: u64,
 }
 
 #[derive(Args)]
@@ -108,9 +119,13 @@ pub async fn run(question: Question) -> Result<ExitCode> {
     build("millrace")?;
     let home = Home::temporary()?;
     let services = Services::start_new(&config(), &home).await?;
-    let bench = bench(&services, &home)?;
+    let mut bench = bench(&services, &home)?;
     let outcome = match question {
         Question::Postgres(arguments) => throughput::run(&bench, &arguments.into()).await,
+        Question::Mongodb(arguments) => {
+            let set = Mongodb::start_new(&MongodbConfig::default(), &home).await?;
+            documents(&mut bench, &set, &arguments).await
+        }
         Question::Latency(arguments) => latency::run(&bench, &arguments.into()).await,
         Question::Recovery(arguments) => recovery::run(&bench, &arguments.into()).await,
         Question::LargeTransaction(arguments) => large::run(&bench, &arguments.into()).await,
@@ -120,6 +135,18 @@ pub async fn run(question: Question) -> Result<ExitCode> {
     outcome.context(|| "bench".to_owned())?;
     println!("written: {}", bench.report.display());
     Ok(ExitCode::SUCCESS)
+}
+
+async fn documents(bench: &mut Bench, set: &Mongodb, arguments: &Documents) -> millrace_bench::Result<()> {
+    bench.servers.mongodb = Some(set.url());
+    bench.server_notes = vec![
+        "MongoDB: a replica set of one member with a cache of 0.3 GB, otherwise its defaults; Kafka: one broker, its \
+         defaults and its start script's 1 GiB heap, topics of one partition"
+            .to_owned(),
+    ];
+    let pids: Vec<u32> = set.members().iter().filter_map(Server::pid).collect();
+    let options = mongodb::Options { rounds: arguments.rounds, documents: arguments.documents };
+    mongodb::run(bench, &pids, &options).await
 }
 
 async fn all(bench: &Bench, arguments: All) -> millrace_bench::Result<()> {
@@ -166,6 +193,7 @@ fn config() -> Config {
 fn bench(services: &Services, home: &Home) -> Result<Bench> {
     let servers = Servers {
         postgres: services.postgres.url(),
+        mongodb: None,
         bootstrap: services.kafka.bootstrap(),
         registry: services.registry.url(),
         broker_pids: services.kafka.brokers().iter().filter_map(Server::pid).collect(),
@@ -208,6 +236,7 @@ pub fn commit() -> Result<String> {
         ".",
         ":!tests/bench/REPORT.md",
         ":!tests/ledger/REPORT.md",
+        ":!tests/ledger/REPORT-MONGODB.md",
     ])?;
     Ok(if changed.is_empty() { commit } else { format!("{commit} with uncommitted changes") })
 }
