@@ -29,6 +29,8 @@ pub enum Class {
     Authorisation,
     /// The broker refuses this record.
     Record,
+    /// The broker refuses the time of this record, which is that of our machine.
+    Clock,
     /// A setting is wrong for this broker.
     Config,
     /// Passes by itself: open anew.
@@ -52,8 +54,10 @@ pub fn class(code: Code) -> Class {
         33 | 34 | 58 | 62 | 66 => Class::Authorisation,
         // _AUTHENTICATION, _SSL
         -169 | -181 => Class::Authorisation,
-        // INVALID_MSG_SIZE, MSG_SIZE_TOO_LARGE, RECORD_LIST_TOO_LARGE, INVALID_TIMESTAMP, INVALID_RECORD
-        4 | 10 | 18 | 32 | 87 => Class::Record,
+        // INVALID_MSG_SIZE, MSG_SIZE_TOO_LARGE, RECORD_LIST_TOO_LARGE, INVALID_RECORD
+        4 | 10 | 18 | 87 => Class::Record,
+        // INVALID_TIMESTAMP
+        32 => Class::Clock,
         // TOPIC_EXCEPTION, UNSUPPORTED_VERSION, INVALID_PARTITIONS .. INVALID_CONFIG, INVALID_REQUEST,
         // UNSUPPORTED_FOR_MESSAGE_FORMAT, POLICY_VIOLATION, INVALID_TRANSACTION_TIMEOUT,
         // UNSUPPORTED_COMPRESSION_TYPE
@@ -116,6 +120,11 @@ pub fn error(what: impl Into<String>, failure: Failure) -> Error {
         Class::Record => {
             (Error::record(what), "raise max.message.bytes of the topic, or correct the record at its source")
         }
+        // The same record is taken as soon as the clock is right, so this passes by itself.
+        Class::Clock => (
+            Error::transient(what),
+            "set this machine's clock right: a broker takes no record from further ahead than its topic's message.timestamp.after.max.ms",
+        ),
         Class::Config => {
             (Error::config(what), "correct [sink.kafka] or the broker's setting that the cause names")
         }
@@ -150,6 +159,7 @@ mod tests {
             (Err::RD_KAFKA_RESP_ERR__SSL, Class::Authorisation, Kind::Transient),
             (Err::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, Class::Record, Kind::Record),
             (Err::RD_KAFKA_RESP_ERR_INVALID_RECORD, Class::Record, Kind::Record),
+            (Err::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP, Class::Clock, Kind::Transient),
             (Err::RD_KAFKA_RESP_ERR_POLICY_VIOLATION, Class::Config, Kind::Config),
             (Err::RD_KAFKA_RESP_ERR_INVALID_TRANSACTION_TIMEOUT, Class::Config, Kind::Config),
             (Err::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, Class::OutOfStep, Kind::Transient),

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use millrace_ledger::Result;
 use millrace_ledger::run::{Stage, Struck};
@@ -10,6 +11,11 @@ use millrace_ledger::run::{Stage, Struck};
 const LIBRARY: &str = include_str!("clock.c");
 /// A second, a few minutes, a day, a year; forward and back, and the right time again.
 const STEPS_S: [i64; 9] = [1, -1, 300, -300, 86_400, -86_400, 31_536_000, -31_536_000, 0];
+
+/// Further ahead, a broker refuses records (`message.timestamp.after.max.ms`); behind, it refuses none.
+const AHEAD_MAX_S: i64 = 3_600;
+const REFUSED_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Has every start of the daemon go through the library.
 pub fn prepare(stage: &mut Stage) -> Result<()> {
@@ -30,12 +36,32 @@ pub fn prepare(stage: &mut Stage) -> Result<()> {
 pub async fn strike(stage: &mut Stage) -> Result<Struck> {
     let step = *stage.random.pick(&STEPS_S);
     set(stage, step)?;
+    if step > AHEAD_MAX_S {
+        return until_refused(stage, step).await;
+    }
     if stage.random.percent(30) {
         stage.kill_and_settle().await?;
         return Ok(Struck::now(format!("the clock {step:+} s from the right time, and a kill")));
     }
     tokio::time::sleep(stage.millis(1_500)).await;
     Ok(Struck::now(format!("the clock {step:+} s from the right time")))
+}
+
+/// Nothing can be delivered with such a clock. The daemon has to say so, and to go on by itself when it is right again.
+async fn until_refused(stage: &mut Stage, step: i64) -> Result<Struck> {
+    let deadline = Instant::now() + REFUSED_WITHIN;
+    loop {
+        let state = stage.daemon.state().await;
+        if state.as_ref().is_some_and(|state| !state.ready && state.hint.contains("clock")) {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(format!("the clock {step:+} s from the right time; the daemon says {state:?}").into());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    set(stage, 0)?;
+    Ok(Struck::now(format!("the clock {step:+} s from the right time, refused, and right again")))
 }
 
 fn file(stage: &Stage, kind: &str) -> PathBuf {
