@@ -66,10 +66,9 @@ const ELSEWHERE: &[&str] = &["cut-committed", "chunk-placed"];
 pub const DIES_WITHIN: Duration = Duration::from_secs(60);
 /// It may take some tries to meet an open transaction.
 const ABORTS_WITHIN: Duration = Duration::from_secs(240);
-/// Together some seconds: longer than it is waited, and soon enough that the transaction is not cut in two.
-const ABORTED_ROWS: u64 = 6_000;
-const ABORTED_BYTES_A_SECOND: u32 = 500_000;
-const ABORTED_AFTER_MS: u64 = 3_000;
+/// A transaction of many batches, which the daemon is at for a second or more; it is cut off at a moment in that time.
+const ABORTED_ROWS: u64 = 40_000;
+const ABORTED_AFTER_MS: u64 = 1_500;
 /// Between two looks whether the daemon reads.
 const ABORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -155,7 +154,7 @@ async fn cut_off_until_dead(scene: &Scene, stage: &mut Stage) -> Result<()> {
     while stage.daemon.still_runs().is_ok() && Instant::now() < deadline {
         scene.postgres_link.set(Mode::Cut);
         write_large(&stage.config.postgres_url, stage.random.draw(), ABORTED_ROWS).await?;
-        scene.postgres_link.set(Mode::Slow(ABORTED_BYTES_A_SECOND));
+        scene.postgres_link.set(Mode::Pass);
         while admin.query_opt(reads, &[&stage.config.slot()]).await?.is_none()
             && stage.daemon.still_runs().is_ok()
             && Instant::now() < deadline
