@@ -73,15 +73,15 @@ const fn toasted(name: &'static str, kind: Kind, declared: &'static str) -> Colu
 
 const SEQ: Column = column("seq", Kind::Integer, "bigint not null");
 const TXID: Column = column("txid", Kind::Uuid, "uuid not null");
+const ID: Column = column("id", Kind::Integer, "bigint not null");
+/// What most tables are.
+const PLAIN: Table = Table { name: "", keys: 1, full: false, form: Form::Plain, columns: &[] };
 
 pub static TABLES: [Table; 7] = [
     Table {
         name: "account",
-        keys: 1,
-        full: false,
-        form: Form::Plain,
         columns: &[
-            column("id", Kind::Integer, "bigint not null"),
+            ID,
             SEQ,
             TXID,
             column("name", Kind::Text, "text"),
@@ -94,14 +94,12 @@ pub static TABLES: [Table; 7] = [
             column("visits", Kind::Integer, "integer"),
             column("level", Kind::Integer, "smallint"),
         ],
+        ..PLAIN
     },
     Table {
         name: "wide",
-        keys: 1,
-        full: false,
-        form: Form::Plain,
         columns: &[
-            column("id", Kind::Integer, "bigint not null"),
+            ID,
             SEQ,
             TXID,
             column("title", Kind::Text, "varchar(200)"),
@@ -111,12 +109,12 @@ pub static TABLES: [Table; 7] = [
             column("day", Kind::Date, "date"),
             column("noted", Kind::Timestamp, "timestamp"),
         ],
+        ..PLAIN
     },
     Table {
         name: "member",
         keys: 2,
         full: true,
-        form: Form::Plain,
         columns: &[
             column("team", Kind::Integer, "bigint not null"),
             column("login", Kind::Text, "text not null"),
@@ -124,49 +122,35 @@ pub static TABLES: [Table; 7] = [
             TXID,
             column("note", Kind::Text, "text"),
         ],
+        ..PLAIN
     },
     Table {
         name: "measure",
-        keys: 1,
-        full: false,
         form: Form::Partitioned,
         columns: &[
-            column("id", Kind::Integer, "bigint not null"),
+            ID,
             SEQ,
             TXID,
             column("reading", Kind::Double, "double precision"),
             column("taken", Kind::TimestampTz, "timestamptz"),
         ],
+        ..PLAIN
     },
     Table {
         name: "entry",
-        keys: 1,
         full: true,
         form: Form::Keyless,
-        columns: &[
-            column("id", Kind::Integer, "bigint not null"),
-            SEQ,
-            TXID,
-            column("note", Kind::Text, "text"),
-            column("details", Kind::Json, "jsonb"),
-        ],
+        columns: &[ID, SEQ, TXID, column("note", Kind::Text, "text"), column("details", Kind::Json, "jsonb")],
+        ..PLAIN
     },
     Table {
         name: "scratch",
-        keys: 1,
-        full: false,
         form: Form::Loose,
-        columns: &[
-            column("id", Kind::Integer, "bigint not null"),
-            SEQ,
-            TXID,
-            column("note", Kind::Text, "text"),
-        ],
+        columns: &[ID, SEQ, TXID, column("note", Kind::Text, "text")],
+        ..PLAIN
     },
     Table {
         name: "outbox",
-        keys: 1,
-        full: false,
         form: Form::Outbox,
         columns: &[
             column("aggregateid", Kind::Text, "text not null"),
@@ -174,6 +158,7 @@ pub static TABLES: [Table; 7] = [
             TXID,
             column("payload", Kind::Json, "jsonb not null"),
         ],
+        ..PLAIN
     },
 ];
 

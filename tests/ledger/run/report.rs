@@ -35,7 +35,7 @@ pub struct Report {
     pub stopped_orderly: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Watermarks {
     pub samples: u64,
     pub missed: u64,
@@ -228,13 +228,7 @@ mod tests {
             },
             disorder: Vec::new(),
             torn_after_kills: Vec::new(),
-            audit: Watermarks {
-                samples: 1,
-                missed: 0,
-                breaches_total: 0,
-                breaches: Vec::new(),
-                positions: 1,
-            },
+            audit: Watermarks { samples: 1, positions: 1, ..Default::default() },
             recovery: Recovery::of(vec![Duration::from_secs(1)], RECOVERY_MAX),
             planted: Vec::new(),
             stopped_orderly: true,

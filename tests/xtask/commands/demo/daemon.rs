@@ -180,13 +180,17 @@ fn spawn(binary: &Path, file: &Path, log: &Path) -> Result<Child> {
 
 fn text(services: &Services, shop: &Shop, listen: &str) -> String {
     let tables = TABLES.map(|table| format!("\"public.{table}\"")).join(", ");
+    let source = format!("[source.postgres]\nurl = \"{}\"\ntables = [{tables}]", shop.url());
+    connector(&source, &services.kafka.bootstrap(), &services.registry.url(), listen)
+}
+
+/// The connector's file; `source` is the table of its source, which does not say what becomes of rows that are there.
+pub fn connector(source: &str, bootstrap: &str, registry: &str, listen: &str) -> String {
     format!(
         r#"# Written by `cargo xtask demo`; gone when it ends.
 name = "{NAME}"
 
-[source.postgres]
-url = "{url}"
-tables = [{tables}]
+{source}
 # The demo counts changes.
 snapshot = "no_data"
 
@@ -203,10 +207,7 @@ replication = 1
 
 [rest]
 listen = "{listen}"
-"#,
-        url = shop.url(),
-        registry = services.registry.url(),
-        bootstrap = services.kafka.bootstrap(),
+"#
     )
 }
 

@@ -20,8 +20,8 @@ use super::super::binary::{self, Profile};
 use super::super::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use super::Folder;
 use super::check::{self, Entry, Op, Seen};
+use super::daemon::{NAME, connector};
 
-const NAME: &str = "shop";
 const DATABASE: &str = "shop";
 const ORDERS: &str = "orders";
 const JOURNAL: &str = "journal";
@@ -56,7 +56,9 @@ async fn play(enough: Option<u64>, interrupt: &Interrupt) -> Result<ExitCode> {
     );
     let (kafka, registry, set) = (kafka?, registry?, set?);
     let shop = Shop::build(&set.url()).await?;
-    let text = connector(&set.url(), &kafka.bootstrap(), &registry.url());
+    let source =
+        format!("[source.mongodb]\nurl = \"{}\"\ncollections = [\"{DATABASE}.{ORDERS}\"]", set.url());
+    let text = connector(&source, &kafka.bootstrap(), &registry.url(), "127.0.0.1:0");
     let mut daemon = started(&binary, &home.dir, &text)?;
     let mut follower = Follower::new(&kafka, &registry.url())?;
     wait_until_it_runs(&mut daemon, &kafka).await?;
@@ -128,33 +130,6 @@ async fn wait_until_it_runs(daemon: &mut Daemon, kafka: &Kafka) -> Result<()> {
         }
     }
     Err(Error::new(format!("the daemon does not stream; its last words:\n{}", daemon.log_tail())))
-}
-
-fn connector(url: &str, bootstrap: &str, registry: &str) -> String {
-    format!(
-        r#"# Written by `cargo xtask demo --mongodb`; gone when it ends.
-name = "{NAME}"
-
-[source.mongodb]
-url = "{url}"
-collections = ["{DATABASE}.{ORDERS}"]
-snapshot = "no_data"
-
-[format]
-encoding = "avro"
-registry = "{registry}"
-
-[sink.kafka]
-bootstrap = ["{bootstrap}"]
-
-[sink.kafka.topic_defaults]
-partitions = 3
-replication = 1
-
-[rest]
-listen = "127.0.0.1:0"
-"#
-    )
 }
 
 /// The database, and what is done to it.
