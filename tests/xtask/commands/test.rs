@@ -11,9 +11,12 @@ use xtask::{Context, Error, Result};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Leave out the tests on real servers.
+    /// Leave out the tests on real servers, and the faults.
     #[arg(long)]
     no_e2e: bool,
+    /// Leave out the faults.
+    #[arg(long)]
+    no_faults: bool,
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -25,6 +28,9 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     deny(&mut tally);
     if !arguments.no_e2e {
         e2e(&mut tally).await;
+        if !arguments.no_faults {
+            faults(&mut tally);
+        }
     }
     for failure in &tally.failures {
         println!("failed: {failure}");
@@ -59,6 +65,20 @@ async fn e2e(tally: &mut Tally) {
         tally.fail("e2e: servers", &e);
     }
     drop(services);
+}
+
+/// Every fault of the ledger's table, a few times each, on servers of its own. A process of its own: an interrupt
+/// ends it in good order. Whether anything is lost or comes twice is the question here; how soon the daemon is back is
+/// measured where nothing else runs.
+fn faults(tally: &mut Tally) {
+    match std::env::current_exe() {
+        Ok(this) => {
+            let mut faults = Command::new(this);
+            faults.current_dir(repository()).args(["chaos", "--every-run", "--slack", "3"]);
+            tally.stage("faults", faults);
+        }
+        Err(e) => tally.fail("faults", &Error::new(e.to_string())),
+    }
 }
 
 /// Licences, sources and bans always; known vulnerabilities when their database can be reached.
