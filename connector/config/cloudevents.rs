@@ -43,8 +43,12 @@ pub fn lay(
     let id = outbox.id.clone().unwrap_or_else(|| "id".into());
     let kind = raw.r#type.as_deref().unwrap_or("type");
     if mode == Mode::Binary {
-        let column =
-            |name: &str, column: &str| Header { name: name.into(), column: column.into(), optional: false };
+        let column = |name: &str, column: &str| Header {
+            name: name.into(),
+            column: column.into(),
+            optional: false,
+            is_time: name == "ce_time",
+        };
         let own = [("ce_id", id.as_str()), ("ce_type", kind), ("ce_subject", outbox.aggregate.as_str())];
         headers.extend(own.map(|(name, of)| column(name, of)));
         headers.extend(raw.time.as_deref().map(|of| column("ce_time", of)));

@@ -132,7 +132,12 @@ fn patterns(raw: &raw::OneOrMany) -> Vec<Pattern> {
 /// `column`, or `column?` for one that may be missing.
 fn header(name: &str, column: &str) -> Header {
     let plain = column.strip_suffix('?');
-    Header { name: name.into(), column: plain.unwrap_or(column).into(), optional: plain.is_some() }
+    Header {
+        name: name.into(),
+        column: plain.unwrap_or(column).into(),
+        optional: plain.is_some(),
+        is_time: false,
+    }
 }
 
 fn topic(raw: &raw::Route, problems: &mut Problems) -> Option<TopicRule> {

@@ -35,7 +35,7 @@ pub(crate) struct OutboxPlan {
     timestamp: Option<usize>,
     partition: Option<usize>,
     tracing: Option<usize>,
-    headers: Vec<(String, usize)>,
+    headers: Vec<(String, usize, Form)>,
     tombstone_on_empty: bool,
     on_update: OnUpdate,
     fields: Vec<FieldPlan>,
@@ -148,6 +148,15 @@ impl OutboxPlan {
         relation: &Relation,
         names: &mut Names<'_>,
     ) -> Result<Self> {
+        let mut headers = Vec::new();
+        for header in &route.headers {
+            let form = if header.is_time { FieldForm::Time } else { FieldForm::Text };
+            match names.field(&header.column, form) {
+                Some((index, form)) => headers.push((header.name.clone(), index, form)),
+                None if header.optional => {}
+                None => return Err(misfit(relation, &header.column)),
+            }
+        }
         let mut find = |name: &str| names.find(name).ok_or_else(|| misfit(relation, name));
         let default_id = if relation.shape == Shape::Documents { "_id" } else { "id" };
         let id = find(outbox.id.as_deref().unwrap_or(default_id))?;
@@ -156,14 +165,6 @@ impl OutboxPlan {
         let timestamp = outbox.timestamp.as_deref().map(&mut find).transpose()?;
         let partition = outbox.partition.as_deref().map(&mut find).transpose()?;
         let tracing = find(&outbox.tracing).ok();
-        let mut headers = Vec::new();
-        for header in &route.headers {
-            match find(&header.column) {
-                Ok(index) => headers.push((header.name.clone(), index)),
-                Err(_) if header.optional => {}
-                Err(error) => return Err(error),
-            }
-        }
         let mut fields = Vec::new();
         for (nth, field) in outbox.fields.iter().enumerate() {
             let from = match &field.from {
@@ -392,10 +393,13 @@ impl<'a> Pass<'a> {
             header::put_position(out, context.change.mark, 0);
         }
         out.extend_from_slice(&context.plan.texts);
-        for (name, index) in &plan.headers {
-            if let Some(text) = row.text(*index) {
-                header::put(out, name, |out| out.extend_from_slice(text));
-            }
+        for (name, index, form) in &plan.headers {
+            let Some(text) = row.text(*index) else { continue };
+            let time = match form {
+                Form::Time { zoned } => Some(moment(text, *zoned).map_err(|why| poison(context, why))?),
+                _ => None,
+            };
+            header::put(out, name, |out| out.extend_from_slice(time.as_deref().unwrap_or(text)));
         }
         if let Some(text) = plan.tracing.and_then(|index| row.text(index)) {
             put_tracing(text, out);
@@ -459,14 +463,16 @@ fn put_field(form: Form, text: &[u8], out: &mut Vec<u8>) -> Result<(), Poison> {
         Form::Raw => out.extend_from_slice(text),
         Form::Json if object::is_json(text) => out.extend_from_slice(text.trim_ascii()),
         Form::Json => return Err(Poison::BadJson),
-        Form::Time { zoned } => {
-            let text = spaced(text, zoned);
-            // Microseconds, as Postgres keeps them, without zeros that say nothing.
-            let moment = time::zoned_timestamp(&text, 6).map_err(|_| Poison::BadTimestamp)?;
-            json::put_string(out, shortest(moment.as_slice()).as_ref());
-        }
+        Form::Time { zoned } => json::put_string(out, &moment(text, zoned)?),
     }
     Ok(())
+}
+
+/// A time as RFC 3339 in UTC.
+fn moment(text: &[u8], zoned: bool) -> Result<Vec<u8>, Poison> {
+    // Microseconds, as Postgres keeps them, without zeros that say nothing.
+    let moment = time::zoned_timestamp(&spaced(text, zoned), 6).map_err(|_| Poison::BadTimestamp)?;
+    Ok(shortest(moment.as_slice()).into_owned())
 }
 
 /// `2024-01-02T03:04:05.120000Z` without the zeros at the end of its fraction.

@@ -23,7 +23,7 @@ fn route(outbox: Outbox) -> Route {
         topic: None,
         allow: vec![Pattern::new("outbox.event.o*")],
         key: Vec::new(),
-        headers: vec![Header { name: "kind".into(), column: "type".into(), optional: false }],
+        headers: vec![Header { name: "kind".into(), column: "type".into(), optional: false, is_time: false }],
         header_texts: Vec::new(),
         filter: None,
         copies: Vec::new(),
@@ -188,7 +188,7 @@ fn a_document_of_a_collection_is_an_event_whose_members_keep_their_types() {
         ],
         ..Outbox::default()
     };
-    let inside = Header { name: "by".into(), column: "meta.by".into(), optional: false };
+    let inside = Header { name: "by".into(), column: "meta.by".into(), optional: false, is_time: false };
     let route = Route { headers: vec![inside], ..route(settings) };
     let mut papers = Relation::clone(&relation(vec![column("id", Kind::Text)], &[0]));
     papers.shape = crate::relation::Shape::Documents;
@@ -231,7 +231,12 @@ fn a_route_that_names_no_column_is_an_error_of_the_file() {
     insert(&mut batch, &row("1", "order", "7", t("{}")));
     for wrong in [
         Route {
-            headers: vec![Header { name: "a".into(), column: "nowhere".into(), optional: false }],
+            headers: vec![Header {
+                name: "a".into(),
+                column: "nowhere".into(),
+                optional: false,
+                is_time: false,
+            }],
             ..route(Outbox::default())
         },
         Route {

@@ -112,6 +112,8 @@ pub struct Header {
     pub column: String,
     /// A relation without the column gets no header; otherwise the route does not fit it.
     pub optional: bool,
+    /// A time of an outbox's event, written as RFC 3339 in UTC; otherwise the column's text.
+    pub is_time: bool,
 }
 
 /// Which columns of an outbox are what, and what becomes of its rows.

@@ -132,6 +132,38 @@ column = "body"
 }
 
 #[tokio::test]
+async fn events_are_cloudevents_in_both_modes() {
+    let route = |table: &str, mode: &str| {
+        format!(
+            "[[route]]\nrelations = [\"public.{table}\"]\nenvelope = \"outbox\"\ntopic = \"outbox-cloud.{mode}\"\n\
+             outbox = {{ cloudevents = {{ mode = \"{mode}\", source = \"/shop\", time = \"at\" }} }}\n"
+        )
+    };
+    let columns = "id uuid PRIMARY KEY, aggregateid text, type text, at timestamptz, payload jsonb";
+    let routes = route("outbox", "structured") + &route("other", "binary");
+    let mut shop = shop("outbox-cloud", columns, &routes).await;
+    shop.table("other", columns).await;
+    shop.capture(&["public.outbox", "public.other"]).start().await;
+    let row =
+        "('11111111-1111-4111-8111-111111111111', 'o-1', 'paid', '2024-01-02 03:04:05.25+02', '{\"n\": 1}')";
+    shop.sql.run(&format!("INSERT INTO outbox VALUES {row}; INSERT INTO other VALUES {row}")).await;
+    let (id, time) = ("11111111-1111-4111-8111-111111111111", "2024-01-02T01:04:05.25Z");
+    let structured = &records(&shop, "outbox-cloud.structured", 1).await[0];
+    assert_eq!(structured.header("content-type"), Some("application/cloudevents+json"));
+    let event = json!({
+        "specversion": "1.0", "id": id, "source": "/shop", "type": "paid", "subject": "o-1",
+        "datacontenttype": "application/json", "time": time, "data": {"n": 1}
+    });
+    assert_eq!(structured.json(), event);
+    let binary = &records(&shop, "outbox-cloud.binary", 1).await[0];
+    assert_eq!((binary.value.as_deref(), binary.key.as_deref()), (Some("{\"n\": 1}"), Some("o-1")));
+    let headers =
+        ["ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject", "ce_time", "content-type"];
+    let expected = ["1.0", id, "/shop", "paid", "o-1", time, "application/json"].map(Some);
+    assert_eq!(headers.map(|name| binary.header(name)), expected);
+}
+
+#[tokio::test]
 async fn bytes_and_text_go_through_as_they_are() {
     let route = r#"
 [[route]]
