@@ -258,7 +258,14 @@ pub async fn drive(
             };
             into_sink(source, connector, progress, stopping).await
         }
-        Source::Mongodb(from) => into_sink(mongodb(connector, from), connector, progress, stopping).await,
+        Source::Mongodb(from) => {
+            let source = mongodb(connector, from);
+            let source = match signals {
+                Some(signals) => source.listening(signals),
+                None => source,
+            };
+            into_sink(source, connector, progress, stopping).await
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod position;
 pub mod progress;
 pub mod relation;
 pub mod report;
+pub mod requests;
 pub mod retry;
 pub mod route;
 pub mod signal;

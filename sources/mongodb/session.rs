@@ -38,8 +38,8 @@ struct Collection {
     relation: Arc<Relation>,
     captured: bool,
     rules: Option<FieldRules>,
-    /// A snapshot of it is under way, the one with this index.
-    watched: Option<usize>,
+    /// The reading of its documents that is under way, as the tracker of this version knows it.
+    watched: (u64, Option<usize>),
     /// Its index in the batch with this number.
     in_batch: Option<(u64, u32)>,
 }
@@ -70,12 +70,12 @@ pub struct Session {
     fragments: Vec<Vec<u8>>,
     /// Every change up to here was taken.
     passed: ClusterTime,
-    /// While documents that were there before are read.
-    tracker: Option<Tracker>,
+    /// What is known of the documents that are read beside the stream.
+    pub tracker: Tracker,
 }
 
 impl Session {
-    pub fn new(settings: Arc<Settings>, origin: Origin, from: Streamed, tracker: Option<Tracker>) -> Self {
+    pub fn new(settings: Arc<Settings>, origin: Origin, from: Streamed, tracker: Tracker) -> Self {
         Self {
             passed: before(from.cluster_time),
             tracker,
@@ -247,19 +247,22 @@ impl Session {
             _ => Op::Update,
         };
         self.push(op, relation, &cells, event, mark, batch)?;
-        if let (Some(index), Some(tracker)) = (self.watched(namespace), &mut self.tracker) {
+        if let Some(index) = self.watched(namespace) {
             let id = key.nameless("_id").map_err(|error| malformed(&error))?;
             let is_whole = op == Op::Delete || event.after.is_some();
-            tracker.changed(index, ClusterTime(mark.commit), &id, is_whole);
+            self.tracker.changed(index, ClusterTime(mark.commit), &id, is_whole);
         }
         Ok(())
     }
 
-    /// The snapshot of this collection that is under way.
-    fn watched(&self, namespace: Namespace<'_>) -> Option<usize> {
-        let tracker = self.tracker.as_ref()?;
-        let watched = self.collections.get(namespace.raw.as_bytes())?.watched?;
-        (!tracker.is_done(watched)).then_some(watched)
+    /// The reading of this collection's documents that is under way.
+    fn watched(&mut self, namespace: Namespace<'_>) -> Option<usize> {
+        let collection = self.collections.get_mut(namespace.raw.as_bytes())?;
+        if collection.watched.0 != self.tracker.version() {
+            let index = self.tracker.index_of(namespace.database, namespace.collection);
+            collection.watched = (self.tracker.version(), index);
+        }
+        collection.watched.1
     }
 
     /// The JSON of the documents and of the description of an update.
@@ -356,8 +359,8 @@ impl Session {
         })
         .map_err(|fault| too_large(&fault))?;
         self.session_cells(event, &mut cells, batch)?;
-        if let (Some(index), Some(tracker)) = (self.watched(namespace), &mut self.tracker) {
-            tracker.dropped(index, ClusterTime(mark.commit));
+        if let Some(index) = self.watched(namespace) {
+            self.tracker.dropped(index, ClusterTime(mark.commit));
         }
         self.push(Op::Truncate, relation, &cells, event, mark, batch)
     }
@@ -406,35 +409,28 @@ impl Session {
     fn define(&mut self, key: &[u8], database: &str, name: &str) -> Arc<Relation> {
         let captured = self.settings.wants(database, name);
         let rules = self.settings.rules(database, name);
-        let watched = self.tracker.as_ref().and_then(|tracker| tracker.index_of(database, name));
+        let watched = (self.tracker.version(), self.tracker.index_of(database.as_bytes(), name.as_bytes()));
         let relation = Arc::new(build(&self.origin, database, name));
         let collection = Collection { relation: relation.clone(), captured, rules, watched, in_batch: None };
         self.collections.insert(key.to_vec(), collection);
         relation
     }
 
-    /// What is known of the snapshots under way.
-    pub fn tracker(&mut self) -> Option<&mut Tracker> {
-        self.tracker.as_mut()
-    }
-
     /// Whether a chunk may be placed at the next end of a transaction.
     pub fn has_chunk(&self) -> bool {
-        self.tracker.as_ref().is_some_and(|tracker| tracker.is_ready(self.passed))
+        self.tracker.is_ready(self.passed)
     }
 
     /// Moves the chunk whose turn has come into an empty batch.
     pub fn place_chunk(&mut self, batch: &mut ChangeBatch) -> Option<Outcome> {
-        let tracker = self.tracker.as_mut()?;
-        let ready = tracker.take_ready(self.passed)?;
+        let ready = self.tracker.take_ready(self.passed)?;
         if ready.is_spoiled() {
-            return Some(tracker.spoiled(ready));
+            return Some(self.tracker.spoiled(ready));
         }
-        let number = self.at.snapshot_chunk.unwrap_or(0) + 1;
-        self.at.snapshot_chunk = Some(number);
-        let name = tracker.name_of(&ready)?.clone();
+        let number = self.next_number();
+        let name = self.tracker.name_of(&ready)?.clone();
         // Behind every event so far, and before whatever comes next.
-        let outcome = tracker.place(ready, self.at.cluster_time.0 + 1, number, batch);
+        let outcome = self.tracker.place(ready, self.at.cluster_time.0 + 1, number, batch);
         let namespace = rawdoc! { "db": name.database.as_str(), "coll": name.collection.as_str() };
         let key = Doc::new(namespace.as_bytes()).map_err(|error| malformed(&error)).ok()?.as_bytes();
         let known = self.collections.get(key).map(|entry| entry.relation.clone());
@@ -442,12 +438,11 @@ impl Session {
         Some(outcome)
     }
 
-    /// What has to be noted with the batch that is sent now.
-    pub fn take_notes(&mut self, batch: &mut ChangeBatch) {
-        if let Some(tracker) = &mut self.tracker {
-            tracker.take_notes(&mut batch.notes);
-        }
-        self.tracker.take_if(|tracker| tracker.is_over());
+    /// Makes the next position another one, though no event came.
+    pub fn next_number(&mut self) -> u64 {
+        let number = self.at.snapshot_chunk.unwrap_or(0) + 1;
+        self.at.snapshot_chunk = Some(number);
+        number
     }
 
     /// The collection's index in the batch; `None` when it is not captured.

@@ -4,7 +4,8 @@
 //! was there before (`snapshot`) and looks at the server's log from time to time, to tell how long the connector
 //! may stand still.
 
-use std::pin::pin;
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
+use millrace_core::requests::{Requests, next_signal};
+use millrace_core::signal::Signal;
 use millrace_core::source::{Feed, Source};
 use mongodb::Client;
 use tokio::runtime::Handle;
@@ -31,8 +34,9 @@ use crate::reader::{Reader, open};
 use crate::relation::Origin;
 use crate::resume_token::ClusterTime;
 use crate::session::Session;
-use crate::snapshot::collection::{self, Plan};
-use crate::snapshot::desk::{Desk, desk};
+use crate::snapshot::collection::{self, Plan, Unread};
+use crate::snapshot::desk::{Desk, Order, desk};
+use crate::snapshot::requests;
 use crate::snapshot::tracker::Tracker;
 use crate::start::Place;
 use crate::stream::{Limits, Stream};
@@ -44,36 +48,110 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(15);
 pub struct MongodbSource {
     settings: Arc<Settings>,
     origin: Origin,
+    /// What is asked of it while it runs.
+    signals: Option<mpsc::Receiver<Signal>>,
+    requests: Option<Arc<Requests>>,
+}
+
+/// Those who read documents beside the stream, and what they have to do.
+struct Rows {
+    reader: Reading,
+    orders: mpsc::Sender<Order>,
+    requests: Arc<Requests>,
+    /// How many readings of collections the stream knows.
+    known: usize,
+    /// What was asked for while others are read, with the number of the first.
+    waiting: VecDeque<(usize, Vec<Unread>)>,
+}
+
+/// Whoever reads, or waits for something to read.
+enum Reading {
+    Idle(Box<snapshot::reader::Reader>),
+    Busy(Pin<Box<dyn Future<Output = Result<snapshot::reader::Reader>> + Send>>),
+    /// Only between the two.
+    Ended,
+}
+
+impl Rows {
+    /// Reads these, now or when those before are through.
+    fn read(&mut self, unread: Vec<Unread>) {
+        if unread.is_empty() {
+            return;
+        }
+        self.waiting.push_back((self.known, unread));
+        self.known = self.waiting.back().map_or(self.known, |(base, unread)| base + unread.len());
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
+        let Reading::Idle(_) = self.reader else { return };
+        let Some((base, unread)) = self.waiting.pop_front() else { return };
+        if let Reading::Idle(reader) = std::mem::replace(&mut self.reader, Reading::Ended) {
+            self.reader = Reading::Busy(Box::pin(reader.run(base, unread)));
+        }
+    }
+
+    /// Never, where nothing is read.
+    async fn through(&mut self) -> Result<()> {
+        let Reading::Busy(reading) = &mut self.reader else { return std::future::pending().await };
+        let reader = reading.await?;
+        self.reader = Reading::Idle(Box::new(reader));
+        self.go_on();
+        Ok(())
+    }
+
+    /// Does what a signal says. Has the stream told of the collections that it wants read.
+    async fn hear(&mut self, signal: Signal, settings: &Settings, client: &Client) -> Result<()> {
+        let unread = requests::take(&self.requests, signal, settings, client).await?;
+        let order = self.orders.try_send(Order::Add(unread.clone()));
+        order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
+        self.read(unread);
+        Ok(())
+    }
 }
 
 impl MongodbSource {
     /// `version` is what the source block of each event shows.
     pub fn new(settings: Settings, topic_prefix: &str, version: &str) -> Self {
         let origin = Origin { version: version.to_owned(), name: topic_prefix.to_owned() };
-        Self { settings: Arc::new(settings), origin }
+        Self { settings: Arc::new(settings), origin, signals: None, requests: None }
     }
 
-    /// Whoever reads the documents that are there, where some are left to be read, and what the stream has to know
-    /// of it.
-    fn snapshot(
-        &self,
+    /// Listens to what is asked for.
+    pub fn listening(self, signals: mpsc::Receiver<Signal>) -> Self {
+        Self { signals: Some(signals), ..self }
+    }
+
+    /// What was asked for, in this attempt or in one before.
+    fn requests(&mut self, progress: &Arc<Progress>) -> Arc<Requests> {
+        let new = || Arc::new(Requests::new(&self.settings.connector, progress.clone()));
+        self.requests.get_or_insert_with(new).clone()
+    }
+
+    /// Whoever reads documents, with those that are left to be read, and what the stream has to know of it.
+    fn rows(
+        &mut self,
         client: &Client,
         facts: &Facts,
         plan: Plan,
-        progress: Arc<Progress>,
-    ) -> (Option<Tracker>, Option<Desk>, Option<snapshot::reader::Reader>) {
-        if plan.unread.is_empty() && plan.notes.is_empty() {
-            return (None, None, None);
-        }
+        progress: &Arc<Progress>,
+    ) -> (Tracker, Desk, Rows) {
         let tracker = Tracker::new(plan.unread.clone(), plan.notes);
-        if plan.unread.is_empty() {
-            return (Some(tracker), None, None);
-        }
         let (desk, counter) = desk();
+        let (orders, requests) = (counter.orders.clone(), self.requests(progress));
         let (client, settings) = (client.clone(), self.settings.clone());
-        let reader =
-            snapshot::reader::Reader::new(client, settings, facts.is_mongos, counter, plan.unread, progress);
-        (Some(tracker), Some(desk), Some(reader))
+        let reader = snapshot::reader::Reader::new(
+            client,
+            settings,
+            facts.is_mongos,
+            counter,
+            requests.clone(),
+            progress.clone(),
+        );
+        let reader = Reading::Idle(Box::new(reader));
+        let mut rows = Rows { reader, orders, requests, known: 0, waiting: VecDeque::new() };
+        rows.read(plan.unread);
+        (tracker, desk, rows)
     }
 
     /// Opens the stream and starts its two halves.
@@ -82,7 +160,7 @@ impl MongodbSource {
         client: &Client,
         facts: &Facts,
         position: Streamed,
-        (feed, tracker, desk): (Feed, Option<Tracker>, Option<Desk>),
+        (feed, tracker, desk): (Feed, Tracker, Desk),
     ) -> Result<(JoinHandle<()>, JoinHandle<Result<()>>)> {
         let settings = &self.settings;
         let begin = start::begin(&position);
@@ -116,18 +194,12 @@ impl MongodbSource {
         &self,
         client: &Client,
         decoding: &mut JoinHandle<Result<()>>,
-        (reader, progress): (Option<snapshot::reader::Reader>, &Progress),
+        (mut rows, progress): (Rows, &Progress),
+        signals: &mut Option<mpsc::Receiver<Signal>>,
     ) -> Result<()> {
         let mut sample = interval(SAMPLE_EVERY);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut may_read_log = true;
-        let mut reads = reader.is_some();
-        let mut rows = pin!(async {
-            match reader {
-                Some(reader) => reader.run().await,
-                None => Ok(()),
-            }
-        });
         loop {
             tokio::select! {
                 biased;
@@ -137,10 +209,8 @@ impl MongodbSource {
                         Err(Error::fatal("the decoder of the change stream stopped by a panic"))
                     });
                 }
-                read = &mut rows, if reads => {
-                    read?;
-                    reads = false;
-                }
+                read = rows.through() => read?,
+                Some(signal) = next_signal(signals) => rows.hear(signal, &self.settings, client).await?,
                 _ = sample.tick(), if may_read_log => may_read_log = look_at_log(client, progress).await,
             }
         }
@@ -195,9 +265,11 @@ impl Source for MongodbSource {
             return Ok(());
         }
         let progress = feed.progress.clone();
-        let (tracker, desk, reader) = self.snapshot(&client, &facts, plan, progress.clone());
+        let (tracker, desk, rows) = self.rows(&client, &facts, plan, &progress);
         let (reading, mut decoding) = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
-        let result = self.attend(&client, &mut decoding, (reader, &progress)).await;
+        let mut signals = self.signals.take();
+        let result = self.attend(&client, &mut decoding, (rows, &progress), &mut signals).await;
+        self.signals = signals;
         // Gone before the next attempt, and its cursor with it.
         reading.abort();
         let _ = reading.await;

@@ -46,8 +46,7 @@ pub struct Stream {
     session: Session,
     feed: Feed,
     limits: Limits,
-    /// Only while documents that were there before are read.
-    desk: Option<Desk>,
+    desk: Desk,
     batch: Option<ChangeBatch>,
     /// When the batch was taken up.
     batch_since: Instant,
@@ -65,7 +64,7 @@ impl Stream {
         session: Session,
         feed: Feed,
         limits: Limits,
-        desk: Option<Desk>,
+        desk: Desk,
     ) -> Self {
         let (at, now) = (session.cluster_time(), Instant::now());
         let next_advance = now + limits.advance_every;
@@ -128,22 +127,17 @@ impl Stream {
                 }
             }
             self.place_chunks()?;
+            self.note()?;
         }
     }
 
     /// Whatever comes first.
     fn next(&mut self) -> Next {
-        let (replies, desk) = (&mut self.replies, &mut self.desk);
-        let order = async {
-            match desk {
-                Some(desk) => desk.orders.recv().await,
-                None => None,
-            }
-        };
+        let (replies, orders) = (&mut self.replies, &mut self.desk.orders);
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                Some(order) = order => Next::Order(order),
+                Some(order) = orders.recv() => Next::Order(order),
                 reply = replies.recv() => Next::Reply(reply),
                 () = tokio::time::sleep(TICK) => Next::Tick,
             }
@@ -153,7 +147,7 @@ impl Stream {
     /// What the reader of documents wants of the stream.
     fn obey(&mut self, order: Order) {
         let seen = self.session.cluster_time();
-        let Some(tracker) = self.session.tracker() else { return };
+        let tracker = &mut self.session.tracker;
         match order {
             Order::Open { collection, reply } => {
                 let id = tracker.open(collection, seen);
@@ -163,6 +157,8 @@ impl Stream {
             }
             Order::Read(read) => tracker.read(*read),
             Order::Cancel(id) => tracker.cancel(id),
+            Order::Add(unread) => tracker.add(unread),
+            Order::Drop(collection) => tracker.drop_collection(collection),
         }
     }
 
@@ -177,16 +173,20 @@ impl Stream {
             }
             let outcome = self.batch.as_mut().and_then(|batch| self.session.place_chunk(batch));
             let Some(outcome) = outcome else { return Ok(()) };
-            let desk = self.desk.take();
             if !outcome.spoiled {
                 chaos::pass(Point::ChunkPlaced);
                 self.send(false)?;
             }
-            if let Some(desk) = desk {
-                desk.tell(outcome);
-                // With the last note of the last collection it is over.
-                self.desk = self.session.tracker().is_some().then_some(desk);
-            }
+            self.desk.tell(outcome);
+        }
+        Ok(())
+    }
+
+    /// What was asked for, or is no longer wanted, is noted at once: a crash must not forget it.
+    fn note(&mut self) -> Result<(), Ended> {
+        if self.session.tracker.has_notes() && self.session.is_whole() && self.have_batch()? {
+            self.session.next_number();
+            self.send(true)?;
         }
         Ok(())
     }
@@ -238,7 +238,7 @@ impl Stream {
                 self.send(false)?;
             }
         }
-        if self.desk.is_some() && self.session.has_chunk() && self.session.has_position() {
+        if self.session.has_chunk() && self.session.has_position() {
             self.session.fit(event)?;
             self.place_chunks()?;
         }
@@ -280,7 +280,7 @@ impl Stream {
         batch.end = Some(position.to_position());
         batch.whole = self.session.is_whole();
         batch.drained = drained;
-        self.session.take_notes(&mut batch);
+        self.session.tracker.take_notes(&mut batch.notes);
         let progress = &self.feed.progress;
         progress.received.fetch_max(self.sent.0, Ordering::Relaxed);
         progress.transactions.fetch_add(batch.transactions.len() as u64, Ordering::Relaxed);

@@ -14,6 +14,7 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, State, now_us};
 use millrace_core::report::Report;
+use millrace_core::requests::{Requests, next_signal};
 use millrace_core::signal::Signal;
 use millrace_core::source::{Feed, Source};
 use tokio::runtime::Handle;
@@ -34,7 +35,7 @@ use crate::server::{self, ServerFacts};
 use crate::session::Session;
 use crate::snapshot::desk::{self, Desk, Order};
 use crate::snapshot::reader::{Counter, Reader};
-use crate::snapshot::requests::Requests;
+use crate::snapshot::requests;
 use crate::snapshot::table::{self, Plan, Unread, Wish};
 use crate::snapshot::tracker::Tracker;
 use crate::stream::{Describe, Limits, Stream, Told};
@@ -319,7 +320,7 @@ impl PostgresSource {
         counter: &Counter,
         (is_standby, tables): (bool, &mut usize),
     ) -> Result<Option<(usize, Vec<Unread>)>> {
-        let taken = counter.requests.take(signal, &self.settings, client);
+        let taken = requests::take(&counter.requests, signal, &self.settings, client);
         let unread = tokio::time::timeout(QUERY_PATIENCE, taken).await;
         let unread = unread.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
         if unread.is_empty() {
@@ -480,13 +481,6 @@ impl Source for PostgresSource {
 }
 
 /// The next thing that somebody asks for. Cancel-safe.
-async fn next_signal(signals: &mut Option<mpsc::Receiver<Signal>>) -> Option<Signal> {
-    match signals {
-        Some(signals) => signals.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
 /// There is nothing more to do, until the daemon ends.
 async fn rest(progress: &Progress, stopped: impl Future<Output = ()>) {
     let reason = "all rows are delivered, and snapshot wants no changes after them";

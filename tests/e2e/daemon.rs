@@ -6,7 +6,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::binary::command;
 use crate::wait::{PATIENCE, until, within};
@@ -124,6 +124,25 @@ impl Daemon {
     /// Status code and body of a REST path.
     pub async fn get(&self, path: &str) -> (u16, String) {
         self.try_get(path).await.unwrap_or_else(|| panic!("{path} does not answer"))
+    }
+
+    /// Asks something of a connector while it runs.
+    pub async fn ask(&self, connector: &str, id: &str, kind: &str, data: Json) {
+        let body = json!({"id": id, "type": kind, "data": data});
+        let status = self.post(&format!("/connectors/{connector}/signals"), &body).await;
+        assert_eq!(status, 202, "{body}");
+    }
+
+    /// The kinds of notification that there are for what was asked under an id.
+    pub async fn told(&self, connector: &str, id: &str) -> Vec<String> {
+        let (_, all) = self.json(&format!("/connectors/{connector}/notifications")).await;
+        let of_signal = all.as_array().expect("a list").iter().filter(|one| one["id"] == id);
+        of_signal.map(|one| one["type"].as_str().expect("a type").to_owned()).collect()
+    }
+
+    pub async fn wait_until_told(&self, connector: &str, id: &str, kind: &str) {
+        let told = async || self.told(connector, id).await.iter().any(|k| k == kind).then_some(());
+        until(&format!("{id} is {kind}"), told).await;
     }
 
     /// The JSON of a REST path, with its status code.

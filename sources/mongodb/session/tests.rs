@@ -15,7 +15,7 @@ fn settings(toml: &str) -> Arc<Settings> {
 fn session_with(toml: &str) -> Session {
     let origin = Origin { version: "1".into(), name: "shop".into() };
     let from = Streamed::starting_at("rs0", "deployment", "x", None, ClusterTime(1 << 32));
-    let mut session = Session::new(settings(toml), origin, from, None);
+    let mut session = Session::new(settings(toml), origin, from, Tracker::new(Vec::new(), Vec::new()));
     session.begin_batch();
     session
 }
@@ -133,7 +133,7 @@ fn events_of_one_cluster_time_are_numbered_on_after_a_restart() {
     apply(&mut first, &insert(5, 0, Some(1)), &mut batch).unwrap();
     let position = first.position().unwrap();
     let origin = Origin { version: "1".into(), name: "shop".into() };
-    let mut second = Session::new(settings(""), origin, position, None);
+    let mut second = Session::new(settings(""), origin, position, Tracker::new(Vec::new(), Vec::new()));
     second.begin_batch();
     let mut batch = ChangeBatch::default();
     for n in 1..3 {

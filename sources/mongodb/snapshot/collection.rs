@@ -3,6 +3,7 @@
 
 use millrace_core::error::{Error, Result};
 use millrace_core::position::{Note, Notes};
+use millrace_core::requests;
 use millrace_core::snapshot::Phase;
 use serde::{Deserialize, Serialize};
 
@@ -23,27 +24,48 @@ pub struct CollectionNote {
     /// Documents delivered.
     #[serde(default)]
     pub rows: u64,
+    /// The request that it is read for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<requests::Asked>,
 }
 
 impl CollectionNote {
     pub fn new(state: Phase) -> Self {
-        Self { state, last: None, ended: false, rows: 0 }
+        Self { state, last: None, ended: false, rows: 0, asked: None }
     }
 
+    /// A request that is through leaves nothing behind: it says nothing of the collection's first documents.
     pub fn to_note(&self, name: &str) -> Note {
         // Numbers and strings: serde_json cannot fail on them.
         let text = serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned());
-        Note { key: key_of(name).into(), text: Some(text.into()) }
+        match &self.asked {
+            Some(asked) => {
+                let text = (self.state != Phase::Done).then(|| text.into());
+                Note { key: asked_key(name, &asked.id).into(), text }
+            }
+            None => Note { key: key_of(name).into(), text: Some(text.into()) },
+        }
+    }
+
+    /// The listed documents are those that its chunks left out.
+    fn has_begun(&self) -> bool {
+        self.ended || self.last.is_some()
     }
 }
 
 const COLLECTION: &str = "snapshot ";
+/// Followed by the collection and the request's id, as a list in JSON: both may hold any character.
+const ASKED_FOR: &str = "asked ";
 const LISTED: &str = "reread ";
 /// What the file asked for at the start before.
 const ASKED: &str = "collections";
 
 fn key_of(name: &str) -> String {
     format!("{COLLECTION}{name}")
+}
+
+fn asked_key(name: &str, id: &str) -> String {
+    format!("{ASKED_FOR}{}", serde_json::json!([name, id]))
 }
 
 /// The note that a document has to be read again, or no longer. An id's text holds no blank, and names may.
@@ -68,6 +90,18 @@ pub struct Plan {
     pub unread: Vec<Unread>,
     /// To be noted with the next position.
     pub notes: Vec<Note>,
+}
+
+impl Plan {
+    fn add(&mut self, name: &Name, note: CollectionNote, known: &Notes) -> Result<()> {
+        let text = name.to_string();
+        self.notes.push(note.to_note(&text));
+        let last = note.last.as_deref().map(|last| noted_id(&text, last)).transpose()?;
+        // Of several readings of one collection, they belong to the one that is under way.
+        let listed = if note.has_begun() { listed_ids(&text, known)? } else { Vec::new() };
+        self.unread.push(Unread { name: name.clone(), note, last, listed });
+        Ok(())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,13 +150,16 @@ pub fn plan(settings: &Settings, there: &[Name], found: &Notes, is_first_start: 
                 continue;
             }
         };
-        plan.notes.push(note.to_note(&text));
-        let last = note.last.as_deref().map(|last| noted_id(&text, last)).transpose()?;
-        let listed = listed_ids(&text, known)?;
-        plan.unread.push(Unread { name: name.clone(), note, last, listed });
+        plan.add(name, note, known)?;
+    }
+    for (key, text) in known.iter().filter_map(|(key, text)| Some((key.strip_prefix(ASKED_FOR)?, text))) {
+        let [of, _id] = parsed::<[String; 2]>(key, key)?;
+        if let Some(name) = there.iter().find(|name| name.to_string() == of) {
+            plan.add(name, parsed(key, text)?, known)?;
+        }
     }
     let is_kept = |key: &str| match (key.strip_prefix(COLLECTION), key.strip_prefix(LISTED)) {
-        _ if is_first_start => false,
+        _ if is_first_start || key.starts_with(ASKED_FOR) => false,
         (Some(name), _) => wants(settings, name),
         (_, Some(listed)) => listed.rsplit_once(' ').is_some_and(|(name, _)| wants(settings, name)),
         (None, None) => true,
@@ -228,6 +265,25 @@ mod tests {
         assert!(!notes.contains_key("snapshot s.b"), "{notes:?}");
         let back = plan(&settings("collections = ['s.a', 's.b']"), &names(&["s.a", "s.b"]), &notes, false);
         assert_eq!(unread(&back.unwrap()), ["s.b"]);
+    }
+
+    #[test]
+    fn a_request_is_read_on_whatever_the_file_says_of_first_documents_and_leaves_nothing_behind() {
+        let settings = settings("snapshot = 'no_data'\ncollections = ['s.*']");
+        let there = names(&["s.a", "s.b c"]);
+        let notes = after(&Notes::new(), &plan(&settings, &there, &Notes::new(), true).unwrap());
+        let asked = requests::Asked { id: "june 1".into(), ..Default::default() };
+        let mut note = CollectionNote { asked: Some(asked), ..CollectionNote::new(Phase::Reading) };
+        let made = Plan { notes: vec![note.to_note("s.b c"), note.to_note("s.gone")], unread: vec![] };
+        let notes = after(&notes, &made);
+        let next = plan(&settings, &there, &notes, false).unwrap();
+        assert_eq!(unread(&next), ["s.b c"]);
+        assert_eq!(next.unread[0].note, note);
+        let gone = Note { key: r#"asked ["s.gone","june 1"]"#.into(), text: None };
+        assert_eq!(next.notes, [gone], "the collection is not there any more");
+        note.state = Phase::Done;
+        let notes = after(&notes, &Plan { notes: vec![note.to_note("s.b c")], unread: vec![] });
+        assert_eq!(unread(&plan(&settings, &there, &notes, false).unwrap()), [] as [&str; 0]);
     }
 
     #[test]

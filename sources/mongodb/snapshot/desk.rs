@@ -4,6 +4,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::resume_token::ClusterTime;
+use crate::snapshot::collection::Unread;
 use crate::snapshot::tracker::{Outcome, Read};
 
 /// More than the orders and outcomes of all chunks under way.
@@ -18,6 +19,10 @@ pub enum Order {
     Read(Box<Read>),
     /// The chunk could not be read.
     Cancel(u64),
+    /// More collections, behind those that are known.
+    Add(Vec<Unread>),
+    /// No more of this collection.
+    Drop(usize),
 }
 
 /// The stream's side.

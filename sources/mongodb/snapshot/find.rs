@@ -5,7 +5,7 @@
 
 use millrace_core::batch::{ChangeBatch, Row, document};
 use millrace_core::snapshot::CHUNK_BYTES;
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
 
 use crate::bson::{Dialect, Doc, FieldRules, Malformed, Value};
 use crate::cells::{CELLS, NULL, of_document, of_id};
@@ -26,6 +26,8 @@ pub enum Range<'a> {
 pub struct Chunk<'a> {
     pub collection: &'a str,
     pub range: Range<'a>,
+    /// A condition on the documents besides.
+    pub filter: Option<&'a RawDocumentBuf>,
     /// Documents at most. One more is asked for, so that the last chunk is known to be the last.
     pub rows_max: u64,
     pub seen: ClusterTime,
@@ -46,26 +48,32 @@ impl Chunk<'_> {
             "readConcern": concern,
         };
         let mut elements = base_elements(&base)?;
+        let mut filter = Vec::new();
         match self.range {
             Range::After(None) => {}
             Range::After(Some(last)) => {
                 // Where a comparison would stay inside one type, `min` goes on in the index. It takes its bound in.
                 put_document("min", &element("_id", last), &mut elements);
-                let mut other = Vec::new();
-                put_document("_id", &element("$ne", last), &mut other);
-                put_document("filter", &other, &mut elements);
+                put_document("_id", &element("$ne", last), &mut filter);
             }
             Range::These(ids) => {
                 let mut list = Vec::new();
                 for (index, id) in ids.iter().enumerate() {
                     id::put(&index.to_string(), id, &mut list);
                 }
-                let (mut any, mut filter) = (Vec::new(), Vec::new());
+                let mut any = Vec::new();
                 put(ARRAY, "$in", &list, &mut any);
                 put_document("_id", &any, &mut filter);
-                put_document("filter", &filter, &mut elements);
             }
         }
+        if let Some(condition) = self.filter {
+            // In a list of its own, because it may name the id, too.
+            let condition = Doc::new(condition.as_bytes()).map_or(&[][..], Doc::as_bytes);
+            let mut both = Vec::new();
+            put_document("0", condition, &mut both);
+            put(ARRAY, "$and", &both, &mut filter);
+        }
+        put_document("filter", &filter, &mut elements);
         let mut bytes = Vec::with_capacity(elements.len() + 5);
         put_framed(&elements, &mut bytes);
         RawDocumentBuf::from_bytes(bytes)
@@ -188,6 +196,18 @@ fn time_of(reply: Doc<'_>, is_mongos: bool) -> Result<ClusterTime, Malformed> {
     time.timestamp("operationTime").map(ClusterTime)
 }
 
+/// A condition as a signal has it: a query in JSON, extended or plain.
+pub fn condition(text: &str) -> Result<RawDocumentBuf, Box<dyn std::error::Error + Send + Sync>> {
+    let document: Document = serde_json::from_str(text)?;
+    Ok(RawDocumentBuf::try_from(&document)?)
+}
+
+/// Whether the server understands a condition; without running it.
+pub fn explained(name: &Name, condition: &RawDocumentBuf) -> RawDocumentBuf {
+    let find = rawdoc! { "find": name.collection.as_str(), "filter": condition.clone() };
+    rawdoc! { "explain": find, "verbosity": "queryPlanner" }
+}
+
 /// A rough count, from the collection's figures.
 pub fn count(name: &Name) -> Document {
     doc! { "count": &name.collection }
@@ -216,7 +236,7 @@ pub fn counted(reply: &Document) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mongodb::bson::{Timestamp, rawdoc};
+    use mongodb::bson::{Timestamp, oid::ObjectId};
 
     fn id_of(value: impl Into<Bson>) -> Id {
         let raw = RawDocumentBuf::try_from(&doc! { "_id": value.into() }).unwrap();
@@ -224,8 +244,26 @@ mod tests {
     }
 
     fn asked(range: Range<'_>, is_exact: bool) -> Document {
-        let chunk = Chunk { collection: "c", range, rows_max: 9, seen: ClusterTime(5 << 32 | 6), is_exact };
+        asked_where(range, is_exact, None)
+    }
+
+    fn asked_where(range: Range<'_>, is_exact: bool, filter: Option<&RawDocumentBuf>) -> Document {
+        let seen = ClusterTime(5 << 32 | 6);
+        let chunk = Chunk { collection: "c", range, filter, rows_max: 9, seen, is_exact };
         Document::try_from(chunk.command().unwrap().as_ref()).unwrap()
+    }
+
+    #[test]
+    fn a_condition_stands_beside_the_range_and_its_values_have_their_types() {
+        let text = r#"{"_id": {"$gt": {"$oid": "070707070707070707070707"}}, "n": {"$lt": 5}}"#;
+        let condition = condition(text).unwrap();
+        let document = doc! { "_id": { "$gt": ObjectId::from_bytes([7; 12]) }, "n": { "$lt": 5 } };
+        let next = asked_where(Range::After(Some(&id_of(7_i64))), true, Some(&condition));
+        let filter = next.get_document("filter").unwrap();
+        assert_eq!(filter, &doc! { "_id": { "$ne": 7_i64 }, "$and": [document.clone()] });
+        let first = asked_where(Range::After(None), true, Some(&condition));
+        assert_eq!(first.get_document("filter").unwrap(), &doc! { "$and": [document] });
+        assert!(super::condition("id > 5").is_err());
     }
 
     #[test]

@@ -23,4 +23,5 @@ pub mod desk;
 pub mod find;
 pub mod id;
 pub mod reader;
+pub mod requests;
 pub mod tracker;

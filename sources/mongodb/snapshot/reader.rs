@@ -12,8 +12,10 @@ use futures_util::StreamExt;
 use millrace_core::batch::ChangeBatch;
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::Progress;
+use millrace_core::requests::Requests;
 use millrace_core::snapshot::{Pace, Telling, UNDER_WAY_MAX};
 use mongodb::Client;
+use mongodb::bson::RawDocumentBuf;
 use tokio::sync::oneshot;
 
 use crate::bson::{Doc, FieldRules};
@@ -42,7 +44,11 @@ pub struct Reader {
     settings: Arc<Settings>,
     is_mongos: bool,
     counter: Counter,
+    requests: Arc<Requests>,
+    /// What is read now.
     unread: Vec<Unread>,
+    /// The stream's number of the first of them: it knows those that were read before, too.
+    base: usize,
     progress: Arc<Progress>,
     buffers: Vec<ChangeBatch>,
     telling: Telling,
@@ -50,8 +56,11 @@ pub struct Reader {
 
 /// Where the reading of one collection is.
 struct Place {
+    /// The stream's number of it.
     index: usize,
     name: Name,
+    /// A condition on the documents.
+    filter: Option<RawDocumentBuf>,
     rules: Option<FieldRules>,
     last: Option<Id>,
     ended: bool,
@@ -76,27 +85,35 @@ impl Reader {
         settings: Arc<Settings>,
         is_mongos: bool,
         counter: Counter,
-        unread: Vec<Unread>,
+        requests: Arc<Requests>,
         progress: Arc<Progress>,
     ) -> Self {
-        let mut telling = Telling::new(progress.clone());
-        telling.figures.tables = unread.len() as u64;
-        Self { client, settings, is_mongos, counter, unread, progress, buffers: Vec::new(), telling }
+        let telling = Telling::new(progress.clone());
+        let (unread, buffers) = (Vec::new(), Vec::new());
+        Self { client, settings, is_mongos, counter, requests, unread, base: 0, progress, buffers, telling }
     }
 
-    /// Ends when every collection is through.
-    pub async fn run(mut self) -> Result<()> {
+    /// Ends when every one of these collections is through, and can read others then. `base` is the stream's number
+    /// of the first.
+    pub async fn run(mut self, base: usize, unread: Vec<Unread>) -> Result<Self> {
+        (self.base, self.unread) = (base, unread);
+        self.telling = Telling::new(self.progress.clone());
+        self.telling.figures.tables = self.unread.len() as u64;
         self.telling.figures.rows_estimated = self.estimate().await;
         self.telling.show(None);
         let (collections, documents) = (self.unread.len(), self.telling.figures.rows_estimated);
         tracing::info!(collections, documents, "reading the collections' documents");
+        if self.unread.iter().any(|unread| unread.note.asked.is_none()) {
+            self.requests.notify(None, "STARTED", []);
+        }
         for index in 0..self.unread.len() {
             self.collection(index).await?;
             self.telling.figures.tables_done += 1;
             self.telling.show(None);
         }
         self.telling.finished();
-        Ok(())
+        self.requests.completed(self.unread.iter().map(|unread| unread.note.asked.as_ref()));
+        Ok(self)
     }
 
     /// Documents of all collections, as the server's figures have them.
@@ -114,9 +131,15 @@ impl Reader {
     /// Reads one collection to its end, and again what was listed meanwhile.
     async fn collection(&mut self, index: usize) -> Result<()> {
         let Some(unread) = self.unread.get_mut(index) else { return Ok(()) };
+        let asked = unread.note.asked.clone();
+        let condition = asked.as_ref().and_then(|asked| asked.filter.as_deref()).map(find::condition);
+        let filter = condition
+            .transpose()
+            .map_err(|error| Error::fatal("a condition that was understood once is not now").source(error))?;
         let mut place = Place {
-            index,
+            index: self.base + index,
             name: unread.name.clone(),
+            filter,
             rules: self.settings.rules(&unread.name.database, &unread.name.collection),
             last: unread.last.take(),
             ended: unread.note.ended,
@@ -127,8 +150,19 @@ impl Reader {
         let mut listed = std::mem::take(&mut unread.listed);
         let delivered = self.telling.figures.rows;
         self.telling.figures.table = Some(place.name.to_string());
+        let name = place.name.to_string();
         let mut under_way = 0;
         loop {
+            self.requests.go_on().await;
+            if asked.is_some() && self.requests.is_stopped(&name) {
+                self.order(Order::Drop(place.index))?;
+                for _ in 0..under_way {
+                    let outcome = self.outcome().await;
+                    self.buffers.push(outcome.buffer);
+                }
+                self.requests.scanned(asked.as_ref(), name, "STOPPED");
+                return Ok(());
+            }
             while !place.ended && under_way < UNDER_WAY_MAX {
                 self.chunk(&mut place, None).await?;
                 under_way += 1;
@@ -156,6 +190,7 @@ impl Reader {
             if outcome.done {
                 let (collection, documents) = (&place.name, outcome.rows);
                 tracing::info!(%collection, documents, "all documents of the collection are read");
+                self.requests.scanned(asked.as_ref(), name, "SUCCEEDED");
                 return Ok(());
             }
         }
@@ -175,7 +210,7 @@ impl Reader {
             place.last = ids.last().cloned().or(place.last.take());
             place.pace.after(ids.len(), rows.bytes.len());
         }
-        let is_last_collection = place.ended && !self.has_documents_after(place.index).await?;
+        let is_last_collection = place.ended && !self.has_documents_after(place).await?;
         let ended = place.ended;
         let read = Read { id, rows, ids, requested, ended, is_last_collection, until };
         self.order(Order::Read(Box::new(read)))
@@ -268,7 +303,9 @@ impl Reader {
         found: &mut Found,
     ) -> Result<(), Refusal> {
         let (collection, is_exact) = (place.name.collection.as_str(), place.is_exact);
-        let command = Chunk { collection, range, rows_max, seen, is_exact }.command().map_err(|error| {
+        let filter = place.filter.as_ref();
+        let chunk = Chunk { collection, range, filter, rows_max, seen, is_exact };
+        let command = chunk.command().map_err(|error| {
             Refusal::Failed(Error::fatal("a command for a chunk cannot be written").source(error))
         })?;
         let database = self.client.database(&place.name.database);
@@ -309,8 +346,9 @@ impl Reader {
 
     /// Whether a collection that comes after this one has a document: where none has, this one's last is the
     /// last.
-    async fn has_documents_after(&self, index: usize) -> Result<bool> {
-        for unread in self.unread.iter().skip(index + 1) {
+    async fn has_documents_after(&self, place: &Place) -> Result<bool> {
+        let after = self.unread.iter().skip(place.index - self.base + 1);
+        for unread in after.filter(|unread| unread.note.asked.is_none()) {
             let database = self.client.database(&unread.name.database);
             let reply = database.run_command(find::any(&unread.name)).await;
             if find::has_any(&reply.map_err(|error| self.refused(&unread.name, error))?) {

@@ -68,8 +68,21 @@ struct Collection {
     listed: HashSet<Id>,
 }
 
+impl Collection {
+    fn new(Unread { name, note, last, listed }: Unread) -> Self {
+        Self { name, note, last, listed: listed.into_iter().collect() }
+    }
+
+    fn is_done(&self) -> bool {
+        self.note.state == Phase::Done
+    }
+}
+
 pub struct Tracker {
+    /// Each is one reading of a collection: the first, or one that was asked for. They are read one after the other.
     collections: Vec<Collection>,
+    /// Rises when one of them is added or is through.
+    version: u64,
     /// In the order in which they were opened.
     chunks: VecDeque<Chunk>,
     newest_id: u64,
@@ -91,14 +104,9 @@ impl Ready {
 
 impl Tracker {
     pub fn new(unread: Vec<Unread>, notes: Vec<Note>) -> Self {
-        let collection = |Unread { name, note, last, listed }: Unread| Collection {
-            name,
-            note,
-            last,
-            listed: listed.into_iter().collect(),
-        };
         Self {
-            collections: unread.into_iter().map(collection).collect(),
+            collections: unread.into_iter().map(Collection::new).collect(),
+            version: 0,
             chunks: VecDeque::new(),
             newest_id: 0,
             touched_bytes: 0,
@@ -106,20 +114,46 @@ impl Tracker {
         }
     }
 
-    /// The index of a collection that is not through.
-    pub fn index_of(&self, database: &str, collection: &str) -> Option<usize> {
-        let is_it = |c: &Collection| c.name.database == database && c.name.collection == collection;
-        let index = self.collections.iter().position(is_it)?;
-        (!self.is_done(index)).then_some(index)
+    /// More of them, behind those that are known.
+    pub fn add(&mut self, unread: Vec<Unread>) {
+        for unread in unread {
+            self.notes.push(unread.note.to_note(&unread.name.to_string()));
+            self.collections.push(Collection::new(unread));
+        }
+        self.version += 1;
     }
 
-    pub fn is_done(&self, collection: usize) -> bool {
-        self.collections.get(collection).is_none_or(|collection| collection.note.state == Phase::Done)
+    /// No more of this collection: its open chunks come to nothing.
+    pub fn drop_collection(&mut self, index: usize) {
+        let Some(collection) = self.collections.get_mut(index).filter(|collection| !collection.is_done())
+        else {
+            return;
+        };
+        let name = collection.name.to_string();
+        for id in std::mem::take(&mut collection.listed) {
+            self.notes.push(listed(&name, &id, false));
+        }
+        collection.note.state = Phase::Done;
+        self.notes.push(collection.note.to_note(&name));
+        self.version += 1;
+        self.spoil(index);
     }
 
-    /// Every collection is through, and nothing is left to be noted.
-    pub fn is_over(&self) -> bool {
-        self.notes.is_empty() && (0..self.collections.len()).all(|index| self.is_done(index))
+    /// The reading of a collection that is under way, or the next one. Good for as long as the version is the same.
+    pub fn index_of(&self, database: &[u8], collection: &[u8]) -> Option<usize> {
+        let is_it = |c: &Collection| {
+            c.name.database.as_bytes() == database && c.name.collection.as_bytes() == collection
+        };
+        self.collections.iter().position(|collection| is_it(collection) && !collection.is_done())
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Something is to be noted though no documents go out with it.
+    pub fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
     }
 
     pub fn take_notes(&mut self, into: &mut Vec<Note>) {
@@ -238,7 +272,7 @@ impl Tracker {
     /// `end`: the first place after what was streamed; `number`: the chunk's own, above those of all that were
     /// placed before.
     pub fn place(&mut self, ready: Ready, end: u64, number: u64, batch: &mut ChangeBatch) -> Outcome {
-        let of_all = self.collections.iter().all(|collection| collection.note.rows == 0);
+        let of_all = self.collections.iter().all(|other| other.note.asked.is_some() || other.note.rows == 0);
         let Ready { chunk, mut read } = ready;
         let is_open = self.chunks.iter().any(|other| other.collection == chunk.collection);
         std::mem::swap(&mut batch.bytes, &mut read.rows.bytes);
@@ -276,13 +310,19 @@ impl Tracker {
         collection.note.rows += batch.changes.len() as u64;
         let done = collection.note.ended && collection.listed.is_empty() && !is_open;
         if done {
-            collection.note =
-                CollectionNote { rows: collection.note.rows, ..CollectionNote::new(Phase::Done) };
+            let CollectionNote { rows, asked, .. } =
+                std::mem::replace(&mut collection.note, CollectionNote::new(Phase::Done));
+            (collection.note.rows, collection.note.asked) = (rows, asked);
+            self.version += 1;
         }
         self.notes.push(collection.note.to_note(&name));
-        let is_last_table = read.is_last_collection;
-        let marks = Marks { of_all, is_first, is_last: done, is_last_table };
-        marks.put(as_of(chunk.seen), batch);
+        let transaction = as_of(chunk.seen);
+        if collection.note.asked.is_some() {
+            batch.transactions.push(Transaction { snapshot: SnapshotMark::Incremental, ..transaction });
+        } else {
+            let is_last_table = read.is_last_collection;
+            Marks { of_all, is_first, is_last: done, is_last_table }.put(transaction, batch);
+        }
         Outcome {
             spoiled: false,
             last: collection.last.clone(),

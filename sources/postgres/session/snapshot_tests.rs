@@ -380,7 +380,7 @@ fn a_table_that_is_asked_for_later_is_watched_from_then_on_and_no_longer_once_it
     play(&mut session, &[vec![described()], transaction(20, 100, insert(20, 1))].concat(), &mut batch)
         .expect("play");
     let note = TableNote { parts: vec![Part::default()], ..TableNote::new(Phase::Reading) };
-    let asked = Some(crate::snapshot::table::Asked { id: "one".into(), ..Default::default() });
+    let asked = Some(millrace_core::requests::Asked { id: "one".into(), ..Default::default() });
     let note = TableNote { asked, ..note };
     let table = TableName::new("public", "t");
     session.watch(vec![Unread { table, note, listed: Vec::new(), is_keyless: false }]);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{Progress, SnapshotFigures, now_us};
+use millrace_core::requests::Requests;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
@@ -21,7 +22,6 @@ use crate::control::Control;
 use crate::errors;
 use crate::relation::Origin;
 use crate::snapshot::desk::Order;
-use crate::snapshot::requests::Requests;
 use crate::snapshot::table::Unread;
 use crate::snapshot::worker::{Range, Worker, refused};
 
@@ -122,8 +122,7 @@ impl Shared {
         self.show(|figures| figures.tables_done += 1);
         if let Some(unread) = self.unread(table) {
             let status = if given_up { "STOPPED" } else { "SUCCEEDED" };
-            let data = [("scanned_collection", unread.table.to_string()), ("status", status.to_owned())];
-            self.counter.requests.notify(unread.note.asked.as_ref(), "TABLE_SCAN_COMPLETED", data);
+            self.counter.requests.scanned(unread.note.asked.as_ref(), unread.table.to_string(), status);
         }
     }
 
@@ -239,14 +238,7 @@ impl Reader {
         let finished_ms = now_us() / 1000;
         shared.show(|figures| (figures.finished_ms, figures.table) = (Some(finished_ms), None));
         tracing::info!(rows = lock(&shared.shown).figures.rows, "all rows of the tables are read");
-        let mut told: Vec<Option<&str>> = Vec::new();
-        for asked in shared.unread.iter().map(|unread| unread.note.asked.as_ref()) {
-            let id = asked.map(|asked| asked.id.as_str());
-            if !told.contains(&id) {
-                requests.notify(asked, "COMPLETED", []);
-                told.push(id);
-            }
-        }
+        requests.completed(shared.unread.iter().map(|unread| unread.note.asked.as_ref()));
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use millrace_core::error::{Error, Result};
 use millrace_core::position::{Note, Notes};
+use millrace_core::requests::Asked;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Form, TableInfo};
@@ -49,19 +50,6 @@ pub struct TableNote {
     /// How often the rows of a table without a key were begun again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub again: u32,
-}
-
-/// What somebody asked for, while the connector ran.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
-    /// Of the signal.
-    pub id: String,
-    /// A condition on the rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filter: Option<String>,
-    /// The column to read in the order of, before the key's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub surrogate_key: Option<String>,
 }
 
 /// A part of a table that is read by itself: rows whose first key column lies between two values.

@@ -14,6 +14,7 @@ mod lab;
 mod mongodb;
 mod mongodb_faults;
 mod mongodb_login;
+mod mongodb_signals;
 mod mongodb_snapshots;
 mod orders;
 mod outbox;

@@ -11,9 +11,9 @@ use mongodb::bson::{Bson, DateTime, Document, doc};
 use tokio::task::JoinHandle;
 
 /// Long enough for some hundred chunks on a busy machine.
-const THROUGH: Duration = Duration::from_secs(90);
+pub(super) const THROUGH: Duration = Duration::from_secs(90);
 
-const PAPERS: &str = "papers";
+pub(super) const PAPERS: &str = "papers";
 
 async fn archive(name: &str) -> Archive {
     with_snapshot(Archive::open(name).await)
@@ -26,7 +26,7 @@ fn with_snapshot(mut archive: Archive) -> Archive {
 }
 
 /// What the connector notes of a collection: `pending`, `reading`, `done`.
-async fn noted(archive: &Archive, collection: &str) -> Option<String> {
+pub(super) async fn noted(archive: &Archive, collection: &str) -> Option<String> {
     let key = format!("snapshot {}.{collection}", archive.database_name());
     let records = archive.position_records().await;
     let newest = records.iter().rfind(|record| record.key[1]["note"] == key.as_str())?;
@@ -40,12 +40,12 @@ async fn read_through(archive: &Archive, collection: &str) {
     .await;
 }
 
-fn mark(event: &Event) -> &str {
+pub(super) fn mark(event: &Event) -> &str {
     event.value.as_ref().and_then(|value| value["source"]["snapshot"].as_str()).unwrap_or("?")
 }
 
 /// The id as the key has it.
-fn key(event: &Event) -> String {
+pub(super) fn key(event: &Event) -> String {
     event.key.as_ref().and_then(|key| key["id"].as_str()).expect("a key").to_owned()
 }
 
@@ -55,7 +55,7 @@ fn version(event: &Event) -> Option<i64> {
 }
 
 /// The newest version of each document, as the events tell it.
-fn folded(events: &[Event]) -> BTreeMap<String, i64> {
+pub(super) fn folded(events: &[Event]) -> BTreeMap<String, i64> {
     let mut rows = BTreeMap::new();
     for event in events {
         match event.op() {
@@ -68,7 +68,7 @@ fn folded(events: &[Event]) -> BTreeMap<String, i64> {
 }
 
 /// The same, of the collection. Keys are JSON in the relaxed dialect, and those of these tests are numbers.
-async fn there(papers: &Collection<Document>) -> BTreeMap<String, i64> {
+pub(super) async fn there(papers: &Collection<Document>) -> BTreeMap<String, i64> {
     let documents = all(papers, doc! { "_id": { "$gte": 0 } }).await;
     let pair = |d: &Document| (d.get_i64("_id").unwrap().to_string(), d.get_i64("version").unwrap());
     documents.iter().map(pair).collect()
@@ -86,7 +86,7 @@ async fn all(papers: &Collection<Document>, filter: Document) -> Vec<Document> {
 
 /// Fails where an event came twice or out of order. A document's versions rise; only one that was read may repeat
 /// the version that its change brought.
-fn assert_once(events: &[Event]) {
+pub(super) fn assert_once(events: &[Event]) {
     let mut positions = BTreeSet::new();
     let mut newest: HashMap<i32, [u64; 4]> = HashMap::new();
     let mut versions: HashMap<String, i64> = HashMap::new();
@@ -108,26 +108,26 @@ fn assert_once(events: &[Event]) {
 }
 
 /// Ids that came as documents of a snapshot more than once.
-fn read_twice(events: &[Event]) -> Vec<String> {
+pub(super) fn read_twice(events: &[Event]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let ids = events.iter().filter(|event| event.op() == "r").map(key);
     ids.filter(|id| !seen.insert(id.clone())).collect()
 }
 
-async fn fill(archive: &Archive, documents: i64) {
+pub(super) async fn fill(archive: &Archive, documents: i64) {
     let all = (0..documents).map(|id| doc! { "_id": id, "version": 0_i64, "text": "x".repeat(80) });
     archive.papers().insert_many(all).await.expect("the papers are inserted");
 }
 
 /// Changes papers from several sessions until it is told to stop.
-struct Writers {
+pub(super) struct Writers {
     stop: tokio::sync::watch::Sender<bool>,
     tasks: Vec<JoinHandle<i64>>,
 }
 
 impl Writers {
     /// Each changes documents of its own among so many, one after another.
-    async fn at_work(archive: &Archive, documents: i64) -> Self {
+    pub(super) async fn at_work(archive: &Archive, documents: i64) -> Self {
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let mut tasks = Vec::new();
         for writer in 0..4_i64 {
@@ -167,7 +167,7 @@ impl Writers {
         Self { stop, tasks }
     }
 
-    async fn stop(self) -> i64 {
+    pub(super) async fn stop(self) -> i64 {
         self.stop.send_replace(true);
         let mut written = 0;
         for task in self.tasks {

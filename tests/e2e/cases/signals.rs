@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millrace_e2e::{Event, Shop, until};
+use millrace_e2e::{Event, Shop};
 use serde_json::{Value as Json, json};
 
 use super::snapshots::{CHANGES, ORDERS, Writers, assert_once, fill, folded, table};
@@ -17,21 +17,16 @@ async fn streaming(name: &str, rows: i64) -> Shop {
 }
 
 async fn signal(shop: &Shop, id: &str, kind: &str, data: Json) {
-    let body = json!({"id": id, "type": kind, "data": data});
-    let status = shop.daemon().post(&format!("/connectors/{}/signals", shop.name), &body).await;
-    assert_eq!(status, 202, "{body}");
+    shop.daemon().ask(&shop.name, id, kind, data).await;
 }
 
 /// The kinds of notification that there are for a signal.
 async fn told(shop: &Shop, id: &str) -> Vec<String> {
-    let (_, all) = shop.daemon().json(&format!("/connectors/{}/notifications", shop.name)).await;
-    let of_signal = all.as_array().expect("a list").iter().filter(|one| one["id"] == id);
-    of_signal.map(|one| one["type"].as_str().expect("a type").to_owned()).collect()
+    shop.daemon().told(&shop.name, id).await
 }
 
 async fn wait_until_told(shop: &Shop, id: &str, kind: &str) {
-    until(&format!("{id} is {kind}"), async || told(shop, id).await.iter().any(|k| k == kind).then_some(()))
-        .await;
+    shop.daemon().wait_until_told(&shop.name, id, kind).await;
 }
 
 fn read_ids(events: &[Event]) -> BTreeSet<i64> {

@@ -58,7 +58,7 @@ fn a_document_that_changed_after_the_reading_is_left_to_its_change() {
     assert_eq!((rows, outcome.rows, outcome.done), (2, 2, true));
     assert_eq!(outcome.last, Some(id(3)));
     assert_eq!(notes, [r#"snapshot s.a {"state":"done","ended":false,"rows":2}"#]);
-    assert!(tracker.is_over());
+    assert_eq!(tracker.index_of(b"s", b"a"), None, "it is through");
 }
 
 #[test]
@@ -134,4 +134,56 @@ fn a_chunk_under_which_too_much_changed_is_read_again_with_those_behind_it() {
     let cancelled = tracker.open(0, C);
     tracker.cancel(cancelled);
     assert!(!tracker.is_ready(LATER));
+}
+
+/// A collection that is read for a signal.
+fn asked() -> Unread {
+    let asked = Some(millrace_core::requests::Asked { id: "june".into(), ..Default::default() });
+    let note = CollectionNote { asked, ..CollectionNote::new(Phase::Reading) };
+    Unread {
+        name: Name { database: "s".into(), collection: "a".into() },
+        note,
+        last: None,
+        listed: Vec::new(),
+    }
+}
+
+#[test]
+fn a_request_waits_for_the_reading_before_it_and_has_a_word_and_a_note_of_its_own() {
+    let mut tracker = tracker(&[]);
+    let version = tracker.version();
+    tracker.add(vec![asked()]);
+    assert!(tracker.has_notes() && tracker.version() > version);
+    assert_eq!(tracker.index_of(b"s", b"a"), Some(0));
+    let chunk = tracker.open(0, C);
+    read(&mut tracker, chunk, &[1], None, LATER);
+    assert!(placed(&mut tracker).1.done);
+    assert_eq!(tracker.index_of(b"s", b"a"), Some(1));
+    let chunk = tracker.open(1, C);
+    read(&mut tracker, chunk, &[1, 2], None, LATER);
+    let mut batch = ChangeBatch::default();
+    let ready = tracker.take_ready(LATER).unwrap();
+    assert!(tracker.place(ready, LATER.0 + 1, 2, &mut batch).done);
+    let word = |change: &Change| batch.transactions[change.transaction as usize].snapshot;
+    assert!(batch.changes.len() == 2 && batch.changes.iter().all(|c| word(c) == SnapshotMark::Incremental));
+    let mut notes = Vec::new();
+    tracker.take_notes(&mut notes);
+    assert_eq!((&*notes[0].key, &notes[0].text), (r#"asked ["s.a","june"]"#, &None), "it is through");
+}
+
+#[test]
+fn what_is_no_longer_wanted_is_forgotten_and_its_open_chunks_come_to_nothing() {
+    let mut tracker = tracker(&[]);
+    let first = tracker.open(0, C);
+    read(&mut tracker, first, &[1], None, LATER);
+    placed(&mut tracker);
+    tracker.add(vec![asked()]);
+    let chunk = tracker.open(1, C);
+    read(&mut tracker, chunk, &[1], None, LATER);
+    tracker.drop_collection(1);
+    assert!(tracker.take_ready(C).is_some_and(|ready| ready.is_spoiled()));
+    assert_eq!(tracker.index_of(b"s", b"a"), None);
+    let mut notes = Vec::new();
+    tracker.take_notes(&mut notes);
+    assert!(notes.last().is_some_and(|note| note.key.starts_with("asked ") && note.text.is_none()));
 }

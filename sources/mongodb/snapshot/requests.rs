@@ -1,0 +1,62 @@
+//! Which collections a signal wants read: start at `take`.
+
+use millrace_core::error::Result;
+use millrace_core::requests::{Asked, Requests};
+use millrace_core::signal::Signal;
+use millrace_core::snapshot::Phase;
+use mongodb::Client;
+
+use crate::collections::{self, Name};
+use crate::config::Settings;
+use crate::snapshot::collection::{CollectionNote, Unread};
+use crate::snapshot::find;
+
+/// Does what a signal says; gives the collections that it wants read.
+pub async fn take(
+    requests: &Requests,
+    signal: Signal,
+    settings: &Settings,
+    client: &Client,
+) -> Result<Vec<Unread>> {
+    let Some((asked, execute)) = requests.hear(signal) else { return Ok(Vec::new()) };
+    let mut unread = Vec::new();
+    for name in collections::there(client, settings).await? {
+        let text = name.to_string();
+        if !execute.collections.iter().any(|wanted| wanted.fits(&text)) {
+            continue;
+        }
+        let filter = execute.filter(&text).map(str::to_owned);
+        if execute.surrogate_key.is_some() {
+            tracing::warn!(collection = %name, "documents are read in the order of their ids: a surrogate key is refused");
+            requests.scanned(Some(&asked), text, "SQL_EXCEPTION");
+            continue;
+        }
+        if !is_condition(client, &name, filter.as_deref()).await {
+            requests.scanned(Some(&asked), text, "SQL_EXCEPTION");
+            continue;
+        }
+        let of_collection = Asked { id: asked.id.clone(), filter, surrogate_key: None };
+        let note = CollectionNote { asked: Some(of_collection), ..CollectionNote::new(Phase::Reading) };
+        unread.push(Unread { name, note, last: None, listed: Vec::new() });
+    }
+    let names: Vec<String> = unread.iter().map(|unread| unread.name.to_string()).collect();
+    requests.started(&asked, &names);
+    Ok(unread)
+}
+
+/// Whether the server understands a condition; without running it.
+async fn is_condition(client: &Client, name: &Name, filter: Option<&str>) -> bool {
+    let Some(filter) = filter else { return true };
+    let refused = match find::condition(filter) {
+        Err(error) => error,
+        Ok(condition) => {
+            let explain = find::explained(name, &condition);
+            match client.database(&name.database).run_raw_command(explain).await {
+                Ok(_) => return true,
+                Err(error) => error.into(),
+            }
+        }
+    };
+    tracing::warn!(collection = %name, filter, "a signal's filter is refused, it has to be a query in JSON: {refused}");
+    false
+}
