@@ -76,7 +76,7 @@ type Figure = fn(&Progress) -> &AtomicU64;
 
 /// Places in the source's log, what it keeps, and the sink's patience: they may fall when the connector
 /// starts anew.
-const GAUGES: [(&str, &str, Figure); 8] = [
+const GAUGES: [(&str, &str, Figure); 9] = [
     ("received_position", "Newest place in the source's log that was read", |p| &p.received),
     ("delivered_position", "Newest place whose data and position are durable in the sink", |p| &p.delivered),
     ("confirmed_position", "Newest place that was told to the source", |p| &p.confirmed),
@@ -86,7 +86,10 @@ const GAUGES: [(&str, &str, Figure); 8] = [
         &p.commit_backoff_ms
     }),
     ("log_window_seconds", "How far back a log reaches that keeps nothing for us", |p| &p.log_window_s),
-    ("log_headroom_seconds", "Until that log no longer reaches what is delivered", |p| &p.log_headroom_s),
+    ("log_lag_seconds", "From what is delivered to the end of that log", |p| &p.log_lag_s),
+    ("log_headroom_seconds", "Forecast: until that log no longer reaches what is delivered", |p| {
+        &p.log_headroom_s
+    }),
 ];
 
 const COUNTERS: [(&str, &str, Figure); 12] = [

@@ -175,9 +175,10 @@ pub struct Progress {
     pub source_end: AtomicU64,
     /// Bytes that the source keeps for us. Written by the source, sampled.
     pub retained_bytes: AtomicU64,
-    /// How far back the source's log reaches, and how long what is delivered stays inside it, where the log
-    /// keeps what it can and not what we need. Written by the source, sampled.
+    /// How far back the source's log reaches, how far what is delivered lies behind its end, and how long that will
+    /// stay inside it, where the log keeps what it can and not what we need. Written by the source, sampled.
     pub log_window_s: AtomicU64,
+    pub log_lag_s: AtomicU64,
     pub log_headroom_s: AtomicU64,
     pub received_changes: AtomicU64,
     pub received_bytes: AtomicU64,
@@ -224,6 +225,7 @@ impl Default for Progress {
             source_end: AtomicU64::default(),
             retained_bytes: AtomicU64::default(),
             log_window_s: AtomicU64::default(),
+            log_lag_s: AtomicU64::default(),
             log_headroom_s: AtomicU64::default(),
             received_changes: AtomicU64::default(),
             received_bytes: AtomicU64::default(),

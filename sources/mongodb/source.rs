@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
@@ -27,7 +27,7 @@ use tracing::Instrument;
 use crate::client::{self, Facts};
 use crate::config::Settings;
 use crate::errors::{Phase, classified};
-use crate::oplog::Window;
+use crate::oplog::{Forecast, Window};
 use crate::pipeline::Begin;
 use crate::position::Streamed;
 use crate::reader::{Reader, open};
@@ -199,7 +199,7 @@ impl MongodbSource {
     ) -> Result<()> {
         let mut sample = interval(SAMPLE_EVERY);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut may_read_log = true;
+        let mut log = Some(Forecast::default());
         loop {
             tokio::select! {
                 biased;
@@ -211,26 +211,43 @@ impl MongodbSource {
                 }
                 read = rows.through() => read?,
                 Some(signal) = next_signal(signals) => rows.hear(signal, &self.settings, client).await?,
-                _ = sample.tick(), if may_read_log => may_read_log = look_at_log(client, progress).await,
+                _ = sample.tick(), if log.is_some() => {
+                    if let Some(forecast) = log.take() {
+                        log = look_at_log(client, progress, forecast).await;
+                    }
+                }
             }
         }
     }
 }
 
-/// False when there is no use in asking again.
-async fn look_at_log(client: &Client, progress: &Progress) -> bool {
+/// `None` when there is no use in asking again.
+async fn look_at_log(client: &Client, progress: &Progress, mut forecast: Forecast) -> Option<Forecast> {
     match Window::read(client).await {
         Ok(Some(window)) => {
             let delivered = ClusterTime(progress.delivered.load(Ordering::Relaxed));
-            progress.log_window_s.store(window.length().as_secs(), Ordering::Relaxed);
-            progress.log_headroom_s.store(window.headroom(delivered).as_secs(), Ordering::Relaxed);
-            true
+            let headroom = forecast.headroom(window, delivered, Instant::now());
+            let (window_s, lag_s) = (window.length().as_secs(), window.lag(delivered).as_secs());
+            progress.log_window_s.store(window_s, Ordering::Relaxed);
+            progress.log_lag_s.store(lag_s, Ordering::Relaxed);
+            progress.log_headroom_s.store(headroom.as_secs(), Ordering::Relaxed);
+            if forecast.gets_short(headroom, window) {
+                let headroom_s = headroom.as_secs();
+                tracing::warn!(
+                    headroom_s,
+                    lag_s,
+                    window_s,
+                    "the server's log will soon no longer reach what is delivered: keep more of it, \
+                     db.adminCommand({{replSetResizeOplog: 1, size: <MB>, minRetentionHours: 48}})"
+                );
+            }
+            Some(forecast)
         }
-        Ok(None) => false,
-        Err(error) if crate::errors::is_resumable(&error) => true,
+        Ok(None) => None,
+        Err(error) if crate::errors::is_resumable(&error) => Some(forecast),
         Err(error) => {
             tracing::info!(cause = %error.kind, "the log's window is not shown: the user may not read local.oplog.rs");
-            false
+            None
         }
     }
 }

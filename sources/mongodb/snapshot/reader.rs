@@ -252,8 +252,8 @@ impl Reader {
         loop {
             let of =
                 |figure: &std::sync::atomic::AtomicU64| Duration::from_secs(figure.load(Ordering::Relaxed));
-            let (window, headroom) = (of(&self.progress.log_window_s), of(&self.progress.log_headroom_s));
-            let Some(reason) = too_far_behind(window, headroom) else { return };
+            let (window, lag) = (of(&self.progress.log_window_s), of(&self.progress.log_lag_s));
+            let Some(reason) = too_far_behind(window, lag) else { return };
             self.telling.show(Some(reason));
             tokio::time::sleep(RETRY).await;
         }
@@ -374,8 +374,7 @@ impl Reader {
 
 /// Why rows wait: the stream has used up a quarter of what the server's log keeps. Rows can be read later, and
 /// what leaves the log before it was streamed is gone.
-fn too_far_behind(window: Duration, headroom: Duration) -> Option<String> {
-    let behind = window.saturating_sub(headroom);
+fn too_far_behind(window: Duration, behind: Duration) -> Option<String> {
     (behind > window / 4 && behind > BEHIND_LEAST).then(|| {
         let [behind, window] = [behind, window].map(|length| length.as_secs());
         format!("the change stream: it is {behind} s behind, and the server's log reaches back {window} s")
@@ -388,12 +387,12 @@ mod tests {
 
     #[test]
     fn rows_wait_while_the_stream_has_used_up_a_quarter_of_what_the_log_keeps() {
-        let of = |window, headroom| {
-            too_far_behind(Duration::from_secs(window), Duration::from_secs(headroom)).is_some()
+        let of = |window, behind| {
+            too_far_behind(Duration::from_secs(window), Duration::from_secs(behind)).is_some()
         };
         assert!(!of(0, 0), "nothing is known yet");
-        assert!(!of(86_400, 86_400) && !of(86_400, 70_000));
-        assert!(of(86_400, 60_000));
+        assert!(!of(86_400, 0) && !of(86_400, 16_400));
+        assert!(of(86_400, 26_400));
         assert!(!of(100, 50), "a young log's window says nothing");
     }
 }

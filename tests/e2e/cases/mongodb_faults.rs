@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_e2e::{Archive, Own, Servers, connect, run_to_end, until};
-use mongodb::bson::doc;
+use millrace_e2e::{Archive, Own, Servers, connect, run_to_end, until, within};
+use mongodb::bson::{Document, doc};
 
 /// An election on a busy machine, and what was written meanwhile.
 const ELECTION: Duration = Duration::from_secs(90);
@@ -157,6 +157,43 @@ async fn a_token_that_left_the_log_stops_in_position_lost_and_never_begins_at_no
     assert_eq!(ended.code, Some(0), "{}", ended.text());
     archive.start().await;
     archive.expect_docs(1..=9).await;
+}
+
+/// Writes until the server's log no longer reaches back to a time.
+async fn roll_the_log_past(archive: &Archive, seconds: u32) {
+    let log = archive.client.database("local").collection::<Document>("oplog.rs");
+    let other = archive.collection("other");
+    within(ELECTION, "the log has lost its beginning", async || {
+        let text = "x".repeat(10_000);
+        other.insert_many((0..100).map(|_| doc! { "text": &text })).await.expect("documents are inserted");
+        let first = log.find_one(doc! {}).sort(doc! { "$natural": 1 }).await.expect("the log can be read");
+        let first = first.and_then(|entry| entry.get_timestamp("ts").ok()).expect("it has entries");
+        (first.time > seconds).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_stream_fell_out_of_the_log_stops_and_is_not_begun_again() {
+    let servers = Arc::new(Servers::with(Own::mongodb_with(false, &["--oplogSize", "1"])).await);
+    let mut archive = Archive::on(&servers, "short-log").await;
+    archive.file.set("source/mongodb/snapshot", "initial").set("source/mongodb/snapshot_chunk_rows", 50);
+    archive.docs(1..=10_000).await.start().await;
+    archive.wait_for_events("papers", 200).await;
+    let shown = until("the log's figures are shown", async || {
+        let daemon = archive.daemon();
+        let window = daemon.metric("millrace_log_window_seconds", &archive.name).await?;
+        Some((window, daemon.metric("millrace_log_headroom_seconds", &archive.name).await?))
+    });
+    let (window, headroom) = shown.await;
+    assert!(headroom <= window);
+    archive.kill();
+    let known = archive.events("papers").await.len();
+    assert!(known < 10_000, "the snapshot was through");
+    roll_the_log_past(&archive, archive.server_seconds().await).await;
+    archive.start_in_any_state().await;
+    archive.not_ready("POSITION_LOST").await.expect_hint(&["millrace position", "replSetResizeOplog"]);
+    assert_eq!(archive.events("papers").await.len(), known, "nothing may be delivered past a gap");
 }
 
 #[tokio::test]
