@@ -402,7 +402,9 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
         (Source::Postgres(from), Move::TakeOver(offsets)) => {
             millrace_postgres::taken(from, &stored_offset(connector, &offsets).await?).await?
         }
-        (Source::Mongodb(_), Move::TakeOver(_)) => return Err(no_documents()),
+        (Source::Mongodb(from), Move::TakeOver(offsets)) => {
+            millrace_mongodb::taken(from, &stored_offset(connector, &offsets).await?).await?
+        }
         (Source::Mongodb(from), Move::To(place)) => millrace_mongodb::chosen(from, place.as_deref()).await?,
         (Source::Mongodb(_), Move::Forget) => millrace_mongodb::forget(),
     };
@@ -449,25 +451,30 @@ pub async fn remove(connector: &Connector) -> Result<()> {
 
 /// Writes the connector's position as an offset of Debezium's, so that it goes on from there.
 pub async fn hand_back(connector: &Connector, offsets: &Offsets) -> Result<Position> {
-    let (Source::Postgres(_), Sink::Kafka(to, _)) = (&connector.source, &connector.sink) else {
-        return Err(no_documents());
-    };
+    let Sink::Kafka(to, _) = &connector.sink else { return Err(not_kafka()) };
     let Some(position) = position(connector).await? else {
         return Err(Error::config("the connector has no position yet: there is nothing to hand back"));
     };
-    let offset = millrace_postgres::handed_back(&position)?;
+    let offset = match &connector.source {
+        Source::Postgres(_) => millrace_postgres::handed_back(&position)?,
+        Source::Mongodb(_) => millrace_mongodb::handed_back(&position)?,
+    };
     let key = offset_key(connector, offsets);
     millrace_kafka::compacted::write(to, &offsets.topic, &key, &offset).await?;
     Ok(Position::new(offset))
 }
 
-/// As Kafka Connect names the offsets of a Postgres connector of Debezium's.
+/// As Kafka Connect names the offsets of a connector of Debezium's.
 fn offset_key(connector: &Connector, offsets: &Offsets) -> String {
-    serde_json::json!([offsets.name, {"server": connector.format.topic_prefix}]).to_string()
+    let server = match &connector.source {
+        Source::Postgres(_) => "server",
+        Source::Mongodb(_) => "server_id",
+    };
+    serde_json::json!([offsets.name, {server: connector.format.topic_prefix}]).to_string()
 }
 
 async fn stored_offset(connector: &Connector, offsets: &Offsets) -> Result<String> {
-    let Sink::Kafka(to, _) = &connector.sink else { return Err(no_documents()) };
+    let Sink::Kafka(to, _) = &connector.sink else { return Err(not_kafka()) };
     let (topic, key) = (&offsets.topic, offset_key(connector, offsets));
     let Some(newest) = millrace_kafka::compacted::read(to, topic).await? else {
         return Err(Error::config(format!("topic {topic} does not exist"))
@@ -483,9 +490,9 @@ async fn stored_offset(connector: &Connector, offsets: &Offsets) -> Result<Strin
     }
 }
 
-fn no_documents() -> Error {
-    Error::config("offsets are exchanged with Debezium's Postgres connector, and through Kafka only")
-        .hint("for MongoDB: millrace position <file> set --to <the resume token in Debezium's offset>")
+fn not_kafka() -> Error {
+    Error::config("offsets are exchanged with Debezium through Kafka only")
+        .hint("use a file with [sink.kafka]: there Debezium's offsets are, and the position has to be")
 }
 
 /// The dead letters that wait, oldest first.

@@ -23,6 +23,8 @@ mod snapshot;
 pub mod source;
 mod start;
 mod stream;
+mod takeover;
 
 pub use source::MongodbSource;
 pub use start::{chosen, forget};
+pub use takeover::{handed_back, taken};

@@ -72,7 +72,8 @@ async fn now(settings: &Settings, client: &Client, facts: &Facts) -> Result<Stre
     Ok(starting_at(settings, facts, Some(token), time))
 }
 
-fn starting_at(
+/// A position that nothing is known of but the place.
+pub fn starting_at(
     settings: &Settings,
     facts: &Facts,
     token: Option<ResumeToken>,

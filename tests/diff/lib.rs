@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod records;
 pub mod sides;
 pub mod tokens;
+pub mod turns;
 
 pub use millrace_ledger::{Error, Result};
 

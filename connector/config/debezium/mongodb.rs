@@ -22,13 +22,9 @@ pub fn source(given: &mut Given, keys: &mut Keys) {
     collections(given, keys);
     fields(given, keys);
     capture(given, keys);
-    if given.get("snapshot.mode").is_none_or(|mode| !matches!(mode, "no_data" | "never")) {
-        given.wrong(
-            "snapshot.mode: only no_data and never can be had: documents that are there already are not read"
-                .to_owned(),
-        );
-    }
-    keys.set(SOURCE, "snapshot", "no_data", "snapshot.mode");
+    let modes = [("initial", "initial"), ("no_data", "no_data"), ("never", "no_data")];
+    let mode = given.word("snapshot.mode", &modes);
+    keys.set(SOURCE, "snapshot", mode, "snapshot.mode");
 }
 
 /// The user and what goes with it, put into the connection string.

@@ -216,19 +216,11 @@ pub const SHARED: &[Property] = &[
     ("snapshot.delay.ms", "0", Only(&["0"], "a start does not wait")),
     ("streaming.delay.ms", "0", Only(&["0"], "a start does not wait")),
     ("snapshot.fetch.size", "10240", Idle("rows are read in chunks of snapshot_chunk_rows")),
-    ("snapshot.max.threads", "1", Becomes("source.postgres.snapshot_workers")),
     ("snapshot.max.threads.multiplier", "1", Idle("rows are read in chunks beside the stream")),
     ("legacy.snapshot.max.threads", "false", Idle("rows are read in chunks beside the stream")),
     ("snapshot.include.collection.list", "all", Refused("every captured table is read, or none")),
     ("snapshot.tables.order.by.row.count", "disabled", Idle("tables are read one after the other")),
     ("snapshot.mode.custom.name", "", Refused(CODE)),
-    (
-        "snapshot.mode.configuration.based.*",
-        "false",
-        Becomes(
-            "source.postgres.snapshot_rows, source.postgres.snapshot_stream, source.postgres.snapshot_on_loss",
-        ),
-    ),
     ("guardrail.collections.max", "0", Only(&["0"], "tables are not counted")),
     ("guardrail.collections.limit.action", "warn", Idle("tables are not counted")),
     ("schema.name.adjustment.mode", "none", Becomes("format.schema_names")),
@@ -300,6 +292,14 @@ pub const POSTGRES: &[Property] = &[
     ("status.update.interval.ms", "10000", Becomes("source.postgres.status_interval_s")),
     ("xmin.fetch.interval.ms", "0", Only(&["0"], "source.xmin is null")),
     ("snapshot.mode", "initial", Becomes("source.postgres.snapshot")),
+    (
+        "snapshot.mode.configuration.based.*",
+        "false",
+        Becomes(
+            "source.postgres.snapshot_rows, source.postgres.snapshot_stream, source.postgres.snapshot_on_loss",
+        ),
+    ),
+    ("snapshot.max.threads", "1", Becomes("source.postgres.snapshot_workers")),
     (
         "snapshot.isolation.mode",
         "serializable",
@@ -406,7 +406,16 @@ pub const MONGODB: &[Property] = &[
     (
         "snapshot.mode",
         "initial",
-        Only(&["no_data", "never"], "documents that are there already are not read"),
+        Only(
+            &["initial", "no_data", "never"],
+            "documents are read once, and what was lost is not replaced unasked",
+        ),
+    ),
+    ("snapshot.mode.configuration.based.*", "false", Idle("no such mode can be had")),
+    (
+        "snapshot.max.threads",
+        "1",
+        Idle("collections are read one after the other, in chunks beside the stream"),
     ),
     ("snapshot.collection.filter.overrides", "", Refused("whole collections are captured")),
     ("snapshot.collection.filter.overrides.*", "", Refused("whole collections are captured")),

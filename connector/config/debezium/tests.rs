@@ -153,9 +153,16 @@ fn an_expression_of_collections_is_refused_and_a_whole_database_is_taken() {
 }
 
 #[test]
-fn documents_are_not_left_out_in_silence() {
-    let text = MONGODB_FILE.replace("  \"snapshot.mode\": \"no_data\",\n", "");
-    assert!(messages(&text).contains("snapshot.mode: only no_data"));
+fn documents_that_are_there_are_read_unless_the_file_says_otherwise() {
+    use millrace_mongodb::config::Snapshot;
+    let of = |text: &str| match read(text).unwrap().source {
+        Source::Mongodb(source) => source.snapshot,
+        Source::Postgres(_) => panic!("the wrong source"),
+    };
+    assert_eq!(of(MONGODB_FILE), Snapshot::NoData);
+    assert_eq!(of(&MONGODB_FILE.replace("  \"snapshot.mode\": \"no_data\",\n", "")), Snapshot::Initial);
+    let text = messages(&MONGODB_FILE.replace("\"no_data\"", "\"when_needed\""));
+    assert!(text.contains("snapshot.mode: \"when_needed\" cannot be had"), "{text}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! MongoDB: random documents of every type, read by both sides at the same time. Start at [`run`].
 
 mod sides;
+pub mod takeover;
 mod values;
 
 use millrace_ledger::mongodb::connect;

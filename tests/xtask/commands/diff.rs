@@ -20,6 +20,9 @@ pub enum Subject {
     Mongodb(OfDocuments),
     /// Debezium, the daemon and Debezium again read one slot in turn, by each other's offsets, under a load.
     Takeover {
+        /// One change stream instead.
+        #[arg(long)]
+        mongodb: bool,
         /// The daemon's release build.
         #[arg(long)]
         release: bool,
@@ -92,7 +95,7 @@ async fn compared(subject: &Subject) -> Result<ExitCode> {
     match subject {
         Subject::Postgres(arguments) => against_debezium(arguments).await,
         Subject::Mongodb(arguments) => of_documents(arguments).await,
-        Subject::Takeover { release } => in_turn(*release).await,
+        Subject::Takeover { mongodb, release } => in_turn(*mongodb, *release).await,
     }
 }
 
@@ -119,13 +122,19 @@ async fn of_documents(arguments: &OfDocuments) -> Result<ExitCode> {
     Ok(stand.verdict())
 }
 
-async fn in_turn(release: bool) -> Result<ExitCode> {
+async fn in_turn(documents: bool, release: bool) -> Result<ExitCode> {
     let connect = ConnectConfig { is_distributed: true, ..ConnectConfig::default() };
     let stand = Stand::set_up_with(&Config::default(), &connect, release).await?;
-    let outcome = postgres::takeover::run(&stand.place, &stand.services.postgres.url()).await;
+    let outcome = match documents {
+        true => mongodb::takeover::run(&stand.place, &stand.services.mongodb.url()).await,
+        false => postgres::takeover::run(&stand.place, &stand.services.postgres.url()).await,
+    };
     let outcome = outcome.context(|| "the run could not be finished".to_owned())?;
     let (lost, doubled) = (outcome.lost.len(), outcome.doubled.len());
     println!("-- {} rows, {lost} lost, {doubled} doubled; by turns {:?}", outcome.rows, outcome.turns);
+    if !outcome.passed() {
+        println!("lost: {:?}, doubled: {:?}", outcome.lost, outcome.doubled);
+    }
     Ok(if outcome.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
