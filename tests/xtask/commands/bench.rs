@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Subcommand};
 use millrace_bench::{Bench, Servers, large, latency, mongodb, recovery, snapshot, throughput};
-use xtask::services::{Config, Home, KafkaVersion, Mongodb, MongodbConfig, Server, Services, repository};
+use xtask::services::{Config, Home, KafkaVersion, Mongodb, Server, Services, repository};
 use xtask::{Context, Error, Result};
 
 /// The program itself and not Debian's wrapper, a script whose time would count too.
@@ -122,10 +122,7 @@ pub async fn run(question: Question) -> Result<ExitCode> {
     let mut bench = bench(&services, &home)?;
     let outcome = match question {
         Question::Postgres(arguments) => throughput::run(&bench, &arguments.into()).await,
-        Question::Mongodb(arguments) => {
-            let set = Mongodb::start_new(&MongodbConfig::default(), &home).await?;
-            documents(&mut bench, &set, &arguments).await
-        }
+        Question::Mongodb(arguments) => documents(&mut bench, &services.mongodb, &arguments).await,
         Question::Latency(arguments) => latency::run(&bench, &arguments.into()).await,
         Question::Recovery(arguments) => recovery::run(&bench, &arguments.into()).await,
         Question::LargeTransaction(arguments) => large::run(&bench, &arguments.into()).await,

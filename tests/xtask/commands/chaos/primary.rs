@@ -28,8 +28,9 @@ impl Set {
     pub async fn start() -> Result<Set> {
         println!("-- starting Kafka, the schema registry and a MongoDB replica set of {MEMBERS}");
         let home = Home::temporary()?;
-        // A transaction that lost its session with the primary keeps its documents locked for so long.
-        let args = ["--setParameter", "transactionLifetimeLimitSeconds=5"].map(String::from).to_vec();
+        // A transaction that lost its session with the primary keeps its documents locked for so long. On a busy
+        // machine a large one takes some seconds, and would never come to its end within five.
+        let args = ["--setParameter", "transactionLifetimeLimitSeconds=20"].map(String::from).to_vec();
         let members = MongodbConfig { members: MEMBERS, args, ..MongodbConfig::default() };
         let (kafka, registry) = (KafkaConfig::default(), RegistryConfig::default());
         let (kafka, registry, mongodb) = tokio::join!(
