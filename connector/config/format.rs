@@ -63,6 +63,9 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     format.columns_excluded = columns("format.exclude_columns", raw.exclude_columns.as_ref(), problems);
     format.columns_included = columns("format.include_columns", raw.include_columns.as_ref(), problems);
     format.disguised = disguised(raw, problems);
+    format.source_types = columns("format.source_types", raw.source_types.as_ref(), problems);
+    format.source_types_of = columns("format.source_types_of", raw.source_types_of.as_ref(), problems);
+    format.comments = raw.comments.unwrap_or(format.comments);
     format.context_headers = raw.context_headers.unwrap_or(format.context_headers);
     format.tombstones = raw.tombstones.unwrap_or(format.tombstones);
     format.truncates = raw.truncates.unwrap_or(format.truncates);

@@ -87,6 +87,18 @@ pub struct Column {
     pub nullable: bool,
     /// The default in the same lexical form as a value, where the schema is to show one.
     pub default: Option<String>,
+    #[serde(default)]
+    pub declared: Declared,
+}
+
+/// A column in the database's own words, for those who make tables of events. Schemas show it on request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declared {
+    /// The type's name, in lower case; empty where it is not known.
+    pub type_name: String,
+    pub length: Option<i32>,
+    pub scale: Option<i32>,
+    pub comment: Option<String>,
 }
 
 /// A name that is a constant of a source. A name of its own, because serde would borrow a plain `&str` from
@@ -148,6 +160,8 @@ pub enum Shape {
     Rows,
     /// The cells of `batch::document`; the only column is the id.
     Documents,
+    /// What an application wrote into the log itself: a prefix and a content, both in cells of their own.
+    Messages,
 }
 
 /// A name that is a constant of some source, read back from a dead letter: by a command that handles a few

@@ -6,14 +6,17 @@ pub mod filter;
 pub mod rule;
 pub mod template;
 
-use crate::relation::Relation;
+use crate::relation::{Relation, Shape};
 
 /// Kafka's limit on the length of a topic's name.
 const TOPIC_BYTES_MAX: usize = 249;
 
 /// `<prefix>.<schema>.<table>`, every character that Kafka does not allow replaced by `_`.
 pub fn topic_name(prefix: &str, relation: &Relation) -> String {
-    let full = format!("{prefix}.{}.{}", relation.namespace, relation.name);
+    let full = match relation.shape {
+        Shape::Rows | Shape::Documents => format!("{prefix}.{}.{}", relation.namespace, relation.name),
+        Shape::Messages => format!("{prefix}.message"),
+    };
     let legal = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
     full.chars().map(legal).take(TOPIC_BYTES_MAX).collect()
 }

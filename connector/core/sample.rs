@@ -9,7 +9,9 @@ use millrace_core::encode::{Encoded, Encoder, Encoding, Format};
 use millrace_core::error::Result;
 use millrace_core::position::{Mark, Position};
 use millrace_core::progress::Progress;
-use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock, SourceField, SourceValue};
+use millrace_core::relation::{
+    Column, Declared, Kind, Relation, Shape, SourceBlock, SourceField, SourceValue,
+};
 use millrace_core::sink::{Targets, Topic};
 
 /// Takes every topic and schema.
@@ -63,6 +65,7 @@ fn relation() -> Relation {
         name: name.into(),
         kind,
         default: None,
+        declared: Declared::default(),
     };
     Relation {
         version: Relation::next_version(),

@@ -70,6 +70,7 @@ pub struct ColumnInfo {
     pub generated: bool,
     /// As `pg_get_expr` prints it.
     pub default: Option<String>,
+    pub comment: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -130,6 +131,7 @@ SELECT json_build_object(
     SELECT coalesce(json_agg(json_build_object(
       'number', a.attnum, 'name', a.attname, 'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod,
       'not_null', a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), 'generated', a.attgenerated <> '',
+      'comment', col_description(c.oid, a.attnum),
       'default', CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END) ORDER BY a.attnum), '[]')
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid
@@ -242,6 +244,14 @@ pub async fn describe(
     let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
     load_types(client, types, &oids).await?;
     Ok(relation::build(types, info.as_ref(), message, origin))
+}
+
+/// The partitioned table that this one is a part of; `None` for any other table.
+pub async fn root_of(client: &Client, oid: u32) -> Result<Option<TableName>> {
+    let sql = "SELECT json_build_object('schema', n.nspname, 'table', c.relname)::text
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_partition_root($1::oid)";
+    let rows = client.query(sql, &[&oid]).await;
+    Ok(parsed(rows.map_err(|error| errors::query("cannot read a partitioned table's root", error))?)?.pop())
 }
 
 fn parsed<T: for<'de> Deserialize<'de>>(rows: Vec<Row>) -> Result<Vec<T>> {

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use millrace_core::batch::BatchLimits;
 use millrace_core::error::Error;
+use millrace_core::pattern::Pattern;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::messages::Prefixes;
 use crate::tables::TablePattern;
 pub use url::{Host, Server, Target};
 
@@ -48,6 +50,10 @@ pub struct Raw {
     #[serde(default)]
     pub message_keys: BTreeMap<String, Vec<String>>,
     pub messages: Option<Vec<String>>,
+    #[serde(default)]
+    pub message_events: Vec<String>,
+    #[serde(default)]
+    pub exclude_message_events: Vec<String>,
     pub publication: Option<String>,
     pub slot: Option<String>,
     pub create_publication: Option<bool>,
@@ -230,6 +236,8 @@ pub struct Settings {
     pub message_keys: Vec<(TablePattern, Vec<String>)>,
     /// Prefixes of transactional logical messages that are captured.
     pub messages: Vec<String>,
+    /// Prefixes of logical messages that make events.
+    pub message_events: Prefixes,
     pub publication: String,
     pub slot: String,
     pub create_publication: bool,
@@ -285,6 +293,10 @@ impl Settings {
             partitions: raw.partitions.unwrap_or_default(),
             message_keys: message_keys(raw.message_keys, &mut problems),
             messages: raw.messages.unwrap_or_default(),
+            message_events: Prefixes {
+                wanted: problems.prefixes("message_events", &raw.message_events),
+                unwanted: problems.prefixes("exclude_message_events", &raw.exclude_message_events),
+            },
             publication: problems.name("publication", raw.publication, &own),
             slot: problems.slot(raw.slot, &own),
             create_publication: raw.create_publication.unwrap_or(true),
@@ -449,6 +461,17 @@ impl Problems {
             );
         }
         given
+    }
+
+    fn prefixes(&mut self, key: &str, given: &[String]) -> Vec<Pattern> {
+        let mut found = Vec::new();
+        for text in given {
+            match Pattern::parse(text) {
+                Ok(pattern) => found.push(pattern),
+                Err(why) => self.add(format!("{key}: {text:?} {why}"), "write a prefix, or /expression/"),
+            }
+        }
+        found
     }
 
     fn name(&mut self, key: &str, given: Option<String>, own: &str) -> String {

@@ -1,22 +1,60 @@
-//! Logical messages as rows: what `pg_logical_emit_message(true, prefix, content)` wrote is a row of the
-//! relation `pg_logical_emit_message.<prefix>`, a table that cannot be (names of schemas do not begin so).
+//! Logical messages, what `pg_logical_emit_message` wrote. Those of a prefix that is captured as rows are rows
+//! of the relation `pg_logical_emit_message.<prefix>`, a table that cannot be (names of schemas do not begin so);
+//! those whose prefix makes events are changes of one relation for all of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use millrace_core::batch::{Cell, ChangeBatch, Row, Tag};
 use millrace_core::error::{Error, Result};
-use millrace_core::relation::{Column, Kind, Relation, Shape};
+use millrace_core::pattern::Pattern;
+use millrace_core::relation::{Column, Declared, Kind, Relation, Shape, SourceValue};
 
 use crate::relation::{Origin, source_block};
 
 /// Stands for the schema.
 pub const NAMESPACE: &str = "pg_logical_emit_message";
 
+/// What our own messages begin with: heartbeats, and the marks of chunks. They are nobody's events.
+const OWN: &str = "millrace";
+
 /// The relations of captured prefixes. Kept over sessions, so that nothing is planned anew.
 #[derive(Clone, Debug, Default)]
 pub struct Messages {
     by_prefix: HashMap<String, Entry>,
+    events: Option<Events>,
+}
+
+/// Which prefixes make events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prefixes {
+    pub wanted: Vec<Pattern>,
+    pub unwanted: Vec<Pattern>,
+}
+
+impl Prefixes {
+    fn mean(&self, prefix: &str) -> bool {
+        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(prefix));
+        let is_own = prefix == OWN || prefix.strip_prefix(OWN).is_some_and(|rest| rest.starts_with('.'));
+        any(&self.wanted) && !any(&self.unwanted) && !is_own
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Events {
+    prefixes: Prefixes,
+    /// Of messages inside a transaction, and of those outside any: they have no transaction to tell of.
+    inside: Entry,
+    outside: Entry,
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// Index in the batch.
+    pub relation: u32,
+    /// Its content is text where it can be: for routes, which read it as such.
+    pub as_row: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -27,31 +65,84 @@ struct Entry {
 }
 
 impl Messages {
-    pub fn new(prefixes: &[String], origin: &Origin) -> Self {
-        let entry = |prefix: &String| {
-            let entry = Entry { relation: Arc::new(relation(prefix, origin)), in_batch: None };
-            (prefix.clone(), entry)
-        };
-        Self { by_prefix: prefixes.iter().map(entry).collect() }
+    pub fn new(prefixes: &[String], events: &Prefixes, origin: &Origin) -> Self {
+        let entry = |relation| Entry { relation: Arc::new(relation), in_batch: None };
+        let events = (!events.wanted.is_empty()).then(|| Events {
+            prefixes: events.clone(),
+            inside: entry(of_events(origin, true)),
+            outside: entry(of_events(origin, false)),
+        });
+        let rows = prefixes.iter().map(|prefix| (prefix.clone(), entry(relation(prefix, origin))));
+        Self { by_prefix: rows.collect(), events }
     }
 
-    /// The index in the batch of a prefix's relation; `None` where it is not captured.
-    pub fn relation_in(&mut self, prefix: &str, number: u64, batch: &mut ChangeBatch) -> Option<u32> {
-        let entry = self.by_prefix.get_mut(prefix)?;
-        if let Some((of, index)) = entry.in_batch
+    /// Where in the batch a message's relation is; `None` where it is not captured. What lies outside any
+    /// transaction is no row of anything.
+    pub fn relation_in(
+        &mut self,
+        prefix: &str,
+        is_inside: bool,
+        number: u64,
+        batch: &mut ChangeBatch,
+    ) -> Option<Captured> {
+        let (entry, as_row) = match self.by_prefix.get_mut(prefix).filter(|_| is_inside) {
+            Some(entry) => (entry, true),
+            None => {
+                let events = self.events.as_mut().filter(|events| events.prefixes.mean(prefix))?;
+                (if is_inside { &mut events.inside } else { &mut events.outside }, false)
+            }
+        };
+        Some(Captured { relation: entry.place_in(number, batch), as_row })
+    }
+}
+
+impl Entry {
+    fn place_in(&mut self, number: u64, batch: &mut ChangeBatch) -> u32 {
+        if let Some((of, index)) = self.in_batch
             && of == number
         {
-            return Some(index);
+            return index;
         }
         let index = u32::try_from(batch.relations.len()).unwrap_or(u32::MAX);
-        batch.relations.push(entry.relation.clone());
-        entry.in_batch = Some((number, index));
-        Some(index)
+        batch.relations.push(self.relation.clone());
+        self.in_batch = Some((number, index));
+        index
+    }
+}
+
+/// Keyed by the prefix. A message belongs to no table.
+fn of_events(origin: &Origin, is_inside: bool) -> Relation {
+    let column = |name: &str, kind| Column {
+        name: name.into(),
+        kind,
+        nullable: true,
+        default: None,
+        declared: Declared::default(),
+    };
+    let mut source = source_block("", "", origin);
+    for field in source.fields.iter_mut().filter(|field| !is_inside && field.name == "txId") {
+        field.value = SourceValue::NoLong;
+    }
+    Relation {
+        version: Relation::next_version(),
+        namespace: NAMESPACE.into(),
+        name: "message".into(),
+        columns: vec![column("prefix", Kind::Text), column("content", Kind::Bytes)],
+        key: vec![0],
+        identity: Vec::new(),
+        source,
+        shape: Shape::Messages,
     }
 }
 
 fn relation(prefix: &str, origin: &Origin) -> Relation {
-    let column = |name: &str| Column { name: name.into(), kind: Kind::Text, nullable: false, default: None };
+    let column = |name: &str| Column {
+        name: name.into(),
+        kind: Kind::Text,
+        nullable: false,
+        default: None,
+        declared: Declared::default(),
+    };
     Relation {
         version: Relation::next_version(),
         namespace: NAMESPACE.into(),
@@ -64,16 +155,17 @@ fn relation(prefix: &str, origin: &Origin) -> Relation {
     }
 }
 
-/// Content that is no text stands there as a bytea prints: every message is delivered, or rejected by policy.
-pub fn append(batch: &mut ChangeBatch, prefix: &str, content: &[u8]) -> Result<Row> {
+/// Content that is no text, or is to be bytes, stands there as a bytea prints: every message is delivered, or
+/// rejected by policy.
+pub fn append(batch: &mut ChangeBatch, prefix: &str, content: &[u8], as_row: bool) -> Result<Row> {
     let start = place(batch.cells.len())?;
     push(batch, |bytes| bytes.extend_from_slice(prefix.as_bytes()))?;
     push(batch, |bytes| match std::str::from_utf8(content) {
-        Ok(text) => bytes.extend_from_slice(text.as_bytes()),
-        Err(_) => {
+        Ok(text) if as_row => bytes.extend_from_slice(text.as_bytes()),
+        _ => {
             bytes.extend_from_slice(b"\\x");
             for byte in content {
-                bytes.extend_from_slice(format!("{byte:02x}").as_bytes());
+                bytes.extend([byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
             }
         }
     })?;

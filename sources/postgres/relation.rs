@@ -51,7 +51,8 @@ fn column(types: &Types, sent: &RelationColumn, known: Option<&ColumnInfo>) -> C
         .and_then(|expression| defaults::value(expression, &kind));
     // A column that the catalog no longer has was dropped or renamed: nothing is known of its nulls.
     let nullable = known.is_none_or(|known| !known.not_null);
-    Column { name: sent.name.clone(), kind, nullable, default }
+    let declared = types.declared(sent.type_oid, sent.typmod, known.and_then(|known| known.comment.clone()));
+    Column { name: sent.name.clone(), kind, nullable, default, declared }
 }
 
 /// The key's columns as places in the message; the replica identity where the catalog's key does not fit.
@@ -123,7 +124,7 @@ pub fn source_block(schema: &str, table: &str, origin: &Origin) -> SourceBlock {
 mod tests {
     use super::*;
     use crate::catalog::{self, Form, IndexInfo};
-    use millrace_core::relation::Kind;
+    use millrace_core::relation::{Declared, Kind};
 
     fn sent(key: bool, name: &str, type_oid: u32) -> RelationColumn {
         RelationColumn { key, name: name.into(), type_oid, typmod: -1 }
@@ -135,7 +136,16 @@ mod tests {
 
     fn known(name: &str, type_oid: u32, not_null: bool, default: Option<&str>) -> ColumnInfo {
         let default = default.map(str::to_owned);
-        ColumnInfo { number: 1, name: name.into(), type_oid, typmod: -1, not_null, generated: false, default }
+        ColumnInfo {
+            number: 1,
+            name: name.into(),
+            type_oid,
+            typmod: -1,
+            not_null,
+            generated: false,
+            default,
+            comment: None,
+        }
     }
 
     fn index(name: &str, not_null: bool, columns: &[&str]) -> IndexInfo {
@@ -226,9 +236,11 @@ mod tests {
             kind,
             nullable,
             default: default.map(str::to_owned),
+            declared: Declared::default(),
         };
+        let undeclared = |column: &Column| Column { declared: Declared::default(), ..column.clone() };
         assert_eq!(
-            relation.columns,
+            relation.columns.iter().map(undeclared).collect::<Vec<_>>(),
             [
                 column("id", Kind::Int32, false, Some("0")),
                 column("note", Kind::Text, true, Some("-")),

@@ -3,18 +3,22 @@
 //!
 //! Start at `Session::apply`. The rules are those of a position (`position`): a transaction that was
 //! delivered is skipped by the place of its commit; inside the one that was cut, changes are skipped by
-//! their LSN and their index among the changes of that LSN. What is skipped is decoded all the same.
+//! their LSN and their index among the changes of that LSN. What is skipped is decoded all the same. The
+//! transaction under way is `open`.
+
+mod open;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use millrace_core::batch::{Before, Change, ChangeBatch, Name, Op, Part, Row, SnapshotMark, Transaction};
+use millrace_core::batch::{Before, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Transaction};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
-use millrace_core::progress::State;
+use millrace_core::progress::{State, now_us};
 use millrace_core::relation::Relation;
 use tokio::sync::mpsc;
 
+use self::open::{OpenTransaction, Skip};
 use crate::lsn::Lsn;
 use crate::messages::{self, Messages};
 use crate::pgoutput::{self, Malformed, Message, OldKind, RelationMessage, Tuple};
@@ -58,29 +62,6 @@ struct Place {
     columns: usize,
     /// The snapshot of its table that is under way.
     watched: Option<usize>,
-}
-
-/// Which changes of a transaction were delivered before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Skip {
-    Nothing,
-    Everything,
-    /// Up to and including this change.
-    UpTo(Lsn, u32),
-}
-
-#[derive(Debug)]
-struct OpenTransaction {
-    final_lsn: Lsn,
-    xid: u32,
-    commit_ts_us: i64,
-    /// In the header of its begin.
-    begin: Lsn,
-    skip: Skip,
-    /// The last change that was counted, skipped ones too.
-    last: Option<(Lsn, u32)>,
-    /// Its index in the batch with this number. `None` while none of its changes was emitted.
-    in_batch: Option<(u64, u32)>,
 }
 
 pub struct Session {
@@ -213,9 +194,8 @@ impl Session {
                     self.message(prefix, content, mark, batch)?;
                 }
             }
-            Message::Message { transactional: false, lsn, .. } => {
-                // It carries the end of its record, and a commit record may start exactly there.
-                self.advance(Lsn(lsn))?;
+            Message::Message { transactional: false, lsn, prefix, content, .. } => {
+                self.outside(Lsn(lsn), prefix, content, batch)?;
             }
             Message::Relation(message) => return Ok(Step::Relation(message)),
             // Sent once a session, so they must never count.
@@ -439,13 +419,44 @@ impl Session {
         Ok(())
     }
 
+    /// A message outside any transaction, a place of its own: it carries the end of its record, and a commit
+    /// record may start exactly there. One at or below the position was delivered before.
+    fn outside(&mut self, end: Lsn, prefix: &str, content: &[u8], batch: &mut ChangeBatch) -> Result<()> {
+        if self.transaction.is_some() || end <= self.whole.end_lsn {
+            return Ok(());
+        }
+        self.advance(end)?;
+        // As Debezium counts it: a place up to which everything is committed.
+        (self.whole.lsn, self.whole.lsn_proc, self.whole.lsn_commit) =
+            (Some(end.0), Some(end.0), Some(end.0));
+        let Some(captured) = self.messages.relation_in(prefix, false, self.batch_number, batch) else {
+            return Ok(());
+        };
+        let transaction = u32::try_from(batch.transactions.len()).unwrap_or(u32::MAX);
+        batch.transactions.push(Transaction {
+            id: 0,
+            commit_ts_us: now_us(),
+            previous_commit: self.whole.lsn_commit,
+            snapshot: SnapshotMark::No,
+            part: Part::default(),
+        });
+        // Behind every change before it, and before those of a commit record that starts at its end.
+        let mark = Mark { commit: end.0.saturating_sub(1), change: end.0, n: 0 };
+        let after = messages::append(batch, prefix, content, captured.as_row)?;
+        let (op, has_before, before) = (Op::Insert, Before::None, Row::default());
+        let relation = captured.relation;
+        batch.changes.push(Change { op, has_before, relation, transaction, mark, before, after });
+        Ok(())
+    }
+
     fn message(&mut self, prefix: &str, content: &[u8], mark: Mark, batch: &mut ChangeBatch) -> Result<()> {
-        let Some(relation) = self.messages.relation_in(prefix, self.batch_number, batch) else {
+        let Some(captured) = self.messages.relation_in(prefix, true, self.batch_number, batch) else {
             return Ok(());
         };
         let transaction = self.transaction_in(batch);
         let (op, has_before, before) = (Op::Insert, Before::None, Row::default());
-        let after = messages::append(batch, prefix, content)?;
+        let after = messages::append(batch, prefix, content, captured.as_row)?;
+        let relation = captured.relation;
         batch.changes.push(Change { op, has_before, relation, transaction, mark, before, after });
         Ok(())
     }
@@ -511,34 +522,6 @@ impl Session {
         });
         transaction.in_batch = Some((self.batch_number, index));
         index
-    }
-}
-
-impl OpenTransaction {
-    fn delivered(&self) -> Option<Mark> {
-        match self.skip {
-            Skip::UpTo(lsn, n) => Some(Mark { commit: self.final_lsn.0, change: lsn.0, n }),
-            Skip::Nothing | Skip::Everything => None,
-        }
-    }
-
-    /// Of a batch in which it is not yet.
-    fn part(&self) -> Part {
-        let is_first = self.in_batch.is_none() && self.skip == Skip::Nothing;
-        Part {
-            name: Name::Number { commit: self.final_lsn.0 },
-            begin: is_first.then_some(self.begin.0),
-            end: None,
-            delivered: self.delivered(),
-        }
-    }
-
-    /// The last change that is delivered or on its way: what was skipped counts as delivered to its end.
-    fn furthest(&self) -> Option<(Lsn, u32)> {
-        match self.skip {
-            Skip::UpTo(lsn, n) => Some(self.last.unwrap_or_default().max((lsn, n))),
-            Skip::Nothing | Skip::Everything => self.last,
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Two connections. The replication connection belongs to a thread (`stream`); the query connection stays
 //! here, for the heartbeat, for what the status shows, and to notice that the server is going down.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +39,7 @@ use crate::snapshot::requests;
 use crate::snapshot::table::{self, Plan, Unread, Wish};
 use crate::snapshot::tracker::Tracker;
 use crate::stream::{Describe, Limits, Stream, Told};
+use crate::tables::TableName;
 use crate::types::Types;
 use crate::{catalog, check, publication, slot, start};
 
@@ -209,7 +210,7 @@ impl PostgresSource {
             receive_timeout: settings.receive_timeout,
         };
         let describe = self.describe(client.clone());
-        let messages = Messages::new(&settings.messages, &self.origin);
+        let messages = Messages::new(&settings.messages, &settings.message_events, &self.origin);
         let session = Session::new(position, messages, Some(tracker));
         let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), Some(desk));
         let thread = tokio::task::spawn_blocking(move || stream.run());
@@ -221,14 +222,23 @@ impl PostgresSource {
         let runtime = Handle::current();
         let (settings, origin) = (self.settings.clone(), self.origin.clone());
         let mut types = Types::default();
+        let mut strangers = HashSet::new();
         Box::new(move |message: RelationMessage| {
             let captured = settings.wants(&message.namespace, &message.name);
             if !captured {
-                tracing::warn!(
-                    table = %format_args!("{}.{}", message.namespace, message.name),
-                    "the publication sends a table that the file does not name: its changes are passed over; \
-                     was it renamed?"
-                );
+                let root = runtime
+                    .block_on(tokio::time::timeout(QUERY_PATIENCE, catalog::root_of(&client, message.id)));
+                let root = root.unwrap_or_else(|_| Err(no_answer(&settings)))?;
+                // A part is described beside its root, under whose name its changes come.
+                let table =
+                    root.unwrap_or_else(|| TableName::new(message.namespace.as_str(), message.name.as_str()));
+                if !settings.wants(&table.schema, &table.table) && strangers.insert(table.clone()) {
+                    tracing::warn!(
+                        %table,
+                        "the publication sends a table that the file does not name: its changes are passed \
+                         over; was it renamed?"
+                    );
+                }
             }
             let described = catalog::describe(&client, &mut types, &message, &origin);
             let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));

@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 
-use millrace_core::relation::Kind;
+use millrace_core::relation::{Declared, Kind};
 use serde::Deserialize;
 use tokio_postgres::types as builtin;
 use tokio_postgres::types::Type;
+
+use crate::declared;
 
 /// Domains over domains over arrays: deeper than anybody nests, and an end to any cycle.
 const DEPTH_MAX: usize = 32;
@@ -58,6 +60,28 @@ impl Types {
     /// A type that is known nowhere is `Other`: its values are kept as text, never dropped.
     pub fn kind(&self, oid: u32, typmod: i32) -> Kind {
         self.nested(oid, typmod, DEPTH_MAX)
+    }
+
+    /// The type in the server's words, with the lengths that its drivers tell.
+    pub fn declared(&self, oid: u32, typmod: i32, comment: Option<String>) -> Declared {
+        let known = self.0.get(&oid);
+        let type_name = match (Type::from_oid(oid), known) {
+            (Some(known), _) => known.name().to_owned(),
+            (None, Some(known)) => known.name.clone(),
+            (None, None) => String::new(),
+        };
+        let size = self.size(oid, typmod, DEPTH_MAX);
+        Declared { type_name, length: Some(size.0), scale: Some(size.1), comment }
+    }
+
+    /// Length and scale; those of a domain are its base's.
+    fn size(&self, oid: u32, typmod: i32, depth: usize) -> (i32, i32) {
+        match (self.0.get(&oid).map(|known| &known.shape), depth.checked_sub(1)) {
+            (Some(Shape::Domain { base, typmod: own }), Some(depth)) if typmod < 0 => {
+                self.size(*base, *own, depth)
+            }
+            _ => declared::size(oid, typmod),
+        }
     }
 
     fn nested(&self, oid: u32, typmod: i32, depth: usize) -> Kind {

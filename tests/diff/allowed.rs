@@ -19,6 +19,9 @@ struct File {
 pub struct Rule {
     /// Where: `value.payload.ts_ms`, `key...`, `header.<name>`, `schema.value`.
     pub place: String,
+    /// Only in this topic.
+    #[serde(default = "anything")]
+    pub topic: String,
     /// Only where Debezium wrote this.
     #[serde(default = "anything")]
     pub theirs: String,
@@ -48,9 +51,10 @@ impl Allowed {
     }
 
     /// Whether a difference is one of the list's; counts it.
-    pub fn covers(&mut self, place: &str, theirs: &str, ours: &str) -> bool {
+    pub fn covers(&mut self, topic: &str, place: &str, theirs: &str, ours: &str) -> bool {
         let fits = |rule: &Rule| {
             matches(&rule.place, place)
+                && matches(&rule.topic, topic)
                 && matches(&rule.theirs, theirs)
                 && matches(&rule.ours, ours)
                 && (!rule.same_numbers || are_same_numbers(theirs, ours))

@@ -140,7 +140,7 @@ fn place_in_log(record: &Written) -> u64 {
 fn pair(topic: &str, left: &Written, right: &Written, allowed: &mut Allowed) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
     let mut differ = |place: &str, theirs: &str, ours: &str| {
-        if theirs != ours && !allowed.covers(place, theirs, ours) {
+        if theirs != ours && !allowed.covers(topic, place, theirs, ours) {
             let (theirs, ours) = (theirs.to_owned(), ours.to_owned());
             found.push(Difference { topic: topic.to_owned(), place: place.to_owned(), theirs, ours });
         }

@@ -67,6 +67,26 @@ impl Sides {
         stopped.map(drop)
     }
 
+    /// Waits until both have written so many records of this table.
+    pub async fn both_hold(&mut self, table: &str, records: usize) -> Result<()> {
+        let mut decoder = Decoder::new(self.encoding, &self.place.registry)?;
+        let deadline = Instant::now() + DONE_WITHIN;
+        for prefix in [format!("{ASIDE}{}.{table}", self.name), format!("{}.{table}", self.name)] {
+            loop {
+                self.still_run().await?;
+                let topics = read(&self.place.bootstrap, &prefix, &mut decoder).await?;
+                if topics.values().map(Vec::len).sum::<usize>() >= records {
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    return Err(format!("{prefix} has not {records} records; {}", self.log_tail()).into());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Debezium's records and ours, as soon as both have written to the topic that ends so; `write` is called
     /// between the looks.
     pub async fn both_show(

@@ -10,7 +10,7 @@ use millrace_core::encode::{Dialect, Encoded, Encoder, Encoding, Format, Times};
 use millrace_core::error::{Kind as ErrorKind, Result as CoreResult};
 use millrace_core::position::{Mark, Position};
 use millrace_core::progress::Progress;
-use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock};
+use millrace_core::relation::{Column, Declared, Kind, Relation, Shape, SourceBlock};
 use millrace_core::sink::{Targets, Topic};
 use millrace_postgres::pgoutput::{self, Message, append_tuple};
 use millrace_postgres::position::Stored;
@@ -169,7 +169,13 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn row(kind: &Kind, text: &str) -> ChangeBatch {
-    let column = Column { name: "v".into(), kind: kind.clone(), nullable: true, default: None };
+    let column = Column {
+        name: "v".into(),
+        kind: kind.clone(),
+        nullable: true,
+        default: None,
+        declared: Declared::default(),
+    };
     let relation = Relation {
         version: Relation::next_version(),
         namespace: "public".into(),

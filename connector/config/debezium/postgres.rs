@@ -15,7 +15,17 @@ pub fn source(given: &mut Given, keys: &mut Keys) {
     columns(given, keys);
     values(given, keys);
     snapshot(given, keys);
+    messages(given, keys);
     heartbeat(given, keys);
+}
+
+/// Without a word every prefix makes events.
+fn messages(given: &mut Given, keys: &mut Keys) {
+    let [included, excluded] =
+        ["message.prefix.include.list", "message.prefix.exclude.list"].map(|list| given.expressions(list));
+    let included = if included.is_empty() { vec![expression(".*")] } else { included };
+    keys.set(SOURCE, "message_events", list(included), "message.prefix.include.list");
+    keys.set(SOURCE, "exclude_message_events", list(excluded), "message.prefix.exclude.list");
 }
 
 fn snapshot(given: &mut Given, keys: &mut Keys) {
@@ -148,6 +158,15 @@ fn columns(given: &mut Given, keys: &mut Keys) {
         let columns = given.expressions(property);
         keys.set(FORMAT, key, list(columns), property);
     }
+    for (property, key) in [
+        ("column.propagate.source.type", "source_types"),
+        ("datatype.propagate.source.type", "source_types_of"),
+    ] {
+        let columns = given.expressions(property);
+        keys.set(FORMAT, key, list(columns), property);
+    }
+    let comments = given.flag("include.schema.comments", false);
+    keys.set(FORMAT, "comments", comments, "include.schema.comments");
     let skip = given.flag("skip.messages.without.change", false);
     keys.set(FORMAT, "skip_unchanged", skip, "skip.messages.without.change");
     for (key, before, after) in [

@@ -323,9 +323,9 @@ pub const POSTGRES: &[Property] = &[
     ("column.mask.hash.v2.*.with.salt.*", "", Becomes("format.hash_columns")),
     ("column.mask.hash.*.with.salt.*", "", Becomes("format.hash_columns, with hash_version = 1")),
     ("column.truncate.to.*.chars", "", Becomes("format.truncate_columns")),
-    ("column.propagate.source.type", "", Refused("columns' own types are not in the schema")),
-    ("datatype.propagate.source.type", "", Refused("columns' own types are not in the schema")),
-    ("include.schema.comments", "false", Only(&["false"], "comments are not in the schema")),
+    ("column.propagate.source.type", "", Becomes("format.source_types")),
+    ("datatype.propagate.source.type", "", Becomes("format.source_types_of")),
+    ("include.schema.comments", "false", Becomes("format.comments")),
     ("time.precision.mode", "adaptive", Becomes("format.times")),
     ("decimal.handling.mode", "precise", Becomes("format.decimals")),
     ("money.fraction.digits", "2", Only(&["2"], "amounts have two digits after the point")),
@@ -341,14 +341,8 @@ pub const POSTGRES: &[Property] = &[
         Only(&["io.debezium.schema.SchemaTopicNamingStrategy"], "topics are <prefix>.<schema>.<table>"),
     ),
     ("heartbeat.action.query", "", Becomes("source.postgres.heartbeat_query")),
-    (
-        "message.prefix.include.list",
-        "all",
-        Refused(
-            "transactional messages are captured by their exact prefixes: messages in [source.postgres] of a TOML file",
-        ),
-    ),
-    ("message.prefix.exclude.list", "", Idle("logical messages make no events")),
+    ("message.prefix.include.list", "all", Becomes("source.postgres.message_events")),
+    ("message.prefix.exclude.list", "", Becomes("source.postgres.exclude_message_events")),
 ];
 
 /// Of the MongoDB connector.

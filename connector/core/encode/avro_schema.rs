@@ -84,7 +84,10 @@ impl Printer {
             Base::Bytes => ("bytes", None),
             Base::String | Base::Array(_) | Base::Map(_) | Base::Struct(_) => ("string", None),
         };
-        let plain = schema.name.is_none() && schema.default.is_none() && schema.parameters.is_empty();
+        let plain = schema.name.is_none()
+            && schema.default.is_none()
+            && schema.parameters.is_empty()
+            && schema.doc.is_none();
         if plain && connect_type.is_none() {
             let _ = write!(self.out, "\"{name}\"");
             return;
@@ -93,7 +96,7 @@ impl Printer {
         let is_decimal = schema.name.as_deref() == Some("org.apache.kafka.connect.data.Decimal");
         if is_decimal {
             let parameter =
-                |name| schema.parameters.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
+                |name: &str| schema.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
             let scale = parameter("scale").unwrap_or("0");
             let precision = parameter("connect.decimal.precision").unwrap_or(PRECISION_UNKNOWN);
             let _ = write!(self.out, ",\"scale\":{scale},\"precision\":{precision}");
@@ -119,7 +122,7 @@ impl Printer {
 
     /// What Connect knows and Avro does not, in AvroData's order.
     fn properties(&mut self, schema: &Schema) {
-        if let Some(doc) = schema.doc {
+        if let Some(doc) = &schema.doc {
             let _ = write!(self.out, ",\"connect.doc\":{}", quoted(doc));
         }
         if let Some(version) = schema.version {

@@ -98,7 +98,7 @@ struct Event<'a> {
 
 /// The other key of a row that changed its key.
 #[derive(Clone, Copy)]
-struct Moved<'a> {
+pub(crate) struct Moved<'a> {
     header: &'static str,
     key: RowCells<'a>,
 }
@@ -177,9 +177,10 @@ impl<'a> Pass<'a> {
     /// A change of a table or of a collection.
     fn table<W: Writer>(&mut self, context: Context<'a>) -> Result<(), Fault> {
         self.tail::<W>(context);
-        match &context.plan.update {
-            None => self.change::<W>(context),
-            Some(update) => self.document::<W>(context, update),
+        match (&context.plan.update, &context.plan.message) {
+            (Some(update), _) => self.document::<W>(context, update),
+            (None, Some(message)) => self.message::<W>(context, message),
+            (None, None) => self.change::<W>(context),
         }
     }
 
@@ -465,7 +466,7 @@ impl<'a> Pass<'a> {
 
     /// The headers of a record. Those about its rows tell what the notes hold.
     #[inline]
-    fn headers(
+    pub(crate) fn headers(
         &mut self,
         context: Context<'_>,
         sub: u32,
@@ -570,7 +571,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn row_fault(context: Context<'_>, fault: RowFault) -> Fault {
+pub(crate) fn row_fault(context: Context<'_>, fault: RowFault) -> Fault {
     let (plan, mark) = (context.plan, context.change.mark);
     match fault {
         RowFault::Widen => Fault::Widen,

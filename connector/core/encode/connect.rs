@@ -1,5 +1,7 @@
 //! Schemas in Kafka Connect's model: what both schema texts, Avro's and JSON's, are printed from.
 
+use std::borrow::Cow;
+
 use super::json;
 use super::lexical::number;
 use super::value::Type;
@@ -11,8 +13,8 @@ pub(crate) struct Schema {
     pub optional: bool,
     pub name: Option<String>,
     pub version: Option<u32>,
-    pub doc: Option<&'static str>,
-    pub parameters: Vec<(&'static str, String)>,
+    pub doc: Option<Cow<'static, str>>,
+    pub parameters: Vec<(Cow<'static, str>, String)>,
     pub default: Option<Literal>,
 }
 
@@ -55,7 +57,7 @@ impl Schema {
         Self { name: Some(name.into()), version: Some(1), ..Self::new(base) }
     }
     pub(crate) fn parameter(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.parameters.push((name, value.to_string()));
+        self.parameters.push((name.into(), value.to_string()));
         self
     }
     pub(crate) fn optional(self) -> Self {
@@ -134,6 +136,22 @@ impl Names {
         ];
         let name = Some(format!("{}.Envelope", self.logical));
         Schema { name, ..Schema::new(Base::Struct(fields)) }
+    }
+
+    /// A message that an application wrote into the log: the same names for every connector, as Debezium has it.
+    pub(crate) fn message(part: &str, fields: Vec<Field>) -> Schema {
+        Schema::named(Base::Struct(fields), &format!("io.debezium.connector.postgresql.Message{part}"))
+    }
+
+    pub(crate) fn message_envelope(message: Vec<Field>, source: &SourceBlock) -> Schema {
+        let fields = vec![
+            Field::new("op", Schema::new(Base::String)),
+            Field::new("ts_ms", Schema::new(Base::Int64).optional()),
+            Field::new("source", source_schema(source)),
+            Field::new("transaction", transaction_block()),
+            Field::new("message", Self::message("", message)),
+        ];
+        Self::message("Value", fields)
     }
 
     pub(crate) fn envelope(&self, row: Vec<Field>, source: &SourceBlock) -> Schema {

@@ -4,13 +4,54 @@
 
 use super::change::{Context, Fault, Pass};
 use super::lexical::number;
-use super::plan::{OptionPlan, UpdatePlan};
 use super::reject;
 use super::row::RowCells;
+use super::short::Lead;
 use super::target::View;
-use super::value::Writer;
+use super::value::{Union, Writer};
 use super::{Dialect, header};
 use crate::batch::{Cell, Op, Span, Tag, document};
+
+/// What an update of a document set, removed and cut off.
+#[derive(Debug)]
+pub(crate) struct UpdatePlan {
+    pub null: Lead,
+    pub removed: OptionPlan,
+    pub updated: OptionPlan,
+    pub truncated: OptionPlan,
+    pub close: Lead,
+    /// Around each truncated array: before its name, before its size, after it.
+    pub array: [Lead; 3],
+}
+
+/// An optional field.
+#[derive(Debug)]
+pub(crate) struct OptionPlan {
+    pub value: Lead,
+    pub null: Lead,
+}
+
+impl UpdatePlan {
+    pub(crate) fn compile<W: Writer>() -> Self {
+        let option = |before: &[u8], name, is_first| OptionPlan {
+            value: [before, &W::lead(name, is_first, Union::NullFirst)].concat().into(),
+            null: [before, &W::null(name, is_first, Union::NullFirst)].concat().into(),
+        };
+        let open = [&W::lead("updateDescription", false, Union::NullFirst), W::STRUCT_OPEN].concat();
+        Self {
+            null: W::null("updateDescription", false, Union::NullFirst).into(),
+            removed: option(&open, "removedFields", true),
+            updated: option(b"", "updatedFields", false),
+            truncated: option(b"", "truncatedArrays", false),
+            close: W::STRUCT_CLOSE.to_vec().into(),
+            array: [
+                [W::STRUCT_OPEN, &W::lead("field", true, Union::Required)].concat().into(),
+                W::lead("size", false, Union::Required).into(),
+                W::STRUCT_CLOSE.to_vec().into(),
+            ],
+        }
+    }
+}
 
 impl<'a> Pass<'a> {
     pub(crate) fn document<W: Writer>(

@@ -16,6 +16,9 @@ pub(crate) fn shown_columns<'a>(
     let is_chosen = move |column: &Column| {
         let name = format!("{}.{}", relation.full_name(), column.name);
         let is_one = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&name));
+        if relation.shape == Shape::Messages {
+            return true;
+        }
         let is_included = format.columns_included.is_empty() || is_one(&format.columns_included);
         is_included && !is_one(&format.columns_excluded)
     };
@@ -32,7 +35,7 @@ pub(crate) struct Hidden {
 
 /// Keys keep theirs, here as in the records.
 pub(crate) fn hidden(format: &Format, relation: &Relation, key: &[u16]) -> Vec<Hidden> {
-    if relation.shape == Shape::Documents {
+    if relation.shape != Shape::Rows {
         return Vec::new();
     }
     let shown: Vec<usize> = shown_columns(format, relation).map(|(index, _)| index).collect();

@@ -56,7 +56,7 @@ fn put(schema: &Schema, field: Option<&str>, out: &mut String) {
     if let Some(version) = schema.version {
         let _ = write!(out, ",\"version\":{version}");
     }
-    if let Some(doc) = schema.doc {
+    if let Some(doc) = &schema.doc {
         let _ = write!(out, ",\"doc\":{}", quoted(doc));
     }
     for (index, (name, value)) in schema.parameters.iter().enumerate() {

@@ -1,12 +1,15 @@
 //! From a column's kind to what its values become and the schema that says so: Debezium's semantic types
 //! with their defaults (`adaptive` times, `numeric` intervals, `bytes`).
 
+use std::borrow::Cow;
+
 use super::connect::{Base, Field, Literal, Schema};
 use super::json::Json;
 use super::lexical::decimal::{Decimal, Room};
 use super::value::{Items, Rare, Scratch, Type, write};
 use super::{Binary, Decimals, Dialect, Format, Hstore, Intervals, Times};
-use crate::relation::{Column, Kind};
+use crate::pattern::Pattern;
+use crate::relation::{Column, Declared, Kind, Relation};
 
 /// The type and its schema, neither optional nor with a default.
 pub(crate) fn map(kind: &Kind, format: &Format) -> (Type, Schema) {
@@ -123,7 +126,7 @@ fn spatial(kind: &Kind) -> (Type, Schema) {
     let optional = |name: &str, base| Field::new(name, Schema::new(base).optional());
     let named = |fields, name: &str, doc| {
         let name = format!("io.debezium.data.geometry.{name}");
-        Schema { doc: Some(doc), ..Schema::named(Base::Struct(fields), &name) }
+        Schema { doc: Some(Cow::Borrowed(doc)), ..Schema::named(Base::Struct(fields), &name) }
     };
     let wkb = || vec![field("wkb", Base::Bytes), optional("srid", Base::Int32)];
     match kind {
@@ -155,7 +158,7 @@ fn vector(kind: &Kind) -> (Type, Schema) {
                 Field::new("vector", Schema::new(entries)),
             ];
             let schema = Schema::named(Base::Struct(fields), "io.debezium.data.SparseDoubleVector");
-            (Type::Rare(Rare::SparseVector), Schema { doc: Some("Sparse double vector"), ..schema })
+            (Type::Rare(Rare::SparseVector), Schema { doc: Some("Sparse double vector".into()), ..schema })
         }
     }
 }
@@ -182,7 +185,10 @@ fn decimal(kind: &Kind, format: &Format) -> (Type, Schema) {
             ];
             let schema = Schema::named(Base::Struct(fields), "io.debezium.data.VariableScaleDecimal");
             let stripped = format.dialect == Dialect::Debezium;
-            (Type::VariableDecimal { stripped }, Schema { doc: Some("Variable scaled decimal"), ..schema })
+            (
+                Type::VariableDecimal { stripped },
+                Schema { doc: Some("Variable scaled decimal".into()), ..schema },
+            )
         }
         (Decimals::Text, _) => {
             let java = format.dialect == Dialect::Debezium;
@@ -243,6 +249,36 @@ fn literal(r#type: &Type, text: &str) -> Option<Literal> {
         _ => &[],
     };
     Literal::of(r#type, String::from_utf8(json).ok()?, unscaled)
+}
+
+/// What the schema tells of the column in the database's own words, where that is asked for.
+pub(crate) fn told(schema: Schema, relation: &Relation, column: &Column, format: &Format) -> Schema {
+    let is_one = |patterns: &[Pattern], last: &str| {
+        !patterns.is_empty() && {
+            let name = format!("{}.{last}", relation.full_name());
+            patterns.iter().any(|pattern| pattern.matches(&name))
+        }
+    };
+    let Declared { type_name, length, scale, comment } = &column.declared;
+    let mut schema = schema;
+    let tells = is_one(&format.source_types, &column.name) || is_one(&format.source_types_of, type_name);
+    if tells && !type_name.is_empty() {
+        let of = |name| format!("__debezium.source.column.{name}");
+        let number = |number: &Option<i32>| number.map(|number| number.to_string());
+        let all = [
+            ("type", Some(type_name.to_uppercase())),
+            ("length", number(length)),
+            ("scale", number(scale)),
+            ("comment", comment.clone().filter(|_| format.comments)),
+            ("name", Some(column.name.clone())),
+        ];
+        let told = all.into_iter().filter_map(|(name, value)| Some((of(name).into(), value?)));
+        schema.parameters.extend(told);
+    }
+    if format.comments && comment.is_some() {
+        schema.doc = comment.clone().map(Cow::Owned);
+    }
+    schema
 }
 
 /// The text of a type's zero: what a required column holds where the old row was not sent.

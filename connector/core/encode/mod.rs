@@ -1,7 +1,7 @@
 //! Changes to records: `Encoder::prepare` once per relation version, then `Encoder::encode` per batch.
 //!
 //! `prepare` may wait: it makes the topic, has the schemas registered and compiles a `plan`. `encode` walks
-//! the changes (`change`; those of documents in `document`), writes their rows by the plan (`row`), and each
+//! the changes (`change`; those of documents in `document`, messages in `message`), writes their rows by the plan (`row`), and each
 //! value (`value`) from its text (`lexical`) in the encoding's form (`avro`, `json`). What the values become is decided in `mapping`;
 //! schemas are built in Kafka Connect's model (`connect`) and printed by `avro_schema` and `json_schema`.
 //!
@@ -49,6 +49,7 @@ mod json_schema;
 mod letter;
 mod lexical;
 mod mapping;
+mod message;
 mod object;
 mod outbox;
 mod plan;
@@ -93,6 +94,12 @@ pub struct Format {
     pub columns_excluded: Vec<Pattern>,
     /// Where there are any, only these are.
     pub columns_included: Vec<Pattern>,
+    /// Columns (`schema.table.column`) and types (`schema.table.type`) whose schemas tell the type in the
+    /// database's own words.
+    pub source_types: Vec<Pattern>,
+    pub source_types_of: Vec<Pattern>,
+    /// Schemas hold the columns' comments.
+    pub comments: bool,
     /// Columns of text that are masked, hashed or cut off; the first that names a column decides.
     pub disguised: Vec<Disguised>,
     /// The texts are disguised already: they come out of letters.
@@ -139,6 +146,9 @@ impl Format {
             skip_unchanged: false,
             columns_excluded: Vec::new(),
             columns_included: Vec::new(),
+            source_types: Vec::new(),
+            source_types_of: Vec::new(),
+            comments: false,
             disguised: Vec::new(),
             is_disguised: false,
             context_headers: true,

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::scene::*;
 use crate::batch::{Before, Op};
-use crate::relation::{Column, Kind, Relation};
+use crate::relation::{Column, Declared, Kind, Relation};
 
 /// A kind, a text of it, and what a reader is to see: worked out here by other means than in the encoder.
 #[derive(Clone, Debug)]
@@ -133,6 +133,7 @@ fn relation_of(table: &[(Sample, bool, bool)]) -> Arc<Relation> {
         kind: sample.kind.clone(),
         nullable: *nullable,
         default: (sample.text.len() % 2 == 0).then(|| sample.text.clone()),
+        declared: Declared::default(),
     }));
     relation(columns, &[0])
 }

@@ -210,8 +210,8 @@ impl OutboxPlan {
                 return Err(Error::config(format!("an event of collection {name} is the document itself"))
                     .hint("remove `document` from its [route.outbox]"));
             }
-            (Shape::Rows, None) => return Ok(self),
-            (Shape::Rows, Some(document)) => {
+            (Shape::Rows | Shape::Messages, None) => return Ok(self),
+            (Shape::Rows | Shape::Messages, Some(document)) => {
                 let at = relation.columns.iter().position(|column| column.name == *document);
                 at.ok_or_else(|| misfit(relation, document))?
             }

@@ -4,9 +4,11 @@
 use super::avro::Avro;
 use super::connect::{Field, Names, Schema};
 use super::disguise::Disguise;
+use super::document::UpdatePlan;
 use super::hidden::{Hidden, disguise, hidden, shown_columns};
 use super::json::Json;
-use super::mapping::{field, zero};
+use super::mapping::{field, told, zero};
+use super::message::MessagePlan;
 use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::short::Lead;
 use super::tail::Tail;
@@ -14,7 +16,7 @@ use super::target::{Place, Target};
 use super::transaction::BlockPlan;
 use super::typed::Typed;
 use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
-use super::{Dialect, Encoding, Envelope, Format, avro_schema, header, json_schema};
+use super::{Dialect, Encoding, Envelope, Format, Skipped, avro_schema, header, json_schema};
 use crate::batch::document;
 use crate::error::{Error, Result};
 use crate::relation::{Column, Relation, Shape, SourceBlock, SourceValue};
@@ -49,6 +51,8 @@ pub(crate) struct Plan {
     pub envelope: EnvelopePlan,
     /// For documents.
     pub update: Option<UpdatePlan>,
+    /// For messages.
+    pub message: Option<MessagePlan>,
     pub tail: Tail,
     /// What letters do not show of a row.
     pub hidden: Vec<Hidden>,
@@ -92,7 +96,7 @@ pub(crate) struct EnvelopePlan {
     pub source: Vec<SourceStep>,
     /// Cells of a change.
     pub cells: usize,
-    /// From the last changing field of the source block to the operation's letter.
+    /// From the last changing field of the source block to the operation's letter, or to the message.
     pub op_lead: Lead,
     /// Where events tell of their transactions.
     pub block: Option<BlockPlan>,
@@ -122,25 +126,6 @@ pub(crate) enum SourceField {
         value: Lead,
         null: Lead,
     },
-}
-
-/// What an update of a document set, removed and cut off.
-#[derive(Debug)]
-pub(crate) struct UpdatePlan {
-    pub null: Lead,
-    pub removed: OptionPlan,
-    pub updated: OptionPlan,
-    pub truncated: OptionPlan,
-    pub close: Lead,
-    /// Around each truncated array: before its name, before its size, after it.
-    pub array: [Lead; 3],
-}
-
-/// An optional field.
-#[derive(Debug)]
-pub(crate) struct OptionPlan {
-    pub value: Lead,
-    pub null: Lead,
 }
 
 /// What the schemas of a relation are, before they have ids.
@@ -194,6 +179,7 @@ impl<'a> Draft<'a> {
         let schema = |(index, column): (usize, &Column)| field(column, nullable(index), format).1;
         let row = |(index, column): (usize, &Column)| {
             let Field { name, schema } = schema((index, column));
+            let schema = told(schema, relation, column, format);
             Ok(match disguise(format, relation, column)? {
                 None => Field { name, schema },
                 Some(disguise) => Field { name, schema: disguise.tell(schema) },
@@ -201,11 +187,19 @@ impl<'a> Draft<'a> {
         };
         let row = shown_columns(format, relation).map(row).collect::<Result<Vec<Field>>>()?;
         let key: Vec<Field> = columns_at(relation, &key_columns).map(schema).collect();
-        let key = (!key.is_empty()).then(|| names.key(key));
+        let key = (!key.is_empty()).then(|| match relation.shape {
+            Shape::Rows | Shape::Documents => names.key(key),
+            Shape::Messages => Names::message("Key", key),
+        });
         let envelope = match (relation.shape, format.envelope) {
             (Shape::Rows, Envelope::Debezium) => names.envelope(row, &relation.source),
             (Shape::Rows, Envelope::Flat | Envelope::Outbox) => names.value(row),
             (Shape::Documents, Envelope::Debezium) => names.document_envelope(&relation.source),
+            (Shape::Messages, Envelope::Debezium) => Names::message_envelope(row, &relation.source),
+            (Shape::Messages, Envelope::Flat | Envelope::Outbox) => {
+                return Err(Error::config("events of logical messages take no envelope but Debezium's")
+                    .hint("name the prefix in messages of [source.postgres] to have its messages as rows"));
+            }
             // Never written: an event is its own value.
             (Shape::Documents, Envelope::Outbox) => names.value(row),
             (Shape::Documents, Envelope::Flat) => {
@@ -330,7 +324,16 @@ impl<'a> Draft<'a> {
         Plan {
             version: relation.version,
             table: relation.full_name(),
-            format: Format { routes: Vec::new(), ..self.format.clone() },
+            format: Format {
+                routes: Vec::new(),
+                // A message is none of the operations that can be skipped.
+                skipped: if relation.shape == Shape::Messages {
+                    Skipped::default()
+                } else {
+                    self.format.skipped
+                },
+                ..self.format.clone()
+            },
             row: RowPlan::compile::<W>(&self, shown_columns(self.format, relation), row_head, row_foot)
                 .disguised::<W>(&self),
             context: if self.format.has_context_headers() {
@@ -343,6 +346,7 @@ impl<'a> Draft<'a> {
             key_columns: key_columns().map(|(index, _)| index).collect(),
             envelope: EnvelopePlan::compile::<W>(relation, &head, self.format.transactions.is_some()),
             update: (relation.shape == Shape::Documents).then(UpdatePlan::compile::<W>),
+            message: (relation.shape == Shape::Messages).then(|| MessagePlan::compile::<W>(&head, foot)),
             tail: Tail::new(self.format.encoding),
             target,
             copies,
@@ -508,10 +512,17 @@ impl EnvelopePlan {
                 constant.extend(W::null("transaction", false, Union::NullFirst));
                 (Union::Required, relation.columns.len())
             }
+            Shape::Messages => {
+                constant.extend(W::null("transaction", false, Union::NullFirst));
+                constant.extend(W::lead("message", false, Union::Required));
+                (Union::Required, relation.columns.len())
+            }
             Shape::Documents => (Union::NullFirst, document::CELLS),
         };
-        constant.extend(W::lead("op", false, op));
-        constant.extend_from_slice(W::OP_OPEN);
+        if relation.shape != Shape::Messages {
+            constant.extend(W::lead("op", false, op));
+            constant.extend_from_slice(W::OP_OPEN);
+        }
         Self {
             before_null: [open.clone(), W::null("before", true, Union::NullFirst)].concat().into(),
             before_lead: [open, W::lead("before", true, Union::NullFirst)].concat().into(),
@@ -566,27 +577,5 @@ impl EnvelopePlan {
             steps.push(SourceStep { lead: std::mem::take(&mut constant).into(), field: changing });
         }
         (steps, constant)
-    }
-}
-
-impl UpdatePlan {
-    fn compile<W: Writer>() -> Self {
-        let option = |before: &[u8], name, is_first| OptionPlan {
-            value: [before, &W::lead(name, is_first, Union::NullFirst)].concat().into(),
-            null: [before, &W::null(name, is_first, Union::NullFirst)].concat().into(),
-        };
-        let open = [&W::lead("updateDescription", false, Union::NullFirst), W::STRUCT_OPEN].concat();
-        Self {
-            null: W::null("updateDescription", false, Union::NullFirst).into(),
-            removed: option(&open, "removedFields", true),
-            updated: option(b"", "updatedFields", false),
-            truncated: option(b"", "truncatedArrays", false),
-            close: W::STRUCT_CLOSE.to_vec().into(),
-            array: [
-                [W::STRUCT_OPEN, &W::lead("field", true, Union::Required)].concat().into(),
-                W::lead("size", false, Union::Required).into(),
-                W::STRUCT_CLOSE.to_vec().into(),
-            ],
-        }
     }
 }

@@ -71,6 +71,7 @@ impl BlockPlan {
                 let op = [&W::lead("op", false, Union::Required), W::OP_OPEN].concat();
                 Self::compile::<W>(constant, &op)
             }
+            Shape::Messages => Self::compile::<W>(constant, &W::lead("message", false, Union::Required)),
             Shape::Documents => Self::compile::<W>(b"", b""),
         }
     }

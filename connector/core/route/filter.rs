@@ -381,10 +381,16 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relation::{Column as Of, Shape, SourceBlock};
+    use crate::relation::{Column as Of, Declared, Shape, SourceBlock};
 
     fn relation() -> Relation {
-        let column = |name: &str, kind| Of { name: name.into(), kind, nullable: true, default: None };
+        let column = |name: &str, kind| Of {
+            name: name.into(),
+            kind,
+            nullable: true,
+            default: None,
+            declared: Declared::default(),
+        };
         Relation {
             version: 1,
             namespace: "public".into(),

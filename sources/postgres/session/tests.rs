@@ -1,9 +1,11 @@
 //! Replays of a scripted log: whatever was delivered before, the rest comes once and looks the same.
 
-use millrace_core::relation::{Column, Kind, Shape, SourceBlock};
+use millrace_core::relation::{Column, Declared, Kind, Shape, SourceBlock};
 
 use super::*;
+use crate::messages::Prefixes;
 use crate::pgoutput::writer::{Writer, Written};
+use crate::relation::Origin;
 
 const TABLE: u32 = 7;
 const OTHER: u32 = 8;
@@ -40,7 +42,13 @@ fn described_at(lsn: u64) -> Logged {
 }
 
 pub(super) fn relation() -> Relation {
-    let id = Column { name: "id".to_owned(), kind: Kind::Int64, nullable: false, default: None };
+    let id = Column {
+        name: "id".to_owned(),
+        kind: Kind::Int64,
+        nullable: false,
+        default: None,
+        declared: Declared::default(),
+    };
     Relation {
         version: Relation::next_version(),
         namespace: "public".to_owned(),
@@ -235,7 +243,13 @@ fn an_unchanged_relation_keeps_its_version_and_a_changed_one_gets_a_new_one() {
     session.define(TABLE, relation(), true);
     assert_eq!(session.relations[&TABLE].relation.version, version);
     let mut wider = relation();
-    wider.columns.push(Column { name: "b".to_owned(), kind: Kind::Text, nullable: true, default: None });
+    wider.columns.push(Column {
+        name: "b".to_owned(),
+        kind: Kind::Text,
+        nullable: true,
+        default: None,
+        declared: Declared::default(),
+    });
     session.define(TABLE, wider, true);
     assert_ne!(session.relations[&TABLE].relation.version, version);
 }
@@ -266,4 +280,32 @@ fn a_transaction_that_holds_nothing_captured_does_not_keep_the_ones_before_it_fr
     assert_eq!(session.end_lsn(), Lsn(110), "a keepalive inside a transaction moves nothing");
     play(&mut session, &[insert(310, 1)], &mut batch).expect("play");
     assert!(!session.is_whole());
+}
+
+#[test]
+fn a_message_outside_any_transaction_is_an_event_once_and_never_a_row() {
+    let pattern = |text: &str| millrace_core::pattern::Pattern::parse(text).expect("a pattern");
+    let prefixes = Prefixes { wanted: vec![pattern("/.*/")], unwanted: vec![pattern("quiet")] };
+    let origin = Origin { version: "1".into(), name: "shop".into(), database: "db".into() };
+    let messages = Messages::new(&["row".to_owned()], &prefixes, &origin);
+    let said = |lsn: u64, prefix: &str| {
+        let writer = Writer::default().tag(b'M').tag(0).u64(lsn).string(prefix).u32(1);
+        (Lsn(lsn), writer.tag(b'x').0)
+    };
+    let log: Vec<Logged> = ["loud", "quiet", "millrace", "millrace.chunk", "row"]
+        .into_iter()
+        .zip(20..)
+        .map(|(p, n)| said(n, p))
+        .collect();
+    let mut session = Session::new(Streamed::starting_at("1", 1, "s", Lsn(10)), messages.clone(), None);
+    let mut batch = fresh(&mut session);
+    play(&mut session, &log, &mut batch).expect("play");
+    let expected = |lsn: u64| Mark { commit: lsn - 1, change: lsn, n: 0 };
+    assert_eq!(rows(&batch), [("loud".to_owned(), expected(20)), ("row".to_owned(), expected(24))]);
+    assert!(session.is_whole() && session.end_lsn() == Lsn(24));
+
+    let mut again = Session::new(session.position(), messages, None);
+    let mut batch = fresh(&mut again);
+    play(&mut again, &log, &mut batch).expect("play");
+    assert_eq!(rows(&batch), []);
 }

@@ -149,6 +149,7 @@ mod tests {
             not_null: true,
             generated,
             default: None,
+            comment: None,
         };
         let key = IndexInfo {
             name: "pk".into(),

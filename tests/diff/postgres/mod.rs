@@ -1,5 +1,6 @@
 //! Postgres: random tables over every type, read by both sides at the same time. Start at [`run`].
 
+mod changes;
 mod sides;
 mod tables;
 pub mod takeover;
@@ -49,6 +50,7 @@ pub async fn run(config: &Config, allowed: &mut Allowed) -> Result<Report> {
     let client = connect(&url).await?;
     let mut random = Random::new(config.seed);
     client.batch_execute(values::PREPARE).await?;
+    client.batch_execute(changes::PREPARE).await.map_err(|error| said(changes::PREPARE, &error))?;
     let families = values::available(&client, &config.only).await?;
     let tables: Vec<Table> =
         (0..config.tables).map(|number| Table::random(number, &families, &mut random)).collect();
@@ -56,21 +58,17 @@ pub async fn run(config: &Config, allowed: &mut Allowed) -> Result<Report> {
         client.batch_execute(&table.create()).await.map_err(|error| said(&table.create(), &error))?;
     }
     let mut sides = sides::start(config, &database, &url, &tables).await?;
-    let outcome = write_and_compare(config, &client, &tables, &mut random, &mut sides, allowed).await;
+    let outcome = match write(config, &client, &tables, &mut random).await {
+        Ok(()) => compared(config, &client, &database, &mut sides, allowed).await,
+        Err(error) => Err(error),
+    };
     let removed = sides.stop().await;
     let report = outcome?;
     removed?;
     Ok(report)
 }
 
-async fn write_and_compare(
-    config: &Config,
-    client: &Client,
-    tables: &[Table],
-    random: &mut Random,
-    sides: &mut Sides,
-    allowed: &mut Allowed,
-) -> Result<Report> {
+async fn write(config: &Config, client: &Client, tables: &[Table], random: &mut Random) -> Result<()> {
     let mut refused = 0;
     for _ in 0..config.transactions {
         client.batch_execute("BEGIN").await?;
@@ -91,7 +89,27 @@ async fn write_and_compare(
     if refused > config.transactions {
         return Err(format!("{refused} statements were refused").into());
     }
-    client.batch_execute("INSERT INTO the_end VALUES (1)").await?;
+    Ok(())
+}
+
+/// The steps of `changes`, each once both sides have written all before it, and then the comparison.
+async fn compared(
+    config: &Config,
+    client: &Client,
+    database: &str,
+    sides: &mut Sides,
+    allowed: &mut Allowed,
+) -> Result<Report> {
+    let publications = [format!("theirs_{database}"), format!("millrace_{database}")];
+    let steps = changes::steps(&publications);
+    for (step, number) in steps.iter().zip(1_usize..) {
+        client.batch_execute(&format!("INSERT INTO the_end VALUES ({number})")).await?;
+        sides.both_hold("public.the_end", number).await?;
+        client.batch_execute(step).await.map_err(|error| said(step, &error))?;
+    }
+    let last = steps.len() + 1;
+    client.batch_execute(&format!("INSERT INTO the_end VALUES ({last})")).await?;
+    sides.both_hold("public.the_end", last).await?;
     let (theirs, ours) = sides.both_show(".the_end", async || Ok(())).await?;
     list(&config.place.dir, "", &theirs, &ours)?;
     compare(&theirs, &ours, allowed)

@@ -11,6 +11,7 @@ mod exb;
 mod files;
 mod high_availability;
 mod lab;
+mod messages;
 mod mongodb;
 mod mongodb_faults;
 mod mongodb_login;
