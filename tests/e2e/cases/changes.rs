@@ -319,3 +319,24 @@ async fn many_tables_of_a_schema_have_a_topic_each() {
 fn hex(text: &str) -> Json {
     Json::String(text.bytes().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[tokio::test]
+async fn parts_of_a_captured_table_are_no_strangers_and_a_renamed_table_is_named_once() {
+    let mut shop = Shop::open("parts").await;
+    shop.sql
+        .run(
+            "CREATE TABLE days (id int, day int, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+             CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (0) TO (10);
+             CREATE TABLE days_2 PARTITION OF days FOR VALUES FROM (10) TO (20)",
+        )
+        .await;
+    shop.capture(&["public.orders", "public.days"]);
+    shop.start().await;
+    shop.sql.run("INSERT INTO days VALUES (1, 1), (2, 11)").await;
+    shop.wait_for_events("public.days", 2).await;
+    assert!(!shop.daemon().log().contains("was it renamed"), "{}", shop.daemon().log());
+    shop.sql.run("ALTER TABLE days RENAME TO months; INSERT INTO months VALUES (3, 3), (4, 14)").await;
+    shop.rows(1..=1).await;
+    shop.wait_for_events("public.orders", 1).await;
+    assert_eq!(shop.daemon().log().matches("was it renamed").count(), 1, "{}", shop.daemon().log());
+}
