@@ -299,6 +299,7 @@ pub(crate) fn zero(r#type: &Type) -> &'static str {
             Rare::Bit => "0",
             Rare::Bits | Rare::HstoreJson | Rare::HstoreMap => "",
             Rare::Money | Rare::MoneyText | Rare::MoneyDouble => "$0.00",
+            Rare::Digits => "0",
             Rare::Hex | Rare::Base64 { .. } => "\\x",
             Rare::Point => "(0,0)",
             // An empty collection of geometries.

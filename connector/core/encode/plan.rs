@@ -15,7 +15,7 @@ use super::tail::Tail;
 use super::target::{Place, Target};
 use super::transaction::BlockPlan;
 use super::typed::Typed;
-use super::value::{Scratch, Type, Union, Writer, write, write_placeholder};
+use super::value::{Rare, Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Envelope, Format, Skipped, avro_schema, header, json_schema};
 use crate::batch::document;
 use crate::error::{Error, Result};
@@ -314,7 +314,7 @@ impl<'a> Draft<'a> {
             let (head, foot) = frame(self.format.encoding, schema, ids.key);
             RowPlan::compile::<W>(&self, key_columns(), &head, foot)
         });
-        let header_key = key.is_some().then(|| RowPlan::compile::<Json>(&self, key_columns(), b"", b""));
+        let header_key = key.is_some().then(|| RowPlan::for_header(&self, key_columns()));
         let (head, foot) = frame(self.format.encoding, &self.envelope, ids.value);
         // A flat value is the row with the frame around it; in an envelope the frame is the envelope's.
         let (row_head, row_foot): (&[u8], _) = match self.format.envelope {
@@ -336,7 +336,8 @@ impl<'a> Draft<'a> {
             },
             row: RowPlan::compile::<W>(&self, shown_columns(self.format, relation), row_head, row_foot)
                 .disguised::<W>(&self),
-            context: if self.format.has_context_headers() {
+            // Debezium's monitor of messages is beside whatever adds these.
+            context: if self.format.has_context_headers() && relation.shape != Shape::Messages {
                 header::context(self.format, relation)
             } else {
                 Vec::new()
@@ -417,6 +418,19 @@ impl RowPlan {
 }
 
 impl RowPlan {
+    /// A key as a header shows it: Connect's simple converter prints a decimal as it reads.
+    fn for_header<'a>(draft: &Draft<'_>, columns: impl Iterator<Item = (usize, &'a Column)>) -> Self {
+        let mut plan = Self::compile::<Json>(draft, columns, b"", b"");
+        if draft.format.dialect == Dialect::Debezium {
+            for column in
+                plan.columns.iter_mut().filter(|column| matches!(column.r#type, Type::Decimal { .. }))
+            {
+                column.r#type = Type::Rare(Rare::Digits);
+            }
+        }
+        plan
+    }
+
     /// Puts on the disguises that the format asks for.
     fn disguised<W: Writer>(mut self, draft: &Draft<'_>) -> Self {
         if draft.format.is_disguised {

@@ -31,6 +31,7 @@ pub(crate) fn write<W: Writer>(
         }
         Rare::MoneyText => W::string(out, money::plain(text)?.as_slice()),
         Rare::MoneyDouble => W::double(out, money::plain(text)?.as_slice())?,
+        Rare::Digits => out.extend_from_slice(text),
         Rare::Hex => W::string(out, expect(text, b"\\x")?),
         Rare::Base64 { url_safe } => {
             scratch.bytes.clear();

@@ -55,6 +55,8 @@ pub(crate) enum Rare {
     Money,
     MoneyText,
     MoneyDouble,
+    /// A number as it is printed, in JSON alone.
+    Digits,
     /// Bytes as text.
     Hex,
     Base64 {
