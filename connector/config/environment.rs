@@ -11,10 +11,12 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 14] = [
+pub const LISTS: [&str; 18] = [
     "source.postgres.tables",
     "source.postgres.exclude_tables",
     "source.postgres.messages",
+    "source.postgres.message_events",
+    "source.postgres.exclude_message_events",
     "source.mongodb.collections",
     "source.mongodb.exclude_collections",
     "source.mongodb.exclude_fields",
@@ -22,6 +24,8 @@ pub const LISTS: [&str; 14] = [
     "format.skip_operations",
     "format.exclude_columns",
     "format.include_columns",
+    "format.source_types",
+    "format.source_types_of",
     "format.hash_columns",
     "sink.kafka.bootstrap",
     "sink.kafka.gauges.topics",

@@ -321,21 +321,24 @@ fn hex(text: &str) -> Json {
 }
 
 #[tokio::test]
-async fn parts_of_a_captured_table_are_no_strangers_and_a_renamed_table_is_named_once() {
+async fn parts_of_a_captured_table_are_no_strangers_and_a_table_that_is_one_is_named_once() {
     let mut shop = Shop::open("parts").await;
-    shop.sql
-        .run(
-            "CREATE TABLE days (id int, day int, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
-             CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (0) TO (10);
-             CREATE TABLE days_2 PARTITION OF days FOR VALUES FROM (10) TO (20)",
-        )
-        .await;
+    for table in ["days", "months"] {
+        shop.sql
+            .run(&format!(
+                "CREATE TABLE {table} (id int, day int, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+                 CREATE TABLE {table}_1 PARTITION OF {table} FOR VALUES FROM (0) TO (10);
+                 CREATE TABLE {table}_2 PARTITION OF {table} FOR VALUES FROM (10) TO (20)"
+            ))
+            .await;
+    }
     shop.capture(&["public.orders", "public.days"]);
     shop.start().await;
     shop.sql.run("INSERT INTO days VALUES (1, 1), (2, 11)").await;
     shop.wait_for_events("public.days", 2).await;
     assert!(!shop.daemon().log().contains("was it renamed"), "{}", shop.daemon().log());
-    shop.sql.run("ALTER TABLE days RENAME TO months; INSERT INTO months VALUES (3, 3), (4, 14)").await;
+    shop.sql.run(&format!("ALTER PUBLICATION {} ADD TABLE months", shop.slot())).await;
+    shop.sql.run("INSERT INTO months VALUES (3, 3), (4, 14)").await;
     shop.rows(1..=1).await;
     shop.wait_for_events("public.orders", 1).await;
     assert_eq!(shop.daemon().log().matches("was it renamed").count(), 1, "{}", shop.daemon().log());
