@@ -77,6 +77,11 @@ impl Source {
         own.iter().any(|table| !is_sent(&table.to_string()))
     }
 
+    /// Whether events are of documents.
+    pub fn has_documents(&self) -> bool {
+        matches!(self, Self::Mongodb(_))
+    }
+
     /// Whether ids, dates and numbers are written as JSON has them.
     pub fn has_plain_values(&self) -> bool {
         match self {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_core::encode::{Encoding, Envelope, Format};
 use millrace_core::error::{Error, Result};
 use millrace_core::report::{Report, Verdict};
 use millrace_core::route::rule::TopicRule;
@@ -30,7 +31,11 @@ pub async fn check(file: PathBuf) -> u8 {
             let waited = Error::transient(format!("no answer within {} s", PATIENCE.as_secs()));
             vec![("check", Err(waited.hint("look whether both ends answer at all")))]
         });
-        let more = [("route", Ok(routes(connector))), ("rights on kafka", Ok(rights(connector)))];
+        let more = [
+            ("route", Ok(routes(connector))),
+            ("format", Ok(flat(connector))),
+            ("rights on kafka", Ok(rights(connector))),
+        ];
         for (side, report) in sides.into_iter().chain(more) {
             let report = completed(report);
             if report.findings.is_empty() {
@@ -57,6 +62,23 @@ fn routes(connector: &Connector) -> Report {
                 );
             }
         }
+    }
+    report
+}
+
+/// What can be had of documents whose schemas are made of them.
+fn flat(connector: &Connector) -> Report {
+    let mut report = Report::default();
+    let is_flat = |format: &Format| format.envelope == Envelope::Flat && format.encoding == Encoding::Avro;
+    let routes = connector.format.routes.iter().map(|route| &route.format);
+    if connector.source.has_documents() && routes.chain([&connector.format]).any(is_flat) {
+        report.warn(
+            "flat documents",
+            "in Avro each shape of a document is a new schema of its topic's subject: a field that comes and goes is \
+             taken by the level BACKWARD, one that changes its type by NONE alone",
+            "set compatibility = { \"<topic>-value\" = \"NONE\" } in [format], or encoding = \"json\", where any \
+             document goes",
+        );
     }
     report
 }

@@ -11,7 +11,7 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 18] = [
+pub const LISTS: [&str; 20] = [
     "source.postgres.tables",
     "source.postgres.exclude_tables",
     "source.postgres.messages",
@@ -27,6 +27,8 @@ pub const LISTS: [&str; 18] = [
     "format.source_types",
     "format.source_types_of",
     "format.hash_columns",
+    "format.flat.add_fields",
+    "format.flat.add_headers",
     "sink.kafka.bootstrap",
     "sink.kafka.gauges.topics",
     "sink.kafka.gauges.groups",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millrace_core::encode::disguise::{Algorithm, Disguise, Disguised, Hashed, Salt};
+use millrace_core::encode::flat::{Added, Arrays, Deletes, Flat};
 use millrace_core::encode::{
     Binary, Decimals, Dialect, Encoding, Envelope, Format, Heartbeat, Hstore, Intervals, Spelling, Times,
 };
@@ -70,6 +71,7 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     format.tombstones = raw.tombstones.unwrap_or(format.tombstones);
     format.truncates = raw.truncates.unwrap_or(format.truncates);
     beside_rows(raw, &mut format, problems);
+    format.flat = flat(&raw.flat, problems);
     if let Some(placeholder) = &raw.placeholder {
         format.placeholder.clone_from(placeholder);
     }
@@ -124,6 +126,39 @@ fn beside_rows(raw: &raw::Format, format: &mut Format, problems: &mut Problems) 
             problems.add(&format!("format.{key}"), format!("has no effect without {switch}"));
         }
     }
+}
+
+/// Documents as flat records. The names of parts begin as Debezium's do, unless the file says otherwise.
+fn flat(raw: &raw::Flat, problems: &mut Problems) -> Flat {
+    let arrays = [("array", Arrays::Lists), ("document", Arrays::Members)];
+    let deletes = [
+        ("tombstone", Deletes::Tombstone),
+        ("drop", Deletes::Drop),
+        ("rewrite", Deletes::Rewrite),
+        ("rewrite_with_tombstone", Deletes::RewriteWithTombstone),
+    ];
+    let mut flat = Flat::default();
+    flat.arrays = choice(problems, "format.flat.arrays", &raw.arrays, &arrays).unwrap_or(flat.arrays);
+    flat.deletes = choice(problems, "format.flat.deletes", &raw.deletes, &deletes).unwrap_or(flat.deletes);
+    match (raw.flatten, &raw.delimiter) {
+        (Some(true), delimiter) => flat.delimiter = Some(delimiter.clone().unwrap_or_else(|| "_".into())),
+        (_, Some(_)) => problems.add("format.flat.delimiter", "has no effect without flatten = true"),
+        (_, None) => {}
+    }
+    let mut parts = |key: &str, names: &Option<Vec<String>>, prefix: &Option<String>| {
+        let prefix = prefix.as_deref().unwrap_or("__");
+        let mut found = Vec::new();
+        for name in names.iter().flatten() {
+            match Added::parse(name, prefix) {
+                Ok(added) => found.push(added),
+                Err(why) => problems.add(key, why),
+            }
+        }
+        found
+    };
+    flat.fields = parts("format.flat.add_fields", &raw.add_fields, &raw.add_fields_prefix);
+    flat.headers = parts("format.flat.add_headers", &raw.add_headers, &raw.add_headers_prefix);
+    flat
 }
 
 fn columns(key: &str, names: Option<&Vec<String>>, problems: &mut Problems) -> Vec<Pattern> {

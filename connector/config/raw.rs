@@ -58,6 +58,7 @@ pub struct Format {
     pub transaction_topic: Option<String>,
     pub heartbeat_topic_interval_s: Option<u64>,
     pub heartbeat_topic: Option<String>,
+    pub flat: Flat,
     pub placeholder: Option<String>,
     pub schema_names: Option<String>,
     pub field_names: Option<String>,
@@ -69,6 +70,20 @@ pub struct Format {
     pub registry_token: Option<SecretString>,
     pub registry_ca_file: Option<std::path::PathBuf>,
     pub compatibility: BTreeMap<String, String>,
+}
+
+/// How documents become flat records.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flat {
+    pub arrays: Option<String>,
+    pub flatten: Option<bool>,
+    pub delimiter: Option<String>,
+    pub deletes: Option<String>,
+    pub add_fields: Option<Vec<String>>,
+    pub add_fields_prefix: Option<String>,
+    pub add_headers: Option<Vec<String>>,
+    pub add_headers_prefix: Option<String>,
 }
 
 /// Where the records of some relations go, and how they look, if not as `[format]` says.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use millrace_core::encode::Format;
 use millrace_core::encode::signature::Signature;
+use millrace_core::encode::{Envelope, Format};
 use millrace_core::error::Error;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -117,6 +117,12 @@ pub fn resolve(
             "source.mongodb.json",
             "wraps ids, dates and numbers, and an outbox's consumers expect JSON; set json = \"plain\"",
         );
+    }
+    let is_flat = |format: &Format| format.envelope == Envelope::Flat;
+    if raw.format.flat != raw::Flat::default()
+        && !(source.has_documents() && (is_flat(&format) || format.routes.iter().any(|r| is_flat(&r.format))))
+    {
+        problems.add("format.flat", "has no effect but on documents with envelope = \"flat\"");
     }
     let shown = registry::with_connect_keys(shown, &source);
     Some(Connector { name, high_availability, file: file.to_owned(), source, format, sink, shown })

@@ -384,11 +384,12 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 19] = [
+const TABLES: [&str; 20] = [
     "source",
     "source.postgres",
     "source.mongodb",
     "format",
+    "format.flat",
     "dead_letters",
     "signature",
     "route",

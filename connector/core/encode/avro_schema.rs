@@ -12,9 +12,11 @@ use super::lexical::number;
 /// Avro's precision where a decimal has none.
 const PRECISION_UNKNOWN: &str = "64";
 
+const UNNAMED: &str = "io.confluent.connect.avro.ConnectDefault";
+
 /// `adjust` replaces characters that Avro does not allow in names; `connect.name` keeps the original.
 pub(crate) fn text(schema: &Schema, adjust: bool) -> String {
-    let mut printer = Printer { out: String::new(), seen: Vec::new(), adjust };
+    let mut printer = Printer { out: String::new(), seen: Vec::new(), unnamed: 0, adjust };
     printer.schema(schema, "");
     printer.out
 }
@@ -23,6 +25,8 @@ struct Printer {
     out: String,
     /// Full names of the records printed so far: a second use is a name alone.
     seen: Vec<String>,
+    /// How many structs without a name there were.
+    unnamed: u32,
     adjust: bool,
 }
 
@@ -154,8 +158,10 @@ impl Printer {
     }
 
     fn record_of(&mut self, schema: &Schema, properties: &Schema, fields: &[Field], enclosing: &str) {
-        let original = schema.name.as_deref().unwrap_or_default();
-        let full = self.adjusted_name(original);
+        let full = match &schema.name {
+            Some(original) => self.adjusted_name(original),
+            None => self.unnamed(),
+        };
         let (namespace, name) = full.rsplit_once('.').unwrap_or(("", &full));
         if self.seen.contains(&full) {
             let reference = if namespace == enclosing { name } else { &full };
@@ -184,6 +190,15 @@ impl Printer {
         self.out.push(']');
         self.properties(properties);
         self.out.push('}');
+    }
+
+    /// AvroData's name for a struct that has none, with a number from the second one on.
+    fn unnamed(&mut self) -> String {
+        self.unnamed += 1;
+        match self.unnamed {
+            1 => UNNAMED.to_owned(),
+            number => format!("{UNNAMED}{number}"),
+        }
     }
 
     fn field(&mut self, name: &str, schema: &Schema, namespace: &str) {

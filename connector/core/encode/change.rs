@@ -177,10 +177,11 @@ impl<'a> Pass<'a> {
     /// A change of a table or of a collection.
     fn table<W: Writer>(&mut self, context: Context<'a>) -> Result<(), Fault> {
         self.tail::<W>(context);
-        match (&context.plan.update, &context.plan.message) {
-            (Some(update), _) => self.document::<W>(context, update),
-            (None, Some(message)) => self.message::<W>(context, message),
-            (None, None) => self.change::<W>(context),
+        match (&context.plan.update, &context.plan.message, &context.plan.flat) {
+            (Some(_), _, Some(flat)) => self.flat_document::<W>(context, flat),
+            (Some(update), ..) => self.document::<W>(context, update),
+            (None, Some(message), _) => self.message::<W>(context, message),
+            (None, None, _) => self.change::<W>(context),
         }
     }
 

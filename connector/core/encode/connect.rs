@@ -187,7 +187,7 @@ fn source_schema(source: &SourceBlock) -> Schema {
     Schema::named(Base::Struct(fields.collect()), source.schema_name)
 }
 
-fn source_field(value: &SourceValue) -> Schema {
+pub(crate) fn source_field(value: &SourceValue) -> Schema {
     const SNAPSHOT_MARKS: &str =
         "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental";
     match value {

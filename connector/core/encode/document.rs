@@ -77,11 +77,11 @@ impl<'a> Pass<'a> {
             }
         };
         let value = self.document_value::<W>(context, update, cells, op)?;
-        let headers = self.document_headers(context, cells, 0, Some(value))?;
+        let headers = self.document_headers(context, cells, (0, &[]), Some(value))?;
         let row = View { bytes: &self.batch.bytes, cells };
         self.push(context, row, key, Some(value), headers)?;
         if change.op == Op::Delete && context.plan.format.tombstones && key.is_some() {
-            let headers = self.document_headers(context, &[], 1, None)?;
+            let headers = self.document_headers(context, &[], (1, &[]), None)?;
             self.push(context, row, key, None, headers)?;
         }
         Ok(())
@@ -192,11 +192,12 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    fn document_headers(
+    /// `added` are headers that the format asks for.
+    pub(crate) fn document_headers(
         &mut self,
         context: Context<'_>,
         cells: &[Cell],
-        sub: u32,
+        (sub, added): (u32, &[u8]),
         value: Option<Span>,
     ) -> Result<Span, Fault> {
         let start = self.out.bytes.len();
@@ -210,6 +211,7 @@ impl<'a> Pass<'a> {
             }
         }
         self.out.bytes.extend_from_slice(&context.plan.context);
+        self.out.bytes.extend_from_slice(added);
         self.sign(context, value);
         self.span(context, start)
     }

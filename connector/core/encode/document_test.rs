@@ -48,7 +48,7 @@ fn relation() -> Arc<Relation> {
     })
 }
 
-fn batch(changes: &[(Op, &[(usize, &str)])]) -> ChangeBatch {
+pub(super) fn batch(changes: &[(Op, &[(usize, &str)])]) -> ChangeBatch {
     let transaction = Transaction {
         id: 0,
         commit_ts_us: 1_700_000_000_123_000,

@@ -21,6 +21,7 @@ pub use self::spelling::Spelling;
 
 use self::change::{Fault, Pass, Rejects, Room};
 use self::disguise::Disguised;
+use self::flat::Flat;
 use self::heartbeat::Pulse;
 use self::plan::{Draft, Plan, SchemaIds};
 use self::signature::Signature;
@@ -41,6 +42,7 @@ mod change;
 mod connect;
 pub mod disguise;
 mod document;
+pub mod flat;
 mod header;
 mod heartbeat;
 mod hidden;
@@ -121,6 +123,8 @@ pub struct Format {
     /// Events tell their transactions, whose begins and ends are told on this topic.
     pub transactions: Option<String>,
     pub heartbeat: Option<Heartbeat>,
+    /// How documents become flat records.
+    pub flat: Flat,
     /// Relations that look or go otherwise; the first that fits counts.
     pub routes: Vec<Route>,
 }
@@ -160,6 +164,7 @@ impl Format {
             signature: None,
             transactions: None,
             heartbeat: None,
+            flat: Flat::default(),
             routes: Vec::new(),
         }
     }
@@ -196,7 +201,7 @@ impl Format {
 pub enum Envelope {
     /// Before, after, source and operation, as Debezium has it.
     Debezium,
-    /// The new row alone; a tombstone for a delete.
+    /// The new row alone; a tombstone for a delete. Of documents what `flat` says.
     Flat,
     /// Each inserted row is an event that says itself what it holds and where it goes.
     Outbox,
@@ -383,10 +388,15 @@ impl<T: Targets> Encoder<T> {
             let Some(plan) = self.plans.get_mut(slot) else { continue };
             if let Target::Chosen(chosen) = &mut plan.target {
                 chosen.make_room();
+            } else if let Some(flat) = &mut plan.flat {
+                flat.make_room();
             } else if plan.typed.is_none() {
                 continue;
             }
             for change in batch.changes.iter().filter(|change| change.relation == at) {
+                if let Some(flat) = &mut plan.flat {
+                    flat.learn(&self.targets, batch, change).await?;
+                }
                 for row in [change.before, change.after] {
                     let row = View { bytes: &batch.bytes, cells: batch.cells_of(row) };
                     let row = match &plan.outbox {
@@ -433,7 +443,8 @@ impl<T: Targets> Encoder<T> {
 
     async fn register(&self, draft: &Draft<'_>, format: &Format) -> Result<SchemaIds> {
         let mut ids = SchemaIds::default();
-        if format.encoding == Encoding::Avro {
+        // Each flat document has a schema of its own.
+        if format.encoding == Encoding::Avro && draft.flat.is_none() {
             if let Some(text) = draft.key_text() {
                 ids.key = self.targets.schema(&format!("{}-key", draft.topic_name()), &text).await?;
             }
@@ -578,6 +589,8 @@ impl<T: Targets> Encoder<T> {
 mod change_test;
 #[cfg(test)]
 mod document_test;
+#[cfg(test)]
+mod flat_test;
 #[cfg(test)]
 mod oracle_test;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::avro::Avro;
 use super::connect::{Field, Names, Schema};
 use super::disguise::Disguise;
 use super::document::UpdatePlan;
+use super::flat::FlatPlan;
 use super::hidden::{Hidden, disguise, hidden, shown_columns};
 use super::json::Json;
 use super::mapping::{field, told, zero};
@@ -53,6 +54,7 @@ pub(crate) struct Plan {
     pub update: Option<UpdatePlan>,
     /// For messages.
     pub message: Option<MessagePlan>,
+    pub flat: Option<FlatPlan>,
     pub tail: Tail,
     /// What letters do not show of a row.
     pub hidden: Vec<Hidden>,
@@ -139,6 +141,8 @@ pub(crate) struct Draft<'a> {
     key_columns: Vec<u16>,
     key: Option<Schema>,
     envelope: Schema,
+    /// Its schemas are those of its documents, one by one.
+    pub(crate) flat: Option<FlatPlan>,
 }
 
 /// What a route asks of each row of one relation.
@@ -200,15 +204,16 @@ impl<'a> Draft<'a> {
                 return Err(Error::config("events of logical messages take no envelope but Debezium's")
                     .hint("name the prefix in messages of [source.postgres] to have its messages as rows"));
             }
-            // Never written: an event is its own value.
-            (Shape::Documents, Envelope::Outbox) => names.value(row),
-            (Shape::Documents, Envelope::Flat) => {
-                let name = relation.full_name();
-                return Err(Error::config(format!("collection {name} takes no envelope flat"))
-                    .hint("set \"debezium\" or \"outbox\" in a [[route]] for it"));
-            }
+            // Never written: an event is its own value, and so is a flat document.
+            (Shape::Documents, Envelope::Outbox | Envelope::Flat) => names.value(row),
         };
-        Ok(Self { format, route, relation, widened, topic_name, key_columns, key, envelope })
+        let flat = None;
+        let mut draft =
+            Self { format, route, relation, widened, topic_name, key_columns, key, envelope, flat };
+        if (relation.shape, format.envelope) == (Shape::Documents, Envelope::Flat) {
+            draft.flat = Some(FlatPlan::new(format, relation, &names.logical, draft.topic_name())?);
+        }
+        Ok(draft)
     }
 
     /// The topic of every record or, where rows choose, the name that stands for all of them.
@@ -348,6 +353,7 @@ impl<'a> Draft<'a> {
             envelope: EnvelopePlan::compile::<W>(relation, &head, self.format.transactions.is_some()),
             update: (relation.shape == Shape::Documents).then(UpdatePlan::compile::<W>),
             message: (relation.shape == Shape::Messages).then(|| MessagePlan::compile::<W>(&head, foot)),
+            flat: self.flat,
             tail: Tail::new(self.format.encoding),
             target,
             copies,

@@ -63,6 +63,16 @@ pub(crate) fn no_old_row(plan: &Plan, mark: Mark) -> Error {
         .hint(format!("run: ALTER TABLE {table} REPLICA IDENTITY FULL"))
 }
 
+/// Of a document that cannot be a flat record.
+#[cold]
+pub(crate) fn flat(plan: &Plan, mark: Mark, what: &str) -> Error {
+    Error::record(format!("collection {}: the document at {} cannot be flat: {what}", plan.table, place(mark)))
+        .code("bad_value")
+        .hint(
+            "set arrays = \"document\" in [format.flat], or encoding = \"json\" without schemas, which takes any array",
+        )
+}
+
 #[cold]
 pub(crate) fn malformed_list(plan: &Plan, mark: Mark) -> Error {
     Error::fatal(format!(

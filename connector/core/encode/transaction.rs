@@ -37,8 +37,8 @@ struct Tally {
 /// An event's numbers, both from 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Numbers {
-    total: i64,
-    in_table: i64,
+    pub total: i64,
+    pub in_table: i64,
 }
 
 /// The block in an envelope.
@@ -205,8 +205,13 @@ impl Pass<'_> {
             Name::Number { commit } => commit,
             Name::None | Name::Text(_) => at,
         };
-        // Before every change of the transaction, or behind them all.
-        let mark = Mark { commit, change: if status == "END" { at } else { 0 }, n: 0 };
+        // Before every change of the transaction, or behind them all. Those of a named one are all of one place.
+        let (change, n) = match (status, transaction.part.name) {
+            ("END", Name::Text(_)) => (at, u32::MAX),
+            ("END", _) => (at, 0),
+            _ => (0, 0),
+        };
+        let mark = Mark { commit, change, n };
         let key = |out: &mut Vec<u8>| {
             out.extend_from_slice(W::STRUCT_OPEN);
             out.extend(W::lead("id", true, Union::Required));
@@ -251,6 +256,13 @@ impl Pass<'_> {
     pub(crate) fn number(&mut self, context: Context<'_>) -> Option<Numbers> {
         let count = self.count.as_deref_mut()?;
         (context.transaction.part.name != Name::None).then(|| count.next(&context.plan.table))
+    }
+
+    /// What the metadata call the transaction of a change.
+    pub(crate) fn transaction_name(&self, context: Context<'_>) -> String {
+        let mut id = Vec::new();
+        self.put_id(context.transaction, context.change.mark.change, context.plan.format.dialect, &mut id);
+        String::from_utf8_lossy(&id).into_owned()
     }
 
     pub(crate) fn put_block<W: Writer>(&mut self, context: Context<'_>, block: &BlockPlan, numbers: Numbers) {
