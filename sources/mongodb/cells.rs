@@ -3,7 +3,7 @@
 use millrace_core::batch::{Cell, ChangeBatch, Tag, document};
 
 use crate::bson::{
-    Dialect, Doc, Fault, FieldRules, Malformed, Style, Value, put_value, write_document, write_text,
+    Along, Dialect, Doc, Fault, FieldRules, Malformed, Style, Value, put_value, write_document, write_text,
 };
 use crate::event::Update;
 
@@ -25,7 +25,7 @@ pub fn description(
     let mut removed = Vec::new();
     for element in update.removed.elements() {
         let name = element?.1.text("removedFields")?;
-        if let Some((name, _)) = renamed(rules, name) {
+        if let Some(name) = renamed(rules, name) {
             removed.push(name);
         }
     }
@@ -36,7 +36,7 @@ pub fn description(
     for element in update.truncated.elements() {
         let array = element?.1.document("truncatedArrays")?;
         let size = array.need("newSize")?.integer("newSize")?;
-        if let Some((name, _)) = renamed(rules, array.need("field")?.text("field")?) {
+        if let Some(name) = renamed(rules, array.need("field")?.text("field")?) {
             truncated.extend([name, size.to_string().into_bytes()]);
         }
     }
@@ -46,11 +46,11 @@ pub fn description(
     Ok(())
 }
 
-/// The name of a path by the rules, and the rules below it; `None` where it is left out.
-fn renamed<'r>(rules: Option<&'r FieldRules>, path: &[u8]) -> Option<(Vec<u8>, Option<&'r FieldRules>)> {
+/// The name of a path by the rules; `None` where it is left out.
+fn renamed(rules: Option<&FieldRules>, path: &[u8]) -> Option<Vec<u8>> {
     match rules {
-        None => Some((path.to_vec(), None)),
-        Some(rules) => rules.along(path),
+        None => Some(path.to_vec()),
+        Some(rules) => rules.along(path).map(|along| along.path),
     }
 }
 
@@ -61,19 +61,26 @@ fn updated_fields(
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
     let Some(rules) = rules else { return write_document(style, fields, None, out) };
-    out.push(b'{');
-    let mut is_first = true;
+    let mut left: Vec<(Along<'_>, Value<'_>)> = Vec::new();
     for element in fields.elements() {
         let (path, value) = element?;
-        let Some((name, below)) = rules.along(path) else { continue };
-        if !is_first {
+        left.extend(rules.along(path).map(|along| (along, value)));
+    }
+    // Those that keep their names first: `None` is below every number.
+    left.sort_by_key(|(along, _)| along.renamed_by);
+    out.push(b'{');
+    for (index, (along, value)) in left.iter().enumerate() {
+        if index > 0 {
             out.extend_from_slice(style.comma());
         }
-        is_first = false;
-        write_text(&name, out);
+        let is_taken = |(before, _): &(Along<'_>, Value<'_>)| before.path == along.path;
+        if along.renamed_by.is_some() && left.iter().take(index).any(is_taken) {
+            return Err(Fault::NameTaken(String::from_utf8_lossy(&along.path).into_owned()));
+        }
+        write_text(&along.path, out);
         out.extend_from_slice(style.colon());
-        let below = below.filter(|_| matches!(value, Value::Document(_) | Value::Array(_)));
-        put_value(style, value, below, out)?;
+        let below = along.below.filter(|_| matches!(value, Value::Document(_) | Value::Array(_)));
+        put_value(style, *value, below, out)?;
     }
     out.push(b'}');
     Ok(())
@@ -119,9 +126,9 @@ pub fn text(
     Ok(Cell { start: offset(start)?, len: offset(batch.bytes.len() - start)?, tag: Tag::Text })
 }
 
-/// The cell of an id. Always in one dialect: what is one id for the server is one key.
-pub fn of_id(batch: &mut ChangeBatch, id: Value<'_>) -> Result<Cell, Fault> {
-    text(batch, |out| put_value(Style::compact(Dialect::Relaxed), id, None, out))
+/// The cell of an id.
+pub fn of_id(batch: &mut ChangeBatch, dialect: Dialect, id: Value<'_>) -> Result<Cell, Fault> {
+    text(batch, |out| put_value(Style::compact(dialect), id, None, out))
 }
 
 /// The cell of a whole document.

@@ -175,8 +175,10 @@ impl Found {
 async fn found(client: &Client, pattern: &Pattern) -> mongodb::error::Result<Vec<Found>> {
     let (databases, filter) = match pattern {
         Pattern::One { database, collection } => (vec![database.clone()], doc! { "name": collection }),
-        Pattern::Database(database) => (vec![database.clone()], doc! {}),
-        Pattern::All => (client.list_database_names().await?, doc! {}),
+        Pattern::Database(_) | Pattern::Expression(_) | Pattern::All => match pattern.database() {
+            Some(database) => (vec![database.to_owned()], doc! {}),
+            None => (client.list_database_names().await?, doc! {}),
+        },
     };
     let mut all = Vec::new();
     for database in databases.into_iter().filter(|name| !crate::collections::is_internal(name)) {
@@ -192,7 +194,7 @@ async fn found(client: &Client, pattern: &Pattern) -> mongodb::error::Result<Vec
             }
         }
     }
-    all.retain(|found| !found.name.starts_with("system."));
+    all.retain(|found| !found.name.starts_with("system.") && pattern.matches(&found.database, &found.name));
     Ok(all)
 }
 

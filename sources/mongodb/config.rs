@@ -43,6 +43,7 @@ pub struct Raw {
     pub update_document: Option<UpdateDocument>,
     pub pre_images: Option<bool>,
     pub json: Option<Dialect>,
+    pub json_keys: Option<Dialect>,
     #[serde(default)]
     pub exclude_fields: Vec<String>,
     #[serde(default)]
@@ -132,6 +133,8 @@ pub struct Settings {
     pub update_document: UpdateDocument,
     pub pre_images: bool,
     pub json: Dialect,
+    /// Of ids in keys.
+    pub json_keys: Dialect,
     pub fields: Vec<FieldRule>,
     /// Where the server can.
     pub split_large_events: bool,
@@ -170,6 +173,8 @@ impl Settings {
             update_document: raw.update_document.unwrap_or_default(),
             pre_images: raw.pre_images.unwrap_or(false),
             json: raw.json.unwrap_or_default(),
+            // As Debezium, whatever documents look like.
+            json_keys: raw.json_keys.unwrap_or(Dialect::Relaxed),
             fields: problems.fields(&raw.exclude_fields, &raw.rename_fields),
             split_large_events: raw.split_large_events.unwrap_or(true),
             heartbeat_interval: problems.seconds("heartbeat_interval_s", raw.heartbeat_interval_s, HEARTBEAT),
@@ -221,8 +226,10 @@ impl Settings {
     /// The rules for the fields of one collection; `None` where there are none.
     pub fn rules(&self, database: &str, collection: &str) -> Option<FieldRules> {
         let mut rules = FieldRules::default();
-        for field in self.fields.iter().filter(|field| field.collections.matches(database, collection)) {
-            rules.add(&field.path.split('.').collect::<Vec<_>>(), &field.rule);
+        for (order, field) in self.fields.iter().enumerate() {
+            if field.collections.matches(database, collection) {
+                rules.add(&field.path.split('.').collect::<Vec<_>>(), &field.rule, order);
+            }
         }
         Some(rules).filter(|rules| !rules.is_empty())
     }
@@ -275,7 +282,7 @@ impl Problems {
                 Err(what) => {
                     self.add(
                         format!("{key}: {entry:?} {what}"),
-                        "write database.collection, database.* or *.*",
+                        "write database.collection, database.*, *.* or an expression between slashes",
                     );
                 }
             }

@@ -24,6 +24,7 @@ pub mod source;
 mod start;
 mod stream;
 mod takeover;
+mod transaction;
 
 pub use source::MongodbSource;
 pub use start::{chosen, forget};

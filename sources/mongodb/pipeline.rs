@@ -63,22 +63,33 @@ fn wanted(settings: &Settings) -> Document {
     let of_one: Vec<&str> =
         Operation::ALL.iter().map(|(word, _)| *word).filter(|word| !of_all.contains(word)).collect();
     let mut captured = doc! { "operationType": { "$in": of_one } };
-    if let Some(any) = any_of(&settings.collections) {
-        captured.insert("$or", any);
+    // What cannot be asked of the server is left to the decoder: it looks at every name again.
+    if settings.collections.iter().all(can_be_asked) {
+        captured.insert("$or", conditions(&settings.collections));
     }
-    if let Some(any) = any_of(&settings.exclude_collections) {
-        captured.insert("$nor", any);
+    let excluded = conditions(&settings.exclude_collections);
+    if !excluded.is_empty() {
+        captured.insert("$nor", excluded);
     }
     doc! { "$or": [ { "operationType": { "$in": of_all } }, captured ] }
 }
 
-/// One condition a database; `None` where everything is meant.
-fn any_of(patterns: &[Pattern]) -> Option<Vec<Document>> {
+fn can_be_asked(pattern: &Pattern) -> bool {
+    match pattern {
+        Pattern::One { .. } | Pattern::Database(_) => true,
+        Pattern::Expression(_) => pattern.server_expression().is_some(),
+        Pattern::All => false,
+    }
+}
+
+/// One condition a database, and one an expression.
+fn conditions(patterns: &[Pattern]) -> Vec<Document> {
     let mut conditions: Vec<Document> = Vec::new();
     for pattern in patterns {
         match pattern {
-            Pattern::All => return None,
+            Pattern::All => {}
             Pattern::Database(database) => conditions.push(doc! { "ns.db": database }),
+            Pattern::Expression(_) => conditions.extend(pattern.server_expression().map(fits)),
             Pattern::One { database, .. } => {
                 let of_database: Vec<&str> = patterns
                     .iter()
@@ -96,7 +107,13 @@ fn any_of(patterns: &[Pattern]) -> Option<Vec<Document>> {
             }
         }
     }
-    (!conditions.is_empty()).then_some(conditions)
+    conditions
+}
+
+/// The whole name fits an expression.
+fn fits(expression: &str) -> Document {
+    let name = doc! { "$concat": ["$ns.db", ".", { "$ifNull": ["$ns.coll", ""] }] };
+    doc! { "$expr": { "$regexMatch": { "input": name, "regex": expression, "options": "i" } } }
 }
 
 /// Equal for equal questions, wherever they begin.
@@ -134,6 +151,25 @@ mod tests {
             ]
         );
         assert!(captured.contains_key("$nor"));
+    }
+
+    #[test]
+    fn the_server_is_asked_for_names_that_fit_an_expression_and_for_all_where_it_may_read_one_differently() {
+        let captured = |toml: &str| {
+            let stages = stages(&settings(toml), &Begin::Now, false);
+            let any = stages[1].get_document("$match").unwrap().get_array("$or").unwrap().clone();
+            any[1].as_document().unwrap().clone()
+        };
+        let asked = captured(r"collections = ['/shop\.(a|b)/', 'other.x']");
+        assert_eq!(asked.get_array("$or").unwrap().len(), 2);
+        assert!(asked.to_string().contains("$regexMatch"), "{asked}");
+        let all = captured(r"collections = ['/shop\.(?s:a|b)/']");
+        assert!(!all.contains_key("$or"), "{all}");
+        let without = captured(
+            r"collections = ['shop.*']
+exclude_collections = ['/shop\.\btmp/', 'shop.x']",
+        );
+        assert_eq!(without.get_array("$nor").unwrap().len(), 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use millrace_core::progress::State;
 use serde::{Deserialize, Serialize};
 
 use crate::resume_token::{ClusterTime, ResumeToken};
+use crate::transaction::Begun;
 
 /// Everything up to here is delivered. The stream goes on after `resume_token`, or, where an operator chose
 /// a time, at `cluster_time`.
@@ -21,6 +22,9 @@ pub struct Streamed {
     pub cluster_time: ClusterTime,
     /// A transaction was cut: the rest of it comes next.
     pub open: bool,
+    /// Where that transaction began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
     /// The last event that was delivered, and its number among those of the same cluster time.
     pub event_time: ClusterTime,
     pub event_n: u32,
@@ -48,6 +52,7 @@ impl Streamed {
             resume_token,
             cluster_time,
             open: false,
+            begun: None,
             event_time: ClusterTime::default(),
             event_n: 0,
             sec: cluster_time.seconds(),

@@ -24,6 +24,7 @@ use crate::position::Streamed;
 use crate::relation::{Origin, build};
 use crate::resume_token::{ClusterTime, ResumeToken, cluster_time_of};
 use crate::snapshot::tracker::{Outcome, Tracker};
+use crate::transaction::{Begun, Open, Replay};
 
 /// What an event means for the batch that it would go into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +45,6 @@ struct Collection {
     in_batch: Option<(u64, u32)>,
 }
 
-/// The transaction that the last event belongs to.
-struct Open {
-    session: Vec<u8>,
-    number: i64,
-    cluster_time: ClusterTime,
-    /// Its index in the batch with this number.
-    in_batch: Option<(u64, u32)>,
-    /// Session and number in the batch with this number.
-    cells: Option<(u64, [Cell; 2])>,
-}
-
 pub struct Session {
     settings: Arc<Settings>,
     origin: Origin,
@@ -67,6 +57,10 @@ pub struct Session {
     /// The token of the newest place, where it is newer than the one in `at`.
     token: Vec<u8>,
     open: Option<Open>,
+    /// One that has ended, until a batch is told of it.
+    ended: Option<Open>,
+    /// While events come again that were delivered before.
+    replay: Option<Replay>,
     fragments: Vec<Vec<u8>>,
     /// Every change up to here was taken.
     passed: ClusterTime,
@@ -78,6 +72,7 @@ impl Session {
     pub fn new(settings: Arc<Settings>, origin: Origin, from: Streamed, tracker: Tracker) -> Self {
         Self {
             passed: before(from.cluster_time),
+            replay: Replay::of(&from),
             tracker,
             settings,
             origin,
@@ -86,6 +81,7 @@ impl Session {
             at: from,
             token: Vec::new(),
             open: None,
+            ended: None,
             fragments: Vec::new(),
         }
     }
@@ -97,7 +93,25 @@ impl Session {
 
     /// True where no transaction and no event has been taken in part.
     pub fn is_whole(&self) -> bool {
-        self.open.is_none() && self.fragments.is_empty()
+        self.open.is_none() && self.replay.is_none() && self.fragments.is_empty()
+    }
+
+    /// Whether a transaction has ended of which no batch was told yet.
+    pub fn has_end(&self) -> bool {
+        self.ended.as_ref().is_some_and(Open::is_told)
+    }
+
+    /// Tells the batch of the transaction that has ended.
+    pub fn tell_end(&mut self, batch: &mut ChangeBatch) -> Result<()> {
+        let Some(ended) = self.ended.take() else { return Ok(()) };
+        let told = ended.end_in(self.settings.json, (self.batch_number, batch));
+        told.map_err(|fault| too_large(&fault))
+    }
+
+    fn end(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.ended = Some(open);
+        }
     }
 
     /// True where a position can be told: not between the fragments of an event.
@@ -112,14 +126,23 @@ impl Session {
 
     /// Where the session stands after the last event.
     pub fn position(&mut self) -> Result<Streamed> {
+        self.keep_token()?;
+        // While events come again it stays where it was.
+        if self.replay.is_none() {
+            self.at.open = self.open.is_some();
+            self.at.begun = self.open.as_ref().map(|open| open.begun.clone());
+        }
+        Ok(self.at.clone())
+    }
+
+    fn keep_token(&mut self) -> Result<()> {
         if !self.token.is_empty() {
             let token =
                 ResumeToken::read(Doc::of_elements(&self.token)).map_err(|error| malformed(&error))?;
             self.at.resume_token = Some(token);
             self.token.clear();
         }
-        self.at.open = self.open.is_some();
-        Ok(self.at.clone())
+        Ok(())
     }
 
     /// Whether an event goes on with the transaction that is being read. One that does not ends it.
@@ -129,13 +152,10 @@ impl Session {
         }
         let Some(open) = &self.open else { return Ok(Fit::Apart) };
         let event = read(&[event])?;
-        let same = event.session().is_some_and(|session| {
-            session.transaction == open.number && session.id.as_bytes() == open.session
-        });
-        if same {
+        if event.session().is_some_and(|session| open.has(session)) {
             return Ok(Fit::Inside);
         }
-        self.open = None;
+        self.end();
         Ok(Fit::Apart)
     }
 
@@ -162,11 +182,19 @@ impl Session {
     pub fn reply_ended(&mut self, token: Option<Doc<'_>>, drained: bool) -> Result<()> {
         let Some(token) = token.filter(|_| self.fragments.is_empty()) else { return Ok(()) };
         let time = cluster_time_of(token).map_err(|error| malformed(&error))?;
+        let is_past = self.open.as_ref().is_some_and(|open| drained || time > open.cluster_time);
+        if let Some(replay) = &self.replay {
+            let covers = replay.covers(token).map_err(|error| malformed(&error))?;
+            if covers && !is_past {
+                return Ok(());
+            }
+            self.replay = None;
+        }
         // Between events a place says that everything before its time has come, and an empty reply that all of
         // that time has.
         self.passed = self.passed.max(if drained { time } else { before(time) });
-        if self.open.as_ref().is_some_and(|open| drained || time > open.cluster_time) {
-            self.open = None;
+        if is_past {
+            self.end();
         }
         // Inside a transaction the token of its last event says the same, and never more.
         if self.open.is_none() {
@@ -187,9 +215,9 @@ impl Session {
         let needed = |what| malformed(&Malformed::Field(what));
         let operation = event.operation.ok_or_else(|| needed("operationType"))?;
         let time = ClusterTime(event.cluster_time.ok_or_else(|| needed("clusterTime"))?);
-        let n = if time == self.at.event_time { self.at.event_n + 1 } else { 0 };
-        let mark = Mark { commit: time.0, change: time.0, n };
-        self.note_transaction(event, time);
+        let mark = self.mark(event, time)?;
+        self.note_transaction(event, time)?;
+        self.tell_end(batch)?;
         match operation {
             Operation::Insert | Operation::Update | Operation::Replace | Operation::Delete => {
                 self.change(operation, event, mark, batch)?;
@@ -200,28 +228,52 @@ impl Session {
             Operation::Invalidate => tracing::info!(at = %time, "the stream was invalidated, and goes on"),
         }
         self.passed = self.passed.max(before(time));
+        if self.replay.is_some() {
+            return Ok(());
+        }
         self.at.event_time = time;
-        self.at.event_n = n;
+        self.at.event_n = mark.n;
         self.at.sec = time.seconds();
         self.at.ord = time.timestamp().increment;
         self.place(event.token, time);
         Ok(())
     }
 
-    fn note_transaction(&mut self, event: &Event<'_>, cluster_time: ClusterTime) {
-        let Some(session) = event.session() else {
-            self.open = None;
-            return;
-        };
-        let goes_on = self
-            .open
-            .as_ref()
-            .is_some_and(|open| open.number == session.transaction && open.session == session.id.as_bytes());
-        if !goes_on {
-            let session_id = session.id.as_bytes().to_vec();
-            let number = session.transaction;
-            self.open = Some(Open { session: session_id, number, cluster_time, in_batch: None, cells: None });
+    /// The place of an event. Ends the replay with the first event that is new.
+    fn mark(&mut self, event: &Event<'_>, time: ClusterTime) -> Result<Mark> {
+        let last = (self.at.event_time, self.at.event_n);
+        if let Some(replay) = &self.replay
+            && !replay.covers(event.token).map_err(|error| malformed(&error))?
+        {
+            self.replay = None;
         }
+        let n = match &mut self.replay {
+            Some(replay) => replay.number(time, last),
+            None if time == last.0 => last.1 + 1,
+            None => 0,
+        };
+        Ok(Mark { n, ..at_time(time) })
+    }
+
+    fn note_transaction(&mut self, event: &Event<'_>, time: ClusterTime) -> Result<()> {
+        let session = event.session();
+        let goes_on = match (&self.open, session) {
+            (Some(open), Some(session)) => open.has(session),
+            (None, None) => return Ok(()),
+            _ => false,
+        };
+        if goes_on {
+            return Ok(());
+        }
+        self.end();
+        let Some(session) = session else { return Ok(()) };
+        self.keep_token()?;
+        let begun = match (&self.replay, &self.at.begun) {
+            (Some(_), Some(begun)) => begun.clone(),
+            _ => Begun::at(&self.at),
+        };
+        self.open = Some(Open::new(session, time, clock_us(event, time), begun));
+        Ok(())
     }
 
     fn change(
@@ -236,7 +288,7 @@ impl Session {
         let Some(relation) = self.relation_in(namespace, batch)? else { return Ok(()) };
         let mut cells = [NULL; document::CELLS];
         let id = key.need("_id").map_err(|error| malformed(&error))?;
-        cells[document::ID] = of_id(batch, id)
+        cells[document::ID] = of_id(batch, self.settings.json_keys, id)
             .map_err(|fault| unwritable(&full_name(namespace), ClusterTime(mark.commit), fault))?;
         self.documents(namespace, operation, event, &mut cells, batch)
             .map_err(|fault| unwritable(&full_name(namespace), ClusterTime(mark.commit), fault))?;
@@ -307,20 +359,9 @@ impl Session {
             let written = copied(batch, itoa::Buffer::new().format(ms).as_bytes());
             cells[document::WALL_MS] = written.map_err(|fault| too_large(&fault))?;
         }
-        let (Some(open), Some(session)) = (&mut self.open, event.session()) else { return Ok(()) };
-        let kept = open.cells.filter(|(number, _)| *number == self.batch_number);
-        let pair = match kept {
-            Some((_, pair)) => pair,
-            None => {
-                let written = of_document(batch, self.settings.json, session.id, None).and_then(|id| {
-                    copied(batch, session.transaction.to_string().as_bytes()).map(|number| [id, number])
-                });
-                written.map_err(|fault| too_large(&fault))?
-            }
-        };
-        open.cells = Some((self.batch_number, pair));
-        [cells[document::SESSION], cells[document::TRANSACTION]] = pair;
-        Ok(())
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let written = open.session_cells(self.settings.json, cells, (self.batch_number, batch));
+        written.map_err(|fault| too_large(&fault))
     }
 
     /// A collection, or all of a database's, was dropped or renamed.
@@ -385,24 +426,19 @@ impl Session {
 
     /// The index of the event's transaction in the batch; an event outside of one is its own.
     fn transaction_in(&mut self, event: &Event<'_>, mark: Mark, batch: &mut ChangeBatch) -> u32 {
-        if let Some(open) = &self.open
-            && let Some((number, index)) = open.in_batch
-            && number == self.batch_number
-        {
-            return index;
+        let delivered = Mark { n: self.at.event_n, ..at_time(self.at.event_time) };
+        let delivered = self.replay.as_ref().map(|_| delivered);
+        if let Some(open) = &mut self.open {
+            return open.index_in((self.batch_number, batch), delivered);
         }
         let index = u32::try_from(batch.transactions.len()).unwrap_or(u32::MAX);
-        let ms = event.wall_ms.unwrap_or_else(|| i64::try_from(mark.commit >> 32).unwrap_or(0) * 1000);
         batch.transactions.push(Transaction {
-            id: self.open.as_ref().map_or(0, |open| open.number),
-            commit_ts_us: ms.saturating_mul(1000),
+            id: 0,
+            commit_ts_us: clock_us(event, ClusterTime(mark.commit)),
             previous_commit: None,
             snapshot: SnapshotMark::No,
-            part: Part::default(),
+            part: Part { delivered, ..Part::default() },
         });
-        if let Some(open) = &mut self.open {
-            open.in_batch = Some((self.batch_number, index));
-        }
         index
     }
 
@@ -490,6 +526,16 @@ fn read<'a>(parts: &[Doc<'a>]) -> Result<Event<'a>> {
 fn full_name(namespace: Namespace<'_>) -> String {
     let [database, name] = [namespace.database, namespace.collection].map(String::from_utf8_lossy);
     if name.is_empty() { database.into_owned() } else { format!("{database}.{name}") }
+}
+
+/// The server's clock at an event, or what its place in the log says of that, in microseconds.
+fn clock_us(event: &Event<'_>, time: ClusterTime) -> i64 {
+    let ms = event.wall_ms.unwrap_or_else(|| i64::try_from(time.seconds()).unwrap_or(0) * 1000);
+    ms.saturating_mul(1000)
+}
+
+fn at_time(time: ClusterTime) -> Mark {
+    Mark { commit: time.0, change: time.0, n: 0 }
 }
 
 /// The newest time before this one.

@@ -83,11 +83,15 @@ pub fn starting_at(
     Streamed::starting_at(&facts.replica_set, &settings.scope.to_string(), &pipeline, token, time)
 }
 
-/// Where the stream is to be opened for a position.
+/// Where the stream is to be opened for a position: inside a transaction where that began.
 pub fn begin(position: &Streamed) -> Begin {
-    match &position.resume_token {
+    let (token, time) = match &position.begun {
+        Some(begun) => (&begun.resume_token, begun.cluster_time),
+        None => (&position.resume_token, position.cluster_time),
+    };
+    match token {
         Some(token) => Begin::After(token.clone()),
-        None => Begin::At(position.cluster_time),
+        None => Begin::At(time),
     }
 }
 

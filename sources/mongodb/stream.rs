@@ -267,11 +267,12 @@ impl Stream {
     }
 
     fn is_filled(&self) -> bool {
-        self.batch.as_ref().is_some_and(|batch| !batch.changes.is_empty())
+        self.session.has_end() || self.batch.as_ref().is_some_and(|batch| !batch.is_idle())
     }
 
     fn send(&mut self, drained: bool) -> Result<(), Ended> {
         let Some(mut batch) = self.batch.take() else { return Ok(()) };
+        self.session.tell_end(&mut batch)?;
         let position = self.session.position()?;
         // Invariant 3.
         assert!(position.cluster_time >= self.sent, "positions only rise");

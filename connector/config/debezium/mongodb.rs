@@ -22,6 +22,7 @@ pub fn source(given: &mut Given, keys: &mut Keys) {
     collections(given, keys);
     fields(given, keys);
     capture(given, keys);
+    transforms(given, keys);
     let modes = [("initial", "initial"), ("no_data", "no_data"), ("never", "no_data")];
     let mode = given.word("snapshot.mode", &modes);
     keys.set(SOURCE, "snapshot", mode, "snapshot.mode");
@@ -76,10 +77,10 @@ fn collections(given: &mut Given, keys: &mut Keys) {
                 let text = if is_whole { format!("{entry}\\..*") } else { entry.clone() };
                 match name(&text, literal && !is_whole) {
                     Some(name) => names.push(name),
-                    None => given.wrong(format!(
-                        "{property}: {entry:?} is more than a name: a collection is named here, or the whole of a \
-                         database"
-                    )),
+                    None if is_whole => {
+                        names.push(given.expression(property, &format!("(?:{entry})\\..*")));
+                    }
+                    None => names.push(given.expression(property, &entry)),
                 }
             }
         }
@@ -96,7 +97,7 @@ fn collections(given: &mut Given, keys: &mut Keys) {
 }
 
 /// `shop\.orders` and `shop[.]orders` as `shop.orders`, `shop\..*` as `shop.*`; `None` of what is a real
-/// expression. A point that is not escaped is taken for a point, as whoever writes it means it.
+/// expression and stays one. A point that is not escaped is taken for a point, as whoever writes it means it.
 fn name(expression: &str, literal: bool) -> Option<String> {
     if literal {
         return Some(expression.to_owned());
@@ -110,6 +111,67 @@ fn name(expression: &str, literal: bool) -> Option<String> {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
     let fits = !plain.is_empty() && plain.chars().all(is_plain) && (whole || plain.contains('.'));
     fits.then(|| if whole { format!("{plain}.*") } else { plain.to_owned() })
+}
+
+const FLAT: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
+
+/// The one transform that is ours too.
+fn transforms(given: &mut Given, keys: &mut Keys) {
+    let names = given.list("transforms");
+    for (index, name) in names.iter().enumerate() {
+        let of = |option: &str| format!("transforms.{name}.{option}");
+        let kind = given.get(&of("type")).unwrap_or_default().to_owned();
+        if kind != FLAT || index > 0 {
+            given.wrong(format!("{}: {kind:?} cannot be had, only {FLAT}, once: see [[route]]", of("type")));
+            continue;
+        }
+        keys.set("format", "envelope", "flat", "transforms");
+        flat(given, keys, &of);
+    }
+}
+
+fn flat(given: &mut Given, keys: &mut Keys, of: &impl Fn(&str) -> String) {
+    const SECTION: &str = "format.flat";
+    for (option, _) in given.under(&of("")) {
+        let is_known = matches!(
+            option.as_str(),
+            "type"
+                | "array.encoding"
+                | "flatten.struct"
+                | "flatten.struct.delimiter"
+                | "delete.tombstone.handling.mode"
+                | "add.fields"
+                | "add.fields.prefix"
+                | "add.headers"
+                | "add.headers.prefix"
+        );
+        if !is_known {
+            given.wrong(format!("{}: cannot be had", of(&option)));
+        }
+    }
+    let arrays = given.word(&of("array.encoding"), &[("array", "array"), ("document", "document")]);
+    keys.set(SECTION, "arrays", arrays, &of("array.encoding"));
+    if given.flag(&of("flatten.struct"), false) {
+        keys.set(SECTION, "flatten", true, &of("flatten.struct"));
+        let delimiter = given.get(&of("flatten.struct.delimiter")).map(str::to_owned);
+        keys.set_some(SECTION, "delimiter", delimiter, &of("flatten.struct.delimiter"));
+    }
+    let deletes = [
+        ("tombstone", "tombstone"),
+        ("drop", "drop"),
+        ("rewrite", "rewrite"),
+        ("rewrite-with-tombstone", "rewrite_with_tombstone"),
+        ("delete-to-tombstone", "tombstone"),
+    ];
+    let mode = of("delete.tombstone.handling.mode");
+    let deletes = given.word(&mode, &deletes);
+    keys.set(SECTION, "deletes", deletes, &mode);
+    for (option, key) in [("add.fields", "add_fields"), ("add.headers", "add_headers")] {
+        keys.set(SECTION, key, list(given.list(&of(option))), &of(option));
+        let prefix = format!("{option}.prefix");
+        let found = given.get(&of(&prefix)).map(str::to_owned);
+        keys.set_some(SECTION, &format!("{key}_prefix"), found, &of(&prefix));
+    }
 }
 
 fn fields(given: &mut Given, keys: &mut Keys) {

@@ -144,14 +144,6 @@ pub const CONNECT: &[Property] = &[
     ("offsets.storage.topic", "the worker's", Idle("the position is in a topic of its own")),
     ("config.action.reload", "restart", Idle("secrets are read at the start")),
     ("plugin.*", "", Idle("there are no plugins")),
-    (
-        "transforms",
-        "",
-        Refused(
-            "single message transforms are Java code; a [[route]] of a TOML file renames topics, flattens rows and publishes outboxes",
-        ),
-    ),
-    ("transforms.*", "", Refused("single message transforms are Java code; see [[route]]")),
     ("predicates", "", Refused("predicates choose records for transforms, of which there are none")),
     ("predicates.*", "", Refused("predicates choose records for transforms, of which there are none")),
 ];
@@ -343,6 +335,14 @@ pub const POSTGRES: &[Property] = &[
     ("heartbeat.action.query", "", Becomes("source.postgres.heartbeat_query")),
     ("message.prefix.include.list", "all", Becomes("source.postgres.message_events")),
     ("message.prefix.exclude.list", "", Becomes("source.postgres.exclude_message_events")),
+    (
+        "transforms",
+        "",
+        Refused(
+            "single message transforms are Java code; a [[route]] of a TOML file renames topics, flattens rows and publishes outboxes",
+        ),
+    ),
+    ("transforms.*", "", Refused("single message transforms are Java code; see [[route]]")),
 ];
 
 /// Of the MongoDB connector.
@@ -367,11 +367,7 @@ pub const MONGODB: &[Property] = &[
     ("database.exclude.list", "", Becomes("source.mongodb.exclude_collections")),
     ("collection.include.list", "all", Becomes("source.mongodb.collections")),
     ("collection.exclude.list", "", Becomes("source.mongodb.exclude_collections")),
-    (
-        "filters.match.mode",
-        "regex",
-        Only(&["regex", "literal"], "names, or names with .* for the whole of a database"),
-    ),
+    ("filters.match.mode", "regex", Only(&["regex", "literal"], "there is no third")),
     ("field.exclude.list", "", Becomes("source.mongodb.exclude_fields")),
     ("field.renames", "", Becomes("source.mongodb.rename_fields")),
     (
@@ -422,6 +418,12 @@ pub const MONGODB: &[Property] = &[
         ),
     ),
     ("internal.mongodb.allow.offset.invalidation", "false", Idle("positions are the connector's own")),
+    (
+        "transforms",
+        "",
+        Becomes("format.envelope, for io.debezium.connector.mongodb.transforms.ExtractNewDocumentState"),
+    ),
+    ("transforms.*", "", Becomes("format.flat")),
 ];
 
 /// Whether a property's name is this one, or one of its kind.

@@ -3,6 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use millrace_core::encode::Envelope;
+use millrace_core::encode::flat::{Arrays, Deletes};
+
 use super::*;
 use crate::config::Environment;
 use crate::config::load;
@@ -143,13 +146,49 @@ fn every_problem_is_listed_at_once() {
 }
 
 #[test]
-fn an_expression_of_collections_is_refused_and_a_whole_database_is_taken() {
+fn expressions_of_collections_and_whole_databases_are_taken() {
     let text = MONGODB_FILE.replace("shop[.]orders, shop\\\\.items", "shop\\\\..*");
     let connector = read(&text).unwrap();
     let Source::Mongodb(source) = &connector.source else { panic!("{:?}", connector.source) };
     assert!(source.wants("shop", "carts") && !source.wants("other", "carts"));
-    let text = messages(&MONGODB_FILE.replace("shop[.]orders", "shop[.](a|b)"));
-    assert!(text.contains("is more than a name"), "{text}");
+    let connector = read(&MONGODB_FILE.replace("shop[.]orders", "shop[.](a|b)")).unwrap();
+    let Source::Mongodb(source) = &connector.source else { panic!("{:?}", connector.source) };
+    assert!(source.wants("shop", "b") && source.wants("shop", "items") && !source.wants("shop", "c"));
+    let text = messages(&MONGODB_FILE.replace("shop[.]orders", "shop[.](a"));
+    assert!(text.contains("not an expression that is understood"), "{text}");
+}
+
+#[test]
+fn the_transform_to_flat_documents_is_ours_and_no_other_is() {
+    let transformed = |options: &[(&str, &str)]| {
+        let mut text = with(MONGODB_FILE, "transforms", "unwrap");
+        for (option, value) in options {
+            text = with(&text, &format!("transforms.unwrap.{option}"), value);
+        }
+        text
+    };
+    let kind = ("type", "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState");
+    let connector = read(&transformed(&[
+        kind,
+        ("array.encoding", "document"),
+        ("delete.tombstone.handling.mode", "rewrite-with-tombstone"),
+        ("flatten.struct", "true"),
+        ("flatten.struct.delimiter", "-"),
+        ("add.fields", "op,source.ts_ms:at"),
+        ("add.headers", "op"),
+        ("add.headers.prefix", "x-"),
+    ]))
+    .unwrap();
+    let flat = &connector.format.flat;
+    assert_eq!(connector.format.envelope, Envelope::Flat);
+    assert_eq!((flat.arrays, flat.deletes), (Arrays::Members, Deletes::RewriteWithTombstone));
+    assert_eq!(flat.delimiter.as_deref(), Some("-"));
+    let names: Vec<&str> = flat.fields.iter().chain(&flat.headers).map(|added| added.name.as_str()).collect();
+    assert_eq!(names, ["__op", "__at", "x-op"]);
+    let text = messages(&transformed(&[("type", "org.apache.kafka.connect.transforms.Filter$Value")]));
+    assert!(text.contains("transforms.unwrap.type"), "{text}");
+    let text = messages(&transformed(&[kind, ("route.by.field", "x")]));
+    assert!(text.contains("transforms.unwrap.route.by.field: cannot be had"), "{text}");
 }
 
 #[test]

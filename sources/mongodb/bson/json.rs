@@ -95,25 +95,40 @@ fn document(
     if depth > DEPTH_MAX {
         return Err(Malformed::Depth.into());
     }
-    if let Some(rules) = rules {
-        rules.check_names(doc)?;
-    }
     out.push(b'{');
     let mut is_first = true;
-    for element in doc.elements() {
-        let (name, value) = element?;
-        let (name, below) = match rules.map(|rules| rules.at(name)) {
-            None => (name, None),
-            Some(Renamed::Left) => continue,
-            Some(Renamed::As(name, below)) => (name, below),
-        };
+    let mut field = |name: &[u8], value, below, out: &mut Vec<u8>| {
         if !is_first {
             out.extend_from_slice(style.comma());
         }
         is_first = false;
         write_text(name, out);
         out.extend_from_slice(style.colon());
-        put(style, value, below, depth + 1, out)?;
+        put(style, value, below, depth + 1, out)
+    };
+    match rules {
+        None => {
+            for element in doc.elements() {
+                let (name, value) = element?;
+                field(name, value, None, out)?;
+            }
+        }
+        Some(rules) => {
+            rules.check_names(doc)?;
+            let mut renamed = Vec::new();
+            for element in doc.elements() {
+                let (name, value) = element?;
+                match rules.at(name) {
+                    Renamed::Left => {}
+                    Renamed::As(name, below, None) => field(name, value, below, out)?,
+                    Renamed::As(name, below, Some(by)) => renamed.push((by, name, value, below)),
+                }
+            }
+            renamed.sort_by_key(|(by, ..)| *by);
+            for (_, name, value, below) in renamed {
+                field(name, value, below, out)?;
+            }
+        }
     }
     out.push(b'}');
     Ok(())

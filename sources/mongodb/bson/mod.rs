@@ -8,7 +8,7 @@ mod filter;
 mod json;
 mod printable;
 
-pub use filter::{FieldRules, Renamed, Rule};
+pub use filter::{Along, FieldRules, Renamed, Rule};
 pub use json::{Dialect, Fault, Fraction, Style, put_date, put_value, write_document, write_text};
 
 /// Why bytes are no BSON.

@@ -21,8 +21,8 @@ fn bson(json: serde_json::Value) -> Vec<u8> {
 
 fn rules(of: &[(&str, Rule)]) -> FieldRules {
     let mut rules = FieldRules::default();
-    for (path, rule) in of {
-        rules.add(&path.split('.').collect::<Vec<_>>(), rule);
+    for (order, (path, rule)) in of.iter().enumerate() {
+        rules.add(&path.split('.').collect::<Vec<_>>(), rule, order);
     }
     rules
 }
@@ -113,13 +113,29 @@ fn fields_are_left_out_and_renamed_through_documents_and_arrays_of_documents() {
 }
 
 #[test]
+fn a_field_with_another_name_stands_behind_those_that_keep_theirs() {
+    let rename = |new: &str| Rule::Rename(new.into());
+    let rules = rules(&[("a", rename("z")), ("b", rename("y"))]);
+    let doc = bson(serde_json::json!({"b": 1, "x": 2, "a": 3}));
+    assert_eq!(written(Style::compact(Dialect::Plain), &doc, Some(&rules)), r#"{"x":2,"z":3,"y":1}"#);
+}
+
+#[test]
 fn a_name_that_is_taken_is_not_given_twice() {
-    let rules = rules(&[("a", Rule::Rename("b".into()))]);
-    let mut out = Vec::new();
-    let doc = bson(serde_json::json!({"a": 1, "b": 2}));
-    let fault =
-        write_document(Style::compact(Dialect::Plain), Doc::new(&doc).unwrap(), Some(&rules), &mut out);
-    assert_eq!(fault, Err(Fault::NameTaken("b".into())));
+    let rename = |new: &str| Rule::Rename(new.into());
+    let of_two = |of: &[(&str, Rule)]| {
+        let mut out = Vec::new();
+        let doc = bson(serde_json::json!({"a": 1, "b": 2}));
+        let rules = rules(of);
+        write_document(Style::compact(Dialect::Plain), Doc::new(&doc).unwrap(), Some(&rules), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    };
+    assert_eq!(of_two(&[("a", rename("b"))]), Err(Fault::NameTaken("b".into())));
+    assert_eq!(of_two(&[("a", rename("c")), ("b", rename("c"))]), Err(Fault::NameTaken("c".into())));
+    assert_eq!(of_two(&[("a", rename("b")), ("b", rename("c"))]), Err(Fault::NameTaken("b".into())));
+    // A name that was given up before is free.
+    assert_eq!(of_two(&[("b", Rule::Exclude), ("a", rename("b"))]), Ok(r#"{"b":1}"#.into()));
+    assert_eq!(of_two(&[("b", rename("c")), ("a", rename("b"))]), Ok(r#"{"c":2,"b":1}"#.into()));
 }
 
 #[test]
@@ -127,7 +143,8 @@ fn the_paths_of_an_update_follow_the_rules_past_places_in_arrays() {
     let rules =
         rules(&[("a.b", Rule::Exclude), ("list.x", Rule::Rename("y".into())), ("deep.p.q", Rule::Exclude)]);
     let along = |path: &str| {
-        rules.along(path.as_bytes()).map(|(name, below)| (String::from_utf8(name).unwrap(), below.is_some()))
+        let along = rules.along(path.as_bytes())?;
+        Some((String::from_utf8(along.path).unwrap(), along.below.is_some()))
     };
     for (path, expected) in [
         ("a.b", None),

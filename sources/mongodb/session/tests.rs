@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Raw;
-use millrace_core::batch::Value as Seen;
+use millrace_core::batch::{Name, Value as Seen};
 use mongodb::bson::{DateTime, RawDocumentBuf, Timestamp, doc};
 use proptest::prelude::*;
 
@@ -264,4 +264,95 @@ proptest! {
         prop_assert_eq!((marks.clone(), ids), run(0));
         prop_assert!(marks.is_sorted());
     }
+}
+
+/// Begin, end and what was delivered before, of each transaction of a batch, and the text of its name.
+fn parts(batch: &ChangeBatch) -> Vec<(bool, bool, Option<u32>, String)> {
+    let of = |part: &Part| {
+        let name = match part.name {
+            Name::Text(cell) => String::from_utf8(batch.text(cell).to_vec()).unwrap(),
+            Name::None | Name::Number { .. } => String::new(),
+        };
+        (part.begin.is_some(), part.end.is_some(), part.delivered.map(|mark| mark.n), name)
+    };
+    batch.transactions.iter().map(|transaction| of(&transaction.part)).collect()
+}
+
+const NAME: &str = r#"{"id": "s"}:1"#;
+
+#[test]
+fn a_transaction_is_named_and_begins_and_ends_once_over_many_batches() {
+    let mut session = session();
+    let mut first = ChangeBatch::default();
+    apply(&mut session, &insert(5, 0, Some(1)), &mut first).unwrap();
+    assert_eq!(parts(&first), [(true, false, None, NAME.into())]);
+    session.begin_batch();
+    let mut second = ChangeBatch::default();
+    apply(&mut session, &insert(5, 1, Some(1)), &mut second).unwrap();
+    apply(&mut session, &insert(6, 0, None), &mut second).unwrap();
+    let outside = (false, false, None, String::new());
+    assert_eq!(parts(&second), [(false, true, None, NAME.into()), outside]);
+
+    apply(&mut session, &insert(7, 0, Some(1)), &mut second).unwrap();
+    session.begin_batch();
+    let mut third = ChangeBatch::default();
+    assert!(!session.has_end());
+    ended(&mut session, &token(7, 9), true);
+    assert!(session.has_end());
+    session.tell_end(&mut third).unwrap();
+    assert_eq!((parts(&third), third.changes.len()), (vec![(false, true, None, NAME.into())], 0));
+    assert!(!session.has_end());
+}
+
+#[test]
+fn a_cut_transaction_is_read_again_from_its_begin_and_what_was_delivered_is_known() {
+    let mut first = session();
+    let mut batch = ChangeBatch::default();
+    apply(&mut first, &insert(4, 0, None), &mut batch).unwrap();
+    for n in 0..3 {
+        apply(&mut first, &insert(5, n, Some(1)), &mut batch).unwrap();
+    }
+    let position = first.position().unwrap();
+    let begun = position.begun.clone().unwrap();
+    assert_eq!(begun.resume_token.unwrap().to_string(), "82000000040000000100000000");
+    let stored = crate::position::Stored::parse(&position.to_position()).unwrap();
+    assert_eq!(stored, crate::position::Stored::Streamed(Box::new(position.clone())));
+
+    let origin = Origin { version: "1".into(), name: "shop".into() };
+    let mut second = Session::new(settings(""), origin, position.clone(), None);
+    assert!(!second.is_whole(), "nothing may be placed inside the transaction");
+    second.begin_batch();
+    let mut batch = ChangeBatch::default();
+    ended(&mut second, &token(4, 5), true);
+    for n in 0..2 {
+        apply(&mut second, &insert(5, n, Some(1)), &mut batch).unwrap();
+    }
+    assert_eq!(second.position().unwrap(), position, "it stays while events come again");
+    for n in 2..5 {
+        apply(&mut second, &insert(5, n, Some(1)), &mut batch).unwrap();
+    }
+    assert_eq!(parts(&batch), [(false, false, Some(2), NAME.into())]);
+    assert_eq!(batch.changes.iter().map(|change| change.mark.n).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    let on = second.position().unwrap();
+    assert_eq!((on.event_n, on.begun), (4, position.begun));
+    ended(&mut second, &token(6, 0), false);
+    second.tell_end(&mut batch).unwrap();
+    assert_eq!(parts(&batch), [(false, true, Some(2), NAME.into())]);
+    assert!(second.is_whole() && second.position().unwrap().begun.is_none());
+}
+
+#[test]
+fn an_end_that_was_not_told_before_a_crash_is_told_after_it() {
+    let (mut first, mut batch) = (session(), ChangeBatch::default());
+    apply(&mut first, &insert(5, 0, Some(1)), &mut batch).unwrap();
+    let position = first.position().unwrap();
+    let origin = Origin { version: "1".into(), name: "shop".into() };
+    let mut second = Session::new(settings(""), origin, position, None);
+    second.begin_batch();
+    let mut batch = ChangeBatch::default();
+    apply(&mut second, &insert(5, 0, Some(1)), &mut batch).unwrap();
+    ended(&mut second, &token(5, 0), true);
+    second.tell_end(&mut batch).unwrap();
+    assert_eq!(parts(&batch), [(false, true, Some(0), NAME.into())]);
+    assert!(second.is_whole());
 }

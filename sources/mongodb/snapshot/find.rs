@@ -129,6 +129,7 @@ pub struct Found {
 #[derive(Clone, Copy, Debug)]
 pub struct Writing<'a> {
     pub dialect: Dialect,
+    pub keys: Dialect,
     pub rules: Option<&'a FieldRules>,
     pub rows_max: u64,
     pub is_mongos: bool,
@@ -170,7 +171,7 @@ impl Found {
         let id = id::of(doc)?;
         let mut cells = [NULL; document::CELLS];
         let unwritable = Fault::Unwritable;
-        cells[document::ID] = of_id(&mut self.rows, value_of(&id)?).map_err(unwritable)?;
+        cells[document::ID] = of_id(&mut self.rows, writing.keys, value_of(&id)?).map_err(unwritable)?;
         let after = of_document(&mut self.rows, writing.dialect, doc, writing.rules);
         cells[document::AFTER] = after.map_err(unwritable)?;
         let start = u32::try_from(self.rows.cells.len()).map_err(|_| Malformed::Length)?;
@@ -301,7 +302,13 @@ mod tests {
             "$clusterTime": { "clusterTime": Timestamp { time: 9, increment: 1 } },
         };
         let mut found = Found::default();
-        let writing = Writing { dialect: Dialect::Strict, rules: None, rows_max, is_mongos: false };
+        let writing = Writing {
+            dialect: Dialect::Strict,
+            keys: Dialect::Relaxed,
+            rules: None,
+            rows_max,
+            is_mongos: false,
+        };
         found.take(Doc::new(reply.as_bytes()).unwrap(), writing).unwrap();
         found
     }

@@ -314,7 +314,13 @@ impl Reader {
         let Some(reply) = cursor.next().await else { return Ok(()) };
         let reply = reply.map_err(|error| self.judged(&place.name, error))?;
         let dialect = self.settings.json;
-        let writing = Writing { dialect, rules: place.rules.as_ref(), rows_max, is_mongos: self.is_mongos };
+        let writing = Writing {
+            dialect,
+            keys: self.settings.json_keys,
+            rules: place.rules.as_ref(),
+            rows_max,
+            is_mongos: self.is_mongos,
+        };
         let reply = Doc::new(reply.as_raw_document().as_bytes()).map_err(Fault::from);
         reply.and_then(|reply| found.take(reply, writing)).map_err(|fault| {
             Refusal::Failed(match fault {
