@@ -19,6 +19,9 @@ const DONE_WITHIN: Duration = Duration::from_secs(90);
 /// A side that has written nothing for so long is done.
 const REST: Duration = Duration::from_millis(700);
 
+/// A document of 16 MB, with an escape for each byte of it.
+const RECORD_BYTES_MAX: u32 = 64 << 20;
+
 /// Before the names of Debezium's topics.
 const ASIDE: &str = "theirs.";
 
@@ -87,17 +90,29 @@ impl Sides {
         Ok(())
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Debezium's records and ours, as soon as both have written to the topic that ends so; `write` is called
     /// between the looks.
     pub async fn both_show(
         &mut self,
         ending: &str,
+        write: impl AsyncFnMut() -> Result<()>,
+    ) -> Result<(Topics, Topics)> {
+        self.both(|topics| topics.keys().any(|(topic, _)| topic.ends_with(ending)), write).await
+    }
+
+    /// Debezium's records and ours, as soon as both have written what is waited for.
+    pub async fn both(
+        &mut self,
+        is_done: impl Fn(&Topics) -> bool,
         mut write: impl AsyncFnMut() -> Result<()>,
     ) -> Result<(Topics, Topics)> {
         let mut decoder = Decoder::new(self.encoding, &self.place.registry)?;
         let (theirs, ours) = (format!("{ASIDE}{}.", self.name), format!("{}.", self.name));
         let deadline = Instant::now() + DONE_WITHIN;
-        let is_done = |topics: &Topics| topics.keys().any(|(topic, _)| topic.ends_with(ending));
         loop {
             self.still_run().await?;
             write().await?;
@@ -175,6 +190,7 @@ fn file(place: &Place, encoding: Encoding, name: &str, told: &Told) -> String {
          [format]\ndialect = \"debezium\"\n{encoding}\nregistry = \"{registry}\"\n{format}\n\
          [sink.kafka]\nbootstrap = [\"{bootstrap}\"]\nposition_topic = \"position-{name}\"\n\
          [sink.kafka.topic_defaults]\npartitions = 3\nreplication = 1\n\
+         [sink.kafka.topic_defaults.config]\n\"max.message.bytes\" = \"{RECORD_BYTES_MAX}\"\n\
          [rest]\nlisten = \"127.0.0.1:0\"\n"
     )
 }
@@ -191,6 +207,9 @@ fn properties(place: &Place, encoding: Encoding, name: &str, own: Json) -> Resul
         "poll.interval.ms": "20",
         "topic.creation.default.partitions": "3",
         "topic.creation.default.replication.factor": "1",
+        "topic.creation.default.max.message.bytes": RECORD_BYTES_MAX.to_string(),
+        "producer.override.max.request.size": RECORD_BYTES_MAX.to_string(),
+        "producer.override.buffer.memory": (2 * RECORD_BYTES_MAX).to_string(),
         "transforms": "aside",
         "transforms.aside.type": "org.apache.kafka.connect.transforms.RegexRouter",
         "transforms.aside.regex": "(.*)",

@@ -34,7 +34,7 @@ pub struct OfDocuments {
     /// Decides documents and changes; several, parted by commas, are as many runs.
     #[arg(long = "seed", value_delimiter = ',', default_values_t = [1])]
     seeds: Vec<u64>,
-    /// json (with schemas) or avro; both, one after the other, where it is not given.
+    /// json (with schemas) or avro; the one that the seed draws, where it is not given.
     #[arg(long)]
     encoding: Option<String>,
     /// Transactions, and changes outside of any, of each run.
@@ -99,25 +99,21 @@ async fn compared(subject: &Subject) -> Result<ExitCode> {
     }
 }
 
-/// Every seed in each encoding, without images and with both.
+/// Every seed, in the modes that it draws.
 async fn of_documents(arguments: &OfDocuments) -> Result<ExitCode> {
-    let encodings = encodings(arguments.encoding.as_deref())?;
+    let encoding = arguments.encoding.as_deref().map(encoding).transpose()?;
     let mut stand = Stand::set_up(&Config::default(), arguments.release).await?;
     for seed in &arguments.seeds {
-        for encoding in &encodings {
-            for images in [mongodb::Images::None, mongodb::Images::Both] {
-                let config = mongodb::Config {
-                    place: stand.place.clone(),
-                    url: stand.services.mongodb.url(),
-                    encoding: *encoding,
-                    seed: *seed,
-                    transactions: arguments.transactions,
-                    images,
-                };
-                let report = mongodb::run(&config, &mut stand.allowed).await;
-                stand.note(&format!("seed {seed}, {encoding:?}, images {images:?}"), report)?;
-            }
-        }
+        let modes = mongodb::Modes::of(*seed, encoding);
+        let config = mongodb::Config {
+            place: stand.place.clone(),
+            url: stand.services.mongodb.url(),
+            seed: *seed,
+            transactions: arguments.transactions,
+            modes,
+        };
+        let report = mongodb::run(&config, &mut stand.allowed).await;
+        stand.note(&format!("seed {seed}, {modes}"), report)?;
     }
     Ok(stand.verdict())
 }
@@ -214,9 +210,15 @@ impl Stand {
 fn encodings(name: Option<&str>) -> Result<Vec<Encoding>> {
     match name {
         None => Ok(vec![Encoding::Json, Encoding::Avro]),
-        Some("json") => Ok(vec![Encoding::Json]),
-        Some("avro") => Ok(vec![Encoding::Avro]),
-        Some(other) => Err(Error::new(format!("{other} is no encoding: json or avro"))),
+        Some(name) => Ok(vec![encoding(name)?]),
+    }
+}
+
+fn encoding(name: &str) -> Result<Encoding> {
+    match name {
+        "json" => Ok(Encoding::Json),
+        "avro" => Ok(Encoding::Avro),
+        other => Err(Error::new(format!("{other} is no encoding: json or avro"))),
     }
 }
 
