@@ -63,7 +63,7 @@ async fn attempts<S: Source, K: Sink>(
         let before = delivered(&progress);
         let (end, ending) = watch::channel(false);
         let running = pipeline::run(&mut source, &mut sink, format.clone(), progress.clone(), ending);
-        let attempt = until_told(running, end, &mut stopping, turn.as_mut()).await;
+        let (attempt, told) = until_told(running, end, &mut stopping, turn.as_mut()).await;
         let moved = delivered(&progress) != before;
         if moved {
             backoff.reset();
@@ -71,8 +71,9 @@ async fn attempts<S: Source, K: Sink>(
         }
         let error = match attempt {
             Ok(()) if *stopping.borrow() => return stopped(&progress),
-            Ok(()) if turn.as_ref().is_some_and(|turn| !turn.is_mine()) => {
-                info!("it is another instance's turn");
+            // The turn may be back by now; it was lost all the same, and has to be proved anew.
+            Ok(()) if told == Told::TurnOver => {
+                info!("the turn was lost");
                 continue;
             }
             Ok(()) => Error::transient("the pipeline ended without a reason").hint("it is started anew"),
@@ -101,13 +102,21 @@ async fn attempts<S: Source, K: Sink>(
     }
 }
 
+/// Why an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Stop,
+    TurnOver,
+}
+
 /// Runs one attempt. It ends in good order when the daemon stops, and when its turn is over.
 async fn until_told(
     attempt: impl Future<Output = Result<()>>,
     end: watch::Sender<bool>,
     stopping: &mut watch::Receiver<bool>,
     turn: Option<&mut Turn>,
-) -> Result<()> {
+) -> (Result<()>, Told) {
     let over = async {
         match turn {
             Some(turn) => turn.over().await,
@@ -115,15 +124,15 @@ async fn until_told(
         }
     };
     let mut attempt = pin!(attempt);
-    tokio::select! {
+    let told = tokio::select! {
         biased;
-        ended = &mut attempt => return ended,
+        ended = &mut attempt => return (ended, Told::Nothing),
         // `wait_for` also ends when the daemon has gone.
-        _ = stopping.wait_for(|stop| *stop) => {}
-        () = over => {}
-    }
+        _ = stopping.wait_for(|stop| *stop) => Told::Stop,
+        () = over => Told::TurnOver,
+    };
     end.send_replace(true);
-    attempt.await
+    (attempt.await, told)
 }
 
 /// Anything that only a working sink moves.

@@ -197,6 +197,27 @@ async fn a_connector_works_only_in_its_turn_and_leaves_when_it_stops() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_turn_that_is_lost_for_a_moment_is_no_end_without_a_reason() {
+    let (turn, mut giver) = turn::turn();
+    let running = start_in_turn([], Some(turn));
+    let standing = |mine| Standing { mine, active: Some("me".to_owned()), trouble: None };
+    giver.standing.send_replace(standing(true));
+    giver.proofs.recv().await.unwrap().send(true).unwrap();
+    until(&running.progress, State::Running).await;
+    giver.standing.send_replace(standing(false));
+    // The attempt is told, and its turn is back before it has ended.
+    tokio::task::yield_now().await;
+    giver.standing.send_replace(standing(true));
+    giver.proofs.recv().await.unwrap().send(true).unwrap();
+    until(&running.progress, State::Running).await;
+    assert_eq!(running.progress.restarts.load(Ordering::Relaxed), 0);
+    assert_eq!(running.progress.shown().reason, None);
+    running.stopping.send_replace(true);
+    drop(giver);
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connector_that_was_fenced_in_its_turn_tries_again() {
     let (turn, giver) = turn::turn();
     let (_mine, told) = watch::channel(true);
