@@ -1,4 +1,5 @@
-//! As many connections as there is any use for, and none that is held for nothing.
+//! As many connections as there is any use for, and none that is held for nothing: neither by one that asks
+//! nothing nor by one that asks and asks and does not take the answers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -52,6 +53,18 @@ pub struct Held {
     _place: Option<OwnedSemaphorePermit>,
 }
 
+impl Held {
+    /// Bytes went, or it waits for some: `Err` once it has waited for too long.
+    fn moved(&mut self, is_ready: bool, cx: &mut Context<'_>) -> io::Result<()> {
+        if is_ready {
+            self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+        } else if self.idle.as_mut().poll(cx).is_ready() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+}
+
 impl AsyncRead for Held {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -59,18 +72,20 @@ impl AsyncRead for Held {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if read.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
-        } else if self.idle.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        match self.moved(read.is_ready(), cx) {
+            Ok(()) => read,
+            Err(gone) => Poll::Ready(Err(gone)),
         }
-        read
     }
 }
 
 impl AsyncWrite for Held {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        match self.moved(written.is_ready(), cx) {
+            Ok(()) => written,
+            Err(gone) => Poll::Ready(Err(gone)),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -109,5 +124,23 @@ mod tests {
         let (mut served, _) = capped.accept().await;
         one_more.write_all(b"x").await.unwrap();
         assert_eq!(served.read_u8().await.unwrap(), b'x');
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_take_its_answers_gives_its_place_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut capped = Capped::new(listener);
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (mut held, _) = capped.accept().await;
+        let answers = async {
+            loop {
+                if let Err(gone) = held.write_all(&[0; 65_536]).await {
+                    return gone;
+                }
+            }
+        };
+        let gone = timeout(IDLE_MAX * 2, answers).await.expect("it is held for ever");
+        assert_eq!(gone.kind(), io::ErrorKind::TimedOut);
     }
 }
