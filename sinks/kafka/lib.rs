@@ -209,8 +209,7 @@ impl Sink for KafkaSink {
                 self.partitions.opened();
                 if self.watching.is_none() {
                     let Opening { settings, progress, .. } = &self.opening;
-                    let client = settings.client_config();
-                    self.watching = gauges::watch(client, settings.gauges.clone(), progress.clone());
+                    self.watching = gauges::watch(settings.clone(), progress.clone());
                 }
                 Ok(position)
             }
@@ -253,6 +252,7 @@ impl Sink for KafkaSink {
         }
         Err(self.tell().await)
     }
+                changed = self.login.changed() => Err(Stop::Error(changed)),
 
     async fn idle(&mut self) -> Result<()> {
         if let Some(session) = &mut self.session {
