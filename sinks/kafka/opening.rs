@@ -138,7 +138,9 @@ impl Opening {
             let refused = Failure { code, text: native::describe(code), retriable: false };
             return Err(trouble(producer.failed().unwrap_or(Trouble::Call(refused))));
         }
-        let committed = producer.committed(&mut producer.commit(None).done).await.map_err(trouble)?;
+        let ordered = tokio::time::Instant::now();
+        let committed =
+            producer.committed(&mut producer.commit(None).done, ordered).await.map_err(trouble)?;
         self.claimed = true;
         chaos::pass(Point::Claimed);
         if committed.doubtful {

@@ -227,16 +227,18 @@ impl Producer {
         Ending { flushed, done, gate }
     }
 
-    /// Waits for a commit; cancel-safe.
+    /// Waits for a commit that was ordered then; cancel-safe, and however often it is asked anew, the watch
+    /// goes on.
     pub async fn committed(
         &self,
         done: &mut oneshot::Receiver<Result<Committed, Trouble>>,
     ) -> Result<Committed, Trouble> {
-        match tokio::time::timeout(self.watch, done).await {
+        match tokio::time::timeout_at(ordered + self.watch, done).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(self.lost()),
         }
     }
+        ordered: tokio::time::Instant,
 
     /// Becomes ready when the thread has ended and everything is given back.
     pub fn ended(&mut self) -> Option<oneshot::Receiver<()>> {

@@ -507,7 +507,7 @@ impl Session {
     async fn settle_one(&mut self) -> Result<(), Stop> {
         let Some(oldest) = self.pending.front_mut() else { return Ok(()) };
         let Some(producer) = self.producers.get(oldest.nth) else { return Ok(()) };
-        let outcome = producer.committed(&mut oldest.done).await;
+        let outcome = producer.committed(&mut oldest.done, oldest.given.into()).await;
         let id = producer.id().to_owned();
         let Some(ended) = self.pending.pop_front() else { return Ok(()) };
         let committed = match outcome {

@@ -35,7 +35,25 @@ async fn send(producer: &Producer, topic: &Topic) {
 }
 
 async fn commit(producer: &Producer) -> Result<Committed, Trouble> {
-    producer.committed(&mut producer.commit(None).done).await
+    let ordered = tokio::time::Instant::now();
+    producer.committed(&mut producer.commit(None).done, ordered).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watch_over_a_commit_goes_on_while_nobody_waits_for_it() {
+    let raw = serde_json::from_value(serde_json::json!({ "bootstrap": ["127.0.0.1:1"] }));
+    let settings = Settings::resolve(raw.unwrap(), "orders").unwrap();
+    let producer = Producer::new(&settings, 0, Duration::from_millis(500), SIZES).unwrap();
+    let (_reply, mut done) = oneshot::channel();
+    let ordered = tokio::time::Instant::now();
+    let mut asked = async || {
+        let answer = producer.committed(&mut done, ordered);
+        tokio::time::timeout(Duration::from_secs(1), answer).await
+    };
+    while asked().await.is_err() {
+        assert!(ordered.elapsed() <= settings.limits.watch() + Duration::from_secs(1), "it began anew");
+    }
+    assert!(ordered.elapsed() >= settings.limits.watch());
 }
 
 fn class_of(trouble: Trouble) -> Class {
@@ -153,7 +171,7 @@ async fn nothing_is_committed_after_a_transaction_that_was_not() {
     let before = Arc::<Gate>::default();
     before.set(false);
     let mut ending = producer.commit(Some(before));
-    let outcome = producer.committed(&mut ending.done).await;
+    let outcome = producer.committed(&mut ending.done, tokio::time::Instant::now()).await;
     assert!(matches!(outcome, Err(Trouble::Predecessor)), "{outcome:?}");
     assert!(!ending.gate.is_clear_within(Duration::ZERO));
 }
