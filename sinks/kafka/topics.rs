@@ -219,20 +219,31 @@ impl Topics {
 
     /// Whether every topic in use still has the partitions that it is written with.
     pub async fn verify_counts(&self) -> Result<()> {
-        let in_use: Vec<Known> = self.table().topics.iter().filter(|known| known.fresh).cloned().collect();
+        let in_use = self.in_use();
         if in_use.is_empty() {
             return Ok(());
         }
         let now = self.admin.cluster().await?.partitions;
-        for Known { name, topic, .. } in &in_use {
+        for (name, written) in &in_use {
             // One that is missing is told by the records that do not get there.
             if let Some(&now) = now.get(&**name)
-                && now != topic.partitions
+                && now != *written
             {
-                return Err(other_count(name, now, topic.partitions));
+                return Err(other_count(name, now, *written));
             }
         }
         Ok(())
+    }
+
+    /// The topics that this process writes to, and their partitions. One that has had no record since the sink
+    /// was opened counts as it is recorded; one that is recorded and written to no more is nobody's concern.
+    fn in_use(&self) -> Vec<(Arc<str>, u32)> {
+        let table = self.table();
+        let count = |known: &Known| match known.fresh {
+            true => Some(known.topic.partitions),
+            false => table.recorded.get(&*known.name).copied(),
+        };
+        table.topics.iter().filter_map(|known| Some((known.name.clone(), count(known)?))).collect()
     }
 
     fn silent(&self, topic: &str) -> Error {
@@ -382,7 +393,18 @@ mod tests {
     }
 
     #[test]
+    fn topics_without_a_record_since_the_opening_are_looked_at_by_what_is_recorded() {
+        let topics = topics();
+        topics.learn("a", 3, 2_000);
+        topics.learn("b", 4, 2_000);
+        topics.reopened(BTreeMap::from([("a".to_owned(), 3), ("former".to_owned(), 1)]));
+        assert_eq!(topics.in_use(), [(Arc::from("a"), 3)]);
+        topics.learn("b", 5, 2_000);
+        assert_eq!(topics.in_use(), [(Arc::from("a"), 3), (Arc::from("b"), 5)]);
+    }
+
     fn batches_fit_into_the_smallest_topic_and_records_into_the_largest() {
+    #[test]
         let topics = topics();
         let start = Sizes { batch_bytes: BATCH_BYTES_DEFAULT, record_bytes: MESSAGE_BYTES_DEFAULT };
         assert_eq!(topics.sizes(), start);
