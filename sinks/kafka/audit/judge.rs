@@ -128,22 +128,23 @@ impl Judge {
         };
         match &mut self.change {
             Some(change) if change.mark == place.mark => {
-                if place.sub != change.next_sub {
+                if place.sub != change.next_sub && sighted.complete {
                     return Some(Violation::Gap(Some(change.last.clone()), at));
                 }
-                change.next_sub += 1;
+                change.next_sub = place.sub + 1;
                 change.due = due;
-                change.settled &= sighted.settled;
+                change.settled &= sighted.settled && sighted.complete;
                 change.last = at;
                 None
             }
             _ => {
                 self.changes += 1;
-                let settled = sighted.settled;
+                let settled = sighted.settled && sighted.complete;
                 let next_sub = place.sub + 1;
                 let new = Change { mark: place.mark, next_sub, due, last: at.clone(), settled };
                 let unfinished = self.change.replace(new).and_then(Change::unfinished);
-                unfinished.or((place.sub > 0).then_some(Violation::Gap(None, at)))
+                let headless = place.sub > 0 && sighted.complete;
+                unfinished.or(headless.then_some(Violation::Gap(None, at)))
             }
         }
     }
@@ -174,6 +175,7 @@ mod tests {
             signature: None,
             key_left,
             settled: true,
+            complete: true,
         }
     }
 
@@ -235,6 +237,21 @@ mod tests {
     fn a_key_in_two_partitions_is_a_double_when_the_change_is_the_same() {
         let records = [(record(0, 0, 1, 0, false), Op::Other), (record(1, 0, 1, 0, false), Op::Other)];
         assert_eq!(judged(&records).as_deref(), Some("double: t-0@0 and t-1@0 are the same record"));
+    }
+
+    #[test]
+    fn what_compaction_or_retention_took_away_is_no_gap_and_a_double_is_one_still() {
+        let thin = |offset, change, sub| Sighted { complete: false, ..record(0, offset, change, sub, false) };
+        let records = [
+            // Its delete was the older record of the key.
+            (thin(4, 1, 1), Op::Tombstone),
+            (thin(5, 2, 0), Op::Delete),
+            (thin(9, 3, 0), Op::Other),
+            (thin(11, 3, 2), Op::Other),
+        ];
+        assert_eq!(judged(&records), None);
+        let twice = [(thin(4, 1, 0), Op::Other), (thin(5, 1, 0), Op::Other)];
+        assert_eq!(judged(&twice).as_deref(), Some("double: t-0@4 and t-0@5 are the same record"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_core::encode::signature;
+use millrace_core::encode::{Format, signature};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
 use millrace_core::progress::Progress;
@@ -60,6 +60,8 @@ pub struct Sighted {
     pub key_left: bool,
     /// The whole Kafka transaction that it is in can be seen by now.
     pub settled: bool,
+    /// Nothing was taken from any of the topics: what is not there was never there.
+    pub complete: bool,
 }
 
 /// A topic as it was found. What is not complete any more proves nothing about what is gone.
@@ -70,18 +72,28 @@ pub struct Scope {
     /// Partitions that begin above offset 0.
     pub shortened: Vec<u32>,
     pub compacted: bool,
+    /// It holds dead letters, which are no records of changes.
+    pub letters: bool,
     /// Written with another number of partitions than it has now; 0: the topic is gone.
     pub recorded: u32,
+}
+
+impl Scope {
+    /// Records may have been taken from it.
+    pub fn is_thinned(&self) -> bool {
+        !self.letters && (self.compacted || !self.shortened.is_empty())
+    }
 }
 
 /// Shows every record to `with` until it breaks off, and `None` when there is none left; gives the topics.
 pub async fn records(
     settings: &Settings,
-    topic_prefix: &str,
+    format: &Format,
     with: impl FnMut(Option<Sighted>) -> ControlFlow<()> + Send + 'static,
 ) -> Result<Vec<Scope>> {
     let settings = Arc::new(settings.clone());
-    let keys = Keys::new(&settings.connector, topic_prefix);
+    let keys = Keys::new(&settings.name, &format.topic_prefix);
+    let letters = format.dead_letters.clone();
     let topics = Topics::new(settings.clone(), Arc::new(Progress::default()));
     if topics.admin.presence(&settings.position_topic).await? == Presence::Missing {
         return Ok(Vec::new());
@@ -100,7 +112,8 @@ pub async fn records(
         let mut scopes = Vec::new();
         for ((name, recorded), compacted) in recorded.into_iter().zip(compacted) {
             let partitions = reading.partitions(&name)?;
-            scopes.push(Scope { name, partitions, shortened: Vec::new(), compacted, recorded });
+            let letters = name == letters;
+            scopes.push(Scope { name, partitions, shortened: Vec::new(), compacted, letters, recorded });
         }
         reading.walk(&mut scopes, with)?;
         Ok(scopes)
@@ -120,6 +133,7 @@ struct Lane {
     partition: u32,
     partitions: u32,
     settled_before: i64,
+    complete: bool,
     head: Option<Sighted>,
     is_over: bool,
 }
@@ -203,6 +217,7 @@ impl Reading {
     fn lanes(&self, scopes: &mut [Scope]) -> Result<Vec<Lane>> {
         let mut list = TopicPartitionList::new();
         let mut ranges = Vec::new();
+        let mut is_thinned = false;
         for scope in scopes {
             let topic: Arc<str> = scope.name.as_str().into();
             for partition in 0..scope.partitions {
@@ -216,8 +231,10 @@ impl Reading {
                     .map_err(|error| self.error(&topic, &error))?;
                 ranges.push((topic.clone(), partition, scope.partitions, high));
             }
+            is_thinned |= scope.is_thinned();
         }
         self.consumer.assign(&list).map_err(|error| self.error("the audit", &error))?;
+        let complete = !is_thinned;
         let lanes = ranges.into_iter().map(|(topic, partition, partitions, settled_before)| {
             let queue = self.consumer.split_partition_queue(&topic, partition.cast_signed());
             let gone = || Error::fatal(format!("partition {partition} of topic {topic} has no queue"));
@@ -227,6 +244,7 @@ impl Reading {
                 partition,
                 partitions,
                 settled_before,
+                complete,
                 head: None,
                 is_over: false,
             })
@@ -274,6 +292,7 @@ impl Lane {
             signature: header(signature::HEADER).flatten().map(<[u8]>::to_vec),
             key_left: header("__debezium.newkey").is_some(),
             settled: message.offset() < self.settled_before,
+            complete: self.complete,
         }
     }
 }

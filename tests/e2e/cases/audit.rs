@@ -148,6 +148,22 @@ async fn a_compacted_topic_keeps_an_audit_from_passing() {
 }
 
 #[tokio::test]
+async fn compacted_dead_letters_take_nothing_from_the_proof_of_the_records() {
+    let mut shop = Shop::open("audit-letters").await;
+    shop.file.set("dead_letters/on_reject", "dead_letter").set("format/record_bytes_max", 100_000);
+    shop.start().await.rows(1..=3).await;
+    shop.sql.run("INSERT INTO orders VALUES (4, repeat('x', 200000))").await;
+    shop.rows(5..=6).await.wait_for_events("public.orders", 5).await;
+    let letters = format!("{}.dead-letters", shop.name);
+    assert!(shop.broker().last_offset(&letters, 0).await.is_some(), "there is no letter in {letters}");
+    shop.broker().set_topic_config(&letters, "cleanup.policy", "compact").await;
+    let ended = audit(&shop);
+    assert_eq!(ended.code, Some(0), "{}", ended.text());
+    assert!(ended.stdout.contains("5 records of 5 changes"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("holds dead letters"), "{}", ended.stdout);
+}
+
+#[tokio::test]
 async fn records_without_positions_are_not_audited() {
     let mut shop = Shop::open("audit-debezium").await;
     shop.file.set("format/dialect", "debezium").set("format/encoding", "json");
