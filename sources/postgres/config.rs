@@ -59,6 +59,7 @@ pub struct Raw {
     pub create_publication: Option<bool>,
     pub create_slot: Option<bool>,
     pub snapshot: Option<SnapshotMode>,
+    pub failover_slot: Option<bool>,
     pub snapshot_rows: Option<bool>,
     pub snapshot_stream: Option<bool>,
     pub snapshot_on_loss: Option<bool>,
@@ -226,7 +227,7 @@ pub struct Settings {
     pub target: Target,
     pub user: String,
     pub database: String,
-    pub password: Option<SecretString>,
+    pub password: Option<Password>,
     pub tls: Tls,
     pub tables: Vec<TablePattern>,
     /// And what of it not.
@@ -278,7 +279,11 @@ impl Settings {
         let settings = Self {
             connector: connector.to_owned(),
             tls: tls(&raw, &url, &mut problems),
-            password: problems.only_one(raw.password, url.password, "password"),
+            password: problems.only_one(
+                raw.password.map(Password::Own),
+                url.password.as_ref().map(|_| Password::OfUrl(raw.url)),
+                "password",
+            ),
             server: url
                 .servers
                 .first()

@@ -42,6 +42,9 @@ pub struct Streamed {
     /// Number of the newest chunk of a snapshot that was placed before this position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_chunk: Option<u64>,
+    /// Where that chunk was placed: what its rows show was committed before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_lsn: Option<Lsn>,
 }
 
 /// What was found in the sink at opening.
@@ -83,6 +86,7 @@ impl Streamed {
             tx_id: None,
             ts_usec: None,
             snapshot_chunk: None,
+            snapshot_lsn: None,
         }
     }
 
@@ -93,6 +97,17 @@ impl Streamed {
     /// The furthest place in the log that this position speaks of.
     pub fn furthest(&self) -> Lsn {
         self.open.map_or(self.end_lsn, |open| open.final_lsn.max(self.end_lsn))
+    }
+
+    /// The furthest place of which something was delivered; between it and the position the log was only
+    /// passed. Without it, nothing was.
+    pub fn delivered(&self) -> Option<Lsn> {
+        if self.snapshot_chunk.is_some() && self.snapshot_lsn.is_none() {
+            // Written before the place of a chunk was noted.
+            return Some(self.furthest());
+        }
+        let open = self.open.map(|open| open.final_lsn);
+        open.max(self.lsn_commit.map(Lsn)).max(self.snapshot_lsn)
     }
 }
 

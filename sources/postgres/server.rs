@@ -57,16 +57,17 @@ fn milliseconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error
 }
 
 /// The timeline comes from the name of the segment being written: the control file still names the old
-/// one until the first checkpoint after a promotion. On a standby there is no such name.
+/// one until the first checkpoint after a promotion. On a standby there is no such name. Whether it is a standby is
+/// asked once: a promotion in between would give the old timeline with the end of the new one.
 const FACTS: &str = "\
 SELECT json_build_object(
   'version', current_setting('server_version_num')::int,
   'system_identifier', (SELECT system_identifier FROM pg_control_system()),
-  'timeline', CASE WHEN pg_is_in_recovery()
+  'timeline', CASE WHEN s.is_standby
     THEN (SELECT timeline_id::bigint FROM pg_control_checkpoint())
     ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint END,
-  'in_recovery', pg_is_in_recovery(),
-  'end', CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
+  'in_recovery', s.is_standby,
+  'end', CASE WHEN s.is_standby THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
     ELSE pg_current_wal_flush_lsn() END,
   'wal_level', current_setting('wal_level'),
   'wal_sender_timeout_ms', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'),
@@ -78,7 +79,8 @@ SELECT json_build_object(
   'slots_max', current_setting('max_replication_slots')::int,
   'slots_used', (SELECT count(*) FROM pg_replication_slots),
   'walsenders_max', current_setting('max_wal_senders')::int,
-  'walsenders_used', (SELECT count(*) FROM pg_stat_replication))::text";
+  'walsenders_used', (SELECT count(*) FROM pg_stat_replication))::text
+FROM (SELECT pg_is_in_recovery() AS is_standby OFFSET 0) s";
 
 pub async fn facts(client: &Client) -> Result<ServerFacts> {
     let what = "cannot read the server's state";

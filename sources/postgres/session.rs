@@ -259,6 +259,7 @@ impl Session {
         }
         let number = self.whole.snapshot_chunk.unwrap_or(0) + 1;
         self.whole.snapshot_chunk = Some(number);
+        self.whole.snapshot_lsn = Some(self.whole.end_lsn);
         let at = Placing { end: self.whole.end_lsn.0, number, previous_commit: self.whole.lsn_commit };
         let outcome = tracker.place(ready, at, &relation, batch);
         batch.relations.push(relation);

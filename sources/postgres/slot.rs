@@ -141,7 +141,8 @@ pub async fn create(client: &Client, settings: &Settings, facts: &ServerFacts) -
             .hint(format!("SELECT pg_create_logical_replication_slot('{name}', '{PLUGIN}');")));
     }
     // Only a primary's slot can be told to follow a failover.
-    let sql = if facts.version >= FAILOVER_VERSION && !facts.in_recovery {
+    let follows = settings.failover_slot && facts.version >= FAILOVER_VERSION && !facts.in_recovery;
+    let sql = if follows {
         "SELECT lsn::text FROM pg_create_logical_replication_slot($1, $2, false, false, true)"
     } else {
         "SELECT lsn::text FROM pg_create_logical_replication_slot($1, $2, false, false)"

@@ -197,11 +197,23 @@ pub async fn follow_timeline(
     }
     let rows = handshake.query(&format!("TIMELINE_HISTORY {}", facts.timeline)).await?;
     let history = rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten());
-    let left_at = history.as_deref().and_then(|text| left_timeline_at(text, position.timeline));
+    promoted(facts.timeline, history.as_deref().unwrap_or_default(), position)
+}
+
+/// The position on the timeline of a promoted server, by the history of that timeline. An idle primary's log is
+/// passed as far as it reaches, which may be further than its standby had come when it died. Where nothing was
+/// delivered of what the standby lacks, nothing is lost, and the position goes back to where it took over.
+fn promoted(timeline: u32, history: &str, position: &mut Streamed) -> Result<()> {
     let reached = position.furthest();
-    match left_at {
+    match left_timeline_at(history, position.timeline) {
         Some(switch) if reached <= switch => {
-            position.timeline = facts.timeline;
+            position.timeline = timeline;
+            Ok(())
+        }
+        Some(switch) if position.delivered().is_none_or(|delivered| delivered <= switch) => {
+            tracing::info!(passed = %reached, from = %switch, "the promoted server never had the end of the log");
+            position.timeline = timeline;
+            position.end_lsn = switch;
             Ok(())
         }
         Some(switch) => Err(ahead(&format!(
@@ -209,8 +221,8 @@ pub async fn follow_timeline(
             position.timeline
         ))),
         None => Err(Error::fatal(format!(
-            "the server is on timeline {}, which does not come from timeline {} of the position",
-            facts.timeline, position.timeline
+            "the server is on timeline {timeline}, which does not come from timeline {} of the position",
+            position.timeline
         ))
         .hint("this is another branch of the server's history: compare the tables with their topics, then set the position anew with `millrace position`")
         .state(State::PositionLost)),
@@ -368,6 +380,47 @@ fn ahead(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_was_delivered_is_ahead_of_a_promoted_server_and_what_was_passed_is_not() {
+        let history = "1\t0/3000000\tno recovery target specified\n";
+        let switch = Lsn(0x300_0000);
+        let at = |end, commit: Option<u64>| Streamed {
+            lsn_commit: commit,
+            ..Streamed::starting_at("7", 1, "s", Lsn(end))
+        };
+        for (mut position, expected) in [
+            (at(0x2FF_0000, Some(0x2FF_0000)), Some(Lsn(0x2FF_0000))),
+            // Idle for a while: the end is a keepalive's.
+            (at(0x300_1000, Some(0x2FF_0000)), Some(switch)),
+            (at(0x300_1000, None), Some(switch)),
+            (at(0x300_1000, Some(0x300_1000)), None),
+            (
+                Streamed {
+                    snapshot_chunk: Some(3),
+                    snapshot_lsn: Some(Lsn(0x2FF_0000)),
+                    ..at(0x300_1000, None)
+                },
+                Some(switch),
+            ),
+            (
+                Streamed {
+                    snapshot_chunk: Some(3),
+                    snapshot_lsn: Some(Lsn(0x300_0800)),
+                    ..at(0x300_1000, None)
+                },
+                None,
+            ),
+            // Of a version that noted no place.
+            (Streamed { snapshot_chunk: Some(3), ..at(0x300_1000, Some(0x2FF_0000)) }, None),
+        ] {
+            let told = promoted(2, history, &mut position);
+            match expected {
+                Some(end) => assert_eq!((told.is_ok(), position.end_lsn, position.timeline), (true, end, 2)),
+                None => assert_eq!(told.unwrap_err().shown_state(), State::PositionAhead),
+            }
+        }
+    }
 
     #[test]
     fn a_history_file_says_where_each_timeline_was_left() {

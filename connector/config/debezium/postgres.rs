@@ -85,6 +85,8 @@ fn escaped(text: &str) -> String {
     if text.contains("${") {
         return text.to_owned();
     }
+    let failover = given.flag("slot.failover", false);
+    keys.set(SOURCE, "failover_slot", failover, "slot.failover");
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte) {

@@ -250,7 +250,7 @@ pub const POSTGRES: &[Property] = &[
     ),
     ("slot.name", "debezium", Becomes("source.postgres.slot, with existing_slot = \"take\"")),
     ("slot.drop.on.stop", "false", Only(&["false"], "a slot that is dropped loses what comes meanwhile")),
-    ("slot.failover", "false", Only(&["false"], "make the slot yourself with failover = true")),
+    ("slot.failover", "false", Becomes("source.postgres.failover_slot")),
     ("slot.stream.params", "", Refused("the options of the stream are fixed")),
     ("slot.max.retries", "6", Idle(RETRY)),
     ("slot.retry.delay.ms", "10000", Idle(RETRY)),
