@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use millrace_core::secret::Secret;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -66,8 +67,8 @@ pub struct Format {
     pub topic_prefix: Option<String>,
     pub registry: Option<OneOrMany>,
     pub registry_username: Option<String>,
-    pub registry_password: Option<SecretString>,
-    pub registry_token: Option<SecretString>,
+    pub registry_password: Option<Secret>,
+    pub registry_token: Option<Secret>,
     pub registry_ca_file: Option<std::path::PathBuf>,
     pub compatibility: BTreeMap<String, String>,
 }

@@ -67,6 +67,11 @@ impl Error {
         self.state = Some(state);
         self
     }
+    /// It may pass after all: what it is about is looked at anew by the next attempt.
+    pub fn passing(mut self) -> Self {
+        self.kind = Kind::Transient;
+        self
+    }
     /// The error underneath, for the chain of causes.
     pub fn source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());

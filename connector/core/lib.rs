@@ -17,6 +17,7 @@ pub mod report;
 pub mod requests;
 pub mod retry;
 pub mod route;
+pub mod secret;
 pub mod signal;
 pub mod sink;
 pub mod snapshot;

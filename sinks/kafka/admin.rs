@@ -215,12 +215,19 @@ impl Admin {
             Some(trouble) => format!("{error}: {trouble}"),
             None => error.to_string(),
         };
-        errors::error(about, Failure { code, text, retriable: false })
+        let error = errors::error(about, Failure { code, text, retriable: false });
+        match errors::class(code) {
+            // A client keeps the login that it was made with, and the brokers may be waiting for another.
+            Class::Authorisation | Class::Away => {
+                self.give_up();
+                self.settings.with_login(error)
+            }
+            _ => error,
+        }
     }
-}
 
-impl Drop for Admin {
-    fn drop(&mut self) {
+    /// The next call makes a client anew.
+    fn give_up(&self) {
         let Some(client) = self.made().take() else { return };
         // The client joins its threads when it goes, which an async thread must not wait for.
         let spawned = thread::Builder::new().name("kafka-admin-end".to_owned()).spawn(move || drop(client));
@@ -230,8 +237,14 @@ impl Drop for Admin {
     }
 }
 
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
 fn make(settings: &Settings) -> Result<Client> {
-    let mut config = settings.client_config();
+    let mut config = settings.client_config()?;
     config.set_log_level(RDKafkaLogLevel::Error);
     Client::from_config(&config).map_err(|error| {
         Error::config("librdkafka refuses the settings of the sink").source(error).hint(

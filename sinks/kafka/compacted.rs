@@ -37,7 +37,7 @@ pub async fn read(settings: &Settings, topic: &str) -> Result<Option<Newest>> {
 fn read_all(settings: &Settings, name: &str, partitions: u32) -> Result<Newest> {
     let failed = |failure: Failure| errors::error(format!("cannot read topic {name}"), failure);
     let client = |isolation: &str| {
-        let mut config = settings.client_config();
+        let mut config = settings.client_config()?;
         config.set("isolation.level", isolation);
         config.set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "error");
@@ -89,7 +89,7 @@ pub async fn write(settings: &Settings, topic: &str, key: &str, value: &str) -> 
     };
     let id = format!("{}-offsets", settings.transactional_id);
     let sizes: Sizes = topics.sizes();
-    let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes);
+    let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes)?;
     let (topic, key, value) = (topic.to_owned(), key.to_owned(), value.to_owned());
     let timeout = settings.limits.timeout;
     blocking(move || {

@@ -7,11 +7,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use millrace_core::error::Error;
+use millrace_core::error::{Error, Result as Outcome};
 use millrace_core::pattern::Pattern;
+use millrace_core::secret::Secret;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::gauges::{self, Watched};
@@ -96,8 +97,8 @@ impl Security {
 pub struct RawSasl {
     /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`.
     pub mechanism: String,
-    pub username: String,
-    pub password: SecretString,
+    pub username: Secret,
+    pub password: Secret,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -106,7 +107,7 @@ pub struct RawTls {
     pub ca_file: Option<PathBuf>,
     pub certificate_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
-    pub key_password: Option<SecretString>,
+    pub key_password: Option<Secret>,
 }
 
 /// A value that librdkafka or a topic takes as text; in the file it may be a number or a boolean too.
@@ -205,7 +206,7 @@ pub struct Settings {
     pub limits: Limits,
     pub memory_bytes: u64,
     pub(crate) gauges: Watched,
-    client: Vec<(String, SecretString)>,
+    client: Vec<(String, Secret)>,
 }
 
 impl fmt::Debug for Settings {
@@ -314,23 +315,47 @@ impl Settings {
         if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
     }
 
-    /// What every client of this sink begins with.
-    pub(crate) fn client_config(&self) -> ClientConfig {
+    /// What every client of this sink begins with; files that a login comes from are read here.
+    pub(crate) fn client_config(&self) -> Outcome<ClientConfig> {
         let mut config = ClientConfig::new();
         config.set("client.id", format!("millrace-{}", self.connector));
         config.set("log.connection.close", "false");
         // A topic that is missing is made with the declared partitions, never by asking about it.
         config.set("allow.auto.create.topics", "false");
         for (key, value) in &self.client {
-            config.set(key.as_str(), value.expose_secret());
+            config.set(key.as_str(), value.read()?.expose_secret());
         }
         config.set("bootstrap.servers", self.bootstrap.join(","));
-        config
+        Ok(config)
+    }
+
+    /// What librdkafka is given beside what Millrace owns.
+    pub(crate) fn client_keys(&self) -> &[(String, Secret)] {
+        &self.client
+    }
+
+    /// Adds to the hint of a refusal where the login comes from, if that is read again.
+    pub(crate) fn with_login(&self, error: Error) -> Error {
+        let file = |(key, value): &(String, Secret)| match (value.files(), key.ends_with(".location")) {
+            (Some(files), _) => Some(format!("{key} from {files}")),
+            (None, true) => Some(format!("{key} {}", value.read().ok()?.expose_secret())),
+            (None, false) => None,
+        };
+        let files: Vec<String> = self.client.iter().filter_map(file).collect();
+        if files.is_empty() {
+            return error;
+        }
+        let hint = error.hint_text().map(|hint| format!("{hint}; ")).unwrap_or_default();
+        error.hint(format!(
+            "{hint}the login is read again for every attempt, no restart is needed: {}",
+            files.join(", ")
+        ))
     }
 
     /// What the user says about a key of librdkafka that Millrace does not own.
-    pub(crate) fn client_value(&self, key: &str) -> Option<&str> {
-        self.client.iter().find(|(name, _)| name == key).map(|(_, value)| value.expose_secret())
+    pub(crate) fn client_value(&self, key: &str) -> Option<String> {
+        let (_, value) = self.client.iter().find(|(name, _)| name == key)?;
+        value.read().ok().map(|value| value.expose_secret().to_owned())
     }
 
     /// Whose one partition goes to the active instance, where several stand by for each other.
@@ -352,6 +377,13 @@ impl Settings {
     /// Lets librdkafka parse each key, alone, so that every bad one is named.
     fn try_client_keys(&self, wrong: &mut Vec<Error>) {
         for (key, value) in &self.client {
+            let value = match value.read() {
+                Ok(value) => value,
+                Err(error) => {
+                    wrong.push(error);
+                    continue;
+                }
+            };
             let mut config = ClientConfig::new();
             config.set(key.as_str(), value.expose_secret());
             if let Err(KafkaError::ClientConfig(_, _, key, _)) = config.create_native_config() {
@@ -485,7 +517,7 @@ fn check_topic_name(name: &str, wrong: &mut Vec<Error>) {
 }
 
 /// The free keys, checked against the owned ones, and those that the explicit tables stand for.
-fn client_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(String, SecretString)> {
+fn client_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(String, Secret)> {
     let mut keys = Vec::new();
     for (key, value) in &raw.client {
         match owned(key) {
@@ -493,7 +525,7 @@ fn client_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(String, SecretString)>
                 Error::config(format!("sink.kafka.client must not hold \"{key}\": {reason}"))
                     .hint(format!("remove \"{key}\" from [sink.kafka.client]")),
             ),
-            None => keys.push((key.clone(), SecretString::from(value.to_string()))),
+            None => keys.push((key.clone(), Secret::of_marked(&value.to_string()))),
         }
     }
     for (key, value) in explicit_keys(raw, wrong) {
@@ -516,10 +548,10 @@ fn owned(key: &str) -> Option<&'static str> {
     OWNED.iter().find(|(pattern, _)| is(pattern)).map(|(_, reason)| *reason)
 }
 
-fn explicit_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(&'static str, SecretString)> {
+fn explicit_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(&'static str, Secret)> {
     let mut keys = Vec::new();
     if let Some(security) = raw.security {
-        keys.push(("security.protocol", SecretString::from(security.name())));
+        keys.push(("security.protocol", Secret::from(security.name())));
     }
     let sasl_on = raw.security.is_some_and(Security::has_sasl);
     if let Some(sasl) = &raw.sasl {
@@ -529,8 +561,8 @@ fn explicit_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(&'static str, Secret
                     .hint("security = \"sasl_ssl\" in [sink.kafka]"),
             );
         }
-        keys.push(("sasl.mechanisms", SecretString::from(sasl.mechanism.as_str())));
-        keys.push(("sasl.username", SecretString::from(sasl.username.as_str())));
+        keys.push(("sasl.mechanisms", Secret::from(sasl.mechanism.as_str())));
+        keys.push(("sasl.username", sasl.username.clone()));
         keys.push(("sasl.password", sasl.password.clone()));
     } else if sasl_on && !raw.client.keys().any(|key| key.starts_with("sasl.")) {
         wrong.push(
@@ -552,7 +584,7 @@ fn explicit_keys(raw: &Raw, wrong: &mut Vec<Error>) -> Vec<(&'static str, Secret
                         .hint("give the path of a PEM file that this user may read"),
                 );
             }
-            keys.push((key, SecretString::from(file.display().to_string())));
+            keys.push((key, Secret::from(file.display().to_string())));
         }
         if let Some(password) = &tls.key_password {
             keys.push(("ssl.key.password", password.clone()));

@@ -64,7 +64,7 @@ impl Replay {
         let id = format!("{}-replay", settings.transactional_id);
         // Which topics there will be, and what they take, is known with the letters only.
         let sizes = Sizes { record_bytes: RECORD_BYTES_MAX, ..topics.sizes() };
-        let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes);
+        let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes)?;
         let timeout = settings.limits.timeout;
         let client = blocking(move || {
             let client = Client::new(&config, Role::Producer).map_err(|why| {

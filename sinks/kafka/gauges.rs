@@ -13,8 +13,10 @@ use millrace_core::error::Error;
 use millrace_core::progress::{Figure, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
+
+use crate::config::Settings;
 
 /// Fresh enough for a scrape every few seconds, and a handful of requests.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -66,15 +68,15 @@ impl Watched {
 }
 
 /// Watches until the token is dropped.
-pub fn watch(client: ClientConfig, watched: Watched, progress: Arc<Progress>) -> Option<Arc<()>> {
-    if watched.topics.is_empty() {
+pub fn watch(settings: Arc<Settings>, progress: Arc<Progress>) -> Option<Arc<()>> {
+    if settings.gauges.topics.is_empty() {
         return None;
     }
     let token = Arc::new(());
     let alive = Arc::downgrade(&token);
     let run = move || {
-        let mut eyes = Eyes::new(client, watched);
-        while wait(&alive, eyes.watched.interval) {
+        let mut eyes = Eyes::new(settings);
+        while wait(&alive, eyes.settings.gauges.interval) {
             progress.set_figures(eyes.look());
         }
     };
@@ -103,8 +105,7 @@ fn wait(alive: &Weak<()>, interval: Duration) -> bool {
 type Place = (String, i32);
 
 struct Eyes {
-    watched: Watched,
-    client: ClientConfig,
+    settings: Arc<Settings>,
     /// By group; one without a group is for everything else.
     consumers: HashMap<String, BaseConsumer>,
     /// Every broker that was ever up.
@@ -115,15 +116,20 @@ struct Eyes {
 }
 
 impl Eyes {
-    fn new(client: ClientConfig, watched: Watched) -> Self {
+    fn new(settings: Arc<Settings>) -> Self {
         let (consumers, brokers, ends) = (HashMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { watched, client, consumers, brokers, ends, looked: None }
+        Self { settings, consumers, brokers, ends, looked: None }
     }
 
     fn look(&mut self) -> Vec<Figure> {
         let mut figures = Vec::new();
         let now = Instant::now();
-        let (up, ends) = self.cluster().unwrap_or_default();
+        let (up, ends) = self.cluster().unwrap_or_else(|error| {
+            tracing::debug!(%error, "no gauges of the cluster");
+            // The login may have changed, and a client keeps the one that it was made with.
+            self.consumers.clear();
+            Default::default()
+        });
         self.brokers.extend(&up);
         for broker in &self.brokers {
             let labels = vec![("broker_id", broker.to_string())];
@@ -138,7 +144,7 @@ impl Eyes {
                 figures.push(self.figure(RATE, labels, (end - before).max(0) as f64 / seconds));
             }
         }
-        for group in self.watched.groups.clone() {
+        for group in self.settings.gauges.groups.clone() {
             for ((topic, partition), offset) in self.committed(&group, &ends).unwrap_or_default() {
                 let Some(end) = ends.get(&(topic.clone(), partition)) else { continue };
                 let labels = vec![
@@ -161,12 +167,13 @@ impl Eyes {
         labels: Vec<(&'static str, String)>,
         value: f64,
     ) -> Figure {
-        Figure { name: format!("{}{name}", self.watched.prefix), help, labels, value }
+        Figure { name: format!("{}{name}", self.settings.gauges.prefix), help, labels, value }
     }
 
     fn consumer(&mut self, group: &str) -> KafkaResult<&BaseConsumer> {
         if !self.consumers.contains_key(group) {
-            let mut config = self.client.clone();
+            let config = self.settings.client_config();
+            let mut config = config.map_err(|_| rdkafka::error::KafkaError::Canceled)?;
             // librdkafka wants a name even of one that joins nothing.
             config.set("group.id", if group.is_empty() { "millrace-gauges" } else { group });
             config.set("enable.auto.commit", "false");
@@ -177,7 +184,7 @@ impl Eyes {
 
     /// The brokers that are up, and where the partitions of the topics end.
     fn cluster(&mut self) -> KafkaResult<(BTreeSet<i32>, BTreeMap<Place, i64>)> {
-        let topics = self.watched.topics.clone();
+        let topics = self.settings.gauges.topics.clone();
         let consumer = self.consumer("")?;
         let metadata = consumer.fetch_metadata(None, TIMEOUT)?;
         let up = metadata.brokers().iter().map(rdkafka::metadata::MetadataBroker::id).collect();
@@ -222,20 +229,23 @@ const BROKERS: (&str, &str) =
 mod tests {
     use super::*;
 
+    fn settings() -> Arc<Settings> {
+        let raw = crate::Raw { bootstrap: vec!["127.0.0.1:1".to_owned()], ..crate::Raw::default() };
+        Arc::new(Settings::resolve(raw, "orders").unwrap())
+    }
+
     #[test]
     fn a_prefix_that_no_metric_may_have_and_groups_without_topics_are_refused() {
         let mut wrong = Vec::new();
         let raw = Raw { groups: vec!["g".into()], prefix: Some("1-".into()), ..Raw::default() };
-        let watched = Watched::resolve(raw, &mut wrong);
+        Watched::resolve(raw, &mut wrong);
         assert_eq!(wrong.len(), 2);
-        assert!(watch(ClientConfig::new(), watched, Arc::default()).is_none());
+        assert!(watch(settings(), Arc::default()).is_none());
     }
 
     #[test]
     fn without_an_answer_every_broker_that_was_up_is_not() {
-        let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", "127.0.0.1:1");
-        let mut eyes = Eyes::new(client, Watched::default());
+        let mut eyes = Eyes::new(settings());
         eyes.brokers.insert(7);
         let figures = eyes.look();
         assert_eq!((figures.len(), figures[0].name.as_str()), (1, "broker_availability"));

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Settings;
 use crate::errors::{self, Class, Code, Failure};
+use crate::login::{Login, Refused};
 use crate::topics::Topics;
 
 /// Its turn is taken from an instance that was not heard of for so long. Brokers allow no less by default.
@@ -56,6 +57,8 @@ enum Left {
     Dropped,
     /// Somebody deleted the topic.
     TopicGone,
+    /// The brokers refused the login, and its files hold another one now.
+    LoginChanged,
 }
 
 struct Membership {
@@ -83,7 +86,7 @@ impl Membership {
                 return;
             }
             match end.await {
-                Ok((membership, Left::TopicGone)) => self = membership,
+                Ok((membership, Left::TopicGone | Left::LoginChanged)) => self = membership,
                 Ok((_, Left::Dropped)) | Err(_) => return,
             }
         }
@@ -109,8 +112,15 @@ impl Membership {
     }
 
     fn run(&mut self, topic: &str) -> Left {
-        match self.consumer(topic) {
-            Ok(consumer) => self.attend(&consumer, topic),
+        let (mut login, refused) = (Login::new(&self.settings), Refused::default());
+        login.of([refused.clone()]);
+        match self.consumer(topic, refused) {
+            Ok(consumer) => self.attend(&consumer, topic, &login),
+            Err(error) if error.kind() == Kind::Transient => {
+                self.trouble(&error);
+                thread::sleep(TRY_EVERY);
+                Left::LoginChanged
+            }
             Err(error) => {
                 self.trouble(&error);
                 // Settings do not mend themselves; it is shown until the end.
@@ -120,8 +130,8 @@ impl Membership {
         }
     }
 
-    fn consumer(&self, topic: &str) -> Result<BaseConsumer<Quiet>> {
-        let mut config = self.settings.client_config();
+    fn consumer(&self, topic: &str, login: Refused) -> Result<BaseConsumer<Quiet>> {
+        let mut config = self.settings.client_config()?;
         config.set("client.id", &self.instance);
         config.set("group.id", &self.settings.transactional_id);
         config.set("session.timeout.ms", SESSION_MS);
@@ -132,14 +142,15 @@ impl Membership {
         config.set("enable.auto.commit", "false");
         config.set("topic.metadata.refresh.interval.ms", REFRESH_MS);
         let refused = |error: KafkaError| failed("librdkafka refuses to stand by", &error);
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet { login }).map_err(refused)?;
         consumer.subscribe(&[topic]).map_err(refused)?;
         Ok(consumer)
     }
 
     /// Until the turn is dropped. Leaves the group at the end, so that the next one need not wait.
-    fn attend(&mut self, consumer: &BaseConsumer<Quiet>, topic: &str) -> Left {
+    fn attend(&mut self, consumer: &BaseConsumer<Quiet>, topic: &str, login: &Login) -> Left {
         let mut asked: Option<Instant> = None;
+        let mut looked = Instant::now();
         // Why this one cannot be a member; the brokers answer who is active all the same.
         let mut refused: Option<Error> = None;
         loop {
@@ -153,6 +164,14 @@ impl Membership {
                 }
                 if is_refused(&error) {
                     refused = Some(failed(self.what("stand by"), &error));
+                }
+            }
+            if looked.elapsed() >= ASK_EVERY {
+                looked = Instant::now();
+                if login.is_outdated() {
+                    tracing::info!("the login has changed: standing by anew");
+                    self.now(|standing| *standing = Standing::default());
+                    return Left::LoginChanged;
                 }
             }
             let mine = owns(consumer);
@@ -297,7 +316,9 @@ fn failed(what: impl Into<String>, error: &KafkaError) -> Error {
 }
 
 /// What goes wrong here is told by the state of the connector.
-struct Quiet;
+struct Quiet {
+    login: Refused,
+}
 
 impl ClientContext for Quiet {
     fn log(&self, _level: RDKafkaLogLevel, _facility: &str, text: &str) {
@@ -305,6 +326,7 @@ impl ClientContext for Quiet {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.login.note(code_of(&error));
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }

@@ -14,6 +14,7 @@ pub mod dead_letters;
 mod errors;
 pub mod gauges;
 pub mod group;
+mod login;
 mod native;
 mod opening;
 mod partitions;
@@ -45,8 +46,10 @@ pub use config::{Raw, Settings};
 pub use native::allocator::tune as tune_allocator;
 
 use admin::Presence;
+use login::Login;
 use opening::{Doubt, Opening};
 use position::Keys;
+use producer::Producer;
 use registry::Registry;
 use stop::Stop;
 use topics::Topics;
@@ -61,6 +64,8 @@ pub struct KafkaSink {
     session: Option<Session>,
     /// Of the topics that the session writes to.
     partitions: partitions::Watch,
+    /// What the session's producers were made with.
+    login: Login,
     /// The newest position that was read or committed here.
     newest: Option<Position>,
     /// Why the last session ended, until somebody was told.
@@ -102,6 +107,7 @@ impl KafkaSink {
         };
         Ok(Self {
             session: None,
+            login: Login::new(&opening.settings),
             partitions: partitions::Watch::new(opening.topics.clone()),
             newest: None,
             stopped: None,
@@ -203,8 +209,10 @@ impl Sink for KafkaSink {
         if std::mem::take(&mut self.recycle) {
             self.opening.progress.recycles.fetch_add(1, Ordering::Relaxed);
         }
+        self.login = Login::new(&self.opening.settings);
         match self.opening.open(None).await {
             Ok((session, position)) => {
+                self.login.of(session.producers.iter().map(Producer::refused));
                 self.session = Some(session);
                 self.partitions.opened();
                 if self.watching.is_none() {
@@ -244,6 +252,7 @@ impl Sink for KafkaSink {
                 biased;
                 settled = session.settled() => settled,
                 changed = self.partitions.changed() => Err(Stop::Error(changed)),
+                changed = self.login.changed() => Err(Stop::Error(changed)),
             };
             match settled {
                 Ok(position) => return Ok(position),
@@ -252,7 +261,6 @@ impl Sink for KafkaSink {
         }
         Err(self.tell().await)
     }
-                changed = self.login.changed() => Err(Stop::Error(changed)),
 
     async fn idle(&mut self) -> Result<()> {
         if let Some(session) = &mut self.session {
@@ -285,7 +293,13 @@ impl Sink for KafkaSink {
         }
         self.leave(deadline).await;
         match &self.stopped {
-            Some(stop) if !stop.is_doubtful() => Err(self.tell().await),
+            // Who took over is asked of brokers that may be away; the next opening asks again.
+            Some(stop) if !stop.is_doubtful() => {
+                Err(timeout_at(deadline, self.tell()).await.unwrap_or_else(|_| {
+                    Error::transient("shut out of kafka, and it could not be learned in time by whom")
+                        .hint("nothing is lost: the next start finds out before it shuts out anybody")
+                }))
+            }
             // A doubtful commit is a commit, and its producers are gone.
             Some(_) | None => {
                 self.stopped = None;
@@ -339,4 +353,24 @@ pub async fn read_position(settings: &Settings, topic_prefix: &str) -> Result<Op
         return Ok(None);
     }
     opening::blocking(move || position::read(&settings, &keys)).await.map(|found| found.position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_that_was_fenced_while_the_brokers_are_away_is_bounded_too() {
+        let raw = Raw { bootstrap: vec!["127.0.0.1:1".to_owned()], ..Raw::default() };
+        let settings = Settings::resolve(raw, "orders").unwrap();
+        let mut sink = KafkaSink::new(settings, None, "shop", "me".to_owned(), Arc::default()).unwrap();
+        // As a fence leaves it.
+        sink.opening.claimed = true;
+        sink.unjudged = true;
+        sink.stopped = Some(Stop::Error(Error::transient("fenced")));
+        let began = Instant::now();
+        let closed = sink.close().await;
+        assert!(closed.is_err() && sink.unjudged);
+        assert!(began.elapsed() < CLOSE_WITHIN * 2, "{:?}", began.elapsed());
+    }
 }

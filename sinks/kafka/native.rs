@@ -20,6 +20,7 @@ use rdkafka::ClientConfig;
 use rdkafka_sys as sys;
 
 use crate::errors::{self, Code, Failure};
+use crate::login::Refused;
 
 // The bindings make an enum of error codes, and a broker may send a code that the enum does not have, which
 // would be undefined behaviour in Rust. The same functions, with numbers: a C enum is an int.
@@ -75,6 +76,7 @@ pub struct Events {
     /// The last thing that went wrong in the connections, for messages.
     trouble: Mutex<Option<String>>,
     errors_seen: AtomicBool,
+    refused: Refused,
 }
 
 impl Events {
@@ -84,6 +86,11 @@ impl Events {
             return None;
         }
         lock(&self.undelivered).clone()
+    }
+
+    /// Whether a broker did not let us in.
+    pub fn refused(&self) -> Refused {
+        self.refused.clone()
     }
 
     pub fn trouble(&self) -> Option<String> {
@@ -559,6 +566,7 @@ unsafe extern "C" fn on_error(
     if errors::concerns_commit(Code(code), &text) {
         events.errors_seen.store(true, Ordering::Release);
     }
+    events.refused.note(Code(code));
     *lock(&events.trouble) = Some(text.into_owned());
 }
 

@@ -234,7 +234,7 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn new(settings: &'a Settings, keys: &'a Keys) -> Result<Self> {
         let client = |isolation: &str| {
-            let mut config = settings.client_config();
+            let mut config = settings.client_config()?;
             config.set("isolation.level", isolation);
             config.set("enable.partition.eof", "true");
             config.set("fetch.wait.max.ms", FETCH_WAIT_MS);

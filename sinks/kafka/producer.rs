@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Limits, Settings};
 use crate::errors::{self, Class, Code, Failure};
+use crate::login::Refused;
 use crate::native::{Client, Role, Topic, Undelivered};
 use crate::position;
 
@@ -149,7 +150,7 @@ pub struct Producer {
 impl Producer {
     pub fn new(settings: &Settings, nth: usize, backoff: Duration, sizes: Sizes) -> Result<Self> {
         let id = format!("{}-{nth}", settings.transactional_id);
-        let config = config(settings, &id, backoff, sizes);
+        let config = config(settings, &id, backoff, sizes)?;
         let client = Client::new(&config, Role::Producer)
             .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))?;
         let (commands, orders) = commands::channel();
@@ -176,6 +177,11 @@ impl Producer {
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether a broker did not let it in.
+    pub fn refused(&self) -> Refused {
+        self.client.events().refused()
     }
 
     /// A topic's handle in this producer.
@@ -232,13 +238,13 @@ impl Producer {
     pub async fn committed(
         &self,
         done: &mut oneshot::Receiver<Result<Committed, Trouble>>,
+        ordered: tokio::time::Instant,
     ) -> Result<Committed, Trouble> {
         match tokio::time::timeout_at(ordered + self.watch, done).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(self.lost()),
         }
     }
-        ordered: tokio::time::Instant,
 
     /// Becomes ready when the thread has ended and everything is given back.
     pub fn ended(&mut self) -> Option<oneshot::Receiver<()>> {
@@ -286,10 +292,15 @@ impl Producer {
 /// Of the backoff: librdkafka's jitter is a fifth, so a commit below this was not retried inside.
 const DOUBT: f64 = 0.8;
 
-pub fn config(settings: &Settings, id: &str, backoff: Duration, sizes: Sizes) -> rdkafka::ClientConfig {
+pub fn config(
+    settings: &Settings,
+    id: &str,
+    backoff: Duration,
+    sizes: Sizes,
+) -> Result<rdkafka::ClientConfig> {
     let backoff_ms = backoff.as_millis().to_string();
     let timeout_ms = settings.limits.timeout.as_millis();
-    let mut config = settings.client_config();
+    let mut config = settings.client_config()?;
     let mut owned = |key: &str, value: String| {
         config.set(key, value);
     };
@@ -314,7 +325,7 @@ pub fn config(settings: &Settings, id: &str, backoff: Duration, sizes: Sizes) ->
     }
     let wished = settings.client_value("batch.size").and_then(|text| text.parse().ok()).unwrap_or(u32::MAX);
     owned("batch.size", wished.min(sizes.batch_bytes).to_string());
-    config
+    Ok(config)
 }
 
 /// The thread's side.

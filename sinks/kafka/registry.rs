@@ -15,8 +15,9 @@ use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::pattern::Pattern;
 use millrace_core::progress::Progress;
+use millrace_core::secret::Secret;
 use reqwest::{StatusCode, Url};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use crate::waiting::Waiting;
 
@@ -32,9 +33,19 @@ pub enum Auth {
     None,
     Basic {
         user: String,
-        password: SecretString,
+        password: Secret,
     },
-    Bearer(SecretString),
+    Bearer(Secret),
+}
+
+impl Auth {
+    /// The files that it comes from; `None` where only a restart changes it.
+    fn files(&self) -> Option<String> {
+        match self {
+            Self::None => None,
+            Self::Basic { password: secret, .. } | Self::Bearer(secret) => secret.files(),
+        }
+    }
 }
 
 /// Where the registry is and who we are to it.
@@ -88,7 +99,7 @@ impl Settings {
 
     fn add(&mut self, mut url: Url) {
         if let Some(password) = url.password() {
-            let password = SecretString::from(password);
+            let password = Secret::from(password);
             self.auth = Auth::Basic { user: url.username().to_owned(), password };
         }
         // Neither can fail for a url that has a host.
@@ -101,7 +112,7 @@ impl Settings {
 /// Shared by every clone of the sink's targets.
 pub struct Registry {
     settings: Settings,
-    http: reqwest::Client,
+    http: Mutex<reqwest::Client>,
     /// Index of the url that answered last.
     current: AtomicUsize,
     ids: Mutex<HashMap<u128, u32>>,
@@ -116,16 +127,7 @@ impl fmt::Debug for Registry {
 
 impl Registry {
     pub fn new(settings: Settings, progress: Arc<Progress>) -> Result<Self> {
-        let mut http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).user_agent("millrace");
-        if let Some(file) = &settings.ca_file {
-            let pem = std::fs::read(file).map_err(|error| ca_error(file).source(error))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| ca_error(file).source(error.without_url()))?;
-            http = http.tls_certs_only(certificates);
-        }
-        let http = http.build().map_err(|error| {
-            Error::config("cannot set up the connection to the registry").source(error.without_url())
-        })?;
+        let http = Mutex::new(client(&settings)?);
         let ids = Mutex::default();
         Ok(Self { settings, http, current: AtomicUsize::new(0), ids, progress })
     }
@@ -172,7 +174,8 @@ impl Registry {
     pub async fn text_of(&self, id: u32) -> Result<Option<String>> {
         let mut last = Error::config("the registry has no url");
         for url in &self.settings.urls {
-            let request = self.authorised(self.http.get(join(url, &["schemas", "ids", &id.to_string()])));
+            let request =
+                self.authorised(self.http().get(join(url, &["schemas", "ids", &id.to_string()])))?;
             let away = |error: reqwest::Error| {
                 Error::transient(format!("cannot ask the registry at {url} for schema {id}"))
                     .source(error.without_url())
@@ -201,7 +204,7 @@ impl Registry {
     pub async fn probe(&self) -> Result<String> {
         let mut last = None;
         for url in &self.settings.urls {
-            let request = self.authorised(self.http.get(join(url, &["subjects"])));
+            let request = self.authorised(self.http().get(join(url, &["subjects"])))?;
             match self.answer(request, url, "subjects").await {
                 Ok(_) => return Ok(url.to_string()),
                 Err(Refusal::Invalid(error) | Refusal::Stop(error)) => return Err(error),
@@ -252,7 +255,7 @@ impl Registry {
     async fn try_one(&self, url: &Url, subject: &str, body: &str) -> Result<u32, Refusal> {
         self.set_level(url, subject).await?;
         let request = self
-            .authorised(self.http.post(join(url, &["subjects", subject, "versions"])))
+            .authorised(self.http().post(join(url, &["subjects", subject, "versions"])))?
             .header("content-type", CONTENT_TYPE)
             .body(body.to_owned());
         let text = self.answer(request, url, subject).await?;
@@ -272,7 +275,7 @@ impl Registry {
         let found = self.settings.levels.iter().find(|(pattern, _)| pattern.matches(subject));
         let Some((_, level)) = found else { return Ok(()) };
         let request = self
-            .authorised(self.http.put(join(url, &["config", subject])))
+            .authorised(self.http().put(join(url, &["config", subject])))?
             .header("content-type", CONTENT_TYPE)
             .body(serde_json::json!({ "compatibility": level }).to_string());
         self.answer(request, url, subject).await.map(drop)
@@ -280,14 +283,14 @@ impl Registry {
 
     async fn latest_at(&self, url: &Url, subject: &str) -> Result<Option<(u32, String)>, Refusal> {
         let path = join(url, &["subjects", subject, "versions", "latest"]);
-        let (status, text) = self.said(self.authorised(self.http.get(path)), url).await?;
+        let (status, text) = self.said(self.authorised(self.http().get(path))?, url).await?;
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         // A path that it does not know has no code of this API.
         if status == StatusCode::NOT_FOUND && parsed.get("error_code").is_some() {
             return Ok(None);
         }
         if !status.is_success() {
-            return Err(refusal(status, url, subject, &text));
+            return Err(self.refusal(status, url, subject, &text));
         }
         let schema = parsed.get("schema").and_then(|schema| schema.as_str()).map(str::to_owned);
         match (id_of(&text), schema) {
@@ -299,12 +302,43 @@ impl Registry {
         }
     }
 
-    fn authorised(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    /// With the password or token as it is now.
+    fn authorised(&self, request: reqwest::RequestBuilder) -> Result<reqwest::RequestBuilder> {
         let request = request.header("accept", CONTENT_TYPE);
-        match &self.settings.auth {
+        Ok(match &self.settings.auth {
             Auth::None => request,
-            Auth::Basic { user, password } => request.basic_auth(user, Some(password.expose_secret())),
-            Auth::Bearer(token) => request.bearer_auth(token.expose_secret()),
+            Auth::Basic { user, password } => {
+                request.basic_auth(user, Some(password.read()?.expose_secret()))
+            }
+            Auth::Bearer(token) => request.bearer_auth(token.read()?.expose_secret()),
+        })
+    }
+
+    fn http(&self) -> reqwest::Client {
+        self.http.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The authority's certificates may have changed, and a client keeps those that it was made with.
+    fn renew(&self) {
+        if self.settings.ca_file.is_none() {
+            return;
+        }
+        match client(&self.settings) {
+            Ok(http) => *self.http.lock().unwrap_or_else(PoisonError::into_inner) = http,
+            Err(error) => tracing::debug!(%error, "the registry's certificates are not read anew"),
+        }
+    }
+
+    fn refusal(&self, status: StatusCode, url: &Url, subject: &str, text: &str) -> Refusal {
+        match refusal(status, url, subject, text) {
+            Refusal::Stop(error) if status == StatusCode::UNAUTHORIZED => match self.settings.auth.files() {
+                Some(files) => Refusal::Again(error.passing().hint(format!(
+                    "the registry's login comes from {files}, which is read again for every attempt: put the \
+                     present one there, no restart is needed"
+                ))),
+                None => Refusal::Stop(error),
+            },
+            other => other,
         }
     }
 
@@ -316,7 +350,7 @@ impl Registry {
         subject: &str,
     ) -> Result<String, Refusal> {
         let (status, text) = self.said(request, url).await?;
-        if status.is_success() { Ok(text) } else { Err(refusal(status, url, subject, &text)) }
+        if status.is_success() { Ok(text) } else { Err(self.refusal(status, url, subject, &text)) }
     }
 
     async fn said(
@@ -330,7 +364,10 @@ impl Registry {
                 .hint("start the registry, or correct its url");
             Refusal::Again(error)
         };
-        let response = request.send().await.map_err(away)?;
+        let response = request.send().await.map_err(|error| {
+            self.renew();
+            away(error)
+        })?;
         let status = response.status();
         let text = response.text().await.map_err(away)?;
         Ok((status, text))
@@ -341,6 +378,19 @@ impl Registry {
     }
 }
 
+fn client(settings: &Settings) -> Result<reqwest::Client> {
+    let mut http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).user_agent("millrace");
+    if let Some(file) = &settings.ca_file {
+        let pem = std::fs::read(file).map_err(|error| ca_error(file).source(error))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+            .map_err(|error| ca_error(file).source(error.without_url()))?;
+        http = http.tls_certs_only(certificates);
+    }
+    http.build().map_err(|error| {
+        Error::config("cannot set up the connection to the registry").source(error.without_url())
+    })
+}
+
 #[derive(Debug)]
 enum Refusal {
     /// May pass: another url, or later.
@@ -348,6 +398,13 @@ enum Refusal {
     /// It holds the text for no schema.
     Invalid(Error),
     Stop(Error),
+}
+
+/// A login that cannot be read now passes.
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Again(error)
+    }
 }
 
 fn unanswered(last: Option<Error>) -> Refusal {

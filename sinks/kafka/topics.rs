@@ -248,8 +248,9 @@ impl Topics {
 
     fn silent(&self, topic: &str) -> Error {
         let brokers = self.settings.brokers();
-        Error::transient(format!("kafka at {brokers} has not answered yet about topic {topic}"))
-            .hint("check that the brokers run and that bootstrap in [sink.kafka] reaches them")
+        let error = Error::transient(format!("kafka at {brokers} has not answered yet about topic {topic}"))
+            .hint("check that the brokers run and that bootstrap in [sink.kafka] reaches them");
+        self.settings.with_login(error)
     }
 
     fn report_deviations(
@@ -403,8 +404,8 @@ mod tests {
         assert_eq!(topics.in_use(), [(Arc::from("a"), 3), (Arc::from("b"), 5)]);
     }
 
-    fn batches_fit_into_the_smallest_topic_and_records_into_the_largest() {
     #[test]
+    fn batches_fit_into_the_smallest_topic_and_records_into_the_largest() {
         let topics = topics();
         let start = Sizes { batch_bytes: BATCH_BYTES_DEFAULT, record_bytes: MESSAGE_BYTES_DEFAULT };
         assert_eq!(topics.sizes(), start);

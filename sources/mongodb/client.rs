@@ -58,17 +58,18 @@ impl Facts {
     }
 }
 
-/// A client whose monitors and pool live as long as it does.
+/// A client whose monitors and pool live as long as it does. Passwords and certificates are read from their
+/// files here, so that a client after a refusal has the present ones.
 pub async fn connect(settings: &Settings) -> Result<Client> {
     let what = || format!("cannot connect to mongodb at {}", settings.place());
     let failed = |error| classified(what(), error, settings, Phase::Reading);
-    let url = ConnectionString::parse(settings.url.expose_secret()).map_err(failed)?;
+    let url = ConnectionString::parse(settings.url.read()?.expose_secret()).map_err(failed)?;
     let mut options = ClientOptions::parse(url).await.map_err(failed)?;
     options.app_name = Some(settings.application_name());
     options.server_selection_timeout = Some(settings.server_selection_timeout);
     options.connect_timeout = Some(settings.connect_timeout);
     if let (Some(password), Some(credential)) = (&settings.password, &mut options.credential) {
-        credential.password = Some(password.expose_secret().to_owned());
+        credential.password = Some(password.read()?.expose_secret().to_owned());
     }
     if settings.tls_ca_file.is_some() || settings.tls_certificate_key_file.is_some() {
         let mut tls = match options.tls.take() {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use millrace_core::batch::BatchLimits;
 use millrace_core::error::Error;
+use millrace_core::secret::Secret;
 use mongodb::options::{ConnectionString, HostInfo};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::bson::{Dialect, FieldRules, Rule};
@@ -32,8 +33,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[serde(deny_unknown_fields)]
 pub struct Raw {
     /// `mongodb://user@host,host/?replicaSet=name`. May hold the password, hence a secret.
-    pub url: SecretString,
-    pub password: Option<SecretString>,
+    pub url: Secret,
+    pub password: Option<Secret>,
     pub collections: Vec<String>,
     #[serde(default)]
     pub exclude_collections: Vec<String>,
@@ -120,8 +121,8 @@ pub struct FieldRule {
 pub struct Settings {
     /// The connector's name; what the server shows of our connections.
     pub connector: String,
-    pub url: SecretString,
-    pub password: Option<SecretString>,
+    pub url: Secret,
+    pub password: Option<Secret>,
     /// `host:port,host:port`, for messages.
     hosts: String,
     pub collections: Vec<Pattern>,
@@ -212,6 +213,14 @@ impl Settings {
         &self.hosts
     }
 
+    /// The files that the login comes from, for messages; empty where only a restart changes it.
+    pub fn login_files(&self) -> String {
+        let secrets = self.password.iter().chain([&self.url]).filter_map(Secret::files);
+        let certificates = [&self.tls_ca_file, &self.tls_certificate_key_file].into_iter().flatten();
+        let certificates = certificates.map(|file| file.display().to_string());
+        secrets.chain(certificates).collect::<Vec<_>>().join(", ")
+    }
+
     /// What the server shows of our connections.
     pub fn application_name(&self) -> String {
         format!("millrace-{}", self.connector)
@@ -246,7 +255,14 @@ impl Problems {
     /// The driver's own words may repeat a part of the url, and with it the password.
     fn url(&mut self, raw: &Raw) -> String {
         const HINT: &str = "write url = \"mongodb://user@host:27017,host:27017/?replicaSet=rs0\" and the password in its own key";
-        let text = raw.url.expose_secret();
+        let text = match raw.url.read() {
+            Ok(text) => text,
+            Err(error) => {
+                self.0.push(error);
+                return String::new();
+            }
+        };
+        let text = text.expose_secret();
         if !text.starts_with("mongodb://") && !text.starts_with("mongodb+srv://") {
             self.add("url does not begin with mongodb:// or mongodb+srv://", HINT);
             return String::new();

@@ -91,21 +91,25 @@ pub fn classified(what: impl Into<String>, error: DriverError, settings: &Settin
         return answered(what, code, error, settings, phase);
     }
     match error.kind.as_ref() {
-        ErrorKind::Authentication { .. } => Error::config(what)
-            .source(error)
-            .hint("check the user of url, authSource in it, and password, in [source.mongodb]"),
-        ErrorKind::InvalidTlsConfig { .. } => Error::config(what)
-            .source(error)
-            .hint("check tls in url, tls_ca_file and tls_certificate_key_file in [source.mongodb]"),
+        ErrorKind::Authentication { .. } => refused_login(what, error, settings),
+        ErrorKind::InvalidTlsConfig { .. } => login(
+            Error::config(what).source(error),
+            "check tls in url, tls_ca_file and tls_certificate_key_file in [source.mongodb]",
+            settings,
+        ),
         ErrorKind::InvalidArgument { .. } | ErrorKind::IncompatibleServer { .. } => {
             Error::config(what).source(error).hint("check url in [source.mongodb]")
         }
         ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::DnsResolve { .. } => {
             // A wrong password is found out by the monitors' connections too, and hidden behind this.
-            Error::transient(what).source(error).hint(format!(
-                "is a primary of the replica set reachable at {}, under the names that its members have?",
-                settings.place()
-            ))
+            login(
+                Error::transient(what).source(error),
+                &format!(
+                    "is a primary of the replica set reachable at {}, under the names that its members have?",
+                    settings.place()
+                ),
+                settings,
+            )
         }
         _ => Error::transient(what).source(error),
     }
@@ -117,9 +121,7 @@ fn answered(what: String, code: i32, error: DriverError, settings: &Settings, ph
     }
     match code {
         code::UNAUTHORIZED => Error::config(what).source(error).hint(rights(settings)),
-        code::AUTHENTICATION_FAILED => Error::config(what)
-            .source(error)
-            .hint("check the user of url, authSource in it, and password, in [source.mongodb]"),
+        code::AUTHENTICATION_FAILED => refused_login(what, error, settings),
         code::ONLY_ON_REPLICA_SETS => Error::config(what).source(error).hint(
             "change streams need a replica set: start mongod with --replSet rs0 and run: rs.initiate()",
         ),
@@ -129,6 +131,23 @@ fn answered(what: String, code: i32, error: DriverError, settings: &Settings, ph
         ),
         _ => Error::new(Kind::Transient, what).source(error),
     }
+}
+
+fn refused_login(what: String, error: DriverError, settings: &Settings) -> Error {
+    let hint = "check the user of url, authSource in it, and password, in [source.mongodb]";
+    login(Error::config(what).source(error), hint, settings)
+}
+
+/// What comes from files may be about to change there: it is read again by the next attempt. What only a
+/// restart changes keeps the kind that the error has.
+fn login(error: Error, hint: &str, settings: &Settings) -> Error {
+    let files = settings.login_files();
+    if files.is_empty() {
+        return error.hint(hint);
+    }
+    error.passing().hint(format!(
+        "{hint}; what the login comes from is read again for every attempt, no restart is needed: {files}"
+    ))
 }
 
 fn lost(what: String, error: DriverError) -> Error {

@@ -8,14 +8,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use millrace_core::batch::BatchLimits;
-use millrace_core::error::Error;
+use millrace_core::error::{Error, Result as Outcome};
 use millrace_core::pattern::Pattern;
+use millrace_core::secret::Secret;
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::messages::Prefixes;
 use crate::tables::TablePattern;
-pub use url::{Host, Server, Target};
+pub use url::{Host, Password, Server, Target};
 
 /// 1 MiB: some thousand rows, enough to spread what a batch costs, and small enough to stay in the cache.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -41,8 +42,8 @@ const NAME_BYTES_MAX: usize = 63;
 #[serde(deny_unknown_fields)]
 pub struct Raw {
     /// `postgres://user@host:port/database`. May hold the password, hence a secret.
-    pub url: SecretString,
-    pub password: Option<SecretString>,
+    pub url: Secret,
+    pub password: Option<Secret>,
     pub tables: Vec<String>,
     #[serde(default)]
     pub exclude_tables: Vec<String>,
@@ -58,8 +59,8 @@ pub struct Raw {
     pub slot: Option<String>,
     pub create_publication: Option<bool>,
     pub create_slot: Option<bool>,
-    pub snapshot: Option<SnapshotMode>,
     pub failover_slot: Option<bool>,
+    pub snapshot: Option<SnapshotMode>,
     pub snapshot_rows: Option<bool>,
     pub snapshot_stream: Option<bool>,
     pub snapshot_on_loss: Option<bool>,
@@ -216,6 +217,18 @@ pub struct Tls {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
+impl Tls {
+    /// What is read from files, with their keys, for messages; empty where nothing is.
+    pub fn files(&self) -> String {
+        let root = self.root_cert.iter().map(|path| format!("sslrootcert {}", path.display()));
+        let client = self
+            .client
+            .iter()
+            .map(|(cert, key)| format!("sslcert {} and sslkey {}", cert.display(), key.display()));
+        root.chain(client).collect::<Vec<_>>().join(", ")
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The connector's name; part of `application_name`.
@@ -243,6 +256,8 @@ pub struct Settings {
     pub slot: String,
     pub create_publication: bool,
     pub create_slot: bool,
+    /// A slot that is made follows a promotion, where the server can have it so.
+    pub failover_slot: bool,
     pub snapshot: Snapshot,
     /// Rows of a table that are read under one snapshot, at most.
     pub snapshot_chunk_rows: u64,
@@ -269,7 +284,8 @@ impl Settings {
     /// Applies defaults and checks everything that can be checked without a server.
     pub fn resolve(raw: Raw, connector: &str) -> Result<Self, Vec<Error>> {
         let mut problems = Problems(Vec::new());
-        let url = url::parse(&raw.url).unwrap_or_else(|found| {
+        let url = raw.url.read().map_err(|error| vec![error]).and_then(|text| url::parse(&text));
+        let url = url.unwrap_or_else(|found| {
             problems.0.extend(found);
             url::Url::default()
         });
@@ -306,6 +322,7 @@ impl Settings {
             slot: problems.slot(raw.slot, &own),
             create_publication: raw.create_publication.unwrap_or(true),
             create_slot: raw.create_slot.unwrap_or(true),
+            failover_slot: raw.failover_slot.unwrap_or(true),
             snapshot,
             snapshot_chunk_rows: problems.within(
                 "snapshot_chunk_rows",
@@ -338,6 +355,11 @@ impl Settings {
     /// `user@host:port/database`, for messages: everything but the password.
     pub fn place(&self) -> String {
         format!("{}@{}/{}", self.user, self.server, self.database)
+    }
+
+    /// The password as it is now.
+    pub fn present_password(&self) -> Outcome<Option<SecretString>> {
+        self.password.as_ref().map(Password::read).transpose()
     }
 
     /// What the server shows of both our connections.

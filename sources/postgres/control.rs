@@ -71,7 +71,7 @@ async fn suits(control: Control, settings: &Settings) -> Result<Control> {
 }
 
 async fn connect_to(settings: &Settings) -> Result<Control> {
-    let config = client_config(settings);
+    let config = client_config(settings)?;
     let server = settings.server.clone();
     let opening = async {
         match tls::client_config(&settings.tls)? {
@@ -101,7 +101,7 @@ where
     tokio::spawn(async move { connection.await.map_err(|error| errors::query(what, error)) })
 }
 
-fn client_config(settings: &Settings) -> tokio_postgres::Config {
+fn client_config(settings: &Settings) -> Result<tokio_postgres::Config> {
     let mut config = tokio_postgres::Config::new();
     match &settings.server.host {
         Host::Tcp(host) => config.host(host),
@@ -124,8 +124,8 @@ fn client_config(settings: &Settings) -> tokio_postgres::Config {
             (SslMode::Prefer, _) => Demand::Prefer,
             (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => Demand::Require,
         });
-    if let Some(password) = &settings.password {
+    if let Some(password) = settings.present_password()? {
         config.password(password.expose_secret());
     }
-    config
+    Ok(config)
 }

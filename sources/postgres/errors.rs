@@ -6,7 +6,7 @@ use std::io;
 use millrace_core::error::{Error, Kind};
 use tokio_postgres::error::DbError;
 
-use crate::config::Settings;
+use crate::config::{Password, Settings, Tls};
 
 /// The kind of an SQLSTATE. What is not listed is `Fatal`: an answer that nobody thought about must not
 /// be retried into a gap. Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
@@ -48,18 +48,31 @@ const CERTIFICATE_HINT: &str = "away from this machine sslmode is verify-full un
      host in url as the certificate does; sslmode = \"require\" encrypts and looks at nothing";
 
 /// A TLS handshake failed.
-pub fn tls(what: impl Into<String>, error: io::Error) -> Error {
+pub fn tls(settings: &Tls, what: impl Into<String>, error: io::Error) -> Error {
     match certificate_kind(&error) {
-        Some(kind) => Error::new(kind, what).source(error).hint(CERTIFICATE_HINT),
+        Some(kind) => certificate(settings, Error::new(kind, what).source(error)),
         None => Error::transient(what).source(error),
     }
+}
+
+/// A certificate did not convince. Ours and the roots lie in files, which are read anew for each connection,
+/// so one that was changed on one side first is waited for.
+fn certificate(settings: &Tls, error: Error) -> Error {
+    let files = settings.files();
+    if files.is_empty() {
+        return error.hint(CERTIFICATE_HINT);
+    }
+    error.passing().hint(format!(
+        "{files} in [source.postgres] are read again for every attempt: put the present ones there, no restart \
+         is needed; {CERTIFICATE_HINT}"
+    ))
 }
 
 /// The connection could not be made, or ended.
 pub fn connection(settings: &Settings, error: tokio_postgres::Error) -> Error {
     let what = format!("cannot connect to postgres at {}", settings.place());
     if let Some(kind) = certificate_kind(&error) {
-        return Error::new(kind, what).source(error).hint(CERTIFICATE_HINT);
+        return certificate(&settings.tls, Error::new(kind, what).source(error));
     }
     match error.as_db_error() {
         Some(db) => refused(settings, what, db),
@@ -76,18 +89,41 @@ pub fn connection(settings: &Settings, error: tokio_postgres::Error) -> Error {
 
 /// The server's refusal at the door, with what to type.
 pub fn refused(settings: &Settings, what: String, db: &DbError) -> Error {
+    at_the_door(settings, answered(what, db), db.code().code())
+}
+
+/// The same, of an error that has our words already. A password or a certificate from a file may be about to
+/// change there, so the next attempt reads it again; one that only a restart changes is the end.
+pub fn at_the_door(settings: &Settings, error: Error, sqlstate: &str) -> Error {
     let Settings { user, database, .. } = settings;
-    let hint = match db.code().code() {
-        "28P01" => "check the user of url, and password, in [source.postgres]".to_owned(),
+    let hint = match sqlstate {
+        "28P01" => match settings.password.as_ref().and_then(Password::files) {
+            Some(files) => {
+                return error.passing().hint(format!(
+                    "the password of {user} in [source.postgres] comes from {files}, which is read again for \
+                     every attempt: put the present one there, no restart is needed"
+                ));
+            }
+            None => "check the user of url, and password, in [source.postgres]; one that is kept in a file, \
+                     password = \"${file:/path}\", is changed without a restart"
+                .to_owned(),
+        },
+        "28000" if settings.tls.client.is_some() => {
+            return error.passing().hint(format!(
+                "{} in [source.postgres] are read again for every attempt: do they name {user}, and does \
+                 pg_hba.conf allow {user} (for database {database} and for replication)?",
+                settings.tls.files()
+            ));
+        }
         "28000" => format!(
             "allow {user} in pg_hba.conf (for database {database} and for replication), or check the user of url"
         ),
         "3D000" => format!("check the database of url in [source.postgres], or: CREATE DATABASE {database}"),
         "42501" => format!("GRANT CONNECT ON DATABASE {database} TO {user}"),
         "53300" => "raise max_connections, or close connections that are not needed".to_owned(),
-        _ => return answered(what, db),
+        _ => return error,
     };
-    answered(what, db).hint(hint)
+    error.hint(hint)
 }
 
 /// An error of the server under our own words, classified.
@@ -143,12 +179,23 @@ mod tests {
 
     #[test]
     fn a_certificate_that_time_or_the_server_mends_is_tried_again() {
-        let kind = |inner: rustls::Error| tls("x", io::Error::other(inner)).kind();
+        let kind = |inner: rustls::Error| {
+            super::tls(&crate::config::Tls::default(), "x", io::Error::other(inner)).kind()
+        };
         use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error as Tls};
         assert_eq!(kind(Tls::InvalidCertificate(Certificate::Expired)), Kind::Transient);
         assert_eq!(kind(Tls::AlertReceived(Alert::InternalError)), Kind::Transient);
         assert_eq!(kind(Tls::InvalidCertificate(Certificate::UnknownIssuer)), Kind::Config);
         assert_eq!(kind(Tls::AlertReceived(Alert::BadCertificate)), Kind::Config);
+    }
+
+    #[test]
+    fn a_certificate_that_a_changed_file_mends_is_tried_again_and_names_the_file() {
+        let settings = Tls { root_cert: Some("/run/ca.pem".into()), ..Tls::default() };
+        let inner = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let error = tls(&settings, "x", io::Error::other(inner));
+        assert_eq!(error.kind(), Kind::Transient);
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("sslrootcert /run/ca.pem")), "{error:?}");
     }
 
     #[test]

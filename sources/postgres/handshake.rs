@@ -37,6 +37,8 @@ pub struct Handshake {
     pub backend_pid: i32,
     /// `user@host:port/database`, for messages.
     peer: String,
+    /// The SQLSTATE with which the server answered last, if it refused.
+    refusal: Option<String>,
 }
 
 /// One row of a simple query's answer.
@@ -49,9 +51,14 @@ impl Handshake {
 
     async fn connect_now(settings: &Settings, application: &str) -> Result<Self> {
         let stream = Socket::open(settings).await?;
-        let mut handshake = Self { stream, backend_pid: 0, peer: settings.place() };
-        handshake.authenticate(settings, application).await?;
-        Ok(handshake)
+        let mut handshake = Self { stream, backend_pid: 0, peer: settings.place(), refusal: None };
+        match handshake.authenticate(settings, application).await {
+            Ok(()) => Ok(handshake),
+            Err(error) => Err(match &handshake.refusal {
+                Some(sqlstate) => errors::at_the_door(settings, error, sqlstate),
+                None => error,
+            }),
+        }
     }
 
     async fn authenticate(&mut self, settings: &Settings, application: &str) -> Result<()> {
@@ -72,10 +79,12 @@ impl Handshake {
         ];
         let written = write_startup_message(&mut self.stream, PROTOCOL_VERSION, &parameters).await;
         written.map_err(|error| from_pgwire(&self.peer, error))?;
+        let password = settings.present_password()?;
+        let password = password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
         loop {
             let message = self.read().await?;
             match message.tag {
-                b'R' => self.answer(settings, &message).await?,
+                b'R' => self.answer(settings, password, &message).await?,
                 b'K' => {
                     let pid = message.payload.first_chunk::<4>().copied().unwrap_or_default();
                     self.backend_pid = i32::from_be_bytes(pid);
@@ -87,10 +96,9 @@ impl Handshake {
         }
     }
 
-    async fn answer(&mut self, settings: &Settings, message: &BackendMessage) -> Result<()> {
+    async fn answer(&mut self, settings: &Settings, password: &str, message: &BackendMessage) -> Result<()> {
         let (code, data) =
             parse_auth_request(&message.payload).map_err(|error| from_pgwire(&self.peer, error))?;
-        let password = settings.password.as_ref().map(|p| p.expose_secret()).unwrap_or_default();
         match code {
             auth::OK => Ok(()),
             auth::CLEARTEXT_PASSWORD => self.password(&[password.as_bytes(), b"\0"].concat()).await,
@@ -217,6 +225,7 @@ impl Handshake {
         let message =
             read_backend_message(&mut self.stream).await.map_err(|error| from_pgwire(&self.peer, error))?;
         if message.tag == b'E' {
+            self.refusal = ErrorFields::parse(&message.payload).code;
             return Err(server_error(&self.peer, &message.payload));
         }
         Ok(message)

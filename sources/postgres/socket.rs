@@ -106,7 +106,9 @@ async fn upgraded(mut tcp: TcpStream, host: &str, settings: &Settings) -> Result
     })?;
     match TlsConnector::from(Arc::new(config)).connect(name, tcp).await {
         Ok(stream) => Ok(Socket::Tls(Box::new(stream))),
-        Err(error) => Err(errors::tls(format!("TLS with postgres {} failed", settings.place()), error)),
+        Err(error) => {
+            Err(errors::tls(&settings.tls, format!("TLS with postgres {} failed", settings.place()), error))
+        }
     }
 }
 

@@ -34,9 +34,9 @@ pub fn client_config(tls: &Tls) -> Result<Option<ClientConfig>> {
         Some((cert, key)) => {
             let unusable = |error| unusable("sslkey", key, error);
             let private = PrivateKeyDer::from_pem_file(key).map_err(unusable)?;
-            builder
-                .with_client_auth_cert(certificates("sslcert", cert)?, private)
-                .map_err(|error| Error::config("sslcert and sslkey cannot be used together").source(error))?
+            builder.with_client_auth_cert(certificates("sslcert", cert)?, private).map_err(|error| {
+                Error::transient("sslcert and sslkey cannot be used together").source(error).hint(READ_AGAIN)
+            })?
         }
     };
     Ok(Some(config))
@@ -62,16 +62,18 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> 
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(key, path, error))?;
     if found.is_empty() {
-        return Err(Error::config(format!("{key} {} holds no certificate", path.display())));
+        let what = format!("{key} {} holds no certificate", path.display());
+        return Err(Error::transient(what).hint(READ_AGAIN));
     }
     Ok(found)
 }
 
 fn unusable(key: &str, path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::config(format!("{key} {} cannot be used", path.display()))
-        .source(error)
-        .hint("give the path of a PEM file that this process may read")
+    Error::transient(format!("{key} {} cannot be used", path.display())).source(error).hint(READ_AGAIN)
 }
+
+/// A pair of files is not changed at one instant, so what is wrong with one of them may be over soon.
+const READ_AGAIN: &str = "it must be a PEM file that this process may read; it is read again for every attempt, no restart is needed";
 
 #[derive(Debug)]
 enum Checked {

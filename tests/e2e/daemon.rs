@@ -194,6 +194,18 @@ impl Daemon {
         status == 200
     }
 
+    /// Waits until the connector is not at work and what it says to type holds this; what came before on the way
+    /// there may be anything.
+    pub async fn told(&self, connector: &str, word: &str) -> Refusal {
+        until(&format!("{connector} says {word:?}"), async || {
+            let status = self.own_status(connector).await?;
+            let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
+            let refusal = Refusal { reason: text("reason"), hint: text("hint") };
+            (text("state") == "DEGRADED" && refusal.hint.contains(word)).then_some(refusal)
+        })
+        .await
+    }
+
     /// Waits for a state in which the connector is not ready, and answers why and what to type.
     pub async fn not_ready(&self, connector: &str, state: &str) -> Refusal {
         self.wait_for_state(connector, state).await;

@@ -68,17 +68,30 @@ fn avro(given: &mut Given, keys: &mut Keys) {
         keys.set("format", "registry", list(urls), "value.converter.schema.registry.url");
     }
     if let Some(info) = both(given, "basic.auth.user.info") {
-        match info.split_once(':') {
+        match parted(&info) {
             Some((user, password)) => {
                 let origin = "value.converter.basic.auth.user.info";
                 keys.set("format", "registry_username", user, origin);
                 keys.set("format", "registry_password", password, origin);
             }
-            None => given.wrong("value.converter.basic.auth.user.info: must be user:password".to_owned()),
+            None => given.wrong_with_hint(
+                "value.converter.basic.auth.user.info: must be user:password".to_owned(),
+                "each of the two may be a reference like ${file:/path:property}".to_owned(),
+            ),
         }
     }
     let token = both(given, "bearer.auth.token");
     keys.set_some("format", "registry_token", token, "value.converter.bearer.auth.token");
+}
+
+/// At the first colon that is not inside a reference.
+fn parted(info: &str) -> Option<(&str, &str)> {
+    let mut from = 0;
+    if info.starts_with("${") {
+        from = info.find('}')?;
+    }
+    let at = from + info.get(from..)?.find(':')?;
+    Some((info.get(..at)?, info.get(at + 1..)?))
 }
 
 /// New topics, those of no group and those of each.

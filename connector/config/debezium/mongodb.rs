@@ -4,6 +4,7 @@ use toml::{Table, Value};
 
 use super::given::Given;
 use super::keys::{Keys, list, seconds};
+use super::shared::escaped;
 
 const SOURCE: &str = "source.mongodb";
 
@@ -35,13 +36,7 @@ fn url(given: &mut Given) -> String {
     if let Some(user) = given.get("mongodb.user")
         && !url.get(at..).is_some_and(|rest| rest.contains('@'))
     {
-        let escape = |byte: u8| match byte {
-            byte if byte.is_ascii_alphanumeric() || b"-._~${}:".contains(&byte) => {
-                char::from(byte).to_string()
-            }
-            byte => format!("%{byte:02X}"),
-        };
-        let user: String = user.bytes().map(escape).collect();
+        let user = escaped(user);
         url.insert_str(at, &format!("{user}@"));
         let source = given.get("mongodb.authsource").unwrap_or("admin").to_owned();
         add(&mut url, "authSource", &source);

@@ -4,6 +4,7 @@ use toml::{Table, Value};
 
 use super::given::{Given, expression, split};
 use super::keys::{Keys, list, seconds};
+use super::shared::escaped;
 
 const SOURCE: &str = "source.postgres";
 const FORMAT: &str = "format";
@@ -80,28 +81,12 @@ fn connection(given: &mut Given, keys: &mut Keys) {
     }
 }
 
-/// For a url. A reference stays as it is: what stands for it comes later.
-fn escaped(text: &str) -> String {
-    if text.contains("${") {
-        return text.to_owned();
-    }
-    let failover = given.flag("slot.failover", false);
-    keys.set(SOURCE, "failover_slot", failover, "slot.failover");
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out += &format!("%{byte:02X}");
-        }
-    }
-    out
-}
-
 fn slot(given: &mut Given, keys: &mut Keys) {
     let slot = given.get("slot.name").unwrap_or("debezium").to_owned();
     keys.set(SOURCE, "slot", slot, "slot.name");
     keys.set(SOURCE, "existing_slot", "take", "slot.name");
+    let failover = given.flag("slot.failover", false);
+    keys.set(SOURCE, "failover_slot", failover, "slot.failover");
     let publication = given.get("publication.name").unwrap_or("dbz_publication").to_owned();
     keys.set(SOURCE, "publication", publication, "publication.name");
     let modes = [("all_tables", "true"), ("filtered", "true"), ("disabled", "false"), ("no_tables", "false")];

@@ -55,3 +55,19 @@ fn operations(given: &mut Given, keys: &mut Keys) {
     keys.set(FORMAT, "skip_operations", super::keys::list(ours), origin);
     keys.set(FORMAT, "truncates", !skipped.iter().any(|operation| operation == "t"), origin);
 }
+
+/// For a url. A reference stays as it is: what stands for it comes later.
+pub fn escaped(text: &str) -> String {
+    if text.contains("${") {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out += &format!("%{byte:02X}");
+        }
+    }
+    out
+}

@@ -140,7 +140,7 @@ struct Lane {
 
 impl Reading {
     fn new(settings: &Settings) -> Result<Self> {
-        let mut config = settings.client_config();
+        let mut config = settings.client_config()?;
         config.set("isolation.level", "read_committed");
         config.set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "error");

@@ -90,7 +90,7 @@ fn a_secret_prints_nowhere() {
     assert!(!format!("{raw:?}").contains("hush"));
     let settings = Settings::resolve(raw, "orders").unwrap();
     assert!(!format!("{settings:?}").contains("hush"));
-    assert_eq!(settings.client_value("sasl.password"), Some("hush"));
+    assert_eq!(settings.client_value("sasl.password").as_deref(), Some("hush"));
 }
 
 #[test]

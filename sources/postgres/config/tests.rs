@@ -37,7 +37,7 @@ fn every_part_of_the_url_is_read() {
     let url = "postgresql://b%40b:s%3Acret@[::1]:6543/my%2Fdb?sslmode=verify-full&sslrootcert=/ca.pem&connect_timeout=3";
     let settings = resolved(&format!("url = '{url}'\ntables = ['a.b']"));
     assert_eq!(settings.place(), "b@b@::1:6543/my/db");
-    assert_eq!(settings.password.unwrap().expose_secret(), "s:cret");
+    assert_eq!(settings.password.unwrap().read().unwrap().expose_secret(), "s:cret");
     assert_eq!(settings.tls.mode, SslMode::VerifyFull);
     assert_eq!(settings.tls.root_cert, Some("/ca.pem".into()));
     assert_eq!(settings.connect_timeout, Duration::from_secs(3));

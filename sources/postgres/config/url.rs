@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use millrace_core::error::Error;
+use millrace_core::error::{Error, Result as Outcome};
+use millrace_core::secret::Secret;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::SslMode;
@@ -83,6 +84,35 @@ impl fmt::Display for Host {
         match self {
             Host::Tcp(host) => f.write_str(host),
             Host::Unix(directory) => directory.display().fmt(f),
+        }
+    }
+}
+
+/// Where the password stands. It is read anew for each connection, as far as it lies in a file.
+#[derive(Clone, Debug)]
+pub enum Password {
+    Own(Secret),
+    OfUrl(Secret),
+}
+
+impl Password {
+    pub fn read(&self) -> Outcome<SecretString> {
+        match self {
+            Self::Own(secret) => secret.read(),
+            Self::OfUrl(url) => {
+                let parsed = parse(&url.read()?).ok().and_then(|parsed| parsed.password);
+                parsed.ok_or_else(|| {
+                    Error::transient("url in [source.postgres] has no password any more")
+                        .hint("correct the file that it comes from; it is read again for every attempt")
+                })
+            }
+        }
+    }
+
+    /// The files that it comes from; `None` where only a restart changes it.
+    pub fn files(&self) -> Option<String> {
+        match self {
+            Self::Own(secret) | Self::OfUrl(secret) => secret.files(),
         }
     }
 }

@@ -27,6 +27,7 @@ mod position_faults;
 mod registry_faults;
 mod remove;
 mod rest;
+mod rotation;
 mod routes;
 mod security;
 mod signals;

@@ -1,80 +1,10 @@
 //! MongoDB behind TLS: who logs in by password, who by certificate, and who is not believed.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 
-use millrace_e2e::{Archive, Own, Servers};
+use millrace_e2e::{Archive, Own, Papers, Servers};
 use mongodb::bson::doc;
-use tempfile::TempDir;
-
-/// An authority, a server's certificate and a client's, made by the openssl of the machine.
-struct Papers {
-    dir: TempDir,
-}
-
-impl Papers {
-    fn new() -> Self {
-        let papers = Self { dir: tempfile::tempdir().expect("a temporary directory") };
-        papers.run(&[
-            "req",
-            "-x509",
-            "-days",
-            "2",
-            "-subj",
-            "/O=Test/CN=authority",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
-        ]);
-        papers.signed("server", "/O=Servers/CN=server", "subjectAltName=IP:127.0.0.1,DNS:localhost");
-        papers.signed("client", "/O=Clients/CN=millrace", "extendedKeyUsage=clientAuth");
-        papers
-    }
-
-    /// `<name>.pem`: key and certificate in one file, as the server and the driver want them.
-    fn signed(&self, name: &str, subject: &str, extension: &str) {
-        let file = |end: &str| format!("{name}.{end}");
-        self.run(&["req", "-subj", subject, "-keyout", &file("key"), "-out", &file("csr")]);
-        std::fs::write(self.path(&file("ext")), extension).expect("a file");
-        let (csr, crt, ext) = (file("csr"), file("crt"), file("ext"));
-        self.openssl(&[
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-in",
-            &csr,
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-extfile",
-            &ext,
-            "-out",
-            &crt,
-        ]);
-        let parts = [file("key"), crt].map(|part| std::fs::read(self.path(&part)).expect("a file"));
-        std::fs::write(self.path(&file("pem")), parts.concat()).expect("a file");
-    }
-
-    fn run(&self, arguments: &[&str]) {
-        let new = ["-newkey", "rsa:2048", "-nodes"];
-        self.openssl(&[&arguments[..1], &new[..], &arguments[1..]].concat());
-    }
-
-    fn openssl(&self, arguments: &[&str]) {
-        let ended = Command::new("openssl").args(arguments).current_dir(self.dir.path()).output();
-        let ended = ended.expect("the program openssl is installed");
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-}
 
 fn shown(path: &Path) -> String {
     path.display().to_string()

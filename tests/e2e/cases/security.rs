@@ -171,3 +171,50 @@ async fn a_wrong_password_and_a_wrong_ca_are_told_as_what_they_are_and_never_sho
     let daemon = bank.start("right").await;
     daemon.wait_for_state(NAME, "RUNNING").await;
 }
+
+#[tokio::test]
+async fn a_password_and_a_certificate_that_change_in_their_files_are_taken_up_without_a_restart() {
+    let mut bank = Bank::set_up().await;
+    bank.allow_all().await;
+    let (password, ca) = (bank.dir.path().join("password"), bank.dir.path().join("live-ca.pem"));
+    let put = |word: &str, authority: &str| {
+        std::fs::write(&password, format!("{word}\n")).expect("a file");
+        std::fs::copy(bank.dir.path().join(authority), &ca).expect("a file");
+    };
+    put(PASSWORD, "ca.pem");
+    bank.file
+        .set("sink/kafka/sasl/password", format!("${{file:{}}}", password.display()))
+        .set("sink/kafka/tls/ca_file", ca.display().to_string())
+        .set("sink/kafka/transaction/timeout_ms", 6_000);
+    let daemon = bank.start("rotation").await;
+    daemon.wait_for_state(NAME, "RUNNING").await;
+    let bootstrap = bank.servers.kafka.bootstrap();
+    let topic = "booking-system.payments";
+    bank.pay("b-1").await;
+    wait_for_records(&bootstrap, &[topic], 1).await;
+
+    // The brokers change first.
+    bank.set_password("the-second").await;
+    certificates(bank.dir.path(), "second");
+    bank.servers.kafka.restart().await.expect("Kafka starts again");
+    bank.pay("b-2").await;
+    let refusal = daemon.told(NAME, "no restart").await;
+    refusal.expect_hint(&[&password.display().to_string(), &ca.display().to_string()]);
+    put("the-second", "second.pem");
+    assert_eq!(wait_for_records(&bootstrap, &[topic], 2).await.len(), 2);
+
+    // The files change first, and what is connected stays so until the brokers do.
+    bank.set_password("the-third").await;
+    put("the-third", "second.pem");
+    bank.pay("b-3").await;
+    assert_eq!(wait_for_records(&bootstrap, &[topic], 3).await.len(), 3);
+    bank.servers.kafka.restart().await.expect("Kafka starts again");
+    bank.pay("b-4").await;
+    let events = wait_for_records(&bootstrap, &[topic], 4).await;
+    let keys: Vec<_> = events.iter().filter_map(|event| event.key.as_deref()).collect();
+    assert_eq!(keys, ["b-1", "b-2", "b-3", "b-4"]);
+    daemon.wait_for_state(NAME, "RUNNING").await;
+    for word in [PASSWORD, "the-second", "the-third"] {
+        assert!(!daemon.log().contains(word), "the log shows a password");
+    }
+}
