@@ -40,6 +40,22 @@ pub struct ConnectorFile {
     pub high_availability: bool,
     /// Rows that are read at once; `None` where none are.
     pub snapshot_chunk_rows: Option<u64>,
+    /// Beside what the urls say.
+    pub login: Login,
+}
+
+/// Lines for the source's section, and for the end of the sink's.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub source: String,
+    pub sink: String,
+}
+
+impl Default for Login {
+    /// What the urls say is all.
+    fn default() -> Login {
+        Login { source: "sslmode = \"disable\"\n".to_owned(), sink: String::new() }
+    }
 }
 
 impl ConnectorFile {
@@ -72,8 +88,7 @@ high_availability = {high_availability}
 [source.postgres]
 url = "{url}"
 slot = "{slot}"
-sslmode = "disable"
-tables = [{tables}]
+{login_source}tables = [{tables}]
 snapshot = "{snapshot}"
 {chunk_rows}
 [format]
@@ -84,7 +99,7 @@ registry = "{registry}"
 [sink.kafka]
 bootstrap = [{brokers}]
 position_topic = "{position_topic}"
-
+{login_sink}
 [sink.kafka.topic_defaults]
 partitions = {partitions}
 replication = 1
@@ -100,6 +115,8 @@ listen = "127.0.0.1:0"
             route = if self.has_outbox() { self.route() } else { String::new() },
             high_availability = self.high_availability,
             url = self.postgres_url,
+            login_source = self.login.source,
+            login_sink = self.login.sink,
             slot = self.slot,
             tables = tables.join(", "),
             registry = self.registry_url,

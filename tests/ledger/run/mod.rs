@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::checker::{Limits, Verdict};
-use crate::daemon::{ConnectorFile, Daemon};
+use crate::daemon::{ConnectorFile, Daemon, Login};
 use crate::events::Decoder;
 use crate::position::Positions;
 use crate::writers::connect;
@@ -57,6 +57,7 @@ pub struct Config {
     pub high_availability: bool,
     /// The rows that are there before the connector is are read, so many at once; otherwise there are none.
     pub snapshot_chunk_rows: Option<u64>,
+    pub login: Login,
     pub limits: Limits,
     /// Tests the checker itself with faults planted into what was read.
     pub planted: bool,
@@ -104,6 +105,7 @@ impl Config {
             cut_bytes: None,
             high_availability: false,
             snapshot_chunk_rows: None,
+            login: Login::default(),
             limits: Limits { uncut_changes_max: u64::MAX, positions: true },
             planted: true,
         }
@@ -123,6 +125,7 @@ impl Config {
             cut_bytes: self.cut_bytes,
             high_availability: self.high_availability,
             snapshot_chunk_rows: self.snapshot_chunk_rows,
+            login: self.login.clone(),
         }
     }
 

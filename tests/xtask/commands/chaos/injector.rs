@@ -6,12 +6,17 @@ use millrace_ledger::Result;
 use millrace_ledger::run::{Fault, Kills, Stage, Struck};
 use xtask::services::Shutdown;
 
+use super::memory::{Growth, Sampler};
 use super::row::Row;
 use super::scene::Scene;
-use super::{clock, disk, large, late, links, pair, points, read_rows, registry};
+use super::{clock, disk, large, late, links, pair, points, read_rows, registry, rotation};
 
 /// Rows that a soak picks from.
 const SOAK: [Row; 9] = [Row::F1, Row::F2, Row::F3, Row::F4, Row::F5, Row::F8, Row::F10, Row::F11, Row::F13];
+/// Of these, after the first trials of a run, those that leave the daemon alive: only a process that lives for
+/// a while shows whether its memory stays flat.
+const SOAK_ALIVE: [Row; 4] = [Row::F3, Row::F5, Row::F8, Row::F10];
+const KILLING_TRIALS: u32 = 5;
 /// Beyond the transaction's timeout and the broker's next look.
 const PAUSE_MIN_MS: u64 = 18_500;
 
@@ -24,15 +29,37 @@ pub struct Injector<'a> {
     large_rows: u64,
     /// How many times the time that it should take a recovery may take.
     slack: u32,
+    /// Trials of this run that are done.
+    done: u32,
+    /// Of the daemon in a soak.
+    memory: Option<Sampler>,
 }
 
 impl<'a> Injector<'a> {
     pub fn new(row: Row, scene: &'a Scene, turn: usize, large_rows: u64, slack: u32) -> Injector<'a> {
-        Injector { row, scene, turn, large_rows, slack }
+        Injector { row, scene, turn, large_rows, slack, done: 0, memory: None }
     }
 
-    async fn strike_as(&mut self, row: Row, stage: &mut Stage) -> Result<Struck> {
-        let turn = self.turn;
+    /// What a soak showed of the daemon's memory.
+    pub fn memory(&self) -> Option<Growth> {
+        self.memory.as_ref().and_then(Sampler::growth)
+    }
+
+    /// What a soak does next, and which of its kinds.
+    fn pick(&self, stage: &mut Stage) -> (Row, usize) {
+        if self.done < KILLING_TRIALS {
+            return (*stage.random.pick(&SOAK), self.turn);
+        }
+        let alive = |nth: &usize| links::EACH[*nth].0 != links::Link::Registry;
+        let turns: Vec<usize> = (0..links::EACH.len()).filter(alive).collect();
+        match *stage.random.pick(&SOAK_ALIVE) {
+            // The registry's link is met after a start only.
+            Row::F8 => (Row::F8, *stage.random.pick(&turns)),
+            row => (row, self.turn),
+        }
+    }
+
+    async fn strike_as(&mut self, row: Row, turn: usize, stage: &mut Stage) -> Result<Struck> {
         match row {
             Row::F1 => Kills.strike(stage).await,
             Row::F1Rows => read_rows::strike(stage, turn).await,
@@ -46,6 +73,7 @@ impl<'a> Injector<'a> {
             Row::F11 => pair::strike(stage, self.slack).await,
             Row::F14 => disk::strike(self.scene, stage).await,
             Row::F15 => clock::strike(stage).await,
+            Row::F16 => rotation::strike(self.scene, stage, turn).await,
             Row::F17 => large::strike(stage, self.large_rows).await,
             Row::F13 => registry::strike(self.scene, stage, turn).await,
             Row::F7 | Row::F12 | Row::F17Tables | Row::F19 => {
@@ -130,6 +158,11 @@ impl Fault for Injector<'_> {
                 clock::prepare(stage)?;
                 stage.first_start().await
             }
+            Row::F16 => rotation::first_start(self.scene, stage).await,
+            Row::F19 => {
+                self.memory = Some(Sampler::start()?);
+                stage.first_start().await
+            }
             Row::F9Off => {
                 stage.daemon.standing_order = Some("recycle-off".to_owned());
                 stage.first_start().await
@@ -139,13 +172,17 @@ impl Fault for Injector<'_> {
     }
 
     async fn strike(&mut self, stage: &mut Stage) -> Result<Struck> {
-        let row = match self.row {
-            Row::F19 => *stage.random.pick(&SOAK),
-            row => row,
+        let (row, turn) = match self.row {
+            Row::F19 => self.pick(stage),
+            row => (row, self.turn),
         };
         let began = Instant::now();
-        let outcome = self.strike_as(row, stage).await;
+        let outcome = self.strike_as(row, turn, stage).await;
         self.turn = self.turn.wrapping_add(1);
+        self.done += 1;
+        if let Some(memory) = &self.memory {
+            memory.watch(stage.daemon.pid());
+        }
         self.scene.links_pass();
         let mut struck = outcome?;
         if self.row == Row::F19 {

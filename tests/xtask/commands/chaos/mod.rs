@@ -10,12 +10,14 @@ mod large;
 mod late;
 mod links;
 mod many;
+mod memory;
 mod pair;
 mod points;
 pub mod primary;
 mod read_rows;
 mod registry;
 pub mod report;
+mod rotation;
 mod row;
 mod scene;
 
@@ -150,10 +152,13 @@ enum Servers {
 }
 
 impl Servers {
-    /// One set for all rows but MongoDB's and the one whose broker has a small disk.
+    /// One set for all rows but MongoDB's, the one whose broker has a small disk and the one with logins.
     fn fit(&self, row: Row) -> bool {
         match self {
-            Servers::Postgres(scene) => row != Row::F7 && scene.disk.is_some() == (row == Row::F14),
+            Servers::Postgres(scene) => {
+                let disk_fits = scene.disk.is_some() == (row == Row::F14);
+                row != Row::F7 && disk_fits && scene.has_logins == (row == Row::F16)
+            }
             Servers::Mongodb(_) => row == Row::F7,
         }
     }
@@ -241,7 +246,14 @@ async fn going_on(
     if let Ok(report) = &outcome {
         line.recovery_worst = line.recovery_worst.max(Duration::from_millis(report.recovery.worst_ms));
     }
+    if let Some(growth) = injector.memory() {
+        line.memory.add(growth);
+    }
     match outcome {
+        Ok(report) if report.passed() && line.memory.finding().is_some() => {
+            println!("{}", report.in_short());
+            (report.trials, line.memory.finding())
+        }
         Err(error) => (0, Some(format!("the run could not be finished: {error}"))),
         Ok(report) if row.must_show() => {
             let shown = !report.passed();

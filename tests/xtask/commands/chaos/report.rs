@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use xtask::services::repository;
 use xtask::{Context, Result};
 
+use super::memory::Judged;
 use super::row::Row;
 
 pub const FILE: &str = "tests/ledger/REPORT.md";
@@ -39,6 +40,8 @@ pub struct Line {
     pub took: Duration,
     /// Until the daemon was at work again.
     pub recovery_worst: Duration,
+    /// Of a soak's daemon.
+    pub memory: Judged,
 }
 
 impl Line {
@@ -59,6 +62,7 @@ impl Line {
             failed_seed: None,
             took: Duration::ZERO,
             recovery_worst: Duration::ZERO,
+            memory: Judged::default(),
         }
     }
 
@@ -71,13 +75,17 @@ impl Line {
         self.failed_seed.map_or(seeds.clone(), |seed| format!("{seeds}, failed: {seed}"))
     }
 
+    fn memory(&self) -> String {
+        if self.row == Row::F19 { format!("; {}", self.memory) } else { String::new() }
+    }
+
     fn text(&self, date: &str, machine: &str) -> String {
         let slack = match self.slack {
             1 => String::new(),
             times => format!("; beside other work, with {times} times the time to recover"),
         };
         format!(
-            "| {} | {}{slack} | {date} | {machine} | {} | {} | {} | {} | {} s{} |\n",
+            "| {} | {}{slack} | {date} | {machine} | {} | {} | {} | {} | {} s{}{} |\n",
             self.row,
             self.row.what(),
             self.versions,
@@ -88,7 +96,8 @@ impl Line {
             match self.recovery_worst {
                 Duration::ZERO => String::new(),
                 worst => format!("; at work again in {:.1} s at worst", worst.as_secs_f64()),
-            }
+            },
+            self.memory()
         )
     }
 }
@@ -97,7 +106,7 @@ impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (row, seeds, took) = (self.row, self.seeds(), self.took.as_secs());
         write!(f, "{row}: {} trials, {} failures, seeds {seeds}, {took} s", self.trials, self.failures)?;
-        write!(f, "; go on with --seed {}", self.next_seed)
+        write!(f, "{}; go on with --seed {}", self.memory(), self.next_seed)
     }
 }
 

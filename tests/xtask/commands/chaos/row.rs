@@ -25,13 +25,14 @@ pub enum Row {
     F13,
     F14,
     F15,
+    F16,
     F17,
     F17Tables,
     F19,
 }
 
 impl Row {
-    pub const ALL: [Row; 19] = [
+    pub const ALL: [Row; 20] = [
         Row::F1,
         Row::F1Rows,
         Row::F2,
@@ -48,6 +49,7 @@ impl Row {
         Row::F13,
         Row::F14,
         Row::F15,
+        Row::F16,
         Row::F17,
         Row::F17Tables,
         Row::F19,
@@ -71,6 +73,7 @@ impl Row {
             Row::F13 => "F13",
             Row::F14 => "F14",
             Row::F15 => "F15",
+            Row::F16 => "F16",
             Row::F17 => "F17",
             Row::F17Tables => "F17-tables",
             Row::F19 => "F19",
@@ -95,6 +98,7 @@ impl Row {
             Row::F13 => "the registry is away, fails, is slow or answers nonsense",
             Row::F14 => "the broker's disk is full",
             Row::F15 => "the daemon's clock is set forward and back",
+            Row::F16 => "a password or a certificate changes in its file and at the server",
             Row::F17 => "one large transaction, and a death inside it",
             Row::F17Tables => "very many tables, and kill -9 when half of their rows have come",
             Row::F19 => "a random one of these",
@@ -116,7 +120,7 @@ impl Row {
             Row::F12 => super::halts::EACH.len() as u32,
             Row::F13 => super::registry::EACH.len() as u32,
             Row::F11 | Row::F17 | Row::F17Tables => 1,
-            Row::F14 | Row::F15 | Row::F19 => 0,
+            Row::F14 | Row::F15 | Row::F16 | Row::F19 => 0,
         }
     }
 
@@ -126,7 +130,7 @@ impl Row {
             Row::F1 | Row::F1Rows | Row::F2 => 10,
             // A broker's own recovery, a transaction that has to time out, a connection found dead.
             Row::F3 | Row::F4 | Row::F5 | Row::F7 | Row::F8 | Row::F9 | Row::F9Off | Row::F10 => 60,
-            Row::F11 | Row::F12 | Row::F13 | Row::F14 | Row::F15 => 60,
+            Row::F11 | Row::F12 | Row::F13 | Row::F14 | Row::F15 | Row::F16 => 60,
             Row::F17 | Row::F17Tables | Row::F19 => 60,
         })
     }

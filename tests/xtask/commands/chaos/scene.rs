@@ -10,7 +10,7 @@ use xtask::{Context, Result};
 
 use super::disk::SmallDisk;
 use super::row::Row;
-use super::{large, read_rows};
+use super::{large, read_rows, rotation};
 
 /// Short, so that the trials that wait for it are many.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);
@@ -19,6 +19,9 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
 /// Enough to be always at work on two cores, beside servers and checker.
 const CHANGES_PER_SECOND: u64 = 1_000;
 const CHANGES_MAX: u64 = 4_000;
+
+/// A soak goes on for long, and is about time, not about many trials.
+const BETWEEN_IN_A_SOAK: Duration = Duration::from_secs(10);
 
 /// Enough for the daemon to have something under way.
 const BETWEEN: Duration = Duration::from_millis(700);
@@ -32,6 +35,8 @@ pub struct Scene {
     pub postgres_link: Proxy,
     /// The broker's, where it has one. After the broker: it goes last.
     pub disk: Option<SmallDisk>,
+    /// The daemon logs in to its servers.
+    pub has_logins: bool,
     binary: PathBuf,
     dir: PathBuf,
 }
@@ -46,6 +51,10 @@ impl Scene {
         let mut config = Config { kafka, ..Config::default() };
         // A reader that went silent loses its slot this soon.
         config.postgres.settings = vec![("wal_sender_timeout".into(), "5s".into())];
+        let has_logins = row == Row::F16;
+        if has_logins {
+            rotation::secure(&mut config.kafka);
+        }
         let disk = if row == Row::F14 { Some(SmallDisk::mount()?) } else { None };
         let home = Home::temporary()?;
         let of_kafka = match &disk {
@@ -67,9 +76,15 @@ impl Scene {
             registry,
             postgres,
             disk,
+            has_logins,
             binary: binary.to_owned(),
             dir: dir.to_owned(),
         })
+    }
+
+    /// Where the daemon's logins lie.
+    pub fn logins(&self) -> PathBuf {
+        self.dir.join(format!("logins-{}", self.postgres.port()))
     }
 
     /// A run of so many trials; the daemon goes through the proxies, the checker does not.
@@ -86,7 +101,7 @@ impl Scene {
         config.connector = format!("{}_{}", row.name().replace('-', "_").to_lowercase(), config.connector);
         config.trials = trials;
         config.seed = seed;
-        config.between = BETWEEN;
+        config.between = if row == Row::F19 { BETWEEN_IN_A_SOAK } else { BETWEEN };
         config.changes_max = CHANGES_MAX;
         config.changes_per_second = Some(CHANGES_PER_SECOND);
         config.transaction_timeout = Some(TRANSACTION_TIMEOUT);
@@ -94,6 +109,10 @@ impl Scene {
         config.planted = false;
         config.high_availability = row == Row::F11;
         config.snapshot_chunk_rows = (row == Row::F1Rows).then_some(read_rows::CHUNK_ROWS);
+        if row == Row::F16 {
+            config.links.postgres_url = rotation::url(self.postgres_link.port());
+            config.login = rotation::login(&self.logins());
+        }
         if row == Row::F17 {
             config.cut_bytes = Some(large::CUT_BYTES);
             config.limits.uncut_changes_max = large::UNCUT_CHANGES_MAX;
