@@ -79,6 +79,10 @@ async fn secure(sql: &Sql, papers: &Papers) {
     }
     sql.run("ALTER SYSTEM SET ssl = on").await;
     sql.run("SELECT pg_reload_conf()").await;
+    until("TLS is offered", async || {
+        (sql.another().await.one::<String>("SHOW ssl").await == "on").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod postgres;
 mod process;
 mod registry;
 mod server;
+mod standby;
 
 use std::ffi::OsString;
 use std::fs;

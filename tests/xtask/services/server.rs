@@ -283,7 +283,7 @@ impl Server {
         fs::rename(&next, &file).context(|| format!("{}", file.display()))
     }
 
-    fn record<T>(&self, see: impl FnOnce(&mut Record) -> T) -> T {
+    pub(super) fn record<T>(&self, see: impl FnOnce(&mut Record) -> T) -> T {
         see(&mut self.record.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }

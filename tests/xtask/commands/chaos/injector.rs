@@ -76,7 +76,7 @@ impl<'a> Injector<'a> {
             Row::F16 => rotation::strike(self.scene, stage, turn).await,
             Row::F17 => large::strike(stage, self.large_rows).await,
             Row::F13 => registry::strike(self.scene, stage, turn).await,
-            Row::F7 | Row::F12 | Row::F17Tables | Row::F19 => {
+            Row::F6 | Row::F7 | Row::F12 | Row::F17Tables | Row::F19 => {
                 Err(format!("{row} is no fault of a run that goes on").into())
             }
         }

@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn growth_that_comes_every_time_is_a_leak_although_each_is_small() {
-        let of = |kb| Growth { from_kb: 80_000, to_kb: 80_000 + kb, peak_kb: 90_000, over: JUDGED_LEAST };
+        let of =
+            |kb: u64| Growth { from_kb: 80_000, to_kb: 80_000 + kb, peak_kb: 90_000, over: JUDGED_LEAST };
         let mut judged = Judged::default();
         for _ in 1..CREEPING_RUNS {
             judged.add(of(4_000));

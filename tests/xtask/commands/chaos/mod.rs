@@ -14,6 +14,7 @@ mod memory;
 mod pair;
 mod points;
 pub mod primary;
+mod promotion;
 mod read_rows;
 mod registry;
 pub mod report;
@@ -194,6 +195,9 @@ impl Job<'_> {
             let (done, failure) = match (servers, row) {
                 (Servers::Mongodb(set), _) => self.leaderless(set, count, seed, line).await?,
                 (Servers::Postgres(scene), Row::F12) => halting(scene, count, seed, turn).await?,
+                (Servers::Postgres(scene), Row::F6) => {
+                    promotions(scene, count, seed, arguments.slack, line).await
+                }
                 (Servers::Postgres(scene), Row::F17Tables) => {
                     many_tables(scene, count, seed, arguments.tables).await
                 }
@@ -281,6 +285,26 @@ async fn halting(scene: &Scene, count: u32, seed: u64, turn: usize) -> Result<(u
         }
     }
     Ok((count, None))
+}
+
+/// Runs with servers of their own, each a trial.
+async fn promotions(
+    scene: &Scene,
+    count: u32,
+    seed: u64,
+    slack: u32,
+    line: &mut Line,
+) -> (u32, Option<String>) {
+    for trial in 1..=count {
+        match promotion::trial(&scene.config(Row::F6, 1, seed), slack).await {
+            Ok((told, recovery)) => {
+                line.recovery_worst = line.recovery_worst.max(recovery);
+                println!("F6 trial {trial} of seed {seed}: {told}");
+            }
+            Err(error) => return (trial, Some(error.to_string())),
+        }
+    }
+    (count, None)
 }
 
 /// A run for each trial.

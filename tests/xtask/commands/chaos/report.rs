@@ -53,7 +53,11 @@ impl Line {
             slack,
             versions: format!(
                 "{commit}, 4.3.0{feature}, {}",
-                if row == Row::F7 { "MongoDB 6.0.5" } else { "15" }
+                match row {
+                    Row::F6 => "17",
+                    Row::F7 => "MongoDB 6.0.5",
+                    _ => "15",
+                }
             ),
             first_seed: seed,
             next_seed: seed,

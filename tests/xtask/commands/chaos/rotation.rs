@@ -92,6 +92,10 @@ pub async fn first_start(scene: &Scene, stage: &mut Stage) -> Result<()> {
     certify(&dir)?;
     certificates_at_postgres(&admin, &dir).await?;
     with_the_daemon(&dir)?;
+    // A server that offers no TLS yet would be the end of a daemon that demands it.
+    while stage.admin().await?.query_one("SHOW ssl", &[]).await?.get::<_, String>(0) != "on" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     stage.first_start().await
 }
 

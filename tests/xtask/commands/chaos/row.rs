@@ -14,6 +14,7 @@ pub enum Row {
     F3,
     F4,
     F5,
+    F6,
     F7,
     F8,
     F9,
@@ -32,13 +33,14 @@ pub enum Row {
 }
 
 impl Row {
-    pub const ALL: [Row; 20] = [
+    pub const ALL: [Row; 21] = [
         Row::F1,
         Row::F1Rows,
         Row::F2,
         Row::F3,
         Row::F4,
         Row::F5,
+        Row::F6,
         Row::F7,
         Row::F8,
         Row::F9,
@@ -63,6 +65,7 @@ impl Row {
             Row::F3 => "F3",
             Row::F4 => "F4",
             Row::F5 => "F5",
+            Row::F6 => "F6",
             Row::F7 => "F7",
             Row::F8 => "F8",
             Row::F9 => "F9",
@@ -88,6 +91,7 @@ impl Row {
             Row::F3 => "kill -9 or SIGSTOP of the broker",
             Row::F4 => "kill -9 of daemon and broker within 100 ms",
             Row::F5 => "immediate shutdown of Postgres",
+            Row::F6 => "the primary is killed, and its standby promoted with the slot",
             Row::F7 => "kill -9 or step-down of the primary of a MongoDB replica set",
             Row::F8 => "a link is cut, reset, half-open, late or slow",
             Row::F9 => "the end of a transaction is held back and delivered late",
@@ -120,7 +124,7 @@ impl Row {
             Row::F12 => super::halts::EACH.len() as u32,
             Row::F13 => super::registry::EACH.len() as u32,
             Row::F11 | Row::F17 | Row::F17Tables => 1,
-            Row::F14 | Row::F15 | Row::F16 | Row::F19 => 0,
+            Row::F6 | Row::F14 | Row::F15 | Row::F16 | Row::F19 => 0,
         }
     }
 
@@ -129,7 +133,7 @@ impl Row {
         Duration::from_secs(match self {
             Row::F1 | Row::F1Rows | Row::F2 => 10,
             // A broker's own recovery, a transaction that has to time out, a connection found dead.
-            Row::F3 | Row::F4 | Row::F5 | Row::F7 | Row::F8 | Row::F9 | Row::F9Off | Row::F10 => 60,
+            Row::F3 | Row::F4 | Row::F5 | Row::F6 | Row::F7 | Row::F8 | Row::F9 | Row::F9Off | Row::F10 => 60,
             Row::F11 | Row::F12 | Row::F13 | Row::F14 | Row::F15 | Row::F16 => 60,
             Row::F17 | Row::F17Tables | Row::F19 => 60,
         })
