@@ -196,7 +196,7 @@ impl Daemon {
 
     /// Waits until the connector is not at work and what it says to type holds this; what came before on the way
     /// there may be anything.
-    pub async fn told(&self, connector: &str, word: &str) -> Refusal {
+    pub async fn hinted(&self, connector: &str, word: &str) -> Refusal {
         until(&format!("{connector} says {word:?}"), async || {
             let status = self.own_status(connector).await?;
             let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();

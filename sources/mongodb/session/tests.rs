@@ -319,7 +319,8 @@ fn a_cut_transaction_is_read_again_from_its_begin_and_what_was_delivered_is_know
     assert_eq!(stored, crate::position::Stored::Streamed(Box::new(position.clone())));
 
     let origin = Origin { version: "1".into(), name: "shop".into() };
-    let mut second = Session::new(settings(""), origin, position.clone(), None);
+    let mut second =
+        Session::new(settings(""), origin, position.clone(), Tracker::new(Vec::new(), Vec::new()));
     assert!(!second.is_whole(), "nothing may be placed inside the transaction");
     second.begin_batch();
     let mut batch = ChangeBatch::default();
@@ -347,7 +348,7 @@ fn an_end_that_was_not_told_before_a_crash_is_told_after_it() {
     apply(&mut first, &insert(5, 0, Some(1)), &mut batch).unwrap();
     let position = first.position().unwrap();
     let origin = Origin { version: "1".into(), name: "shop".into() };
-    let mut second = Session::new(settings(""), origin, position, None);
+    let mut second = Session::new(settings(""), origin, position, Tracker::new(Vec::new(), Vec::new()));
     second.begin_batch();
     let mut batch = ChangeBatch::default();
     apply(&mut second, &insert(5, 0, Some(1)), &mut batch).unwrap();

@@ -161,16 +161,6 @@ fn without_time(value: &str) -> String {
     value
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_time_of_a_row_is_taken_off_and_nothing_else_is() {
-        let value = r#"{"a":"1","source":{"ts_ms":17,"ord":3,"lsid":null},"x_source_ts_ms":9}"#;
-        let expected = r#"{"a":"1","source":{"ts_ms":0,"ord":0,"lsid":null},"x_source_ts_ms":0}"#;
-        assert_eq!(super::without_time(value), expected);
-    }
-}
-
 async fn insert(
     config: &Config,
     database: &Database,
@@ -237,4 +227,14 @@ async fn change(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_time_of_a_row_is_taken_off_and_nothing_else_is() {
+        let value = r#"{"a":"1","source":{"ts_ms":17,"ord":3,"lsid":null},"x_source_ts_ms":9}"#;
+        let expected = r#"{"a":"1","source":{"ts_ms":0,"ord":0,"lsid":null},"x_source_ts_ms":0}"#;
+        assert_eq!(super::without_time(value), expected);
+    }
 }

@@ -34,7 +34,7 @@ async fn a_password_of_postgres_that_changes_in_its_file_is_taken_up_without_a_r
     shop.sql.run(&format!("ALTER ROLE {role} PASSWORD 'the-second'")).await;
     end_sessions(&shop.sql, &role).await;
     shop.rows(11..=20).await;
-    let refusal = shop.daemon().told(&shop.name, "no restart").await;
+    let refusal = shop.daemon().hinted(&shop.name, "no restart").await;
     refusal.expect_reason(&["28P01"]).expect_hint(&[&password.display().to_string()]);
     put(&password, "the-second");
     shop.expect_rows(1..=20).await;
@@ -169,14 +169,18 @@ async fn a_password_and_certificates_of_mongodb_that_change_are_taken_up_without
     admin.run_command(doc! { "updateUser": "reader", "pwd": "the-second" }).await.unwrap();
     servers.mongodb.stop().await.expect("MongoDB stops");
     servers.mongodb.start().await.expect("MongoDB starts");
-    archive.daemon().told(&archive.name, "no restart").await.expect_hint(&[&password.display().to_string()]);
+    archive
+        .daemon()
+        .hinted(&archive.name, "no restart")
+        .await
+        .expect_hint(&[&password.display().to_string()]);
     with_us(&authorities[0], "the-second");
     archive.docs(11..=20).await.expect_docs(1..=20).await;
 
     at_the_server(&authorities[1]);
     servers.mongodb.stop().await.expect("MongoDB stops");
     servers.mongodb.start().await.expect("MongoDB starts");
-    archive.daemon().told(&archive.name, "no restart").await.expect_hint(&[&ca.display().to_string()]);
+    archive.daemon().hinted(&archive.name, "no restart").await.expect_hint(&[&ca.display().to_string()]);
     with_us(&authorities[1], "the-second");
     archive.docs(21..=30).await.expect_docs(1..=30).await;
     assert!(!archive.daemon().log().contains("the-first"), "the log shows a password");

@@ -198,7 +198,7 @@ async fn a_password_and_a_certificate_that_change_in_their_files_are_taken_up_wi
     certificates(bank.dir.path(), "second");
     bank.servers.kafka.restart().await.expect("Kafka starts again");
     bank.pay("b-2").await;
-    let refusal = daemon.told(NAME, "no restart").await;
+    let refusal = daemon.hinted(NAME, "no restart").await;
     refusal.expect_hint(&[&password.display().to_string(), &ca.display().to_string()]);
     put("the-second", "second.pem");
     assert_eq!(wait_for_records(&bootstrap, &[topic], 2).await.len(), 2);

@@ -186,7 +186,7 @@ mod tests {
     fn neither_the_warm_up_nor_a_peak_at_the_end_counts() {
         let warm = |half: u32| 40_000 + u64::from(half.min(160)) * 500;
         assert_eq!(judged(&life(1, 600, warm)), None);
-        let peak = |half: u32| if half > 1_100 && half % 3 > 0 { 300_000 } else { 80_000 };
+        let peak = |half: u32| if half > 1_100 && !half.is_multiple_of(3) { 300_000 } else { 80_000 };
         assert_eq!(judged(&life(1, 600, peak)), None);
     }
 
