@@ -197,15 +197,14 @@ impl<'a> Draft<'a> {
         });
         let envelope = match (relation.shape, format.envelope) {
             (Shape::Rows, Envelope::Debezium) => names.envelope(row, &relation.source),
-            (Shape::Rows, Envelope::Flat | Envelope::Outbox) => names.value(row),
             (Shape::Documents, Envelope::Debezium) => names.document_envelope(&relation.source),
             (Shape::Messages, Envelope::Debezium) => Names::message_envelope(row, &relation.source),
             (Shape::Messages, Envelope::Flat | Envelope::Outbox) => {
                 return Err(Error::config("events of logical messages take no envelope but Debezium's")
                     .hint("name the prefix in messages of [source.postgres] to have its messages as rows"));
             }
-            // Never written: an event is its own value, and so is a flat document.
-            (Shape::Documents, Envelope::Outbox | Envelope::Flat) => names.value(row),
+            // Of documents never written: an event is its own value, and so is a flat document.
+            (Shape::Rows | Shape::Documents, Envelope::Flat | Envelope::Outbox) => names.value(row),
         };
         let flat = None;
         let mut draft =

@@ -229,8 +229,14 @@ mod tests {
         let there = names(&["s.a", "s.b c"]);
         let first = plan(&settings, &there, &Notes::new(), true).unwrap();
         assert_eq!(unread(&first), ["s.a", "s.b c"]);
+        let begun =
+            CollectionNote { last: Some(id::to_text(b"\x0a\0")), ..CollectionNote::new(Phase::Pending) };
         let done = Plan {
-            notes: vec![CollectionNote::new(Phase::Done).to_note("s.a"), listed("s.b c", b"\x0a\0", true)],
+            notes: vec![
+                CollectionNote::new(Phase::Done).to_note("s.a"),
+                begun.to_note("s.b c"),
+                listed("s.b c", b"\x0a\0", true),
+            ],
             unread: vec![],
         };
         let notes = after(&after(&Notes::new(), &first), &done);
