@@ -33,6 +33,8 @@ const REPLY_EVENTS: u32 = 4_000;
 
 /// A stream that cannot be opened again for this long is a matter for the whole connector.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(60);
+/// Where a login comes from files: an election is over by then.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(12);
 
 /// What the decoder gets.
 pub enum Reply {
@@ -128,11 +130,17 @@ impl Reader {
         trouble: &mut Trouble,
     ) -> Result<RawBatchCursor> {
         let what = format!("the change stream of {} broke off", self.settings.place());
+        // The driver hides behind its waiting for a server that a login was refused, and only a new client has the
+        // present one.
+        let patience = match self.settings.login_files().is_empty() {
+            true => REOPEN_PATIENCE,
+            false => LOGIN_PATIENCE,
+        };
         loop {
             trouble.wait(&what, error.as_ref(), &self.progress).await;
             match open(&self.client, &self.settings, &self.begin, self.splits).await {
                 Ok(cursor) => return Ok(cursor),
-                Err(found) if is_resumable(&found) && !trouble.is_too_long() => error = Some(found),
+                Err(found) if is_resumable(&found) && !trouble.is_too_long(patience) => error = Some(found),
                 Err(found) => return Err(classified(what, found, &self.settings, Phase::Opening)),
             }
         }
@@ -160,8 +168,8 @@ impl Trouble {
         }
     }
 
-    fn is_too_long(&self) -> bool {
-        self.since.is_some_and(|since| since.elapsed() > REOPEN_PATIENCE)
+    fn is_too_long(&self, patience: Duration) -> bool {
+        self.since.is_some_and(|since| since.elapsed() > patience)
     }
 
     fn pass(&mut self, progress: &Progress) {

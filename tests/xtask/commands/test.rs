@@ -21,6 +21,8 @@ pub struct Arguments {
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut tally = Tally::default();
+    // Asked for now, because the tests build this program again, and then its file is another one.
+    let this = std::env::current_exe();
     tally.stage("format", cargo(&["fmt", "--all", "--check"]));
     tally.stage("clippy", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
     let tests = ["test", "--workspace", "--exclude", "millrace-e2e", "--no-fail-fast"];
@@ -29,7 +31,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     if !arguments.no_e2e {
         e2e(&mut tally).await;
         if !arguments.no_faults {
-            faults(&mut tally);
+            faults(&mut tally, this);
         }
     }
     for failure in &tally.failures {
@@ -70,8 +72,8 @@ async fn e2e(tally: &mut Tally) {
 /// Every fault of the ledger's table, a few times each, on servers of its own. A process of its own: an interrupt
 /// ends it in good order. Whether anything is lost or comes twice is the question here; how soon the daemon is back is
 /// measured where nothing else runs.
-fn faults(tally: &mut Tally) {
-    match std::env::current_exe() {
+fn faults(tally: &mut Tally, this: std::io::Result<PathBuf>) {
+    match this {
         Ok(this) => {
             let mut faults = Command::new(this);
             faults.current_dir(repository()).args(["chaos", "--every-run", "--slack", "3"]);
