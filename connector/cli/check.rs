@@ -70,8 +70,7 @@ fn routes(connector: &Connector) -> Report {
 fn flat(connector: &Connector) -> Report {
     let mut report = Report::default();
     let is_flat = |format: &Format| format.envelope == Envelope::Flat && format.encoding == Encoding::Avro;
-    let routes = connector.format.routes.iter().map(|route| &route.format);
-    if connector.source.has_documents() && routes.chain([&connector.format]).any(is_flat) {
+    if connector.source.has_documents() && connector.format.is_somewhere(is_flat) {
         report.warn(
             "flat documents",
             "in Avro each shape of a document is a new schema of its topic's subject: a field that comes and goes is \

@@ -47,11 +47,12 @@ pub fn lay(
             name: name.into(),
             column: column.into(),
             optional: false,
-            is_time: name == "ce_time",
+            is_time: false,
         };
         let own = [("ce_id", id.as_str()), ("ce_type", kind), ("ce_subject", outbox.aggregate.as_str())];
         headers.extend(own.map(|(name, of)| column(name, of)));
-        headers.extend(raw.time.as_deref().map(|of| column("ce_time", of)));
+        let time = raw.time.as_deref();
+        headers.extend(time.map(|of| Header { is_time: true, ..column("ce_time", of) }));
         let said = [("ce_specversion", "1.0"), ("ce_source", source), ("content-type", "application/json")];
         texts.extend(said.map(|(name, text)| (name.to_owned(), text.to_owned())));
         return;

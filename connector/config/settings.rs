@@ -119,9 +119,7 @@ pub fn resolve(
         );
     }
     let is_flat = |format: &Format| format.envelope == Envelope::Flat;
-    if raw.format.flat != raw::Flat::default()
-        && !(source.has_documents() && (is_flat(&format) || format.routes.iter().any(|r| is_flat(&r.format))))
-    {
+    if raw.format.flat != raw::Flat::default() && !(source.has_documents() && format.is_somewhere(is_flat)) {
         problems.add("format.flat", "has no effect but on documents with envelope = \"flat\"");
     }
     let shown = registry::with_connect_keys(shown, &source);

@@ -91,6 +91,13 @@ pub struct Column {
     pub declared: Declared,
 }
 
+impl Column {
+    /// Without a default, and without the database's own words.
+    pub fn new(name: impl Into<String>, kind: Kind, nullable: bool) -> Self {
+        Self { name: name.into(), kind, nullable, default: None, declared: Declared::default() }
+    }
+}
+
 /// A column in the database's own words, for those who make tables of events. Schemas show it on request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Declared {

@@ -9,9 +9,7 @@ use millrace_core::encode::{Encoded, Encoder, Encoding, Format};
 use millrace_core::error::Result;
 use millrace_core::position::{Mark, Position};
 use millrace_core::progress::Progress;
-use millrace_core::relation::{
-    Column, Declared, Kind, Relation, Shape, SourceBlock, SourceField, SourceValue,
-};
+use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock, SourceField, SourceValue};
 use millrace_core::sink::{Targets, Topic};
 
 /// Takes every topic and schema.
@@ -60,13 +58,7 @@ fn relation() -> Relation {
         ("origin", SourceValue::NoText),
         ("origin_lsn", SourceValue::NoLong),
     ];
-    let column = |(name, kind, _): (&str, Kind, &str)| Column {
-        nullable: name != "id",
-        name: name.into(),
-        kind,
-        default: None,
-        declared: Declared::default(),
-    };
+    let column = |(name, kind, _): (&str, Kind, &str)| Column::new(name, kind, name != "id");
     Relation {
         version: Relation::next_version(),
         namespace: "public".into(),

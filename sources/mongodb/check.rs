@@ -173,15 +173,12 @@ impl Found {
 
 /// The collections that a pattern means and that exist; views are none.
 async fn found(client: &Client, pattern: &Pattern) -> mongodb::error::Result<Vec<Found>> {
-    let (databases, filter) = match pattern {
-        Pattern::One { database, collection } => (vec![database.clone()], doc! { "name": collection }),
-        Pattern::Database(_) | Pattern::Expression(_) | Pattern::All => match pattern.database() {
-            Some(database) => (vec![database.to_owned()], doc! {}),
-            None => (client.list_database_names().await?, doc! {}),
-        },
+    let filter = match pattern {
+        Pattern::One { collection, .. } => doc! { "name": collection },
+        Pattern::Database(_) | Pattern::Expression(_) | Pattern::All => doc! {},
     };
     let mut all = Vec::new();
-    for database in databases.into_iter().filter(|name| !crate::collections::is_internal(name)) {
+    for database in crate::collections::databases(client, pattern).await? {
         let list = doc! { "listCollections": 1, "filter": filter.clone() };
         let mut cursor = client.database(&database).run_cursor_command(list).await?;
         while let Some(entry) = cursor.next().await.transpose()? {

@@ -38,10 +38,7 @@ pub async fn there(client: &Client, settings: &Settings) -> Result<Vec<Name>> {
                 names.push(Name { database: database.clone(), collection: collection.clone() });
                 continue;
             }
-            Pattern::Database(_) | Pattern::Expression(_) | Pattern::All => match pattern.database() {
-                Some(database) => names_in(client, database).await,
-                None => names_in_all(client).await,
-            },
+            Pattern::Database(_) | Pattern::Expression(_) | Pattern::All => names_of(client, pattern).await,
         };
         let what = || format!("cannot list the collections of {pattern}");
         names.extend(found.map_err(|error| classified(what(), error, settings, Phase::Reading))?);
@@ -52,12 +49,20 @@ pub async fn there(client: &Client, settings: &Settings) -> Result<Vec<Name>> {
     Ok(names)
 }
 
-async fn names_in_all(client: &Client) -> mongodb::error::Result<Vec<Name>> {
+/// The databases that a pattern may mean; only where it means several are they asked for.
+pub async fn databases(client: &Client, pattern: &Pattern) -> mongodb::error::Result<Vec<String>> {
+    let mut databases = match pattern.database() {
+        Some(database) => vec![database.to_owned()],
+        None => client.list_database_names().await?,
+    };
+    databases.retain(|database| !is_internal(database));
+    Ok(databases)
+}
+
+async fn names_of(client: &Client, pattern: &Pattern) -> mongodb::error::Result<Vec<Name>> {
     let mut names = Vec::new();
-    for database in client.list_database_names().await? {
-        if !is_internal(&database) {
-            names.extend(names_in(client, &database).await?);
-        }
+    for database in databases(client, pattern).await? {
+        names.extend(names_in(client, &database).await?);
     }
     Ok(names)
 }

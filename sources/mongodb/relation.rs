@@ -1,9 +1,7 @@
 //! A collection as the encoder sees it, with the constant part of its source block.
 
 use millrace_core::batch::document;
-use millrace_core::relation::{
-    Column, Declared, Kind, Relation, Shape, SourceBlock, SourceField, SourceValue,
-};
+use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock, SourceField, SourceValue};
 
 /// What every event says of where it comes from.
 #[derive(Clone, Debug)]
@@ -15,13 +13,7 @@ pub struct Origin {
 }
 
 pub fn build(origin: &Origin, database: &str, collection: &str) -> Relation {
-    let id = Column {
-        name: "id".to_owned(),
-        kind: Kind::Text,
-        nullable: false,
-        default: None,
-        declared: Declared::default(),
-    };
+    let id = Column::new("id", Kind::Text, false);
     Relation {
         version: Relation::next_version(),
         namespace: database.to_owned(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use millrace_core::batch::{Cell, ChangeBatch, Row, Tag};
 use millrace_core::error::{Error, Result};
 use millrace_core::pattern::Pattern;
-use millrace_core::relation::{Column, Declared, Kind, Relation, Shape, SourceValue};
+use millrace_core::relation::{Column, Kind, Relation, Shape, SourceValue};
 
 use crate::relation::{Origin, source_block};
 
@@ -112,13 +112,7 @@ impl Entry {
 
 /// Keyed by the prefix. A message belongs to no table.
 fn of_events(origin: &Origin, is_inside: bool) -> Relation {
-    let column = |name: &str, kind| Column {
-        name: name.into(),
-        kind,
-        nullable: true,
-        default: None,
-        declared: Declared::default(),
-    };
+    let column = |name, kind| Column::new(name, kind, true);
     let mut source = source_block("", "", origin);
     for field in source.fields.iter_mut().filter(|field| !is_inside && field.name == "txId") {
         field.value = SourceValue::NoLong;
@@ -136,13 +130,7 @@ fn of_events(origin: &Origin, is_inside: bool) -> Relation {
 }
 
 fn relation(prefix: &str, origin: &Origin) -> Relation {
-    let column = |name: &str| Column {
-        name: name.into(),
-        kind: Kind::Text,
-        nullable: false,
-        default: None,
-        declared: Declared::default(),
-    };
+    let column = |name| Column::new(name, Kind::Text, false);
     Relation {
         version: Relation::next_version(),
         namespace: NAMESPACE.into(),

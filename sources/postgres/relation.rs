@@ -232,11 +232,8 @@ mod tests {
         ];
         let relation = built(Some(&info), &message(Identity::Default, columns));
         let column = |name: &str, kind, nullable, default: Option<&str>| Column {
-            name: name.into(),
-            kind,
-            nullable,
             default: default.map(str::to_owned),
-            declared: Declared::default(),
+            ..Column::new(name, kind, nullable)
         };
         let undeclared = |column: &Column| Column { declared: Declared::default(), ..column.clone() };
         assert_eq!(

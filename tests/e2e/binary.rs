@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use xtask::cargo;
+
 /// Names the program to test; without it the one beside this test is built and used.
 const PROGRAM: &str = "MILLRACE_BINARY";
 
@@ -83,10 +85,8 @@ fn build() -> PathBuf {
         None | Some("debug") => "dev",
         Some(profile) => profile,
     };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "millrace", "--bin", "millrace", "--profile", profile])
-        .current_dir(xtask::services::repository())
+    // Of the whole workspace, as this test was: with other features librdkafka would be built once more.
+    let status = cargo(&["build", "--quiet", "--workspace", "--bin", "millrace", "--profile", profile])
         .status()
         .expect("cargo starts");
     assert!(status.success(), "the daemon does not build");

@@ -2,7 +2,9 @@
 //! Start with [`services`]: it installs and runs real Kafka, schema registry, Postgres and
 //! MongoDB.
 
+pub mod cargo;
 pub mod error;
 pub mod services;
 
+pub use cargo::cargo;
 pub use error::{Context, Error, Result};

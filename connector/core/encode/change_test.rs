@@ -2,11 +2,12 @@
 
 use serde_json::{Value as Json, json};
 
-use super::disguise::Disguise;
+use super::disguise::{Disguise, Disguised};
 use super::scene::*;
 use super::*;
 use crate::batch::{Before, Op, SnapshotMark};
 use crate::error::Kind as ErrorKind;
+use crate::pattern::Pattern;
 use crate::relation::{Column, Kind};
 
 fn columns() -> Vec<Column> {

@@ -6,7 +6,7 @@ use super::scene::{Desk, Seen, debezium, header, json as as_json, millrace};
 use super::*;
 use crate::batch::{Before, Cell, Change, Op, Part, Row, SnapshotMark, Tag, Transaction, document};
 use crate::position::{Mark, Position};
-use crate::relation::{Column, Declared, Kind, Shape, SourceBlock, SourceField, SourceValue};
+use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
 
 /// The collection of the recorded schema texts.
 fn relation() -> Arc<Relation> {
@@ -31,13 +31,7 @@ fn relation() -> Arc<Relation> {
         version: Relation::next_version(),
         namespace: "dbit".into(),
         name: "c1".into(),
-        columns: vec![Column {
-            name: "id".into(),
-            kind: Kind::Text,
-            nullable: false,
-            default: None,
-            declared: Declared::default(),
-        }],
+        columns: vec![Column::new("id", Kind::Text, false)],
         key: vec![0],
         identity: vec![0],
         source: SourceBlock {

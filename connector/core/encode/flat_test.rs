@@ -6,6 +6,7 @@ use super::document_test::batch;
 use super::flat::{Added, Arrays, Deletes, Flat};
 use super::scene::{Desk, Seen, debezium, header, json as as_json, millrace};
 use super::*;
+use crate::batch::Op;
 use crate::batch::document::{AFTER, BEFORE, ID, REMOVED, UPDATED};
 
 type Parts<'a> = &'a [(usize, &'a str)];

@@ -6,8 +6,11 @@ use super::scene::*;
 use super::*;
 use crate::batch::{Before, Op};
 use crate::error::Kind as ErrorKind;
+use crate::pattern::Pattern;
 use crate::relation::{Column, Kind};
-use crate::route::rule::{Field, FieldForm, FieldFrom, Header, OnUpdate, Outbox, PayloadForm, TopicRule};
+use crate::route::rule::{
+    Field, FieldForm, FieldFrom, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route, TopicRule,
+};
 use crate::route::template::Template;
 
 fn columns() -> Vec<Column> {

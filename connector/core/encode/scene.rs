@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::batch::{Before, Cell, Change, Op, Part, Row, SnapshotMark, Span, Tag, Transaction};
 use crate::position::{Mark, Position};
-use crate::relation::{Column, Declared, Kind, Shape, SourceBlock, SourceField, SourceValue};
+use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
 use crate::sink::Topic;
 
 /// One cell: text, NULL, or an unchanged value that was not sent.
@@ -29,13 +29,7 @@ pub fn t(text: &str) -> C {
 /// Marks a column as nullable by a `?` at the end of its name.
 pub fn column(name: &str, kind: Kind) -> Column {
     let nullable = name.ends_with('?');
-    Column {
-        name: name.trim_end_matches('?').into(),
-        kind,
-        nullable,
-        default: None,
-        declared: Declared::default(),
-    }
+    Column::new(name.trim_end_matches('?'), kind, nullable)
 }
 
 pub fn with_default(column: Column, default: &str) -> Column {

@@ -6,7 +6,7 @@ use super::scene::{
     Desk, Seen, add, batch, column, debezium, insert, json as in_json, millrace, relation, t,
 };
 use super::*;
-use crate::batch::{Before, Name, Part};
+use crate::batch::{Before, Name, Op, Part};
 use crate::relation::Kind;
 
 const TOPIC: &str = "test_server.transaction";

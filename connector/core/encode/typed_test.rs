@@ -4,8 +4,9 @@ use serde_json::json;
 
 use super::scene::*;
 use super::*;
+use crate::pattern::Pattern;
 use crate::relation::{Column, Kind};
-use crate::route::rule::{Outbox, Schemas, TopicRule};
+use crate::route::rule::{OnReject, Outbox, Route, Schemas, TopicRule};
 use crate::route::template::Template;
 
 const SUBJECT: &str = "made-value";

@@ -381,16 +381,10 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relation::{Column as Of, Declared, Shape, SourceBlock};
+    use crate::relation::{Column as Of, Shape, SourceBlock};
 
     fn relation() -> Relation {
-        let column = |name: &str, kind| Of {
-            name: name.into(),
-            kind,
-            nullable: true,
-            default: None,
-            declared: Declared::default(),
-        };
+        let column = |name: &str, kind| Of::new(name, kind, true);
         Relation {
             version: 1,
             namespace: "public".into(),

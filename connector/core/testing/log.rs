@@ -6,7 +6,7 @@ use millrace_core::batch::{
     Before, Cell, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Tag, Transaction,
 };
 use millrace_core::position::Mark;
-use millrace_core::relation::{Column, Declared, Kind, Relation, Shape, SourceBlock};
+use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock};
 
 use crate::random::Random;
 
@@ -91,13 +91,7 @@ impl Log {
 
 /// A table of one column, the number of the change; each call makes a new version of it.
 pub fn relation() -> Relation {
-    let id = Column {
-        name: "id".to_owned(),
-        kind: Kind::Int64,
-        nullable: false,
-        default: None,
-        declared: Declared::default(),
-    };
+    let id = Column::new("id", Kind::Int64, false);
     Relation {
         version: Relation::next_version(),
         namespace: "public".to_owned(),

@@ -26,12 +26,11 @@ pub async fn take(
             continue;
         }
         let filter = execute.filter(&text).map(str::to_owned);
-        if execute.surrogate_key.is_some() {
+        let has_order = execute.surrogate_key.is_some();
+        if has_order {
             tracing::warn!(collection = %name, "documents are read in the order of their ids: a surrogate key is refused");
-            requests.scanned(Some(&asked), text, "SQL_EXCEPTION");
-            continue;
         }
-        if !is_condition(client, &name, filter.as_deref()).await {
+        if has_order || !is_condition(client, &name, filter.as_deref()).await {
             requests.scanned(Some(&asked), text, "SQL_EXCEPTION");
             continue;
         }

@@ -1,6 +1,6 @@
 //! Replays of a scripted log: whatever was delivered before, the rest comes once and looks the same.
 
-use millrace_core::relation::{Column, Declared, Kind, Shape, SourceBlock};
+use millrace_core::relation::{Column, Kind, Shape, SourceBlock};
 
 use super::*;
 use crate::messages::Prefixes;
@@ -42,13 +42,7 @@ fn described_at(lsn: u64) -> Logged {
 }
 
 pub(super) fn relation() -> Relation {
-    let id = Column {
-        name: "id".to_owned(),
-        kind: Kind::Int64,
-        nullable: false,
-        default: None,
-        declared: Declared::default(),
-    };
+    let id = Column::new("id", Kind::Int64, false);
     Relation {
         version: Relation::next_version(),
         namespace: "public".to_owned(),
@@ -243,13 +237,7 @@ fn an_unchanged_relation_keeps_its_version_and_a_changed_one_gets_a_new_one() {
     session.define(TABLE, relation(), true);
     assert_eq!(session.relations[&TABLE].relation.version, version);
     let mut wider = relation();
-    wider.columns.push(Column {
-        name: "b".to_owned(),
-        kind: Kind::Text,
-        nullable: true,
-        default: None,
-        declared: Declared::default(),
-    });
+    wider.columns.push(Column::new("b", Kind::Text, true));
     session.define(TABLE, wider, true);
     assert_ne!(session.relations[&TABLE].relation.version, version);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use millrace_e2e::{
-    Bare, Broker, Daemon, File, Own, Servers, Sql, committed, connect, run_to_end, wait_for_records,
+    Bare, Broker, Daemon, File, Own, Servers, Sql, committed, connect, run_to_end, until, wait_for_records,
 };
 use millrace_ledger::mongodb::{Ended, abort, commit};
 use mongodb::bson::{DateTime, Document, doc};
@@ -104,6 +104,13 @@ impl Lab {
         let daemon = Daemon::start(&files, self.dir.path(), "lab").await;
         for name in DATABASES.iter().chain(&["eventstore"]) {
             daemon.wait_for_state(name, "RUNNING").await;
+        }
+        // What is written before it would come as rows that were there.
+        for name in &DATABASES[1..] {
+            until("the rows are read", async || {
+                daemon.own_status(name).await?["snapshot"]["finished_ms"].as_i64()
+            })
+            .await;
         }
         daemon
     }

@@ -92,7 +92,7 @@ async fn certificates_of_postgres_that_change_in_their_files_are_taken_up_withou
         papers.signed("app", "/O=Clients/CN=app", "extendedKeyUsage=clientAuth");
     }
     let servers = Arc::new(Servers::with(Own::postgres()).await);
-    let mut shop = Shop::on(&servers, "rotated-certificate").await;
+    let mut shop = Shop::on(&servers, "rotated-papers").await;
     shop.sql.run("CREATE ROLE app SUPERUSER LOGIN").await;
     let access = "hostssl all app 127.0.0.1/32 cert\nhost all all 127.0.0.1/32 scram-sha-256";
     give(&shop.sql, "pg_hba.conf", access).await;

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use clap::{Args, Subcommand};
 use millrace_bench::{Bench, Servers, large, latency, mongodb, recovery, snapshot, throughput};
 use xtask::services::{Config, Home, KafkaVersion, Mongodb, Server, Services, repository};
-use xtask::{Context, Error, Result};
+use xtask::{Context, Error, Result, cargo};
 
 /// The program itself and not Debian's wrapper, a script whose time would count too.
 const PG_RECVLOGICAL: &str = "/usr/lib/postgresql/15/bin/pg_recvlogical";
@@ -165,9 +165,8 @@ fn in_release_mode() -> Result<ExitCode> {
 
 /// One at a time: built together they would share features that the daemon alone does not have.
 fn build(package: &str) -> Result<()> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--release", "--package", package]).current_dir(repository());
-    let status = command.status().context(|| "cargo build".to_owned())?;
+    let status =
+        cargo(&["build", "--release", "--package", package]).status().context(|| "cargo build".to_owned())?;
     if status.success() { Ok(()) } else { Err(Error::new("cargo build --release failed")) }
 }
 

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use tokio::process::Command;
-use xtask::services::repository;
-use xtask::{Context, Error, Result};
+use xtask::{Context, Error, Result, cargo};
 
 /// How it is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +25,7 @@ impl Profile {
 /// Builds it where it is out of date; cargo says how far it has come. Ends with this future.
 pub async fn build(profile: Profile) -> Result<PathBuf> {
     println!("-- building the daemon ({} mode)", profile.name());
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repository()).arg("build");
+    let mut command = Command::from(cargo(&["build"]));
     match profile {
         Profile::Release => command.args(["--package", "millrace", "--release"]),
         // As the tests have built it: with other features librdkafka would be built once more.

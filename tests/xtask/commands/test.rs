@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use super::binary::{self, Profile};
 use xtask::services::{Config, Home, SHARED, Services, cache, finish, on_path, repository};
-use xtask::{Context, Error, Result};
+use xtask::{Context, Error, Result, cargo};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -19,13 +20,20 @@ pub struct Arguments {
     faults: bool,
 }
 
+/// The module of the tests on real servers.
+const ON_SERVERS: &str = "cases::";
+/// Names the daemon to those tests, which would build it themselves.
+const PROGRAM: &str = "MILLRACE_BINARY";
+
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut tally = Tally::default();
     // Asked for now, because the tests build this program again, and then its file is another one.
     let this = std::env::current_exe();
     tally.stage("format", cargo(&["fmt", "--all", "--check"]));
     tally.stage("clippy", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
-    let tests = ["test", "--workspace", "--exclude", "millrace-e2e", "--no-fail-fast"];
+    // All packages at once, though those on real servers come later: without one of them the features of its
+    // dependencies would be others, and these built twice.
+    let tests = ["test", "--workspace", "--no-fail-fast", "--", "--skip", ON_SERVERS];
     tally.tests("tests", cargo(&tests));
     deny(&mut tally);
     if !arguments.no_e2e {
@@ -55,12 +63,15 @@ async fn e2e(tally: &mut Tally) {
         Err(e) => return tally.fail("e2e: servers", &e),
     };
     println!("ready after {:.1} s", started.elapsed().as_secs_f32());
-    // The tests run the daemon's binary; cargo builds it for the tests of its own package only. Of the whole
-    // workspace, so that features are those of the stages before and librdkafka is not built once more.
-    if tally.stage("e2e: the daemon", cargo(&["build", "--workspace", "--bin", "millrace"])) {
-        let mut tests = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast"]);
-        tests.env(SHARED, &home.dir);
-        tally.tests("e2e", tests);
+    // The tests run the daemon's binary; cargo builds it for the tests of its own package only.
+    println!();
+    match binary::build(Profile::Debug).await {
+        Ok(daemon) => {
+            let mut tests = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast"]);
+            tests.env(SHARED, &home.dir).env(PROGRAM, daemon);
+            tally.tests("e2e", tests);
+        }
+        Err(e) => tally.fail("e2e: the daemon", &e),
     }
     // The tests may have started some of them again, under process ids that only their records know.
     if let Err(e) = Services::down(&home).await {
@@ -136,12 +147,6 @@ fn within(command: &mut Command, limit: Duration) -> bool {
     let _ = child.kill();
     let _ = child.wait();
     false
-}
-
-fn cargo(words: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repository()).args(words);
-    command
 }
 
 fn heading(name: &str) {
