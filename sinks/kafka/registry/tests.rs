@@ -1,3 +1,5 @@
+//! Against a registry that answers what it is told to.
+
 use std::sync::atomic::AtomicUsize;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

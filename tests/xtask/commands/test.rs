@@ -15,9 +15,9 @@ pub struct Arguments {
     /// Leave out the tests on real servers.
     #[arg(long)]
     no_e2e: bool,
-    /// Every fault a few times too, which takes a quarter of an hour more.
+    /// Leave out the faults, a few times each, which take ten minutes.
     #[arg(long)]
-    faults: bool,
+    no_faults: bool,
 }
 
 /// The module of the tests on real servers.
@@ -39,7 +39,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     if !arguments.no_e2e {
         e2e(&mut tally).await;
     }
-    if arguments.faults {
+    if !(arguments.no_e2e || arguments.no_faults) {
         faults(&mut tally, this);
     }
     for failure in &tally.failures {
@@ -80,15 +80,25 @@ async fn e2e(tally: &mut Tally) {
     drop(services);
 }
 
-/// Every fault of the ledger's table, a few times each, on servers of its own. A process of its own: an interrupt
-/// ends it in good order. Whether anything is lost or comes twice is the question here; how soon the daemon is back is
-/// measured where nothing else runs.
+/// Every fault of the ledger's table, a few times each, in two processes with servers of their own: most of their time
+/// is waiting. An interrupt ends them in good order. Whether anything is lost or comes twice is the question here; how
+/// soon the daemon is back is measured where nothing else runs.
 fn faults(tally: &mut Tally, this: std::io::Result<PathBuf>) {
     match this {
         Ok(this) => {
-            let mut faults = Command::new(this);
-            faults.current_dir(repository()).args(["chaos", "--every-run", "--slack", "3"]);
-            tally.stage("faults", faults);
+            let part = |part: &str| {
+                let mut faults = Command::new(&this);
+                faults.current_dir(repository()).args([
+                    "chaos",
+                    "--every-run",
+                    "--slack",
+                    "3",
+                    "--part",
+                    part,
+                ]);
+                faults
+            };
+            tally.stages("faults", ["1/2", "2/2"].map(part));
         }
         Err(e) => tally.fail("faults", &Error::new(e.to_string())),
     }
@@ -164,19 +174,21 @@ struct Tally {
 }
 
 impl Tally {
-    /// Runs a command that counts as one; answers whether it succeeded.
-    fn stage(&mut self, name: &str, mut command: Command) -> bool {
+    /// Runs a command that counts as one.
+    fn stage(&mut self, name: &str, command: Command) {
+        self.stages(name, [command]);
+    }
+
+    /// Runs commands side by side, each of which counts.
+    fn stages<const N: usize>(&mut self, name: &str, commands: [Command; N]) {
         heading(name);
-        let failure = match command.stdin(Stdio::null()).status() {
-            Ok(status) if status.success() => {
-                self.passed += 1;
-                return true;
+        for child in commands.map(|mut command| command.stdin(Stdio::null()).spawn()) {
+            match child.and_then(|mut child| child.wait()) {
+                Ok(status) if status.success() => self.passed += 1,
+                Ok(status) => self.fail(name, &Error::new(status.to_string())),
+                Err(e) => self.fail(name, &Error::new(e.to_string())),
             }
-            Ok(status) => status.to_string(),
-            Err(e) => e.to_string(),
-        };
-        self.fail(name, &Error::new(failure));
-        false
+        }
     }
 
     /// Runs test binaries and counts what they report.

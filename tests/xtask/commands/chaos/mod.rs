@@ -24,6 +24,7 @@ mod scene;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use millrace_ledger::run;
@@ -68,6 +69,9 @@ pub struct Arguments {
     /// Every row, a few times each.
     #[arg(long)]
     every_run: bool,
+    /// Of these rows the first part of so many (1/2), on servers of its own; the other parts may run beside it.
+    #[arg(long, requires = "every_run", default_value = "1/1")]
+    part: Part,
     /// The feature `transaction.version` of the broker.
     #[arg(long)]
     transaction_version: Option<u8>,
@@ -119,7 +123,10 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 
 async fn all(arguments: &Arguments, binary: PathBuf, lines: &mut Vec<Line>) -> Result<()> {
     let dir = binary::target()?.join("chaos");
-    let rows = if arguments.every_run { Row::ALL.to_vec() } else { arguments.rows.clone() };
+    let rows = match arguments.every_run {
+        true => arguments.part.of(Row::ALL.iter().copied().filter(|row| row.every_run() > 0)),
+        false => arguments.rows.clone(),
+    };
     let job = Job { arguments, binary: &binary, dir: &dir };
     let mut servers: Option<Servers> = None;
     for row in rows {
@@ -144,6 +151,32 @@ async fn all(arguments: &Arguments, binary: PathBuf, lines: &mut Vec<Line>) -> R
         }
     }
     Ok(())
+}
+
+/// One of so many.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    number: usize,
+    parts: usize,
+}
+
+impl Part {
+    /// Every so manieth: what takes long lies side by side in the table.
+    fn of(self, rows: impl Iterator<Item = Row>) -> Vec<Row> {
+        rows.skip(self.number - 1).step_by(self.parts).collect()
+    }
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        match numbers {
+            Some((number, parts)) if (1..=parts).contains(&number) => Ok(Self { number, parts }),
+            _ => Err("expected a part of so many, as 1/2".to_owned()),
+        }
+    }
 }
 
 /// What the daemon of a row works between.
@@ -325,5 +358,21 @@ impl Line {
             None => super::bench::commit().context(|| "what was tested".to_owned())?,
         };
         Ok(Line::new(row, arguments.transaction_version, commit, arguments.seed, arguments.slack))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_the_rows_are_all_of_them_once() {
+        let of = |text: &str| text.parse::<Part>().expect("a part").of(Row::ALL.into_iter());
+        let mut all = [of("1/2"), of("2/2")].concat();
+        all.sort_by_key(|row| Row::ALL.iter().position(|other| other == row));
+        assert_eq!(all, Row::ALL);
+        for text in ["0/2", "3/2", "2", "a/b", "1/"] {
+            assert!(text.parse::<Part>().is_err(), "{text}");
+        }
     }
 }
