@@ -20,10 +20,10 @@ use millrace_mongodb::MongodbSource;
 use millrace_postgres::PostgresSource;
 use millrace_stdout::StdoutSink;
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::config::{Connector, Problems, RawFormat};
-use crate::supervisor::{self, Ended};
+use crate::supervisor::{self, Ended, Told};
 
 mod letters;
 pub use letters::{Replayed, dead_letters, replay};
@@ -253,25 +253,15 @@ fn levels(raw: &RawFormat, problems: &mut Problems) -> Vec<(Pattern, String)> {
 pub async fn drive(
     connector: &Connector,
     progress: Arc<Progress>,
-    signals: Option<mpsc::Receiver<Signal>>,
-    stopping: watch::Receiver<bool>,
+    signals: mpsc::Receiver<Signal>,
+    told: Told,
 ) -> Ended {
     match &connector.source {
         Source::Postgres(from) => {
-            let source = postgres(connector, from);
-            let source = match signals {
-                Some(signals) => source.listening(signals),
-                None => source,
-            };
-            into_sink(source, connector, progress, stopping).await
+            into_sink(postgres(connector, from).listening(signals), connector, progress, told).await
         }
         Source::Mongodb(from) => {
-            let source = mongodb(connector, from);
-            let source = match signals {
-                Some(signals) => source.listening(signals),
-                None => source,
-            };
-            into_sink(source, connector, progress, stopping).await
+            into_sink(mongodb(connector, from).listening(signals), connector, progress, told).await
         }
     }
 }
@@ -280,7 +270,7 @@ async fn into_sink(
     source: impl millrace_core::source::Source,
     connector: &Connector,
     progress: Arc<Progress>,
-    stopping: watch::Receiver<bool>,
+    told: Told,
 ) -> Ended {
     let format = connector.format.clone();
     match &connector.sink {
@@ -289,14 +279,14 @@ async fn into_sink(
             match kafka(connector, to, registry, &instance, progress.clone()) {
                 Ok(sink) => {
                     let turn = turn(connector, to, &instance, &progress);
-                    supervisor::attempts(source, sink, format, progress, stopping, turn).await
+                    supervisor::attempts(source, sink, format, progress, told, turn).await
                 }
                 Err(error) => supervisor::failed(&error, &progress),
             }
         }
         Sink::Stdout(to) => {
             let sink = StdoutSink::new(to.clone(), &connector.name, progress.clone());
-            supervisor::attempts(source, sink, format, progress, stopping, None).await
+            supervisor::attempts(source, sink, format, progress, told, None).await
         }
     }
 }

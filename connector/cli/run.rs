@@ -6,7 +6,7 @@ use millrace_core::chaos;
 use millrace_core::error::{Error, Kind};
 use tracing::{error, info, warn};
 
-use super::signals::Signals;
+use super::signals::{Asked, Signals};
 use super::{EXIT_CONFIG, EXIT_FAILED, Run, refuse};
 use crate::supervisor::{Ended, Supervisor};
 use crate::{config, rest};
@@ -29,9 +29,7 @@ pub async fn run(arguments: Run) -> u8 {
         Ok(loaded) => loaded,
         Err(problems) => return refuse(&problems),
     };
-    let mut rest = loaded.rest;
-    rest.listen = arguments.rest.unwrap_or(rest.listen);
-    match serve(loaded.connectors, rest, arguments.exit_on_failure).await {
+    match serve(loaded, &arguments, &environment).await {
         Ok(code) => code,
         Err(error) => {
             error!(hint = error.hint_text(), "cannot start: {error}");
@@ -41,15 +39,17 @@ pub async fn run(arguments: Run) -> u8 {
 }
 
 async fn serve(
-    connectors: Vec<config::Connector>,
-    rest: config::Rest,
-    exit_on_failure: bool,
+    loaded: config::Loaded,
+    arguments: &Run,
+    environment: &config::Environment,
 ) -> Result<u8, Error> {
+    let mut rest = loaded.rest;
+    rest.listen = arguments.rest.unwrap_or(rest.listen);
     let mut signals =
         Signals::new().map_err(|error| Error::fatal("cannot listen for signals").source(error))?;
     let (listener, address) = rest::bind(&rest).await?;
     info!(addr = %address, "rest listening on http://{address}");
-    let mut supervisor = Supervisor::start(connectors);
+    let mut supervisor = Supervisor::start(loaded.connectors);
     let serving = rest::serve(listener, address, rest.open_reading, supervisor.connectors.clone());
     tokio::spawn(serving);
 
@@ -57,10 +57,16 @@ async fn serve(
     let signal = loop {
         tokio::select! {
             biased;
-            signal = signals.next() => break signal,
+            asked = signals.next() => match asked {
+                Asked::End(signal) => break signal,
+                Asked::ReadFiles => {
+                    read_files(&mut supervisor, arguments, environment);
+                    all_ended = false;
+                }
+            },
             ended = supervisor.all_ended(), if !all_ended => {
-                if exit_on_failure {
-                    return Ok(exit_code(ended));
+                if arguments.exit_on_failure {
+                    return Ok(exit_code(&ended));
                 }
                 warn!("every connector has ended; REST stays to say why");
                 all_ended = true;
@@ -71,11 +77,27 @@ async fn serve(
     supervisor.stop();
     tokio::select! {
         biased;
-        signal = signals.next() => Ok(signal),
-        _ = supervisor.all_ended() => Ok(0),
+        signal = signals.end() => Ok(signal),
+        () = supervisor.drained() => Ok(0),
         () = tokio::time::sleep(DRAIN) => {
             warn!(connectors = supervisor.running(), "not drained in time; what is missing comes again");
             Ok(EXIT_NOT_DRAINED)
+        }
+    }
+}
+
+/// Reads all files again. Where anything is wrong with one of them, nothing changes.
+fn read_files(supervisor: &mut Supervisor, arguments: &Run, environment: &config::Environment) {
+    match config::load(&arguments.paths, environment) {
+        Ok(loaded) => {
+            info!("the files are read again");
+            supervisor.load(loaded.connectors);
+        }
+        Err(problems) => {
+            for problem in &problems {
+                error!("{problem}");
+            }
+            error!(problems = problems.len(), "the files are wrong: everything goes on as before");
         }
     }
 }

@@ -8,7 +8,7 @@ use config::{Config, ConfigError};
 use super::document::{Document, Problem};
 use super::environment::Environment;
 use super::settings::{self, Connector, Found, Problems, Rest};
-use super::{debezium, raw, references, shown, strict};
+use super::{debezium, fingerprint, raw, references, shown, strict};
 
 /// What the daemon is to run.
 #[derive(Debug)]
@@ -146,32 +146,34 @@ fn parse_as(
     strict::read(document)?;
     let merged = environment.lay_over(document).map_err(|error| vec![overlaid(document, &error)])?;
     let shown = shown::flatten(&merged.cache);
-    let raw = with_references(document, merged, environment)?;
+    let (raw, fingerprint) = with_references(document, merged, environment)?;
 
     let mut problems = Problems::default();
     let rest = settings::rest(&raw.rest, &mut problems).map(|rest| (document.name.clone(), rest));
     match settings::resolve(raw, &document.name, shown, &mut problems) {
-        Some(connector) if problems.found.is_empty() => Ok((connector, rest)),
+        Some(connector) if problems.found.is_empty() => Ok((Connector { fingerprint, ..connector }, rest)),
         _ => Err(problems.found.into_iter().map(told).collect()),
     }
 }
 
 /// The merged tree, read once as it stands, for errors that may be shown whole, and once with its secrets
-/// in, where an error names its key and nothing else.
+/// in, where an error names its key and nothing else; with the fingerprint of the latter.
 fn with_references(
     document: &Document,
     mut merged: Config,
     environment: &Environment,
-) -> Result<raw::File, Vec<Problem>> {
+) -> Result<(raw::File, u64), Vec<Problem>> {
     merged.clone().try_deserialize::<raw::File>().map_err(|error| vec![overlaid(document, &error)])?;
     let missing = references::resolve(&mut merged.cache, environment);
     if !missing.is_empty() {
         return Err(missing.into_iter().map(|(key, message)| unresolved(document, &key, &message)).collect());
     }
-    merged.try_deserialize::<raw::File>().map_err(|error| {
+    let fingerprint = fingerprint::of(&merged.cache);
+    let raw = merged.try_deserialize::<raw::File>().map_err(|error| {
         let key = key_of(&error).unwrap_or_default();
         vec![unresolved(document, &key, "does not fit once its references are put in")]
-    })
+    })?;
+    Ok((raw, fingerprint))
 }
 
 fn unresolved(document: &Document, key: &str, message: &str) -> Problem {

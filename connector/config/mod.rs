@@ -7,6 +7,7 @@ mod cloudevents;
 mod debezium;
 mod document;
 mod environment;
+mod fingerprint;
 mod format;
 mod load;
 mod raw;
@@ -18,7 +19,7 @@ mod strict;
 
 pub use document::Problem;
 pub use environment::Environment;
-pub use load::load;
+pub use load::{Loaded, load};
 pub use raw::Format as RawFormat;
 pub use settings::{Connector, Problems, Rest};
 

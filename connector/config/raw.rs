@@ -17,6 +17,8 @@ pub struct File {
     pub name: Option<String>,
     /// Several instances with this file stand by for each other.
     pub high_availability: Option<bool>,
+    /// Kafka Connect's, for what a connector does when it is loaded.
+    pub initial_state: Option<String>,
     pub source: RawSource,
     pub format: Format,
     pub route: Vec<Route>,

@@ -12,6 +12,7 @@ use secrecy::ExposeSecret;
 
 use super::{format, raw, route};
 use crate::registry::{self, Sink, Source};
+use crate::supervisor::Wanted;
 
 /// Longer names would not fit beside what the slot, the topic and the transactional id add.
 const NAME_LEN_MAX: usize = 50;
@@ -22,6 +23,8 @@ pub struct Connector {
     pub name: String,
     /// Several instances with this file stand by for each other, and one at a time is at work.
     pub high_availability: bool,
+    /// What is wanted of it until an operator wants something else.
+    pub initial_state: Wanted,
     /// The file it came from, as it was given.
     pub file: String,
     pub source: Source,
@@ -29,6 +32,8 @@ pub struct Connector {
     pub sink: Sink,
     /// Its configuration as REST shows it.
     pub shown: BTreeMap<String, String>,
+    /// Another one where the file, read again, says something else.
+    pub fingerprint: u64,
 }
 
 /// Where REST listens and what it gives away there.
@@ -96,6 +101,7 @@ pub fn resolve(
     if high_availability && raw.sink.kafka.is_none() {
         problems.add("high_availability", "needs [sink.kafka]: a consumer group there says whose turn it is");
     }
+    let initial_state = initial_state(raw.initial_state.as_deref(), problems);
     let mut format = format::resolve(&raw.format, &name, problems);
     format.signature = signature(&raw.signature, problems);
     route::resolve(&raw, &mut format, problems);
@@ -123,7 +129,30 @@ pub fn resolve(
         problems.add("format.flat", "has no effect but on documents with envelope = \"flat\"");
     }
     let shown = registry::with_connect_keys(shown, &source);
-    Some(Connector { name, high_availability, file: file.to_owned(), source, format, sink, shown })
+    let file = file.to_owned();
+    Some(Connector {
+        name,
+        high_availability,
+        initial_state,
+        file,
+        source,
+        format,
+        sink,
+        shown,
+        fingerprint: 0,
+    })
+}
+
+fn initial_state(word: Option<&str>, problems: &mut Problems) -> Wanted {
+    match word.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("running") => Wanted::Running,
+        Some("paused") => Wanted::Paused,
+        Some("stopped") => Wanted::Stopped,
+        Some(other) => {
+            problems.add("initial_state", format!("{other:?} is not one of running, paused, stopped"));
+            Wanted::Running
+        }
+    }
 }
 
 /// The key that signs every value, where the file has one.

@@ -16,7 +16,7 @@ const COMMIT: &str = env!("CARGO_PKG_VERSION");
 
 pub async fn root(State(daemon): State<Daemon>) -> Response {
     // Connectors of one daemon may write to different clusters; tools expect one, so it is the first.
-    let id = daemon.connectors.iter().find_map(|connector| connector.progress.kafka_cluster_id());
+    let id = daemon.connectors.all().iter().find_map(|connector| connector.progress.kafka_cluster_id());
     let id = id.unwrap_or_default();
     Json(json!({"version": env!("CARGO_PKG_VERSION"), "commit": COMMIT, "kafka_cluster_id": id}))
         .into_response()
@@ -30,11 +30,12 @@ pub async fn list(State(daemon): State<Daemon>, RawQuery(query): RawQuery) -> Re
     };
     let (with_status, with_info) = (asked("status"), asked("info"));
     if !with_status && !with_info {
-        let names: Vec<&str> = daemon.connectors.iter().map(|connector| connector.name()).collect();
+        let connectors = daemon.connectors.all();
+        let names: Vec<&str> = connectors.iter().map(|connector| connector.name()).collect();
         return Json(names).into_response();
     }
     let mut all = Map::new();
-    for connector in daemon.connectors.iter() {
+    for connector in &daemon.connectors.all() {
         let mut one = Map::new();
         if with_status {
             one.insert("status".to_owned(), shapes::status(connector, &daemon.worker_id));
@@ -52,7 +53,7 @@ pub async fn info(State(daemon): State<Daemon>, Path(name): Path<String>) -> Res
 }
 
 pub async fn config(State(daemon): State<Daemon>, Path(name): Path<String>) -> Response {
-    of(&daemon, &name, |connector| json!(connector.settings.shown))
+    of(&daemon, &name, |connector| json!(connector.settings().shown))
 }
 
 pub async fn status(State(daemon): State<Daemon>, Path(name): Path<String>) -> Response {
@@ -64,7 +65,7 @@ pub async fn tasks(State(daemon): State<Daemon>, Path(name): Path<String>) -> Re
         if !shapes::has_task(connector) {
             return json!([]);
         }
-        json!([{"id": {"connector": connector.name(), "task": 0}, "config": connector.settings.shown}])
+        json!([{"id": {"connector": connector.name(), "task": 0}, "config": connector.settings().shown}])
     })
 }
 
@@ -73,7 +74,7 @@ pub async fn task_status(
     Path((name, task)): Path<(String, String)>,
 ) -> Response {
     let Some(connector) = daemon.find(&name) else { return unknown(&name) };
-    match shapes::task(connector, &daemon.worker_id) {
+    match shapes::task(&connector, &daemon.worker_id) {
         Some(status) if task == "0" => Json(status).into_response(),
         _ => refusal(StatusCode::NOT_FOUND, format!("No status found for task {name}-{task}")),
     }
@@ -86,7 +87,7 @@ pub async fn topics(State(daemon): State<Daemon>, Path(name): Path<String>) -> R
 /// The newest position that is durable in the sink.
 pub async fn offsets(State(daemon): State<Daemon>, Path(name): Path<String>) -> Response {
     of(&daemon, &name, |connector| {
-        let partition = json!({"server": connector.settings.format.topic_prefix});
+        let partition = json!({"server": connector.settings().format.topic_prefix});
         let offset = connector.progress.position().and_then(|at| serde_json::from_str(at.as_str()).ok());
         let offsets: Vec<Value> = offset
             .map(|offset: Value| json!({"partition": partition, "offset": offset}))
@@ -104,7 +105,7 @@ pub async fn plugins() -> Response {
 
 fn of(daemon: &Daemon, name: &str, shape: impl FnOnce(&Arc<Connector>) -> Value) -> Response {
     match daemon.find(name) {
-        Some(connector) => Json(shape(connector)).into_response(),
+        Some(connector) => Json(shape(&connector)).into_response(),
         None => unknown(name),
     }
 }

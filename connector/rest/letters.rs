@@ -44,7 +44,7 @@ async fn read(daemon: &Daemon, name: &str) -> Result<Vec<Letter>, Response> {
     let Some(connector) = daemon.find(name) else {
         return Err(refusal(StatusCode::NOT_FOUND, format!("Connector {name} not found")));
     };
-    registry::dead_letters(&connector.settings).await.map_err(|error| {
+    registry::dead_letters(&connector.settings()).await.map_err(|error| {
         let status = match error.kind() {
             Kind::Config => StatusCode::CONFLICT,
             Kind::Transient => StatusCode::SERVICE_UNAVAILABLE,

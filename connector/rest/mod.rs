@@ -1,10 +1,11 @@
 //! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`), dead
-//! letters (`letters`), metrics, and signals to connectors (`signals`), the only thing that changes anything. Start
-//! at `router`.
+//! letters (`letters`), metrics; and what changes something: Connect's pause, resume, stop and restart (`orders`), and
+//! signals to connectors (`signals`). Start at `router`.
 
 mod connect;
 mod letters;
 mod listener;
+mod orders;
 mod ready;
 mod shapes;
 mod signals;
@@ -17,26 +18,26 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use millrace_core::error::{Error, Result};
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::config;
-use crate::supervisor::Connector;
+use crate::supervisor::{Connector, Connectors};
 use crate::telemetry;
 
 /// What every handler reads.
 #[derive(Clone)]
 pub struct Daemon {
-    connectors: Arc<[Arc<Connector>]>,
+    connectors: Arc<Connectors>,
     /// Connect's name for a process: where it listens.
     worker_id: Arc<str>,
 }
 
 impl Daemon {
-    fn find(&self, name: &str) -> Option<&Arc<Connector>> {
-        self.connectors.iter().find(|connector| connector.name() == name)
+    fn find(&self, name: &str) -> Option<Arc<Connector>> {
+        self.connectors.find(name)
     }
 }
 
@@ -57,7 +58,7 @@ pub async fn serve(
     listener: TcpListener,
     address: SocketAddr,
     open_reading: bool,
-    connectors: Arc<[Arc<Connector>]>,
+    connectors: Arc<Connectors>,
 ) {
     let access = match (address.ip().is_loopback(), open_reading) {
         (true, _) => Access::All,
@@ -76,7 +77,7 @@ enum Access {
     /// Health and readiness.
     Health,
     Reading,
-    /// Signals, too.
+    /// What changes something, too.
     All,
 }
 
@@ -97,11 +98,16 @@ fn router(daemon: Daemon, access: Access) -> Router {
         .route("/connector-plugins", get(connect::plugins))
         .route("/metrics", get(metrics))
         .route_layer(middleware::from_fn_with_state(access, reading_is_open));
-    let signals = Router::new()
+    let changing = Router::new()
         .route("/connectors/{name}/signals", post(signals::signal))
-        .route_layer(middleware::from_fn_with_state(access, signals_are_open));
+        .route("/connectors/{name}/pause", put(orders::pause))
+        .route("/connectors/{name}/resume", put(orders::resume))
+        .route("/connectors/{name}/stop", put(orders::stop))
+        .route("/connectors/{name}/restart", post(orders::restart))
+        .route("/connectors/{name}/tasks/{task}/restart", post(orders::restart_task))
+        .route_layer(middleware::from_fn_with_state(access, changing_is_open));
     reading
-        .merge(signals)
+        .merge(changing)
         .route("/health", get(ready::health))
         .route("/ready", get(ready::ready))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "HTTP 404 Not Found"))
@@ -114,11 +120,15 @@ fn router(daemon: Daemon, access: Access) -> Router {
         .with_state(daemon)
 }
 
-async fn signals_are_open(State(access): State<Access>, request: Request, next: Next) -> Response {
-    if access == Access::All {
-        return next.run(request).await;
+async fn changing_is_open(State(access): State<Access>, request: Request, next: Next) -> Response {
+    if access != Access::All {
+        return refusal(StatusCode::FORBIDDEN, "connectors are paused, restarted and told on loopback only");
     }
-    refusal(StatusCode::FORBIDDEN, "signals are taken on loopback only")
+    // Only browsers name one, and a page there may send a POST to any port of its reader's machine.
+    if request.headers().contains_key(header::ORIGIN) {
+        return refusal(StatusCode::FORBIDDEN, "a web page may not change connectors");
+    }
+    next.run(request).await
 }
 
 async fn reading_is_open(State(access): State<Access>, request: Request, next: Next) -> Response {
@@ -133,7 +143,7 @@ async fn reading_is_open(State(access): State<Access>, request: Request, next: N
 
 async fn metrics(State(daemon): State<Daemon>) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, telemetry::render(&daemon.connectors)).into_response()
+    (kind, telemetry::render(&daemon.connectors.all())).into_response()
 }
 
 /// Connect's shape of an error.

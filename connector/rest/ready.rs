@@ -24,7 +24,7 @@ pub async fn ready(Extract(daemon): Extract<Daemon>, RawQuery(query): RawQuery) 
         return refusal(StatusCode::NOT_FOUND, format!("Connector {name} not found"));
     }
     let mut waiting: Vec<Value> = Vec::new();
-    for connector in daemon.connectors.iter().filter(|c| only.is_none_or(|name| c.name() == name)) {
+    for connector in daemon.connectors.all().iter().filter(|c| only.is_none_or(|name| c.name() == name)) {
         let shown = connector.progress.shown();
         if !is_ready(shown.state) {
             waiting.push(json!({

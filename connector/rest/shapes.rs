@@ -113,7 +113,7 @@ pub fn info(connector: &Connector) -> Value {
     };
     json!({
         "name": connector.name(),
-        "config": connector.settings.shown,
+        "config": connector.settings().shown,
         "tasks": tasks,
         "type": "source",
     })

@@ -37,9 +37,9 @@ pub async fn signal(
             return refusal(StatusCode::BAD_REQUEST, format!("{error}{hint}"));
         }
     };
-    match connector.signals.try_send(signal) {
-        Ok(()) => (StatusCode::ACCEPTED, Json(json!({"id": id}))).into_response(),
-        Err(_) => refusal(
+    match connector.signal(signal) {
+        true => (StatusCode::ACCEPTED, Json(json!({"id": id}))).into_response(),
+        false => refusal(
             StatusCode::SERVICE_UNAVAILABLE,
             "the connector takes no signals now: it has ended, or many wait",
         ),

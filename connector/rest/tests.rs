@@ -4,6 +4,9 @@ use millrace_core::position::Position;
 use millrace_core::progress::State as Shown;
 use serde_json::Value;
 
+use crate::supervisor::{Ended, Wanted};
+use millrace_core::error::Kind;
+
 use super::*;
 
 struct Server {
@@ -13,7 +16,8 @@ struct Server {
 
 async fn server_with(access: Access) -> Server {
     let connector = Arc::new(Connector::new(config::test_connector("orders")));
-    let daemon = Daemon { connectors: Arc::from([connector.clone()]), worker_id: "127.0.0.1:8083".into() };
+    let connectors = Arc::new(Connectors::from(vec![connector.clone()]));
+    let daemon = Daemon { connectors, worker_id: "127.0.0.1:8083".into() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router(daemon, access)).await });
@@ -177,7 +181,6 @@ async fn nothing_can_be_changed() {
         assert_eq!(status, 405, "{method} {path}");
         assert!(body.contains("\"error_code\":405"), "{body}");
     }
-    assert_eq!(server.request("PUT", "/connectors/orders/pause").await.0, 404);
 }
 
 #[tokio::test]
@@ -252,8 +255,9 @@ const SIGNAL: &str =
 #[tokio::test]
 async fn a_signal_is_handed_to_the_connector_and_nonsense_is_not() {
     let server = server().await;
+    assert_eq!(server.post(SIGNALS, "application/json", SIGNAL).await, 503, "nobody hears it yet");
+    let mut heard = server.connector.hear();
     assert_eq!(server.post(SIGNALS, "application/json", SIGNAL).await, 202);
-    let mut heard = server.connector.heard.lock().unwrap().take().unwrap();
     assert_eq!(heard.try_recv().unwrap().id, "one");
     assert_eq!(server.post(SIGNALS, "application/json", r#"{"type": "dance"}"#).await, 400);
     assert_eq!(server.post("/connectors/other/signals", "application/json", SIGNAL).await, 404);
@@ -267,4 +271,48 @@ async fn off_loopback_nobody_may_signal_even_where_reading_is_open() {
     let server = server_with(Access::Reading).await;
     assert_eq!(server.post(SIGNALS, "application/json", SIGNAL).await, 403);
     assert_eq!(server.get("/connectors/orders/notifications").await.0, 200);
+}
+
+#[tokio::test]
+async fn connect_s_orders_are_given_to_the_connector_with_connect_s_answers() {
+    let server = server().await;
+    let (stopping, listen) = tokio::sync::watch::channel(false);
+    let told = server.connector.orders.told(listen);
+    for (method, verb, code, wanted) in [
+        ("PUT", "pause", 202, Wanted::Paused),
+        ("PUT", "stop", 204, Wanted::Stopped),
+        ("PUT", "resume", 202, Wanted::Running),
+        ("PUT", "resume", 202, Wanted::Running),
+    ] {
+        let path = format!("/connectors/orders/{verb}");
+        assert_eq!(server.request(method, &path).await.0, code, "{verb}");
+        assert_eq!(told.wanted(), wanted, "{verb}");
+        assert_eq!(server.request(method, &path.replace("orders", "items")).await.0, 404);
+    }
+    server.connector.progress.show(Shown::Running, None, None);
+    assert_eq!(server.request("POST", "/connectors/orders/restart?onlyFailed=true").await.0, 202);
+    assert!(!told.is_over(), "it had not failed");
+    assert_eq!(server.request("POST", "/connectors/orders/tasks/1/restart").await.0, 404);
+    assert!(!told.is_over());
+    assert_eq!(server.request("POST", "/connectors/orders/tasks/0/restart").await.0, 204);
+    assert!(told.is_over() && !told.is_stopped());
+    let told = server.connector.orders.told(stopping.subscribe());
+    assert_eq!(server.request("POST", "/connectors/orders/restart").await.0, 204);
+    assert!(told.is_over());
+    let told = server.connector.orders.told(stopping.subscribe());
+    server.connector.ended.send_replace(Some(Ended::Failed(Kind::Fatal)));
+    assert_eq!(
+        server.request("POST", "/connectors/orders/restart?includeTasks=true&onlyFailed=true").await.0,
+        202
+    );
+    assert!(told.is_over());
+}
+
+#[tokio::test]
+async fn a_web_page_may_not_change_a_connector() {
+    let server = server().await;
+    let path = "/connectors/orders/restart HTTP/1.1\r\norigin: http://evil.example\r\nx:";
+    assert_eq!(server.request("POST", path).await.0, 403);
+    let server = server_with(Access::Reading).await;
+    assert_eq!(server.request("PUT", "/connectors/orders/pause").await.0, 403);
 }

@@ -1,6 +1,6 @@
 //! The life of one connector: attempt after attempt, each from `Sink::open`, until it is told to stop or an
 //! error says that trying again cannot help. Where instances stand by for each other, each attempt waits for
-//! its turn and ends with it.
+//! its turn and ends with it. A connector that is paused or stopped holds its turn and makes no attempt.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use millrace_core::turn::Turn;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::Ended;
+use super::{Ended, Told, Wanted};
 
 /// Runs one source into one sink; ends only when told to or when trying again cannot help. `turn`: other
 /// instances stand by, and one at a time is at work.
@@ -26,10 +26,10 @@ pub async fn run<S: Source, K: Sink>(
     sink: K,
     format: Format,
     progress: Arc<Progress>,
-    stopping: watch::Receiver<bool>,
+    told: Told,
     mut turn: Option<Turn>,
 ) -> Ended {
-    let ended = attempts(source, sink, format, progress, stopping, &mut turn).await;
+    let ended = attempts(source, sink, format, progress, told, &mut turn).await;
     if let Some(turn) = turn {
         // The next one need not wait until this one is missed.
         turn.leave().await;
@@ -42,37 +42,31 @@ async fn attempts<S: Source, K: Sink>(
     mut sink: K,
     format: Format,
     progress: Arc<Progress>,
-    mut stopping: watch::Receiver<bool>,
+    mut told: Told,
     turn: &mut Option<Turn>,
 ) -> Ended {
     let mut backoff = Backoff::default();
     let mut trouble = Trouble::default();
     info!("starting");
     loop {
-        if let Some(turn) = turn {
-            tokio::select! {
-                biased;
-                _ = stopping.wait_for(|stop| *stop) => return stopped(&progress),
-                () = turn.come(&progress) => {}
-            }
-            if progress.shown().state == State::Standby {
-                info!("it is this instance's turn");
-                progress.show(State::Starting, None, None);
-            }
+        if !ready(&mut told, turn.as_mut(), &progress).await {
+            return over(&told, &progress);
         }
         let before = delivered(&progress);
         let (end, ending) = watch::channel(false);
         let running = pipeline::run(&mut source, &mut sink, format.clone(), progress.clone(), ending);
-        let (attempt, told) = until_told(running, end, &mut stopping, turn.as_mut()).await;
+        let (attempt, why) = until_told(running, end, &mut told, turn.as_mut()).await;
         let moved = delivered(&progress) != before;
         if moved {
             backoff.reset();
             trouble.over();
         }
         let error = match attempt {
-            Ok(()) if *stopping.borrow() => return stopped(&progress),
+            Ok(()) if told.is_over() => return over(&told, &progress),
+            // It is held now, or was and is no longer.
+            Ok(()) if why == Why::Told => continue,
             // The turn may be back by now; it was lost all the same, and has to be proved anew.
-            Ok(()) if told == Told::TurnOver => {
+            Ok(()) if why == Why::TurnOver => {
                 info!("the turn was lost");
                 continue;
             }
@@ -92,47 +86,88 @@ async fn attempts<S: Source, K: Sink>(
             Kind::Config | Kind::Transient | Kind::Record | Kind::Fatal => error.shown_state(),
         };
         progress.show(state, Some(error.to_string()), error.hint_text().map(str::to_owned));
-        // `wait_for` also ends when the daemon has gone.
         tokio::select! {
             biased;
-            _ = stopping.wait_for(|stop| *stop) => return stopped(&progress),
+            () = told.no_longer(Wanted::Running) => {}
             () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+        if told.is_over() {
+            return over(&told, &progress);
         }
         progress.restarts.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Why an attempt ended.
+/// Waits until it is this instance's turn and the connector is wanted at work; `false` where the run is over.
+async fn ready(told: &mut Told, mut turn: Option<&mut Turn>, progress: &Progress) -> bool {
+    loop {
+        if let Some(turn) = &mut turn {
+            tokio::select! {
+                biased;
+                () = told.over() => return false,
+                () = turn.come(progress) => {}
+            }
+            if progress.shown().state == State::Standby {
+                info!("it is this instance's turn");
+                progress.show(State::Starting, None, None);
+            }
+        }
+        if told.is_over() {
+            return false;
+        }
+        if !hold(told, turn.as_deref_mut(), progress).await {
+            return true;
+        }
+    }
+}
+
+/// Waits while the connector is held, and says whether it was; its turn stays with it meanwhile.
+async fn hold(told: &mut Told, turn: Option<&mut Turn>, progress: &Progress) -> bool {
+    let wanted = told.wanted();
+    let Some(state) = wanted.held() else { return false };
+    info!(state = state.name(), "held");
+    progress.show(state, None, None);
+    tokio::select! {
+        () = told.no_longer(wanted) => {}
+        () = turn_over(turn) => {}
+    }
+    if told.wanted() == Wanted::Running {
+        progress.show(State::Starting, None, None);
+    }
+    true
+}
+
+async fn turn_over(turn: Option<&mut Turn>) {
+    match turn {
+        Some(turn) => turn.over().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why an attempt was to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Stop,
+enum Why {
+    ByItself,
+    Told,
     TurnOver,
 }
 
-/// Runs one attempt. It ends in good order when the daemon stops, and when its turn is over.
+/// Runs one attempt. It ends in good order when it is told to, and when its turn is over.
 async fn until_told(
     attempt: impl Future<Output = Result<()>>,
     end: watch::Sender<bool>,
-    stopping: &mut watch::Receiver<bool>,
+    told: &mut Told,
     turn: Option<&mut Turn>,
-) -> (Result<()>, Told) {
-    let over = async {
-        match turn {
-            Some(turn) => turn.over().await,
-            None => std::future::pending().await,
-        }
-    };
+) -> (Result<()>, Why) {
     let mut attempt = pin!(attempt);
-    let told = tokio::select! {
+    let why = tokio::select! {
         biased;
-        ended = &mut attempt => return (ended, Told::Nothing),
-        // `wait_for` also ends when the daemon has gone.
-        _ = stopping.wait_for(|stop| *stop) => Told::Stop,
-        () = over => Told::TurnOver,
+        ended = &mut attempt => return (ended, Why::ByItself),
+        () = told.no_longer(Wanted::Running) => Why::Told,
+        () = turn_over(turn) => Why::TurnOver,
     };
     end.send_replace(true);
-    (attempt.await, told)
+    (attempt.await, why)
 }
 
 /// Anything that only a working sink moves.
@@ -159,9 +194,11 @@ fn next(kind: Kind, stands_by: bool) -> Next {
     }
 }
 
-fn stopped(progress: &Progress) -> Ended {
-    info!("stopped");
-    progress.show(State::Stopped, None, None);
+fn over(told: &Told, progress: &Progress) -> Ended {
+    if told.is_stopped() {
+        info!("stopped");
+        progress.show(State::Stopped, None, None);
+    }
     Ended::Stopped
 }
 

@@ -78,6 +78,11 @@ impl Daemon {
         self.signal(Signal::STOP);
     }
 
+    /// SIGHUP: it reads its files again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
@@ -118,6 +123,13 @@ impl Daemon {
     pub async fn post(&self, path: &str, body: &Json) -> u16 {
         let url = format!("{}{path}", self.rest.as_ref().expect("the daemon listens"));
         let answer = self.http.post(url).json(body).send().await;
+        answer.unwrap_or_else(|error| panic!("{path} does not answer: {error}")).status().as_u16()
+    }
+
+    /// Asks for something on a REST path, without a body; its status code.
+    pub async fn request(&self, method: reqwest::Method, path: &str) -> u16 {
+        let url = format!("{}{path}", self.rest.as_ref().expect("the daemon listens"));
+        let answer = self.http.request(method, url).send().await;
         answer.unwrap_or_else(|error| panic!("{path} does not answer: {error}")).status().as_u16()
     }
 

@@ -11,6 +11,7 @@ use millrace_core::sink::{Targets, Topic};
 use millrace_core::source::Feed;
 use millrace_core::turn::{self, Standing};
 
+use super::super::orders::Orders;
 use super::*;
 
 /// Fails as scripted, attempt by attempt; then streams nothing until it is told to stop.
@@ -81,6 +82,7 @@ struct Running {
     task: tokio::task::JoinHandle<Ended>,
     progress: Arc<Progress>,
     stopping: watch::Sender<bool>,
+    orders: Orders,
 }
 
 fn start(script: impl IntoIterator<Item = Error>) -> Running {
@@ -91,8 +93,10 @@ fn start_in_turn(script: impl IntoIterator<Item = Error>, turn: Option<Turn>) ->
     let progress = Arc::new(Progress::default());
     let (stopping, listen) = watch::channel(false);
     let script = Script(script.into_iter().collect());
-    let task = tokio::spawn(run(script, Nothing, Format::new("shop"), progress.clone(), listen, turn));
-    Running { task, progress, stopping }
+    let orders = Orders::new(Wanted::Running);
+    let told = orders.told(listen);
+    let task = tokio::spawn(run(script, Nothing, Format::new("shop"), progress.clone(), told, turn));
+    Running { task, progress, stopping, orders }
 }
 
 async fn until(progress: &Progress, state: State) {
@@ -227,4 +231,58 @@ async fn a_connector_that_was_fenced_in_its_turn_tries_again() {
     assert_eq!(running.progress.restarts.load(Ordering::Relaxed), 1);
     running.stopping.send_replace(true);
     assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_connector_waits_without_an_attempt_and_goes_on_when_it_is_resumed() {
+    let running = start([]);
+    until(&running.progress, State::Running).await;
+    running.orders.want(Wanted::Paused);
+    until(&running.progress, State::Paused).await;
+    running.orders.want(Wanted::Stopped);
+    until(&running.progress, State::Stopped).await;
+    running.orders.want(Wanted::Running);
+    until(&running.progress, State::Running).await;
+    assert_eq!(running.progress.restarts.load(Ordering::Relaxed), 0, "nothing failed");
+    running.stopping.send_replace(true);
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_whose_peer_is_away_can_be_paused_all_the_same() {
+    let running = start((0..1_000).map(|_| Error::transient("cannot reach db:5432")));
+    until(&running.progress, State::Degraded).await;
+    running.orders.want(Wanted::Paused);
+    until(&running.progress, State::Paused).await;
+    running.stopping.send_replace(true);
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+    assert_eq!(running.progress.shown().state, State::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_ends_when_it_is_to_begin_anew_and_shows_no_end() {
+    let running = start([]);
+    until(&running.progress, State::Running).await;
+    running.orders.begin_anew();
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+    assert_ne!(running.progress.shown().state, State::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_keeps_the_turn() {
+    let (turn, giver) = turn::turn();
+    let (mine, told) = watch::channel(true);
+    let membership = give(giver, told);
+    let running = start_in_turn([], Some(turn));
+    until(&running.progress, State::Running).await;
+    running.orders.want(Wanted::Paused);
+    until(&running.progress, State::Paused).await;
+    assert!(!membership.is_finished(), "it left");
+    mine.send_replace(false);
+    until(&running.progress, State::Standby).await;
+    mine.send_replace(true);
+    until(&running.progress, State::Paused).await;
+    running.stopping.send_replace(true);
+    assert_eq!(running.task.await.unwrap(), Ended::Stopped);
+    membership.await.unwrap();
 }

@@ -19,6 +19,7 @@ mod mongodb_shapes;
 mod mongodb_signals;
 mod mongodb_snapshots;
 mod mongodb_transactions;
+mod operations;
 mod orders;
 mod outbox;
 mod payments;
