@@ -198,7 +198,9 @@ impl Set<'_> {
             self.collection().insert_many(chunk).await?;
         }
         if images {
+            // Behind the last insert, which is the newest operation by now.
             from = self.now().await?;
+            from.increment += 1;
             self.collection().update_many(doc! {}, doc! { "$set": { "version": 1_i64 } }).await?;
         }
         let end = self.now().await?;
