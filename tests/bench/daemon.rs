@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::process::{Program, command};
-use crate::{Bench, Result};
+use crate::workload::Load;
+use crate::{Bench, Result, outbox};
 
 /// A daemon says where it listens before it opens anything.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
@@ -35,33 +36,37 @@ pub struct Daemon {
 pub enum From<'a> {
     /// A slot of its own, made at the first start: the shortest useful file.
     Now,
-    /// A slot that was made before the rows were written.
-    Slot(&'a str),
+    /// A slot that was made before the rows of this load were written.
+    Slot(&'a str, Load),
     /// The rows that these tables have.
     Rows(&'a [String]),
 }
 
 impl Connector {
     pub fn new(name: &str, database_url: &str, from: From<'_>, bench: &Bench) -> Result<Connector> {
-        let bench_alone = ["public.bench".to_owned()];
+        let load = if let From::Slot(_, load) = from { load } else { Load::Table };
+        let written = [format!("public.{}", load.table())];
         let (tables, snapshot) = match from {
-            From::Now | From::Slot(_) => (&bench_alone[..], "no_data"),
+            From::Now | From::Slot(..) => (&written[..], "no_data"),
             From::Rows(tables) => (tables, "initial"),
         };
         let mut source = format!(
             "[source.postgres]\nurl = {database_url:?}\ntables = {tables:?}\nsnapshot = {snapshot:?}\n"
         );
-        if let From::Slot(slot) = from {
+        if let From::Slot(slot, _) = from {
             write!(
                 source,
                 "slot = {slot:?}\nslot_made_beforehand = true\ncreate_slot = false\n\
                  publication = \"bench\"\ncreate_publication = false\n"
             )?;
         }
+        if load == Load::Outbox {
+            source += &outbox::route(name);
+        }
         Self::of_source(name, &source, bench)
     }
 
-    /// A connector with this table of its file.
+    /// A connector with these tables of its file.
     pub fn of_source(name: &str, source: &str, bench: &Bench) -> Result<Connector> {
         let dir = tempfile::Builder::new().prefix("connector-").tempdir_in(&bench.scratch)?;
         let brokers: Vec<&str> = bench.servers.bootstrap.split(',').collect();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
-use crate::workload;
+use crate::workload::{self, Load};
 use crate::{Result, Servers};
 
 /// Its name on the server, and the publication's.
@@ -19,6 +19,7 @@ pub struct Database {
 
 /// What was written, and where the log ends behind it.
 pub struct Written {
+    pub load: Load,
     pub events: u64,
     /// Inside the last transaction: a position beyond it has everything.
     pub before_end: u64,
@@ -27,7 +28,7 @@ pub struct Written {
 }
 
 impl Database {
-    /// Drops what an earlier run left and makes table, publication and procedure.
+    /// Drops what an earlier run left and makes tables, publication and procedures.
     pub async fn new(servers: &Servers) -> Result<Database> {
         let admin = connect(&servers.postgres).await?;
         drop_slots(&admin).await?;
@@ -37,7 +38,7 @@ impl Database {
         let url = format!("{server}/{NAME}");
         let client = connect(&url).await?;
         client.batch_execute(workload::CREATE).await?;
-        client.batch_execute(workload::PROCEDURE).await?;
+        client.batch_execute(workload::PROCEDURES).await?;
         Ok(Database { client, url })
     }
 
@@ -97,18 +98,18 @@ impl Database {
 
     /// Writes rows 1 to `transactions * size`, and a last one in a transaction of its own that shows
     /// where the log ends.
-    pub async fn fill(&self, transactions: u64, size: u64) -> Result<Written> {
-        let (count, rows) = (i64::try_from(transactions)?, i64::try_from(size)?);
-        self.client.batch_execute(&format!("CALL fill(1, {count}, {rows})")).await?;
+    pub async fn fill(&self, load: Load, transactions: u64, size: u64) -> Result<Written> {
+        let (table, count, rows) = (load.table(), i64::try_from(transactions)?, i64::try_from(size)?);
+        self.client.batch_execute(&format!("CALL fill_{table}(1, {count}, {rows})")).await?;
         let events = transactions * size + 1;
         self.client.batch_execute("BEGIN").await?;
-        self.client.execute(workload::INSERT_ONE, &[&i64::try_from(events)?]).await?;
+        self.client.execute(load.insert_one(), &[&i64::try_from(events)?]).await?;
         let before_end = self.client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
         self.client.batch_execute("COMMIT").await?;
         let end = self.client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
         // Dirty pages are not to be written during the first run only.
         self.client.batch_execute("CHECKPOINT").await?;
-        Ok(Written { events, before_end: lsn(before_end.get(0))?, end: end.get(0) })
+        Ok(Written { load, events, before_end: lsn(before_end.get(0))?, end: end.get(0) })
     }
 
     /// What a row is on the wire, on average: the message of pgoutput, the header that wraps it (25

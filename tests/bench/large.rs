@@ -4,6 +4,7 @@ use crate::database::Database;
 use crate::figures::{grouped, mebibytes};
 use crate::pulse;
 use crate::report::{self, Goal};
+use crate::workload::Load;
 use crate::{Bench, Result, machine};
 
 const BASE: &str = "base";
@@ -23,7 +24,7 @@ pub async fn run(bench: &Bench, options: &Options) -> Result<()> {
     let facts = machine::facts(bench, &database).await?;
     database.create_slot(BASE).await?;
     println!("one transaction of {} rows: writing", grouped(rows));
-    let written = database.fill(1, rows).await?;
+    let written = database.fill(Load::Table, 1, rows).await?;
     let bytes = database.wire_bytes_per_row(BASE).await? * rows as f64;
     let theirs = pulse::pg_recvlogical(bench, &database, BASE, &written).await?;
     let ours = pulse::millrace(bench, &database, BASE, &written, "bench-huge", None).await?;
@@ -63,7 +64,7 @@ pub async fn run(bench: &Bench, options: &Options) -> Result<()> {
 async fn rows_for(bench: &Bench, gigabytes: f64) -> Result<u64> {
     let database = Database::new(&bench.servers).await?;
     database.create_slot(BASE).await?;
-    database.fill(1, SAMPLE_ROWS).await?;
+    database.fill(Load::Table, 1, SAMPLE_ROWS).await?;
     let bytes = database.wire_bytes_per_row(BASE).await?;
     database.remove(&bench.servers).await?;
     Ok((gigabytes * 1e9 / bytes).ceil() as u64)

@@ -1,6 +1,6 @@
 //! The figures of the README, measured: the daemon as it is shipped, against real servers.
 //!
-//! One module a question: [`throughput`], [`mongodb`], [`latency`], [`recovery`], [`large`], [`snapshot`]. Each measures, has
+//! One module a question: [`throughput`], [`outbox`], [`mongodb`], [`latency`], [`recovery`], [`large`], [`snapshot`]. Each measures, has
 //! what reached Kafka counted by a reader that shares no code with the daemon, and writes its own section of
 //! the report. Nothing here starts a server: [`Bench`] says where they are.
 
@@ -12,6 +12,7 @@ pub mod latency;
 pub mod machine;
 pub mod mongodb;
 mod observer;
+pub mod outbox;
 mod process;
 mod profile;
 mod pulse;

@@ -8,7 +8,8 @@ use crate::daemon::{Connector, Daemon, From};
 use crate::database::{Database, Written};
 use crate::process::{Program, command, cpu_seconds, memory_peak_bytes, scheduled_seconds};
 use crate::profile::Recorder;
-use crate::{Bench, Error, Result, verify};
+use crate::workload::Load;
+use crate::{Bench, Error, Result, outbox, verify};
 
 /// Below the start-up of anything, above what a query costs.
 const ACTIVE_POLL: Duration = Duration::from_millis(2);
@@ -80,7 +81,7 @@ pub async fn millrace(
 ) -> Result<Run> {
     let slot = name.replace('-', "_");
     database.copy_slot(base, &slot).await?;
-    let connector = Connector::new(name, &database.url, From::Slot(&slot), bench)?;
+    let connector = Connector::new(name, &database.url, From::Slot(&slot, written.load), bench)?;
     let mut daemon = connector.start()?;
     let begun = Gauge::begin(database, &slot, &daemon.program, &bench.servers.broker_pids).await;
     let mut gauge = begun.map_err(|error| daemon.failure(&error.to_string()))?;
@@ -92,8 +93,15 @@ pub async fn millrace(
     if let Some(recorder) = recorder {
         recorder.stop()?;
     }
-    let topic = format!("{name}.public.bench");
-    verify::exactly_once(&bench.servers, &topic, written.events).await?;
+    match written.load {
+        Load::Table => {
+            let topic = format!("{name}.public.bench");
+            verify::exactly_once(&bench.servers, &topic, written.events).await?;
+        }
+        Load::Outbox => {
+            outbox::exactly_once(&bench.servers, &format!("{name}.order"), written.events).await?;
+        }
+    }
     daemon.terminate().await?;
     database.drop_slot(&slot).await?;
     crate::topics::delete_of(name, &bench.servers).await?;

@@ -7,8 +7,9 @@ use std::path::Path;
 use crate::Result;
 
 /// In the order of the report: name and heading.
-const SECTIONS: [(&str, &str); 6] = [
+const SECTIONS: [(&str, &str); 7] = [
     ("postgres", "Throughput: Postgres to Kafka"),
+    ("outbox", "Throughput: an outbox to Kafka"),
     ("mongodb", "Throughput: MongoDB to Kafka"),
     ("latency", "Latency: commit to consumer"),
     ("recovery", "Recovery: kill -9, and a cold start"),

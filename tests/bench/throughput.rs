@@ -8,6 +8,7 @@ use crate::figures::{greatest, grouped, least, mebibytes, median};
 use crate::profile::Recorder;
 use crate::pulse::{self, Run};
 use crate::report::{self, Goal};
+use crate::workload::Load;
 use crate::{Bench, Result, machine};
 
 const BASE: &str = "base";
@@ -25,13 +26,29 @@ pub struct Options {
     pub single_rows: u64,
 }
 
-struct Workload {
+/// A log that waits.
+pub struct Workload {
     /// Part of the connectors' names.
     name: &'static str,
     /// In words.
     what: String,
+    load: Load,
     transactions: u64,
     size: u64,
+}
+
+impl Workload {
+    /// So many rows at least, in transactions of 10,000 or of all of them.
+    pub fn of_large_transactions(name: &'static str, load: Load, rows: u64) -> Self {
+        let size = 10_000.min(rows.max(1));
+        let transactions = rows.max(1).div_ceil(size);
+        let what = format!("{} rows in {}-row transactions", grouped(transactions * size), grouped(size));
+        Self { name, what, load, transactions, size }
+    }
+
+    pub fn of_single_rows(name: &'static str, load: Load, rows: u64) -> Self {
+        Self { name, what: format!("{} one-row transactions", grouped(rows)), load, transactions: rows, size: 1 }
+    }
 }
 
 /// Two runs over the same log, one right after the other.
@@ -47,44 +64,43 @@ impl Round {
 }
 
 pub async fn run(bench: &Bench, options: &Options) -> Result<()> {
-    let size = 10_000.min(options.rows.max(1));
-    let transactions = options.rows.max(1).div_ceil(size);
     let workloads = [
-        Workload {
-            name: "large",
-            what: format!("{} rows in {}-row transactions", grouped(transactions * size), grouped(size)),
-            transactions,
-            size,
-        },
-        Workload {
-            name: "single",
-            what: format!("{} one-row transactions", grouped(options.single_rows)),
-            transactions: options.single_rows,
-            size: 1,
-        },
+        Workload::of_large_transactions("large", Load::Table, options.rows),
+        Workload::of_single_rows("single", Load::Table, options.single_rows),
     ];
+    compared(bench, "postgres", METHOD, &workloads, options.rounds).await
+}
+
+/// Measures these, and writes a section of the report.
+pub async fn compared(
+    bench: &Bench,
+    section: &str,
+    method: &str,
+    workloads: &[Workload],
+    counted: u32,
+) -> Result<()> {
     let (mut facts, mut goals, mut details, mut profiles) = (None, Vec::new(), String::new(), String::new());
-    for workload in &workloads {
+    for workload in workloads {
         let database = Database::new(&bench.servers).await?;
         if facts.is_none() {
             facts = Some(machine::facts(bench, &database).await?);
         }
         println!("{}: writing", workload.what);
         database.create_slot(BASE).await?;
-        let written = database.fill(workload.transactions, workload.size).await?;
+        let written = database.fill(workload.load, workload.transactions, workload.size).await?;
         let wire_bytes = database.wire_bytes_per_row(BASE).await?;
-        let rounds = rounds(bench, &database, &written, workload, options.rounds).await?;
+        let rounds = rounds(bench, &database, &written, workload, counted).await?;
         goals.extend(goals_of(workload, &rounds));
         let _ = write!(details, "\n{}", detail(workload, &rounds, wire_bytes));
         let _ = write!(profiles, "\n{}", profile(bench, &database, &written, workload).await?);
         database.remove(&bench.servers).await?;
     }
     let body = format!(
-        "{}\n{}\n{METHOD}\n{details}\n### Where the time goes\n{profiles}",
+        "{}\n{}\n{method}\n{details}\n### Where the time goes\n{profiles}",
         report::list(&facts.unwrap_or_default()),
         report::goals(&goals)
     );
-    report::write(&bench.report, "postgres", &body)
+    report::write(&bench.report, section, &body)
 }
 
 const METHOD: &str = "\

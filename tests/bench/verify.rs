@@ -20,34 +20,44 @@ pub async fn exactly_once(servers: &Servers, topic: &str, rows: u64) -> Result<(
 
 /// The same for events of this operation.
 pub async fn exactly_once_as(op: &'static str, servers: &Servers, topic: &str, rows: u64) -> Result<()> {
-    let mut reader = Reader::new(&servers.bootstrap, Isolation::ReadCommitted, PATIENCE);
     let mut registry = Registry::new(&servers.registry)?;
-    reader.topics(topic).await?;
-    let extents = reader.extents(topic).await?;
-    reader.assign(topic, Start::Earliest).await?;
-    let mut count = Count::new(rows, op)?;
-    while reader.next_offsets().iter().any(|(key, next)| extents.get(key).is_some_and(|e| *next < e.end)) {
-        for record in reader.poll(Duration::from_millis(100)).await?.records {
-            count.take(&record, &mut registry).await?;
-        }
-    }
+    let mut count = Count::new(rows)?;
+    each(servers, topic, async |record| count.take(op, &record, &mut registry).await).await?;
     count.verdict(topic)
 }
 
-struct Count {
-    op: &'static str,
+/// Every committed record of a topic, up to where it ends now.
+pub async fn each(
+    servers: &Servers,
+    topic: &str,
+    mut take: impl AsyncFnMut(Record) -> Result<()>,
+) -> Result<()> {
+    let mut reader = Reader::new(&servers.bootstrap, Isolation::ReadCommitted, PATIENCE);
+    reader.topics(topic).await?;
+    let extents = reader.extents(topic).await?;
+    reader.assign(topic, Start::Earliest).await?;
+    while reader.next_offsets().iter().any(|(key, next)| extents.get(key).is_some_and(|e| *next < e.end)) {
+        for record in reader.poll(Duration::from_millis(100)).await?.records {
+            take(record).await?;
+        }
+    }
+    Ok(())
+}
+
+/// How often each row was seen.
+pub struct Count {
     seen: Vec<bool>,
-    events: u64,
+    pub events: u64,
     doubled: u64,
     foreign: u64,
 }
 
 impl Count {
-    fn new(rows: u64, op: &'static str) -> Result<Count> {
-        Ok(Count { op, seen: vec![false; usize::try_from(rows)?], events: 0, doubled: 0, foreign: 0 })
+    pub fn new(rows: u64) -> Result<Count> {
+        Ok(Count { seen: vec![false; usize::try_from(rows)?], events: 0, doubled: 0, foreign: 0 })
     }
 
-    async fn take(&mut self, record: &Record, registry: &mut Registry) -> Result<()> {
+    async fn take(&mut self, op: &str, record: &Record, registry: &mut Registry) -> Result<()> {
         self.events += 1;
         let id = id_of_key(record.key.as_deref(), registry).await?;
         let value = record.value.as_deref().ok_or("an insert became a tombstone")?;
@@ -58,15 +68,15 @@ impl Count {
                 Some(Value::String(json)) => json.split([' ', '}', ',']).find_map(|word| word.parse().ok()),
                 after => after.and_then(|after| field(after, "id")).and_then(long),
             };
-            if after != Some(id) || text(field(&value, "op")) != Some(self.op) {
-                return Err(format!("the event of row {id} does not show this row as {:?}", self.op).into());
+            if after != Some(id) || text(field(&value, "op")) != Some(op) {
+                return Err(format!("the event of row {id} does not show this row as {op:?}").into());
             }
         }
         self.mark(id);
         Ok(())
     }
 
-    fn mark(&mut self, id: i64) {
+    pub fn mark(&mut self, id: i64) {
         let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
         match place.and_then(|place| self.seen.get_mut(place)) {
             None => self.foreign += 1,
@@ -75,7 +85,7 @@ impl Count {
         }
     }
 
-    fn verdict(&self, topic: &str) -> Result<()> {
+    pub fn verdict(&self, topic: &str) -> Result<()> {
         let lost = self.seen.iter().filter(|seen| !**seen).count();
         if lost == 0 && self.doubled == 0 && self.foreign == 0 {
             return Ok(());
@@ -142,7 +152,7 @@ mod tests {
     use super::*;
 
     fn verdict(ids: &[i64]) -> String {
-        let mut count = Count::new(3, "c").unwrap();
+        let mut count = Count::new(3).unwrap();
         for id in ids {
             count.events += 1;
             count.mark(*id);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Subcommand};
-use millrace_bench::{Bench, Servers, large, latency, mongodb, recovery, snapshot, throughput};
+use millrace_bench::{Bench, Servers, large, latency, mongodb, outbox, recovery, snapshot, throughput};
 use xtask::services::{Config, Home, KafkaVersion, Mongodb, Server, Services, repository};
 use xtask::{Context, Error, Result, cargo};
 
@@ -16,6 +16,8 @@ const PG_RECVLOGICAL: &str = "/usr/lib/postgresql/15/bin/pg_recvlogical";
 pub enum Question {
     /// Throughput against pg_recvlogical, on the same log in alternating runs.
     Postgres(Throughput),
+    /// Throughput of an outbox against pg_recvlogical, on the same log in alternating runs.
+    Outbox(Events),
     /// Throughput against a bare reader of the change stream, on the same log in alternating runs.
     Mongodb(Documents),
     /// From a commit to a consumer, under steady loads.
@@ -41,6 +43,16 @@ pub struct Throughput {
     /// Transactions of one row.
     #[arg(long, default_value_t = 300_000)]
     single_rows: u64,
+}
+
+#[derive(Args)]
+pub struct Events {
+    /// Counted rounds; one more comes first, to warm up.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Rows in transactions of 10,000, and as many in transactions of one.
+    #[arg(long, default_value_t = 300_000)]
+    events: u64,
 }
 
 #[derive(Args)]
@@ -122,6 +134,9 @@ pub async fn run(question: Question) -> Result<ExitCode> {
     let mut bench = bench(&services, &home)?;
     let outcome = match question {
         Question::Postgres(arguments) => throughput::run(&bench, &arguments.into()).await,
+        Question::Outbox(Events { rounds, events }) => {
+            outbox::run(&bench, &outbox::Options { rounds, events }).await
+        }
         Question::Mongodb(arguments) => documents(&mut bench, &services.mongodb, &arguments).await,
         Question::Latency(arguments) => latency::run(&bench, &arguments.into()).await,
         Question::Recovery(arguments) => recovery::run(&bench, &arguments.into()).await,
