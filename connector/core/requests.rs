@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use crate::progress::{Notification, Progress, now_us};
+use crate::signal::file::SignalFile;
 use crate::signal::{Action, Execute, Signal, Wanted};
 
 /// What somebody asked for, while the connector ran.
@@ -132,11 +133,51 @@ impl Requests {
     }
 }
 
-/// The next signal; never, where nobody can send one.
-pub async fn next_signal(signals: &mut Option<mpsc::Receiver<Signal>>) -> Option<Signal> {
-    match signals {
-        Some(signals) => signals.recv().await,
-        None => std::future::pending().await,
+/// The ways by which signals come that are not the source's own.
+#[derive(Debug, Default)]
+pub struct Ears {
+    /// Given back by an attempt that could not do what it says.
+    again: Option<Signal>,
+    /// The daemon passes on what REST takes.
+    daemon: Option<mpsc::Receiver<Signal>>,
+    file: Option<SignalFile>,
+}
+
+impl Ears {
+    pub fn daemon(self, signals: mpsc::Receiver<Signal>) -> Self {
+        Self { daemon: Some(signals), ..self }
+    }
+
+    pub fn file(self, file: Option<SignalFile>) -> Self {
+        Self { file, ..self }
+    }
+
+    /// The next signal; never, where nobody can send one. Cancel-safe.
+    pub async fn next(&mut self) -> Signal {
+        if let Some(signal) = self.again.take() {
+            return signal;
+        }
+        let daemon = async {
+            match &mut self.daemon {
+                Some(signals) => signals.recv().await,
+                None => None,
+            }
+        };
+        let file = async {
+            match &mut self.file {
+                Some(file) => file.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(signal) = daemon => signal,
+            signal = file => signal,
+        }
+    }
+
+    /// It comes once more, in the next attempt.
+    pub fn again(&mut self, signal: Signal) {
+        self.again = Some(signal);
     }
 }
 
@@ -149,6 +190,18 @@ mod tests {
 
     fn heard(requests: &Requests, kind: &str, data: serde_json::Value) -> Option<(Asked, Execute)> {
         requests.hear(signal::parse("one", kind, &data).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_signal_that_an_attempt_could_not_follow_comes_again_and_before_others() {
+        let (sender, receiver) = signal::signals();
+        let mut ears = Ears::default().daemon(receiver);
+        for id in ["one", "two"] {
+            sender.try_send(signal::parse(id, "pause-snapshot", &json!({})).unwrap()).unwrap();
+        }
+        let first = ears.next().await;
+        ears.again(first);
+        assert_eq!((ears.next().await.id, ears.next().await.id), ("one".into(), "two".into()));
     }
 
     #[tokio::test]

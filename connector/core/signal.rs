@@ -1,5 +1,7 @@
 //! What somebody asks of a running connector: to read rows again, to pause that, to stop it. In Debezium's words,
-//! whatever way a signal comes. Start at `parse`.
+//! whatever way a signal comes. Start at `parse`; `file` is one of the ways.
+
+pub mod file;
 
 use regex_lite::Regex;
 use serde::Deserialize;

@@ -14,7 +14,7 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
-use millrace_core::requests::{Requests, next_signal};
+use millrace_core::requests::{Ears, Requests};
 use millrace_core::signal::Signal;
 use millrace_core::source::{Feed, Source};
 use mongodb::Client;
@@ -49,7 +49,7 @@ pub struct MongodbSource {
     settings: Arc<Settings>,
     origin: Origin,
     /// What is asked of it while it runs.
-    signals: Option<mpsc::Receiver<Signal>>,
+    ears: Ears,
     requests: Option<Arc<Requests>>,
 }
 
@@ -114,12 +114,12 @@ impl MongodbSource {
     /// `version` is what the source block of each event shows.
     pub fn new(settings: Settings, topic_prefix: &str, version: &str) -> Self {
         let origin = Origin { version: version.to_owned(), name: topic_prefix.to_owned() };
-        Self { settings: Arc::new(settings), origin, signals: None, requests: None }
+        Self { settings: Arc::new(settings), origin, ears: Ears::default(), requests: None }
     }
 
     /// Listens to what is asked for.
     pub fn listening(self, signals: mpsc::Receiver<Signal>) -> Self {
-        Self { signals: Some(signals), ..self }
+        Self { ears: self.ears.daemon(signals), ..self }
     }
 
     /// What was asked for, in this attempt or in one before.
@@ -195,7 +195,7 @@ impl MongodbSource {
         client: &Client,
         decoding: &mut JoinHandle<Result<()>>,
         (mut rows, progress): (Rows, &Progress),
-        signals: &mut Option<mpsc::Receiver<Signal>>,
+        ears: &mut Ears,
     ) -> Result<()> {
         let mut sample = interval(SAMPLE_EVERY);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -210,7 +210,13 @@ impl MongodbSource {
                     });
                 }
                 read = rows.through() => read?,
-                Some(signal) = next_signal(signals) => rows.hear(signal, &self.settings, client).await?,
+                signal = ears.next() => {
+                    let heard = rows.hear(signal.clone(), &self.settings, client).await;
+                    if heard.is_err() {
+                        ears.again(signal);
+                    }
+                    heard?;
+                }
                 _ = sample.tick(), if log.is_some() => {
                     if let Some(forecast) = log.take() {
                         log = look_at_log(client, progress, forecast).await;
@@ -284,9 +290,9 @@ impl Source for MongodbSource {
         let progress = feed.progress.clone();
         let (tracker, desk, rows) = self.rows(&client, &facts, plan, &progress);
         let (reading, mut decoding) = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
-        let mut signals = self.signals.take();
-        let result = self.attend(&client, &mut decoding, (rows, &progress), &mut signals).await;
-        self.signals = signals;
+        let mut ears = std::mem::take(&mut self.ears);
+        let result = self.attend(&client, &mut decoding, (rows, &progress), &mut ears).await;
+        self.ears = ears;
         // Gone before the next attempt, and its cursor with it.
         reading.abort();
         let _ = reading.await;

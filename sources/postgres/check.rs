@@ -50,8 +50,17 @@ async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> 
     minor_release(report, &facts);
     let wanted = publication::wanted(client, settings).await?;
     let found = publication::read(client, &settings.publication, &facts).await?;
+    let (all, of_signals) = publication::published(client, settings, &wanted.tables).await?;
     tables(report, &wanted, found.as_ref(), settings);
-    published(report, found.as_ref(), &wanted, &facts, settings);
+    for missing in of_signals {
+        report.fail(
+            format!("signal table {missing}"),
+            "does not exist",
+            format!("CREATE TABLE {missing} (id varchar(42) PRIMARY KEY, type varchar(32) NOT NULL, data varchar(2048));"),
+        );
+    }
+    let all = Wanted { tables: all, ..wanted.clone() };
+    published(report, found.as_ref(), &all, &facts, settings);
     if settings.snapshot.rows {
         readable(report, client, &wanted, settings).await?;
     }

@@ -1,6 +1,7 @@
 //! `[source.postgres]`: `Raw` mirrors the file, `Settings` is what the source works with. Start at
 //! `Settings::resolve`, which lists every problem at once.
 
+mod signals;
 mod url;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 use crate::messages::Prefixes;
 use crate::tables::TablePattern;
+pub use signals::Signals;
 pub use url::{Host, Password, Server, Target};
 
 /// 1 MiB: some thousand rows, enough to spread what a batch costs, and small enough to stay in the cache.
@@ -55,6 +57,9 @@ pub struct Raw {
     pub message_events: Vec<String>,
     #[serde(default)]
     pub exclude_message_events: Vec<String>,
+    pub signal_table: Option<String>,
+    pub signal_file: Option<PathBuf>,
+    pub signal_file_interval_s: Option<u64>,
     pub publication: Option<String>,
     pub slot: Option<String>,
     pub create_publication: Option<bool>,
@@ -252,6 +257,7 @@ pub struct Settings {
     pub messages: Vec<String>,
     /// Prefixes of logical messages that make events.
     pub message_events: Prefixes,
+    pub signals: Signals,
     pub publication: String,
     pub slot: String,
     pub create_publication: bool,
@@ -318,6 +324,11 @@ impl Settings {
                 wanted: problems.prefixes("message_events", &raw.message_events),
                 unwanted: problems.prefixes("exclude_message_events", &raw.exclude_message_events),
             },
+            signals: Signals::resolve(
+                raw.signal_table,
+                (raw.signal_file, raw.signal_file_interval_s),
+                &mut problems,
+            ),
             publication: problems.name("publication", raw.publication, &own),
             slot: problems.slot(raw.slot, &own),
             create_publication: raw.create_publication.unwrap_or(true),

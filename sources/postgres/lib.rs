@@ -20,6 +20,7 @@ pub mod relation;
 mod remove;
 pub mod server;
 mod session;
+mod signals;
 pub mod slot;
 mod snapshot;
 mod socket;

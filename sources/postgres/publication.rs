@@ -79,6 +79,21 @@ pub async fn wanted(client: &Client, settings: &Settings) -> Result<Wanted> {
     Ok(Wanted { tables, missing })
 }
 
+/// The tables that have to be published: those of the file, and the signal table.
+pub async fn published(
+    client: &Client,
+    settings: &Settings,
+    tables: &[TableInfo],
+) -> Result<(Vec<TableInfo>, Vec<TablePattern>)> {
+    let mut all = tables.to_vec();
+    let Some(name) = &settings.signals.table else { return Ok((all, Vec::new())) };
+    let pattern = TablePattern::One(name.clone());
+    let found = catalog::tables_by_pattern(client, std::slice::from_ref(&pattern)).await?.pop();
+    let missing = if found.is_none() { vec![pattern] } else { Vec::new() };
+    all.extend(found.filter(|found| !tables.iter().any(|table| table.oid == found.oid)));
+    Ok((all, missing))
+}
+
 /// What has to be typed so that the server sends what the file asks for. Pure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
@@ -143,15 +158,17 @@ impl Publication {
 /// error says what to type. Gives the tables as they are now.
 pub async fn ensure(client: &Client, settings: &Settings, facts: &ServerFacts) -> Result<Vec<TableInfo>> {
     let name = &settings.publication;
-    let Wanted { tables, missing } = wanted(client, settings).await?;
+    let Wanted { tables, mut missing } = wanted(client, settings).await?;
+    let (all, of_signals) = published(client, settings, &tables).await?;
+    missing.extend(of_signals);
     if !missing.is_empty() {
         return Err(absent(&missing, settings));
     }
-    for table in &tables {
+    for table in &all {
         replicable(table)?;
     }
     let found = read(client, name, facts).await?;
-    let Plan::Run(statements) = plan(name, found.as_ref(), &tables, settings.create_publication) else {
+    let Plan::Run(statements) = plan(name, found.as_ref(), &all, settings.create_publication) else {
         return Ok(tables);
     };
     let typed = format!("{};", statements.join("; "));
@@ -168,7 +185,7 @@ pub async fn ensure(client: &Client, settings: &Settings, facts: &ServerFacts) -
         .hint(format!("on the primary: {typed}")));
     }
     let added = |table: &&TableInfo| found.as_ref().is_none_or(|found| !found.sends(table));
-    for table in tables.iter().filter(added) {
+    for table in all.iter().filter(added) {
         identified(table, name)?;
     }
     // One message of several statements is one transaction.

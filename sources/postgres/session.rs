@@ -23,6 +23,7 @@ use crate::lsn::Lsn;
 use crate::messages::{self, Messages};
 use crate::pgoutput::{self, Malformed, Message, OldKind, RelationMessage, Tuple};
 use crate::position::{Open, Streamed};
+use crate::signals::SignalTable;
 use crate::snapshot::chunk::{Outcome, Placing};
 use crate::snapshot::table::Unread;
 use crate::snapshot::tracker::Tracker;
@@ -81,12 +82,14 @@ pub struct Session {
     read_relations: HashMap<u32, Arc<Relation>>,
     /// Of captured logical messages, by prefix.
     messages: Messages,
+    signals: SignalTable,
 }
 
 impl Session {
     pub fn new(from: Streamed, messages: Messages, tracker: Option<Tracker>) -> Self {
         Self {
             messages,
+            signals: SignalTable::default(),
             tracker,
             read_relations: HashMap::new(),
             relations: HashMap::new(),
@@ -96,6 +99,15 @@ impl Session {
             whole: from,
             transaction: None,
         }
+    }
+
+    /// What is inserted into this table is heard.
+    pub fn listening(self, signals: SignalTable) -> Self {
+        Self { signals, ..self }
+    }
+
+    pub fn signals(&mut self) -> &mut SignalTable {
+        &mut self.signals
     }
 
     /// A new batch is being filled: places in the one before mean nothing any more.
@@ -207,6 +219,7 @@ impl Session {
     /// The answer to `Step::Relation`. An unchanged relation keeps its version, so that nothing is planned
     /// anew after a reconnect or an invalidation that changed nothing.
     pub fn define(&mut self, oid: u32, relation: Relation, captured: bool) {
+        self.signals.define(oid, &relation.namespace, &relation.name);
         let watched = || self.tracker.as_ref()?.table(&relation.namespace, &relation.name);
         let capture = match captured {
             false => Capture::No,
@@ -274,6 +287,7 @@ impl Session {
         if let Some(tracker) = &mut self.tracker {
             tracker.take_notes(&mut batch.notes);
         }
+        self.signals.take_notes(&mut batch.notes);
     }
 
     /// Rows of these tables are about to be read.
@@ -341,6 +355,7 @@ impl Session {
         if let Some(tracker) = &mut self.tracker {
             tracker.committed(done.xid);
         }
+        self.signals.committed();
         // A transaction from before the position ends before it: positions only rise (Invariant 3).
         if end_lsn > self.whole.end_lsn {
             self.whole.end_lsn = end_lsn;
@@ -387,6 +402,9 @@ impl Session {
         batch: &mut ChangeBatch,
     ) -> Result<()> {
         let Some(mark) = self.count(lsn)? else { return Ok(()) };
+        if op == Op::Insert && self.signals.is(oid) {
+            self.hear(oid, mark, new, batch)?;
+        }
         let Some(Place { relation, columns, watched }) = self.relation_in(oid, batch)? else { return Ok(()) };
         let transaction = self.transaction_in(batch);
         let (has_before, before) = match old {
@@ -417,6 +435,18 @@ impl Session {
         {
             tracker.changed(table, open.xid, batch, &change, &relation.identity);
         }
+        Ok(())
+    }
+
+    /// A row of the signal table, whether it makes events or not. One that was delivered counts too, as long as the
+    /// end of its transaction was not.
+    fn hear(&mut self, oid: u32, mark: Mark, new: Option<&Tuple<'_>>, batch: &mut ChangeBatch) -> Result<()> {
+        let (Some(new), Some(entry)) = (new, self.relations.get(&oid)) else { return Ok(()) };
+        let (bytes, cells) = (batch.bytes.len(), batch.cells.len());
+        let row = append(batch, new, entry.relation.columns.len())?;
+        self.signals.hear(batch, row, mark);
+        batch.bytes.truncate(bytes);
+        batch.cells.truncate(cells);
         Ok(())
     }
 

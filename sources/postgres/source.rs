@@ -1,7 +1,9 @@
 //! The source as the pipeline sees it: start at `PostgresSource::run`.
 //!
 //! Two connections. The replication connection belongs to a thread (`stream`); the query connection stays
-//! here, for the heartbeat, for what the status shows, and to notice that the server is going down.
+//! here, for the heartbeat, for what the status shows (`beside`), and to notice that the server is going down.
+
+mod beside;
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
@@ -14,8 +16,9 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, State, now_us};
 use millrace_core::report::Report;
-use millrace_core::requests::{Requests, next_signal};
+use millrace_core::requests::{Ears, Requests};
 use millrace_core::signal::Signal;
+use millrace_core::signal::file::SignalFile;
 use millrace_core::source::{Feed, Source};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -23,16 +26,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
-use crate::config::{Settings, WalPolicy};
+use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
-use crate::lsn::Lsn;
 use crate::messages::Messages;
 use crate::pgoutput::RelationMessage;
 use crate::position::{Streamed, creating};
 use crate::relation::{self, Origin};
 use crate::server::{self, ServerFacts};
 use crate::session::Session;
+use crate::signals::{Heard, SignalTable};
 use crate::snapshot::desk::{self, Desk, Order};
 use crate::snapshot::reader::{Counter, Reader};
 use crate::snapshot::requests;
@@ -56,9 +59,6 @@ const QUERY_PATIENCE: Duration = Duration::from_secs(10);
 /// limit) and a standby may catch up (60 s).
 const START_PATIENCE: Duration = Duration::from_secs(240);
 
-/// Prefix of the logical messages that keep an idle database's slot moving.
-const HEARTBEAT_PREFIX: &str = "millrace";
-
 /// The largest frame that is read into memory: a row cannot be larger in Postgres.
 const FRAME_BYTES_MAX: usize = 1_073_741_824;
 
@@ -68,7 +68,7 @@ pub struct PostgresSource {
     /// Tables that were read are to be read again: until the first start of the process has come to its end.
     reads_again: bool,
     /// What is asked of it while it runs.
-    signals: Option<mpsc::Receiver<Signal>>,
+    ears: Ears,
     requests: Option<Arc<Requests>>,
     /// The slot has to go.
     over_limit: AtomicBool,
@@ -82,11 +82,13 @@ impl PostgresSource {
             name: topic_prefix.to_owned(),
             database: settings.database.clone(),
         };
+        let file = settings.signals.file.clone();
+        let ears = Ears::default().file(file.map(|(path, every)| SignalFile::new(path, every)));
         Self {
             reads_again: settings.snapshot.always,
             settings,
             origin,
-            signals: None,
+            ears,
             requests: None,
             over_limit: AtomicBool::new(false),
         }
@@ -94,7 +96,7 @@ impl PostgresSource {
 
     /// Listens to what is asked for.
     pub fn listening(self, signals: mpsc::Receiver<Signal>) -> Self {
-        Self { signals: Some(signals), ..self }
+        Self { ears: self.ears.daemon(signals), ..self }
     }
 
     /// What was asked for, in this attempt or in one before.
@@ -155,7 +157,7 @@ impl PostgresSource {
         let client = Arc::new(client);
         // Both connections are with one server, whichever of several it is.
         self.settings.server = server;
-        let (desk, orders) = desk::desk();
+        let (desk, orders, heard) = desk::desk();
         let progress = feed.progress.clone();
         let counter = Counter {
             orders,
@@ -169,7 +171,7 @@ impl PostgresSource {
         let reader = self.reader(&counter, 0, plan.unread).await?.map(|reader| reader.joined(plan.joined));
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
         let rows = Rows { counter, tables, reader };
-        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows })))
+        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows, heard })))
     }
 
     /// Whoever reads the tables' rows, where some are left to be read.
@@ -211,7 +213,8 @@ impl PostgresSource {
         };
         let describe = self.describe(client.clone());
         let messages = Messages::new(&settings.messages, &settings.message_events, &self.origin);
-        let session = Session::new(position, messages, Some(tracker));
+        let signals = SignalTable::new(settings.signals.table.clone(), Heard::noted(&feed.notes));
+        let session = Session::new(position, messages, Some(tracker)).listening(signals);
         let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), Some(desk));
         let thread = tokio::task::spawn_blocking(move || stream.run());
         Ok(Reading { thread, told })
@@ -232,7 +235,8 @@ impl PostgresSource {
                 // A part is described beside its root, under whose name its changes come.
                 let table =
                     root.unwrap_or_else(|| TableName::new(message.namespace.as_str(), message.name.as_str()));
-                if !settings.wants(&table.schema, &table.table) && strangers.insert(table.clone()) {
+                let is_asked_for = settings.signals.is(&table) || settings.wants(&table.schema, &table.table);
+                if !is_asked_for && strangers.insert(table.clone()) {
                     tracing::warn!(
                         %table,
                         "the publication sends a table that the file does not name: its changes are passed \
@@ -257,7 +261,7 @@ impl PostgresSource {
         client: &Client,
         facts: &ServerFacts,
         reading: &mut Reading,
-        (rows, signals): (Rows, &mut Option<mpsc::Receiver<Signal>>),
+        (rows, heard, ears): (Rows, &mut mpsc::Receiver<Heard>, &mut Ears),
     ) -> Result<()> {
         let Rows { counter, mut tables, reader } = rows;
         let progress = &*counter.progress;
@@ -296,8 +300,8 @@ impl PostgresSource {
                         enough = Some(self.beat(client).await?);
                     }
                 }
-                Some(signal) = next_signal(signals) => {
-                    match self.hear(signal, client, &counter, (is_standby, &mut tables)).await? {
+                demand = next_demand(heard, ears) => {
+                    match self.hear(demand, client, (&counter, ears), (is_standby, &mut tables)).await? {
                         Some(asked) if reads => waiting.push_back(asked),
                         Some((base, unread)) => {
                             if let Some(reader) = self.reader(&counter, base, unread).await? {
@@ -325,109 +329,33 @@ impl PostgresSource {
     /// number of the first; `tables` is how many the stream knows.
     async fn hear(
         &self,
-        signal: Signal,
+        Demand { signal, row }: Demand,
         client: &Client,
-        counter: &Counter,
+        (counter, ears): (&Counter, &mut Ears),
         (is_standby, tables): (bool, &mut usize),
     ) -> Result<Option<(usize, Vec<Unread>)>> {
-        let taken = requests::take(&counter.requests, signal, &self.settings, client);
-        let unread = tokio::time::timeout(QUERY_PATIENCE, taken).await;
-        let unread = unread.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
+        let mut unread = Vec::new();
+        if let Some(signal) = signal {
+            let taken = requests::take(&counter.requests, signal.clone(), &self.settings, client);
+            let taken = tokio::time::timeout(QUERY_PATIENCE, taken).await;
+            let taken = taken.unwrap_or_else(|_| Err(no_answer(&self.settings)));
+            if taken.is_err() && row.is_none() {
+                ears.again(signal);
+            }
+            unread = taken?;
+        }
+        if is_standby && !unread.is_empty() {
+            tracing::warn!("rows cannot be read from a standby: the signal is passed over");
+            unread.clear();
+        }
+        let order = counter.orders.try_send(Order::Add { unread: unread.clone(), row });
+        order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
         if unread.is_empty() {
             return Ok(None);
         }
-        if is_standby {
-            tracing::warn!("rows cannot be read from a standby: the signal is passed over");
-            return Ok(None);
-        }
-        let order = counter.orders.try_send(Order::Add(unread.clone()));
-        order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
         let base = *tables;
         *tables += unread.len();
         Ok(Some((base, unread)))
-    }
-
-    /// The walsenders of a promoted standby go on, on the new timeline, and so must the position: one that
-    /// named the old timeline past the place where the server left it would look like a restored server's.
-    async fn follow(&self, client: &Client, told: &Told) -> Result<bool> {
-        let facts = tokio::time::timeout(QUERY_PATIENCE, server::facts(client)).await;
-        let facts = facts.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
-        if told.timeline.swap(facts.timeline, Ordering::Relaxed) < facts.timeline && !facts.in_recovery {
-            tracing::info!(timeline = facts.timeline, "the standby was promoted; streaming goes on from it");
-        }
-        Ok(facts.in_recovery)
-    }
-
-    /// What the file asks for at every heartbeat: its own query, or a message.
-    async fn heartbeat(&self, client: &Client) -> Result<()> {
-        let Some(query) = &self.settings.heartbeat_query else { return self.beat(client).await.map(drop) };
-        match tokio::time::timeout(QUERY_PATIENCE, client.batch_execute(query)).await {
-            Ok(done) => done.map_err(|error| crate::errors::query("cannot run heartbeat_query", error)),
-            Err(_) => Err(no_answer(&self.settings)),
-        }
-    }
-
-    /// A place in the log that is not of anybody else; where it is.
-    async fn beat(&self, client: &Client) -> Result<Lsn> {
-        let (sql, what) = (
-            "SELECT pg_logical_emit_message(false, $1::text, '')::text",
-            "cannot write the heartbeat's message",
-        );
-        let beat = client.query_one(sql, &[&HEARTBEAT_PREFIX]);
-        match tokio::time::timeout(QUERY_PATIENCE, beat).await {
-            Ok(Ok(row)) => {
-                let place: &str = row.try_get(0).map_err(|error| crate::errors::query(what, error))?;
-                place.parse().map_err(|error| Error::fatal(what).source(error))
-            }
-            Ok(Err(error)) => Err(crate::errors::query(what, error)),
-            Err(_) => Err(no_answer(&self.settings)),
-        }
-    }
-
-    async fn sample(&self, client: &Client, progress: &Progress) -> Result<()> {
-        let found = tokio::time::timeout(QUERY_PATIENCE, slot::read(client, &self.settings.slot)).await;
-        let slot = found.unwrap_or_else(|_| Err(no_answer(&self.settings)))?;
-        let Some(slot) = slot else { return Ok(()) };
-        let kept = slot.retained.unwrap_or(0);
-        progress.retained_bytes.store(kept, Ordering::Relaxed);
-        let end = slot.restart_lsn.map_or(0, |restart| restart.0.saturating_add(kept));
-        progress.source_end.fetch_max(end, Ordering::Relaxed);
-        match slot.lost() {
-            None => self.limit(kept),
-            // The next start begins anew.
-            Some(why) if self.settings.snapshot.on_loss => {
-                Err(Error::transient(format!("slot {} lost the log that it kept: {why}", slot.name)))
-            }
-            Some(why) => Err(Error::fatal(format!("slot {} lost the log that it kept: {why}", slot.name))
-                .hint("changes are gone for good; raise max_slot_wal_keep_size, then copy the tables anew")
-                .state(State::PositionLost)),
-        }
-    }
-}
-
-impl PostgresSource {
-    /// How much log may be kept is for the file to say.
-    fn limit(&self, kept: u64) -> Result<()> {
-        let Some(limit) = self.settings.wal_limit.filter(|limit| kept > *limit) else { return Ok(()) };
-        let (kept, limit) = (kept >> 30, limit >> 30);
-        match self.settings.wal_policy {
-            WalPolicy::ProtectData => {
-                tracing::warn!(
-                    kept_gb = kept,
-                    limit_gb = limit,
-                    "the server keeps more log than wal_limit_gb"
-                );
-                Ok(())
-            }
-            WalPolicy::ProtectSource => {
-                self.over_limit.store(true, Ordering::Relaxed);
-                Err(Error::fatal(format!(
-                    "the server keeps {kept} GB of log for this connector, more than {limit}: the slot is dropped to save its disk"
-                ))
-                    .hint("mend what held the connector up, copy the tables anew, then `millrace position <file> reset --yes`")
-                    .state(State::PositionLost))
-            }
-        }
     }
 }
 
@@ -468,10 +396,11 @@ impl Source for PostgresSource {
             }
             Begun::Streaming(started) => *started,
         };
-        let Started { client, mut ended, facts, mut reading, rows } = started;
-        let mut signals = self.signals.take();
-        let result = self.attend(&mut ended, &client, &facts, &mut reading, (rows, &mut signals)).await;
-        self.signals = signals;
+        let Started { client, mut ended, facts, mut reading, rows, mut heard } = started;
+        let mut ears = std::mem::take(&mut self.ears);
+        let result =
+            self.attend(&mut ended, &client, &facts, &mut reading, (rows, &mut heard, &mut ears)).await;
+        self.ears = ears;
         if result.is_err() {
             // Whatever failed here, the thread must be gone before the next attempt.
             reading.told.abandoned.store(true, Ordering::Relaxed);
@@ -490,7 +419,22 @@ impl Source for PostgresSource {
     }
 }
 
-/// The next thing that somebody asks for. Cancel-safe.
+/// Something that somebody asks for.
+struct Demand {
+    /// `None`: it was not understood.
+    signal: Option<Signal>,
+    /// The key of the note of the row that it came by.
+    row: Option<String>,
+}
+
+/// The next one, whatever way it comes. Cancel-safe.
+async fn next_demand(heard: &mut mpsc::Receiver<Heard>, ears: &mut Ears) -> Demand {
+    tokio::select! {
+        Some(row) = heard.recv() => Demand { signal: row.signal(), row: Some(row.key) },
+        signal = ears.next() => Demand { signal: Some(signal), row: None },
+    }
+}
+
 /// There is nothing more to do, until the daemon ends.
 async fn rest(progress: &Progress, stopped: impl Future<Output = ()>) {
     let reason = "all rows are delivered, and snapshot wants no changes after them";
@@ -513,6 +457,8 @@ struct Started {
     facts: ServerFacts,
     reading: Reading,
     rows: Rows,
+    /// Rows of the signal table.
+    heard: mpsc::Receiver<Heard>,
 }
 
 /// The rows that are read beside the stream.

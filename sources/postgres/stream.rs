@@ -199,12 +199,18 @@ impl Stream {
                 }
                 Order::Open(opened) => tracker.open(*opened),
                 Order::Cut { table, key, parts } => tracker.cut(table, key, parts),
-                Order::Add(unread) => self.session.watch(unread),
+                Order::Add { unread, row } => {
+                    self.session.watch(unread);
+                    if let Some(row) = row {
+                        self.session.signals().done(&row);
+                    }
+                }
                 Order::Drop(table) => self.session.give_up(table),
                 Order::Read(read) => tracker.read(*read),
                 Order::Seen(seen) => tracker.seen(&seen),
             }
         }
+        self.session.signals().tell(&desk.heard);
         if self.session.is_between() {
             if let Some(tracker) = self.session.tracker() {
                 desk.pause(|| tracker.streamed());

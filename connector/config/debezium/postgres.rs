@@ -17,7 +17,26 @@ pub fn source(given: &mut Given, keys: &mut Keys) {
     values(given, keys);
     snapshot(given, keys);
     messages(given, keys);
+    signals(given, keys);
     heartbeat(given, keys);
+}
+
+/// REST takes signals besides; a topic and JMX are not listened to.
+fn signals(given: &mut Given, keys: &mut Keys) {
+    let channels = given.list("signal.enabled.channels");
+    let origin = "signal.enabled.channels";
+    for channel in channels.iter().filter(|channel| !matches!(channel.as_str(), "source" | "file")) {
+        given.wrong(format!("{origin}: {channel:?} cannot be had, only source and file"));
+    }
+    let listens = |to: &str| channels.is_empty() && to == "source" || channels.iter().any(|own| own == to);
+    let table = given.get("signal.data.collection").map(str::to_owned).filter(|_| listens("source"));
+    keys.set_some(SOURCE, "signal_table", table, "signal.data.collection");
+    if listens("file") {
+        let file = given.get("signal.file").unwrap_or("file-signals.txt").to_owned();
+        keys.set(SOURCE, "signal_file", file, "signal.file");
+        let every = given.number("signal.poll.interval.ms").and_then(seconds);
+        keys.set_some(SOURCE, "signal_file_interval_s", every, "signal.poll.interval.ms");
+    }
 }
 
 /// Without a word every prefix makes events.

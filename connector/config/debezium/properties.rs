@@ -190,9 +190,6 @@ pub const SHARED: &[Property] = &[
     ("custom.sanitize.pattern", "", Idle("secrets are never logged")),
     ("converters", "", Refused(CODE)),
     ("post.processors", "", Refused(CODE)),
-    ("signal.enabled.channels", "source", Only(&["source"], NO_SIGNALS)),
-    ("signal.data.collection", "", Refused(NO_SIGNALS)),
-    ("signal.poll.interval.ms", "5000", Idle("no signals are read")),
     ("signal.*", "", Refused(NO_SIGNALS)),
     ("incremental.snapshot.chunk.size", "1024", Idle("snapshot_chunk_rows says it")),
     (
@@ -221,6 +218,19 @@ pub const SHARED: &[Property] = &[
 
 /// Of the Postgres connector.
 pub const POSTGRES: &[Property] = &[
+    (
+        "signal.enabled.channels",
+        "source",
+        Becomes("source.postgres.signal_table, source.postgres.signal_file"),
+    ),
+    (
+        "signal.data.collection",
+        "",
+        Becomes("source.postgres.signal_table; its rows make no events unless it is captured"),
+    ),
+    ("signal.file", "file-signals.txt", Becomes("source.postgres.signal_file")),
+    ("signal.poll.interval.ms", "5000", Becomes("source.postgres.signal_file_interval_s, in whole seconds")),
+    ("signal.emit.failure.*", "", Idle("chunks are placed without watermarks")),
     ("database.hostname", "", Becomes("source.postgres.url")),
     ("database.port", "5432", Becomes("source.postgres.url")),
     ("database.user", "", Becomes("source.postgres.url")),
@@ -347,6 +357,8 @@ pub const POSTGRES: &[Property] = &[
 
 /// Of the MongoDB connector.
 pub const MONGODB: &[Property] = &[
+    ("signal.enabled.channels", "source", Only(&["source"], NO_SIGNALS)),
+    ("signal.poll.interval.ms", "5000", Idle("no signals are read")),
     ("mongodb.connection.string", "", Becomes("source.mongodb.url")),
     ("mongodb.user", "", Becomes("source.mongodb.url")),
     ("mongodb.password", "", Becomes("source.mongodb.password")),

@@ -118,6 +118,7 @@ fn an_unknown_property_is_answered_with_the_nearest_one() {
 fn what_cannot_be_had_is_refused_with_its_reason() {
     for (property, value, expected) in [
         ("transforms", "unwrap", "transforms: cannot be had: single message transforms are Java code"),
+        ("signal.enabled.channels", "source,kafka", "\"kafka\" cannot be had, only source and file"),
         ("snapshot.locking.mode", "custom", "only none, shared: nothing is locked"),
         ("lsn.flush.mode", "manual", "what is delivered is always confirmed"),
         (

@@ -1,11 +1,14 @@
 //! Replays of a scripted log: whatever was delivered before, the rest comes once and looks the same.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use millrace_core::relation::{Column, Kind, Shape, SourceBlock};
 
 use super::*;
 use crate::messages::Prefixes;
 use crate::pgoutput::writer::{Writer, Written};
 use crate::relation::Origin;
+use crate::tables::TableName;
 
 const TABLE: u32 = 7;
 const OTHER: u32 = 8;
@@ -114,6 +117,17 @@ fn log() -> Vec<Logged> {
     ]
 }
 
+/// The server begins at the position: transactions that committed before it are not sent again.
+fn replay(position: &Streamed) -> Vec<Logged> {
+    let mut replay = vec![described()];
+    for (from, to, final_lsn) in [(1, 5, 100), (5, 13, 200), (13, 16, 300)] {
+        if final_lsn >= position.end_lsn.0 {
+            replay.extend_from_slice(&log()[from..to]);
+        }
+    }
+    replay
+}
+
 #[test]
 fn a_cut_at_any_message_and_a_replay_give_every_change_once_with_the_same_mark() {
     let mut session = session_at(10, None);
@@ -128,16 +142,9 @@ fn a_cut_at_any_message_and_a_replay_give_every_change_once_with_the_same_mark()
         play(&mut first, &log()[..cut], &mut before).expect("play");
         let position = first.position();
 
-        // The server begins at the position: transactions that committed before it are not sent again.
-        let mut second = Session::new(position.clone(), Messages::default(), None);
+        let replay = replay(&position);
+        let mut second = Session::new(position, Messages::default(), None);
         let mut after = fresh(&mut second);
-        let mut replay = vec![described()];
-        let starts = [(1, 5, 100), (5, 13, 200), (13, 16, 300)];
-        for (from, to, final_lsn) in starts {
-            if final_lsn >= position.end_lsn.0 {
-                replay.extend_from_slice(&log()[from..to]);
-            }
-        }
         play(&mut second, &replay, &mut after).expect("replay");
         let together = [rows(&before), rows(&after)].concat();
         assert_eq!(together, expected, "cut after message {cut}");
@@ -209,6 +216,34 @@ fn a_keepalive_inside_a_transaction_moves_nothing() {
     play(&mut session, &log()[..3], &mut batch).expect("play");
     session.advance(Lsn(500)).expect("advance");
     assert_eq!(session.end_lsn(), Lsn(10));
+}
+
+#[test]
+fn a_cut_at_any_message_and_a_replay_note_every_row_of_the_signal_table_once() {
+    let listening = |from: Streamed| {
+        let table = SignalTable::new(Some(TableName::new("public", "t")), VecDeque::new());
+        Session::new(from, Messages::default(), None).listening(table)
+    };
+    for captured in [true, false] {
+        for cut in 1..log().len() {
+            let mut batch = ChangeBatch::default();
+            let mut hear = |session: &mut Session, log: &[Logged]| {
+                session.begin_batch();
+                for (lsn, data) in log {
+                    if let Step::Relation(message) = session.apply(data, *lsn, &mut batch).expect("a step") {
+                        session.define(message.id, relation(), captured);
+                    }
+                }
+                session.take_notes(&mut batch);
+            };
+            let mut first = listening(Streamed::starting_at("1", 1, "s", Lsn(10)));
+            hear(&mut first, &log()[..cut]);
+            let position = first.position();
+            hear(&mut listening(position.clone()), &replay(&position));
+            let keys: BTreeSet<_> = batch.notes.iter().map(|note| note.key.clone()).collect();
+            assert_eq!((batch.notes.len(), keys.len()), (8, 8), "cut at {cut}");
+        }
+    }
 }
 
 #[test]

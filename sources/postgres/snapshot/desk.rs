@@ -4,8 +4,9 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::signals::{self, Heard};
 use crate::snapshot::chunk::{Opened, Read};
 use crate::snapshot::table::{Part, Unread};
 use crate::snapshot::visibility::Visibility;
@@ -32,8 +33,9 @@ pub enum Order {
     Read(Box<Read>),
     /// How a table is cut, before its first chunk.
     Cut { table: usize, key: Vec<String>, parts: Vec<Part> },
-    /// More tables, behind those that are known.
-    Add(Vec<Unread>),
+    /// More tables, behind those that are known. Where a row of the signal table asked for them, the key of its
+    /// note: it is done.
+    Add { unread: Vec<Unread>, row: Option<String> },
     /// No more of this table.
     Drop(usize),
     /// These transactions have ended.
@@ -44,6 +46,8 @@ pub enum Order {
 #[derive(Debug)]
 pub struct Desk {
     pub orders: Receiver<Order>,
+    /// Where rows of the signal table go.
+    pub heard: mpsc::Sender<Heard>,
     /// Wants the stream to stop at the next end of a transaction.
     pub wanted: Option<oneshot::Sender<Vec<u32>>>,
     paused: Option<Instant>,
@@ -51,9 +55,10 @@ pub struct Desk {
     held: bool,
 }
 
-pub fn desk() -> (Desk, SyncSender<Order>) {
+pub fn desk() -> (Desk, SyncSender<Order>, mpsc::Receiver<Heard>) {
     let (orders_in, orders) = sync_channel(PLACES);
-    (Desk { orders, wanted: None, paused: None, held: false }, orders_in)
+    let (heard, heard_out) = signals::way();
+    (Desk { orders, heard, wanted: None, paused: None, held: false }, orders_in, heard_out)
 }
 
 impl Desk {

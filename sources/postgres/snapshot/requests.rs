@@ -6,6 +6,7 @@ use millrace_core::signal::Signal;
 use tokio_postgres::Client;
 
 use crate::config::Settings;
+use crate::errors;
 use crate::publication;
 use crate::snapshot::table::{Phase, TableNote, Unread};
 use crate::tables::TableName;
@@ -31,7 +32,7 @@ pub async fn take(
         let refused = match surrogate {
             _ if table.key().is_empty() => Some("NO_PRIMARY_KEY"),
             Some(key) if !has_column(key) => Some("SQL_EXCEPTION"),
-            _ if !is_condition(client, &table_name, filter.as_deref()).await => Some("SQL_EXCEPTION"),
+            _ if !is_condition(client, &table_name, filter.as_deref()).await? => Some("SQL_EXCEPTION"),
             _ => None,
         };
         if let Some(status) = refused {
@@ -48,10 +49,17 @@ pub async fn take(
 }
 
 /// Whether the server understands a condition; without running it.
-async fn is_condition(client: &Client, table: &TableName, filter: Option<&str>) -> bool {
-    let Some(filter) = filter else { return true };
+async fn is_condition(client: &Client, table: &TableName, filter: Option<&str>) -> Result<bool> {
+    let Some(filter) = filter else { return Ok(true) };
     let prepared = client.prepare(&format!("SELECT FROM {} WHERE ({filter})", table.sql())).await;
-    prepared
-        .inspect_err(|error| tracing::warn!(%table, filter, "a signal's filter is refused: {error}"))
-        .is_ok()
+    match prepared {
+        Ok(_) => Ok(true),
+        Err(error) if error.as_db_error().is_none() => {
+            Err(errors::query("cannot ask about a signal's filter", error))
+        }
+        Err(error) => {
+            tracing::warn!(%table, filter, "a signal's filter is refused: {error}");
+            Ok(false)
+        }
+    }
 }

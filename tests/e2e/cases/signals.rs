@@ -96,3 +96,38 @@ async fn what_cannot_be_read_is_told_and_the_connector_goes_on() {
     assert_eq!(read_ids(&events), BTreeSet::new());
     shop.wait_for_state("RUNNING").await;
 }
+
+#[tokio::test]
+async fn rows_of_the_signal_table_and_lines_of_a_file_are_heard_and_none_is_lost_while_the_daemon_is_down() {
+    let mut shop = Shop::open("signal-ways").await;
+    shop.sql
+        .run("CREATE TABLE signals (id varchar(42) PRIMARY KEY, type varchar(32), data varchar(2048))")
+        .await;
+    let file = shop.dir().join("signals");
+    shop.file
+        .set("source/postgres/signal_table", "public.signals")
+        .set("source/postgres/signal_file", file.display().to_string())
+        .set("source/postgres/signal_file_interval_s", 1);
+    fill(&shop, 500).await;
+    shop.start().await;
+    let data = r#"{"data-collections": ["public.orders"]}"#;
+    let insert = |id: &str| format!("INSERT INTO signals VALUES ('{id}', 'execute-snapshot', '{data}')");
+    shop.sql.run(&insert("row")).await;
+    wait_until_told(&shop, "row", "COMPLETED").await;
+    assert_eq!(read_ids(&shop.settled().await), (0..500).collect());
+
+    let line = format!(r#"{{"id": "line", "type": "execute-snapshot", "data": {data}}}"#);
+    std::fs::write(&file, line + "\n").expect("the file of signals");
+    wait_until_told(&shop, "line", "COMPLETED").await;
+    assert_eq!(std::fs::read_to_string(&file).expect("the file"), "");
+    std::fs::remove_file(&file).expect("the file");
+
+    shop.sql.run(&insert("killed")).await;
+    shop.kill();
+    shop.sql.run("INSERT INTO signals VALUES ('nonsense', 'dance', NULL)").await;
+    shop.sql.run(&insert("meanwhile")).await;
+    shop.start().await;
+    wait_until_told(&shop, "meanwhile", "COMPLETED").await;
+    let reads = shop.settled().await.iter().filter(|event| event.op() == "r").count();
+    assert_eq!(reads, 4 * 500, "each was heard once");
+}
