@@ -89,7 +89,7 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     format
 }
 
-/// Transactions and heartbeats, on topics of their own.
+/// Transactions, heartbeats and notifications, on topics of their own.
 fn beside_rows(raw: &raw::Format, format: &mut Format, problems: &mut Problems) {
     let mut topic = |key: &str, chosen: &Option<String>, usual: String| {
         let name = chosen.clone().unwrap_or(usual);
@@ -108,6 +108,8 @@ fn beside_rows(raw: &raw::Format, format: &mut Format, problems: &mut Problems) 
         let topic = topic("format.heartbeat_topic", &raw.heartbeat_topic, usual);
         format.heartbeat = Some(Heartbeat { every: Duration::from_secs(seconds), topic });
     }
+    let own = raw.notification_topic.clone();
+    format.notifications = own.map(|own| topic("format.notification_topic", &None, own));
     for (key, is_set, switch, is_on) in [
         (
             "transaction_topic",

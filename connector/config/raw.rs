@@ -61,6 +61,7 @@ pub struct Format {
     pub transaction_topic: Option<String>,
     pub heartbeat_topic_interval_s: Option<u64>,
     pub heartbeat_topic: Option<String>,
+    pub notification_topic: Option<String>,
     pub flat: Flat,
     pub placeholder: Option<String>,
     pub schema_names: Option<String>,

@@ -326,6 +326,8 @@ pub struct EncodedBatch {
     pub commit_ts_us: i64,
     /// How many of the records are dead letters.
     pub buried: u64,
+    /// Up to which notification they tell, where they tell one.
+    pub told: u64,
     pub waste: Waste,
 }
 
@@ -340,6 +342,7 @@ impl EncodedBatch {
         self.drained = false;
         self.commit_ts_us = 0;
         self.buried = 0;
+        self.told = 0;
     }
 
     pub fn slice(&self, span: Span) -> &[u8] {

@@ -79,9 +79,13 @@ pub async fn run<S: Source, K: Sink>(
         notes: sink.notes(),
         progress: progress.clone(),
     };
-    let beat = format.heartbeat.as_ref().map(|heartbeat| Beat::new(heartbeat.every, from.clone()));
+    let beat = format.heartbeat.as_ref().map(|heartbeat| Beat::new(heartbeat.every));
+    let mut news = progress.news();
+    news.mark_changed();
     let encoder = EncodeTask {
+        end: from.clone(),
         beat,
+        news,
         encoder: Encoder::new(format, sink.targets(), progress.clone()),
         full: full_out,
         empties: empty_in,
@@ -148,8 +152,12 @@ struct EncodeTask<T: Targets> {
     seq: u64,
     /// Batches sent down: one more than came for each heartbeat that went alone.
     sent: u64,
+    /// The end of the newest batch; `None` inside a transaction, and before the first position of all.
+    end: Option<Position>,
     /// Where heartbeats are wanted.
     beat: Option<Beat>,
+    /// Changes when there is something to tell of snapshots.
+    news: watch::Receiver<u64>,
     /// Its sender falls when the source has ended.
     source_ended: watch::Receiver<()>,
 }
@@ -163,8 +171,14 @@ impl<T: Targets> EncodeTask<T> {
                 biased;
                 () = self.down.closed() => return Ok(()),
                 next = self.full.recv() => next,
-                end = due(&mut self.beat) => {
-                    if !self.beat_alone(end).await? {
+                end = due(&mut self.beat, &self.end) => {
+                    if !self.alone(end, true).await? {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                end = told(&mut self.news, &self.end) => {
+                    if self.encoder.has_news() && !self.alone(end, false).await? {
                         return Ok(());
                     }
                     continue;
@@ -185,7 +199,9 @@ impl<T: Targets> EncodeTask<T> {
             if !self.encode(&batch, &mut out).await? {
                 return Ok(());
             }
-            if self.beat.as_mut().is_some_and(|beat| beat.goes_with(&batch)) && !self.beat(&mut out).await? {
+            self.end = batch.end.clone().filter(|_| batch.whole);
+            let beats = self.end.is_some() && self.beat.as_mut().is_some_and(Beat::goes);
+            if !self.put_beside(&mut out, beats).await? {
                 return Ok(());
             }
             self.sent += 1;
@@ -227,11 +243,11 @@ impl<T: Targets> EncodeTask<T> {
         }
     }
 
-    /// A heartbeat while nothing else is under way, at the newest position. False when the sink has gone.
-    async fn beat_alone(&mut self, end: Position) -> Result<bool> {
+    /// A heartbeat or news while nothing else is under way, at the newest position. False when the sink has gone.
+    async fn alone(&mut self, end: Position, beats: bool) -> Result<bool> {
         let Some(mut out) = self.spent.recv().await else { return Ok(false) };
         out.clear();
-        if !self.beat(&mut out).await? {
+        if !self.put_beside(&mut out, beats).await? {
             return Ok(false);
         }
         self.sent += 1;
@@ -240,9 +256,10 @@ impl<T: Targets> EncodeTask<T> {
         Ok(self.down.send(Down::Batch(out)).await.is_ok())
     }
 
-    /// Adds a heartbeat. False when the sink has gone.
-    async fn beat(&mut self, out: &mut EncodedBatch) -> Result<bool> {
-        if !self.encoder.has_pulse() {
+    /// Adds a heartbeat where one is due, and what there is to tell. False when the sink has gone.
+    async fn put_beside(&mut self, out: &mut EncodedBatch, beats: bool) -> Result<bool> {
+        let tells = self.encoder.has_news();
+        if (beats || tells) && !self.encoder.is_prepared_beside() {
             if self.down.send(Down::Idle).await.is_err() {
                 return Ok(false);
             }
@@ -250,10 +267,15 @@ impl<T: Targets> EncodeTask<T> {
                 biased;
                 () = self.down.closed() => return Ok(false),
                 _ = self.source_ended.changed() => return Ok(false),
-                ready = self.encoder.prepare_heartbeat() => ready?,
+                ready = self.encoder.prepare_beside() => ready?,
             }
         }
-        self.encoder.heartbeat(out)?;
+        if beats {
+            self.encoder.heartbeat(out)?;
+        }
+        if tells {
+            self.encoder.tell(out)?;
+        }
         Ok(true)
     }
 
@@ -269,24 +291,21 @@ impl<T: Targets> EncodeTask<T> {
     }
 }
 
-/// When the next heartbeat is due, and which position it goes with.
+/// When the next heartbeat is due.
 struct Beat {
     every: Duration,
     next: Instant,
-    /// The end of the newest batch; `None` inside a transaction, and before the first position of all.
-    end: Option<Position>,
 }
 
 impl Beat {
-    fn new(every: Duration, from: Option<Position>) -> Self {
-        Self { every, next: Instant::now() + every, end: from }
+    fn new(every: Duration) -> Self {
+        Self { every, next: Instant::now() + every }
     }
 
-    /// Whether a heartbeat goes with this batch.
-    fn goes_with(&mut self, batch: &ChangeBatch) -> bool {
-        self.end = batch.end.clone().filter(|_| batch.whole);
+    /// Whether a heartbeat goes with a batch that is ready now.
+    fn goes(&mut self) -> bool {
         let now = Instant::now();
-        let goes = self.end.is_some() && now >= self.next;
+        let goes = now >= self.next;
         if goes {
             self.next = now + self.every;
         }
@@ -294,13 +313,21 @@ impl Beat {
     }
 }
 
-/// Ready when a heartbeat is to go alone. Cancel-safe.
-async fn due(beat: &mut Option<Beat>) -> Position {
-    let Some(beat) = beat else { return std::future::pending().await };
-    let Some(end) = beat.end.clone() else { return std::future::pending().await };
+/// Ready when a heartbeat is to go alone, at this position. Cancel-safe.
+async fn due(beat: &mut Option<Beat>, end: &Option<Position>) -> Position {
+    let (Some(beat), Some(end)) = (beat, end) else { return std::future::pending().await };
     tokio::time::sleep_until(beat.next).await;
     beat.next = Instant::now() + beat.every;
-    end
+    end.clone()
+}
+
+/// Ready when there may be something to tell alone, at this position. Cancel-safe.
+async fn told(news: &mut watch::Receiver<u64>, end: &Option<Position>) -> Position {
+    match end {
+        // The sender lives as long as the connector.
+        Some(end) if news.changed().await.is_ok() => end.clone(),
+        _ => std::future::pending().await,
+    }
 }
 
 /// A batch that the sink has and has not settled.
@@ -308,6 +335,7 @@ struct Sent {
     end: Position,
     commit_ts_us: i64,
     buried: u64,
+    told: u64,
 }
 
 struct Delivery {
@@ -346,7 +374,12 @@ impl Delivery {
         if chaos::is_broken(Rule::Settled) {
             self.delivered.send_replace(Some(end.clone()));
         }
-        self.sent.push_back(Sent { end, commit_ts_us: batch.commit_ts_us, buried: batch.buried });
+        self.sent.push_back(Sent {
+            end,
+            commit_ts_us: batch.commit_ts_us,
+            buried: batch.buried,
+            told: batch.told,
+        });
         match sink.send(&batch).await {
             Err(_) if chaos::is_broken(Rule::Stop) => {}
             sent => sent?,
@@ -370,6 +403,7 @@ impl Delivery {
                 // Counted here, so that what an attempt had to send again counts once.
                 self.progress.failed_events.fetch_add(sent.buried, Ordering::Relaxed);
                 self.progress.dead_letters.fetch_add(sent.buried, Ordering::Relaxed);
+                self.progress.notifications_told.fetch_max(sent.told, Ordering::Relaxed);
                 if sent.end == position {
                     break;
                 }

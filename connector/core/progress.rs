@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::watch;
+
 use crate::batch::Op;
 use crate::position::Position;
 
@@ -212,6 +214,10 @@ pub struct Progress {
     snapshot: Mutex<Option<SnapshotFigures>>,
     figures: Mutex<Vec<Figure>>,
     notifications: Mutex<VecDeque<Notification>>,
+    /// How many there were.
+    notified: watch::Sender<u64>,
+    /// How many of them are durable on their topic.
+    pub notifications_told: AtomicU64,
 }
 
 impl Default for Progress {
@@ -251,6 +257,8 @@ impl Default for Progress {
             snapshot: Mutex::default(),
             figures: Mutex::default(),
             notifications: Mutex::default(),
+            notified: watch::Sender::new(0),
+            notifications_told: AtomicU64::default(),
         }
     }
 }
@@ -339,6 +347,26 @@ impl Progress {
             all.pop_front();
         }
         all.push_back(notification);
+        self.notified.send_modify(|notified| *notified += 1);
+    }
+
+    /// How many notifications there were.
+    pub fn notified(&self) -> u64 {
+        *self.notified.borrow()
+    }
+
+    /// Changes with each notification.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.notified.subscribe()
+    }
+
+    /// Those after the first `told`, as far as they are kept, and how many there were.
+    pub fn notifications_after(&self, told: u64) -> (Vec<Notification>, u64) {
+        let all = lock(&self.notifications);
+        let notified = self.notified();
+        let new = usize::try_from(notified.saturating_sub(told)).unwrap_or(usize::MAX);
+        let known = all.len().saturating_sub(new);
+        (all.iter().skip(known).cloned().collect(), notified)
     }
 
     /// The newest ones, oldest first.

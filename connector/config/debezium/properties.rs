@@ -24,7 +24,6 @@ const NO_KEYSTORES: &str = "certificates are PEM files here, not key stores";
 const QUEUE: &str = "the batches between the stages are bounded by batch_bytes_max";
 const RETRY: &str = "a failure that can pass is tried again for ever, with growing pauses";
 const NO_SIGNALS: &str = "signals are not read from there";
-const NO_NOTIFICATIONS: &str = "no notifications are sent";
 const METRICS: &str = "metrics are Prometheus' and have fixed labels";
 const EOS: &str = "data and position are always in one Kafka transaction";
 
@@ -198,8 +197,12 @@ pub const SHARED: &[Property] = &[
         Idle("chunks are placed without watermarks"),
     ),
     ("incremental.snapshot.allow.schema.changes", "false", Idle("a changed table is read anew")),
-    ("notification.enabled.channels", "", Refused(NO_NOTIFICATIONS)),
-    ("notification.sink.topic.name", "", Refused(NO_NOTIFICATIONS)),
+    (
+        "notification.enabled.channels",
+        "",
+        Becomes("sink: format.notification_topic; the log and REST always tell them"),
+    ),
+    ("notification.sink.topic.name", "", Becomes("format.notification_topic")),
     ("openlineage.integration.enabled", "false", Only(&["false"], "lineage is not told")),
     ("openlineage.integration.*", "", Idle("lineage is not told")),
     ("snapshot.delay.ms", "0", Only(&["0"], "a start does not wait")),

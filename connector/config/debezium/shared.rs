@@ -28,6 +28,15 @@ pub fn format(given: &mut Given, keys: &mut Keys) {
         let topic = given.get("topic.heartbeat.name").map_or_else(of_prefix, str::to_owned);
         keys.set(FORMAT, "heartbeat_topic", topic, "topic.heartbeat.prefix");
     }
+    let channels = given.list("notification.enabled.channels");
+    for channel in channels.iter().filter(|channel| !matches!(channel.as_str(), "sink" | "log")) {
+        let origin = "notification.enabled.channels";
+        given.wrong(format!("{origin}: {channel:?} cannot be had, only sink and log; REST tells them too"));
+    }
+    if channels.iter().any(|channel| channel == "sink") {
+        let topic = given.required("notification.sink.topic.name");
+        keys.set(FORMAT, "notification_topic", topic, "notification.sink.topic.name");
+    }
     for (property, key) in
         [("schema.name.adjustment.mode", "schema_names"), ("field.name.adjustment.mode", "field_names")]
     {

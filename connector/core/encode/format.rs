@@ -62,6 +62,8 @@ pub struct Format {
     /// Events tell their transactions, whose begins and ends are told on this topic.
     pub transactions: Option<String>,
     pub heartbeat: Option<Heartbeat>,
+    /// What happens to snapshots is told on this topic.
+    pub notifications: Option<String>,
     /// How documents become flat records.
     pub flat: Flat,
     /// Relations that look or go otherwise; the first that fits counts.
@@ -103,6 +105,7 @@ impl Format {
             signature: None,
             transactions: None,
             heartbeat: None,
+            notifications: None,
             flat: Flat::default(),
             routes: Vec::new(),
         }

@@ -14,6 +14,7 @@
 //! reading order), and tombstones of tables without a key (there is nothing to compact away).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub use self::format::{
     Binary, Decimals, Dialect, Encoding, Envelope, Format, Hstore, Intervals, Skipped, Times,
@@ -24,6 +25,7 @@ pub use self::spelling::Spelling;
 
 use self::change::{Fault, Pass, Rejects, Room};
 use self::heartbeat::Pulse;
+use self::notice::Notices;
 use self::plan::{Draft, Plan, SchemaIds};
 use self::target::{Place, Target, View};
 use self::transaction::{Count, Ends};
@@ -51,6 +53,7 @@ mod letter;
 mod lexical;
 mod mapping;
 mod message;
+mod notice;
 mod object;
 mod outbox;
 mod plan;
@@ -96,6 +99,9 @@ pub struct Encoder<T: Targets> {
     /// Where transactions and heartbeats are told, once it was asked for.
     ends: Option<Ends>,
     pulse: Option<Pulse>,
+    notices: Option<Notices>,
+    /// Notifications that went out, of those that the progress counts.
+    told: u64,
     count: Count,
     /// As it was before the batch at hand.
     count_before: Count,
@@ -111,6 +117,8 @@ pub struct Encoder<T: Targets> {
 impl<T: Targets> Encoder<T> {
     pub fn new(format: Format, targets: T, progress: Arc<Progress>) -> Self {
         Self {
+            // What an attempt before had on its way was not told.
+            told: progress.notifications_told.load(Ordering::Relaxed),
             format,
             targets,
             progress,
@@ -119,6 +127,7 @@ impl<T: Targets> Encoder<T> {
             dead: None,
             ends: None,
             pulse: None,
+            notices: None,
             count: Count::default(),
             count_before: Count::default(),
             attempt: 1,
@@ -333,20 +342,40 @@ impl<T: Targets> Encoder<T> {
         pass.run(&mut self.counts)
     }
 
-    /// Makes sure of the topic of heartbeats. Waits as `prepare` does.
-    pub async fn prepare_heartbeat(&mut self) -> Result<()> {
+    /// Makes sure of the topics of heartbeats and notifications. Waits as `prepare` does.
+    pub async fn prepare_beside(&mut self) -> Result<()> {
         if let Some(heartbeat) = self.format.heartbeat.as_ref().filter(|_| self.pulse.is_none()) {
             self.pulse = Some(Pulse::of(&self.targets, &self.format, &heartbeat.topic).await?);
+        }
+        if let Some(topic) = self.format.notifications.as_ref().filter(|_| self.notices.is_none()) {
+            self.notices = Some(Notices::of(&self.targets, &self.format, topic).await?);
         }
         Ok(())
     }
 
-    /// Whether `prepare_heartbeat` has been called.
-    pub fn has_pulse(&self) -> bool {
-        self.pulse.is_some()
+    /// Whether `prepare_beside` has nothing to do.
+    pub fn is_prepared_beside(&self) -> bool {
+        (self.pulse.is_some() || self.format.heartbeat.is_none())
+            && (self.notices.is_some() || self.format.notifications.is_none())
     }
 
-    /// Adds a heartbeat to a batch of records, once `prepare_heartbeat` has been called.
+    /// Whether there is something to tell on the topic of notifications.
+    pub fn has_news(&self) -> bool {
+        self.format.notifications.is_some() && self.progress.notified() > self.told
+    }
+
+    /// Adds it to a batch of records, once `prepare_beside` has been called.
+    pub fn tell(&mut self, out: &mut EncodedBatch) -> Result<()> {
+        let Some(notices) = &self.notices else { return Ok(()) };
+        let (new, notified) = self.progress.notifications_after(self.told);
+        for notification in &new {
+            notices.put(notification, out)?;
+        }
+        (self.told, out.told) = (notified, notified);
+        Ok(())
+    }
+
+    /// Adds a heartbeat to a batch of records, once `prepare_beside` has been called.
     pub fn heartbeat(&self, out: &mut EncodedBatch) -> Result<()> {
         match &self.pulse {
             Some(pulse) => pulse.put(out, progress::now_us() / 1000),

@@ -173,11 +173,16 @@ impl Desk {
     }
 
     pub fn prepare(&mut self, batch: &ChangeBatch) {
-        let future = std::pin::pin!(self.encoder.prepare(batch));
-        match future.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => result.unwrap(),
-            Poll::Pending => panic!("this registry never waits"),
-        }
+        ready(self.encoder.prepare(batch)).unwrap();
+    }
+
+    /// The news, as the next batch has them.
+    pub fn tell(&mut self) -> (EncodedBatch, Vec<Seen>) {
+        ready(self.encoder.prepare_beside()).unwrap();
+        let mut out = EncodedBatch::default();
+        self.encoder.tell(&mut out).unwrap();
+        let seen = out.records.iter().map(|record| self.seen(&out, record)).collect();
+        (out, seen)
     }
 
     pub fn try_encode(&mut self, batch: &ChangeBatch) -> Result<EncodedBatch> {
@@ -225,6 +230,13 @@ impl Desk {
         let value = reader.read_value(&mut rest).unwrap();
         assert!(rest.is_empty(), "{} bytes are left over", rest.len());
         shown(&value)
+    }
+}
+
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("this registry never waits"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millrace_e2e::{Event, Shop};
+use millrace_e2e::{Event, Shop, until, wait_for_records};
 use serde_json::{Value as Json, json};
 
 use super::snapshots::{CHANGES, ORDERS, Writers, assert_once, fill, folded, table};
@@ -130,4 +130,45 @@ async fn rows_of_the_signal_table_and_lines_of_a_file_are_heard_and_none_is_lost
     wait_until_told(&shop, "meanwhile", "COMPLETED").await;
     let reads = shop.settled().await.iter().filter(|event| event.op() == "r").count();
     assert_eq!(reads, 4 * 500, "each was heard once");
+}
+
+#[tokio::test]
+async fn what_happens_to_snapshots_is_told_once_on_a_topic_of_its_own() {
+    let mut shop = Shop::open("notices").await;
+    let topic = format!("{}.notices", shop.name);
+    shop.file
+        .set("format/encoding", "json")
+        .set("format/notification_topic", topic.as_str())
+        .set("source/postgres/snapshot", "initial")
+        // Nothing else sends a batch.
+        .set("source/postgres/heartbeat_interval_s", 0);
+    fill(&shop, 50).await;
+    shop.start().await;
+    let bootstrap = shop.servers.kafka.bootstrap();
+    let kinds = async |count: usize| {
+        let told = wait_for_records(&bootstrap, &[&topic], count).await;
+        let kind = |value: Json| (value["id"].to_string(), value["type"].to_string());
+        told.iter().map(|record| kind(record.json())).collect::<BTreeSet<_>>()
+    };
+    let all = |id: &str| {
+        let kinds = ["STARTED", "TABLE_SCAN_COMPLETED", "COMPLETED"];
+        kinds.map(|kind| (format!("{id:?}"), format!("{kind:?}")))
+    };
+    assert_eq!(kinds(3).await, BTreeSet::from(all("initial")));
+
+    // Another attempt of the same process.
+    let of_slot = format!("FROM pg_replication_slots WHERE slot_name = '{}'", shop.slot());
+    let reader = format!("SELECT coalesce((SELECT active_pid {of_slot}), 0)");
+    let before = shop.sql.one::<i32>(&reader).await;
+    shop.sql.run(&format!("SELECT pg_terminate_backend(active_pid) {of_slot}")).await;
+    until("another attempt reads", async || {
+        let now = shop.sql.one::<i32>(&reader).await;
+        (now != 0 && now != before).then_some(())
+    })
+    .await;
+    signal(&shop, "again", "execute-snapshot", json!({"data-collections": ["public.orders"]})).await;
+    let expected = all("initial").into_iter().chain(all("again")).collect::<BTreeSet<_>>();
+    assert_eq!(kinds(6).await, expected);
+    signal(&shop, "wait", "pause-snapshot", json!({})).await;
+    assert_eq!(kinds(7).await.len(), 7, "something was told twice");
 }
