@@ -7,7 +7,8 @@ use std::ops::Deref;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use xtask::services::{
-    Home, Kafka, KafkaConfig, Mongodb, MongodbConfig, Postgres, PostgresConfig, Registry, Services,
+    Home, Kafka, KafkaConfig, Mongodb, MongodbConfig, POSTGRES, Postgres, PostgresConfig, PostgresVersion,
+    Registry, Services,
 };
 
 /// Tests at work at the same time.
@@ -81,6 +82,7 @@ impl Servers {
             match own.postgres {
                 None => Held::Shared(&shared.postgres),
                 Some(config) => {
+                    let config = PostgresConfig { version: version(), ..config };
                     Held::Own(Postgres::start_new(&config, &home()).await.expect("Postgres starts"))
                 }
             }
@@ -102,6 +104,12 @@ impl Servers {
         let (postgres, kafka, mongodb) = tokio::join!(postgres, kafka, mongodb);
         Self { postgres, kafka, mongodb, registry: &shared.registry, _turn: turn }
     }
+}
+
+/// Of Postgres: the one that the run is about, where it is about one.
+fn version() -> PostgresVersion {
+    let wanted = std::env::var(POSTGRES).ok();
+    wanted.map(|version| version.parse().expect("a major version of Postgres")).unwrap_or_default()
 }
 
 fn home() -> Home {

@@ -7,7 +7,10 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use super::binary::{self, Profile};
-use xtask::services::{Config, Home, SHARED, Services, cache, finish, on_path, repository};
+use xtask::services::{
+    Config, Home, POSTGRES, PostgresConfig, PostgresVersion, SHARED, Services, cache, finish, on_path,
+    repository,
+};
 use xtask::{Context, Error, Result, cargo};
 
 #[derive(clap::Args)]
@@ -18,29 +21,41 @@ pub struct Arguments {
     /// Leave out the faults, a few times each, which take ten minutes.
     #[arg(long)]
     no_faults: bool,
+    /// Only the tests of Postgres on real servers, on these major versions one after the other: 14 to 18, parted by
+    /// commas, or `all`.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["no_e2e", "no_faults"])]
+    postgres: Vec<String>,
+    /// And of those only the ones whose name holds this.
+    #[arg(long, requires = "postgres")]
+    only: Option<String>,
+}
+
+impl Arguments {
+    fn versions(&self) -> Result<Vec<PostgresVersion>> {
+        if self.postgres.iter().any(|version| version == "all") {
+            return Ok(PostgresVersion::ALL.to_vec());
+        }
+        self.postgres.iter().map(|version| version.parse()).collect()
+    }
 }
 
 /// The module of the tests on real servers.
 const ON_SERVERS: &str = "cases::";
+/// Of those, the ones that have nothing to do with Postgres.
+const OF_MONGODB: &str = "cases::mongodb";
 /// Names the daemon to those tests, which would build it themselves.
 const PROGRAM: &str = "MILLRACE_BINARY";
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut tally = Tally::default();
-    // Asked for now, because the tests build this program again, and then its file is another one.
-    let this = std::env::current_exe();
-    tally.stage("format", cargo(&["fmt", "--all", "--check"]));
-    tally.stage("clippy", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
-    // All packages at once, though those on real servers come later: without one of them the features of its
-    // dependencies would be others, and these built twice.
-    let tests = ["test", "--workspace", "--no-fail-fast", "--", "--skip", ON_SERVERS];
-    tally.tests("tests", cargo(&tests));
-    deny(&mut tally);
-    if !arguments.no_e2e {
-        e2e(&mut tally).await;
+    let versions = arguments.versions()?;
+    if versions.is_empty() {
+        everything(&mut tally, &arguments).await;
     }
-    if !(arguments.no_e2e || arguments.no_faults) {
-        faults(&mut tally, this);
+    for version in versions {
+        let mut filters = vec!["--skip", OF_MONGODB];
+        filters.extend(arguments.only.as_deref());
+        e2e(&mut tally, version, &filters).await;
     }
     for failure in &tally.failures {
         println!("failed: {failure}");
@@ -49,18 +64,38 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+async fn everything(tally: &mut Tally, arguments: &Arguments) {
+    // Asked for now, because the tests build this program again, and then its file is another one.
+    let this = std::env::current_exe();
+    tally.stage("format", cargo(&["fmt", "--all", "--check"]));
+    tally.stage("clippy", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+    // All packages at once, though those on real servers come later: without one of them the features of its
+    // dependencies would be others, and these built twice.
+    let tests = ["test", "--workspace", "--no-fail-fast", "--", "--skip", ON_SERVERS];
+    tally.tests("tests", cargo(&tests));
+    deny(tally);
+    if !arguments.no_e2e {
+        e2e(tally, PostgresVersion::default(), &[]).await;
+    }
+    if !(arguments.no_e2e || arguments.no_faults) {
+        faults(tally, this);
+    }
+}
+
 /// The tests on real servers, against one set that is started here.
-async fn e2e(tally: &mut Tally) {
-    heading("e2e: servers");
+async fn e2e(tally: &mut Tally, version: PostgresVersion, filters: &[&str]) {
+    let name = format!("e2e on Postgres {}", version.major());
+    heading(&format!("{name}: servers"));
     let started = Instant::now();
     let outcome = async {
         let home = Home::temporary()?;
-        let services = Services::start_new(&Config::default(), &home).await?;
+        let postgres = PostgresConfig { version, ..PostgresConfig::default() };
+        let services = Services::start_new(&Config { postgres, ..Config::default() }, &home).await?;
         Ok((home, services))
     };
     let (home, services) = match outcome.await {
         Ok(set) => set,
-        Err(e) => return tally.fail("e2e: servers", &e),
+        Err(e) => return tally.fail(&format!("{name}: servers"), &e),
     };
     println!("ready after {:.1} s", started.elapsed().as_secs_f32());
     // The tests run the daemon's binary; cargo builds it for the tests of its own package only.
@@ -68,14 +103,15 @@ async fn e2e(tally: &mut Tally) {
     match binary::build(Profile::Debug).await {
         Ok(daemon) => {
             let mut tests = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast"]);
-            tests.env(SHARED, &home.dir).env(PROGRAM, daemon);
-            tally.tests("e2e", tests);
+            tests.arg("--").args(filters);
+            tests.env(SHARED, &home.dir).env(PROGRAM, daemon).env(POSTGRES, version.major().to_string());
+            tally.tests(&name, tests);
         }
-        Err(e) => tally.fail("e2e: the daemon", &e),
+        Err(e) => tally.fail(&format!("{name}: the daemon"), &e),
     }
     // The tests may have started some of them again, under process ids that only their records know.
     if let Err(e) = Services::down(&home).await {
-        tally.fail("e2e: servers", &e);
+        tally.fail(&format!("{name}: servers"), &e);
     }
     drop(services);
 }

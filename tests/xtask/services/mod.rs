@@ -36,6 +36,9 @@ pub use server::{Kind, Server};
 /// Names the directory of a running set of servers that a test is to use instead of starting its own.
 pub const SHARED: &str = "MILLRACE_TEST_SERVICES";
 
+/// Names the major version of Postgres that a test is to start its own servers of.
+pub const POSTGRES: &str = "MILLRACE_TEST_POSTGRES";
+
 /// What a set of servers is to be like.
 #[derive(Debug, Clone, Default)]
 pub struct Config {

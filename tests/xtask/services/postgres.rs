@@ -33,6 +33,8 @@ pub enum PostgresVersion {
 }
 
 impl PostgresVersion {
+    pub const ALL: [Self; 5] = [Self::V14, Self::V15, Self::V16, Self::V17, Self::V18];
+
     pub fn major(self) -> u16 {
         match self {
             Self::V14 => 14,
@@ -72,8 +74,7 @@ impl FromStr for PostgresVersion {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let all = [Self::V14, Self::V15, Self::V16, Self::V17, Self::V18];
-        let found = all.into_iter().find(|version| version.major().to_string() == text);
+        let found = Self::ALL.into_iter().find(|version| version.major().to_string() == text);
         found.ok_or_else(|| Error::new(format!("no recipe for Postgres {text}: choose from 14 to 18")))
     }
 }
