@@ -12,6 +12,7 @@ use secrecy::ExposeSecret;
 
 use super::Problems;
 use super::raw;
+use super::rename;
 use super::strict::nearest;
 
 /// Above this a Kafka record cannot be, whatever the broker allows.
@@ -71,6 +72,7 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     format.tombstones = raw.tombstones.unwrap_or(format.tombstones);
     format.truncates = raw.truncates.unwrap_or(format.truncates);
     beside_rows(raw, &mut format, problems);
+    rename::topics(&raw.rename_topics, &mut format, problems);
     format.flat = flat(&raw.flat, problems);
     if let Some(placeholder) = &raw.placeholder {
         format.placeholder.clone_from(placeholder);

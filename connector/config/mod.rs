@@ -12,6 +12,7 @@ mod format;
 mod load;
 mod raw;
 mod references;
+mod rename;
 mod route;
 mod settings;
 mod shown;

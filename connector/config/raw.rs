@@ -34,6 +34,7 @@ pub struct File {
 pub struct Format {
     pub envelope: Option<String>,
     pub encoding: Option<String>,
+    pub rename_topics: Vec<RenameTopics>,
     pub json_schemas: Option<bool>,
     pub dialect: Option<String>,
     pub decimals: Option<String>,
@@ -74,6 +75,20 @@ pub struct Format {
     pub registry_token: Option<Secret>,
     pub registry_ca_file: Option<std::path::PathBuf>,
     pub compatibility: BTreeMap<String, String>,
+}
+
+/// Topics that go by another name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameTopics {
+    pub from: String,
+    pub to: String,
+    pub only: Option<String>,
+    pub not: Option<String>,
+    pub schemas: Option<bool>,
+    pub key_field: Option<String>,
+    pub key_from: Option<String>,
+    pub key_to: Option<String>,
 }
 
 /// How documents become flat records.

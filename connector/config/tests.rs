@@ -384,12 +384,13 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 20] = [
+const TABLES: [&str; 21] = [
     "source",
     "source.postgres",
     "source.mongodb",
     "format",
     "format.flat",
+    "format.rename_topics",
     "dead_letters",
     "signature",
     "route",
@@ -408,7 +409,7 @@ const TABLES: [&str; 20] = [
 ];
 
 /// Of those, lists of tables.
-const LISTED: [&str; 2] = ["route", "route.outbox.fields"];
+const LISTED: [&str; 3] = ["route", "route.outbox.fields", "format.rename_topics"];
 
 /// Keys that are tables of keys which others define.
 const FREE: [&str; 3] = ["sink.kafka.client", "sink.kafka.topic_defaults.config", "sink.kafka.topics"];

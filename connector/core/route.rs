@@ -1,8 +1,9 @@
 //! Which topic and which partition a record goes to. Pure; topics are asked for once per relation version
 //! and selector. What a file says of it is a `rule`, with its texts in `template` and its
-//! conditions in `filter`.
+//! conditions in `filter`, other names of topics in `rename`.
 
 pub mod filter;
+pub mod rename;
 pub mod rule;
 pub mod template;
 

@@ -1,7 +1,7 @@
 //! A connector as Kafka Connect is given it, a JSON file with Debezium's properties: read into the keys of a
 //! TOML file, which then goes the way of every other. Start at `translate`.
 //!
-//! Each property is looked up in `properties`: taken over (`shared`, `postgres`, `mongodb`), idle, or refused
+//! Each property is looked up in `properties`: taken over (`shared`, `transforms`, `postgres`, `mongodb`), idle, or refused
 //! with a reason; one that is not there is answered with the nearest that is.
 
 mod connect;
@@ -11,6 +11,7 @@ mod mongodb;
 mod postgres;
 mod properties;
 mod shared;
+mod transforms;
 
 use std::collections::BTreeMap;
 
@@ -85,6 +86,7 @@ pub fn translate(document: &Document) -> Result<Translated, Vec<Problem>> {
     connect::topics(&given, &mut keys);
     connect::producer(&mut given, &mut keys);
     shared::format(&mut given, &mut keys);
+    transforms::transforms(kind, &mut given, &mut keys);
     match kind {
         Kind::Postgres => postgres::source(&mut given, &mut keys),
         Kind::Mongodb => mongodb::source(&mut given, &mut keys),

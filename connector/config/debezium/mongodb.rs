@@ -23,7 +23,6 @@ pub fn source(given: &mut Given, keys: &mut Keys) {
     collections(given, keys);
     fields(given, keys);
     capture(given, keys);
-    transforms(given, keys);
     let modes = [("initial", "initial"), ("no_data", "no_data"), ("never", "no_data")];
     let mode = given.word("snapshot.mode", &modes);
     keys.set(SOURCE, "snapshot", mode, "snapshot.mode");
@@ -108,25 +107,11 @@ fn name(expression: &str, literal: bool) -> Option<String> {
     fits.then(|| if whole { format!("{plain}.*") } else { plain.to_owned() })
 }
 
-const FLAT: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
-
-/// The one transform that is ours too.
-fn transforms(given: &mut Given, keys: &mut Keys) {
-    let names = given.list("transforms");
-    for (index, name) in names.iter().enumerate() {
-        let of = |option: &str| format!("transforms.{name}.{option}");
-        let kind = given.get(&of("type")).unwrap_or_default().to_owned();
-        if kind != FLAT || index > 0 {
-            given.wrong(format!("{}: {kind:?} cannot be had, only {FLAT}, once: see [[route]]", of("type")));
-            continue;
-        }
-        keys.set("format", "envelope", "flat", "transforms");
-        flat(given, keys, &of);
-    }
-}
-
-fn flat(given: &mut Given, keys: &mut Keys, of: &impl Fn(&str) -> String) {
+/// The transform of this name, which makes documents flat.
+pub fn flat(name: &str, given: &mut Given, keys: &mut Keys) {
     const SECTION: &str = "format.flat";
+    let of = |option: &str| format!("transforms.{name}.{option}");
+    keys.set("format", "envelope", "flat", "transforms");
     for (option, _) in given.under(&of("")) {
         let is_known = matches!(
             option.as_str(),

@@ -143,8 +143,16 @@ pub const CONNECT: &[Property] = &[
     ("offsets.storage.topic", "the worker's", Idle("the position is in a topic of its own")),
     ("config.action.reload", "restart", Idle("secrets are read at the start")),
     ("plugin.*", "", Idle("there are no plugins")),
-    ("predicates", "", Refused("predicates choose records for transforms, of which there are none")),
-    ("predicates.*", "", Refused("predicates choose records for transforms, of which there are none")),
+    (
+        "transforms",
+        "",
+        Becomes(
+            "format.rename_topics for RegexRouter and ByLogicalTableRouter, format.flat for ExtractNewDocumentState; any other is refused with the key to use",
+        ),
+    ),
+    ("transforms.*", "", Becomes("format.rename_topics, format.flat")),
+    ("predicates", "", Becomes("format.rename_topics: only and not, for TopicNameMatches")),
+    ("predicates.*", "", Becomes("format.rename_topics: only and not")),
 ];
 
 /// Of both connectors.
@@ -348,14 +356,6 @@ pub const POSTGRES: &[Property] = &[
     ("heartbeat.action.query", "", Becomes("source.postgres.heartbeat_query")),
     ("message.prefix.include.list", "all", Becomes("source.postgres.message_events")),
     ("message.prefix.exclude.list", "", Becomes("source.postgres.exclude_message_events")),
-    (
-        "transforms",
-        "",
-        Refused(
-            "single message transforms are Java code; a [[route]] of a TOML file renames topics, flattens rows and publishes outboxes",
-        ),
-    ),
-    ("transforms.*", "", Refused("single message transforms are Java code; see [[route]]")),
 ];
 
 /// Of the MongoDB connector.
@@ -433,12 +433,6 @@ pub const MONGODB: &[Property] = &[
         ),
     ),
     ("internal.mongodb.allow.offset.invalidation", "false", Idle("positions are the connector's own")),
-    (
-        "transforms",
-        "",
-        Becomes("format.envelope, for io.debezium.connector.mongodb.transforms.ExtractNewDocumentState"),
-    ),
-    ("transforms.*", "", Becomes("format.flat")),
 ];
 
 /// Whether a property's name is this one, or one of its kind.

@@ -11,6 +11,7 @@ use crate::config::Environment;
 use crate::config::load;
 use crate::config::settings::Connector;
 use crate::registry::{Sink, Source};
+use millrace_core::route::rename::Rename;
 
 const POSTGRES_FILE: &str = r#"{
   "name": "shop-connector",
@@ -117,7 +118,7 @@ fn an_unknown_property_is_answered_with_the_nearest_one() {
 #[test]
 fn what_cannot_be_had_is_refused_with_its_reason() {
     for (property, value, expected) in [
-        ("transforms", "unwrap", "transforms: cannot be had: single message transforms are Java code"),
+        ("transforms", "unwrap", "transforms.unwrap.type: is missing"),
         ("signal.enabled.channels", "source,kafka", "\"kafka\" cannot be had, only source and file"),
         ("snapshot.locking.mode", "custom", "only none, shared: nothing is locked"),
         ("lsn.flush.mode", "manual", "what is delivered is always confirmed"),
@@ -292,4 +293,41 @@ fn no_property_is_named_twice() {
             assert_eq!(all.iter().filter(|other| other == &name).count(), 1, "{name}");
         }
     }
+}
+
+/// A file with these properties.
+fn with_all(properties: &[(&str, &str)]) -> String {
+    properties.iter().fold(POSTGRES_FILE.to_owned(), |text, (property, value)| with(&text, property, value))
+}
+
+#[test]
+fn routers_of_topics_become_renames_and_other_transforms_are_refused_with_the_key_to_use() {
+    let text = with_all(&[
+        ("transforms", "short,shards,flat"),
+        ("transforms.short.type", "org.apache.kafka.connect.transforms.RegexRouter"),
+        ("transforms.short.regex", "[^.]+\\.(.*)"),
+        ("transforms.short.replacement", "$1"),
+        ("transforms.short.predicate", "beats"),
+        ("transforms.short.negate", "true"),
+        ("transforms.shards.type", "io.debezium.transforms.ByLogicalTableRouter"),
+        ("transforms.shards.topic.regex", "(.*)_\\d+"),
+        ("transforms.shards.topic.replacement", "$1"),
+        ("transforms.shards.key.field.name", "shard"),
+        ("transforms.shards.key.field.regex", ".*_(\\d+)"),
+        ("transforms.shards.key.field.replacement", "$1"),
+        ("transforms.flat.type", "io.debezium.transforms.ExtractNewRecordState"),
+        ("predicates", "beats"),
+        ("predicates.beats.type", "org.apache.kafka.connect.transforms.predicates.TopicNameMatches"),
+        ("predicates.beats.pattern", ".*heartbeat.*"),
+    ]);
+    let refused = messages(&text);
+    assert!(refused.contains("transforms.flat.type: ExtractNewRecordState cannot be had"), "{refused}");
+    assert!(refused.contains("envelope = \"flat\""), "{refused}");
+    let renames = read(&with(&text, "transforms", "short,shards")).unwrap().format.renames;
+    let short = Rename::new("[^.]+\\.(.*)", "$1").and_then(|rename| rename.only(".*heartbeat.*", true));
+    let shards = Rename::new("(.*)_\\d+", "$1").map(|rename| rename.with_schemas(true));
+    let shards = shards.and_then(|rename| rename.with_key_field("shard", Some((".*_(\\d+)", "$1"))));
+    assert_eq!(renames, [short.unwrap(), shards.unwrap()]);
+    let misspelt = messages(&with(&text, "transforms.short.regexp", "x"));
+    assert!(misspelt.contains("transforms.short.regexp: is not a property"), "{misspelt}");
 }

@@ -8,6 +8,7 @@ use super::spelling::Spelling;
 use crate::batch::Op;
 use crate::pattern::Pattern;
 use crate::relation::Relation;
+use crate::route::rename::Rename;
 use crate::route::rule::{OnReject, Route};
 
 /// How records look.
@@ -17,6 +18,8 @@ pub struct Format {
     pub topic_prefix: String,
     pub envelope: Envelope,
     pub encoding: Encoding,
+    /// Topics of relations that go by other names, each rule after the one before.
+    pub renames: Vec<Rename>,
     pub dialect: Dialect,
     pub decimals: Decimals,
     pub times: Times,
@@ -79,6 +82,7 @@ impl Format {
             topic_prefix,
             envelope: Envelope::Debezium,
             encoding: Encoding::Avro,
+            renames: Vec::new(),
             dialect: Dialect::Millrace,
             decimals: Decimals::Precise,
             times: Times::Adaptive,

@@ -409,6 +409,8 @@ mod oracle_test;
 #[cfg(test)]
 mod outbox_test;
 #[cfg(test)]
+mod rename_test;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod schema_test;

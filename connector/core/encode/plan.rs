@@ -1,8 +1,10 @@
 //! What is decided once per relation version: where every record goes, and for every field the bytes around
 //! its value and those that stand for null, for a row that was not sent and for an unchanged value.
 
+mod envelope;
+
 use super::avro::Avro;
-use super::connect::{Field, Names, Schema};
+use super::connect::{Base, Field, Names, Schema};
 use super::disguise::Disguise;
 use super::document::UpdatePlan;
 use super::flat::FlatPlan;
@@ -14,16 +16,17 @@ use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::short::Lead;
 use super::tail::Tail;
 use super::target::{Place, Target};
-use super::transaction::BlockPlan;
 use super::typed::Typed;
 use super::value::{Rare, Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Envelope, Format, Skipped, avro_schema, header, json_schema};
-use crate::batch::document;
 use crate::error::{Error, Result};
-use crate::relation::{Column, Relation, Shape, SourceBlock, SourceValue};
+use crate::relation::{Column, Relation, Shape};
 use crate::route::filter::{Bound, Filter};
+use crate::route::rename::{Renamed, renamed};
 use crate::route::rule::{Route, TopicRule};
-use crate::route::topic_name;
+use crate::route::{is_topic_name, topic_name};
+
+pub(crate) use self::envelope::{EnvelopePlan, SourceField};
 
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -88,48 +91,6 @@ pub(crate) struct ColumnPlan {
     pub unchanged: Lead,
 }
 
-/// The envelope around the rows, up to the operation; what follows is the same for a whole batch.
-#[derive(Debug)]
-pub(crate) struct EnvelopePlan {
-    pub before_null: Lead,
-    pub before_lead: Lead,
-    pub after_null: Lead,
-    pub after_lead: Lead,
-    pub source: Vec<SourceStep>,
-    /// Cells of a change.
-    pub cells: usize,
-    /// From the last changing field of the source block to the operation's letter, or to the message.
-    pub op_lead: Lead,
-    /// Where events tell of their transactions.
-    pub block: Option<BlockPlan>,
-}
-
-/// Constant bytes, then one field of the source block that changes from row to row.
-#[derive(Debug)]
-pub(crate) struct SourceStep {
-    pub lead: Lead,
-    pub field: SourceField,
-}
-
-#[derive(Debug)]
-pub(crate) enum SourceField {
-    Snapshot,
-    CommitMs,
-    CommitUs,
-    CommitNs,
-    Sequence,
-    TransactionId,
-    Place,
-    Increment,
-    /// The whole field, by whether the cell holds something.
-    Cell {
-        index: usize,
-        is_long: bool,
-        value: Lead,
-        null: Lead,
-    },
-}
-
 /// What the schemas of a relation are, before they have ids.
 pub(crate) struct Draft<'a> {
     format: &'a Format,
@@ -139,6 +100,8 @@ pub(crate) struct Draft<'a> {
     /// The topic of the relation, where no route says another.
     topic_name: String,
     key_columns: Vec<u16>,
+    /// Behind those: fields that are the same in every key.
+    key_fields: Vec<(String, String)>,
     key: Option<Schema>,
     envelope: Schema,
     /// Its schemas are those of its documents, one by one.
@@ -172,12 +135,17 @@ impl<'a> Draft<'a> {
         relation: &'a Relation,
         widened: Vec<usize>,
     ) -> Result<Self> {
-        let topic_name = topic_name(&format.topic_prefix, relation);
+        let first_name = topic_name(&format.topic_prefix, relation);
+        let Renamed { topic: topic_name, schemas, key_fields } = renamed(&format.renames, first_name.clone());
+        if !is_topic_name(&topic_name) {
+            return Err(Error::config(format!("{first_name} cannot be called {topic_name:?}"))
+                .hint("correct format.rename_topics: a topic has letters, digits, `.`, `_` and `-`"));
+        }
         let key_columns = chosen_key(route, relation)?;
-        let logical = match format.dialect {
+        let logical = schemas.unwrap_or_else(|| match format.dialect {
             Dialect::Millrace => format!("{}.{}", format.topic_prefix, relation.full_name()),
-            Dialect::Debezium => topic_name.clone(),
-        };
+            Dialect::Debezium => first_name,
+        });
         let names = Names { logical: format.schema_names.full(&logical).into_owned() };
         let nullable = |index| is_nullable(relation, &widened, index);
         let schema = |(index, column): (usize, &Column)| field(column, nullable(index), format).1;
@@ -190,7 +158,10 @@ impl<'a> Draft<'a> {
             })
         };
         let row = shown_columns(format, relation).map(row).collect::<Result<Vec<Field>>>()?;
-        let key: Vec<Field> = columns_at(relation, &key_columns).map(schema).collect();
+        let mut key: Vec<Field> = columns_at(relation, &key_columns).map(schema).collect();
+        if !key.is_empty() {
+            key.extend(key_fields.iter().map(|(name, _)| Field::new(name, Schema::new(Base::String))));
+        }
         let key = (!key.is_empty()).then(|| match relation.shape {
             Shape::Rows | Shape::Documents => names.key(key),
             Shape::Messages => Names::message("Key", key),
@@ -207,8 +178,18 @@ impl<'a> Draft<'a> {
             (Shape::Rows | Shape::Documents, Envelope::Flat | Envelope::Outbox) => names.value(row),
         };
         let flat = None;
-        let mut draft =
-            Self { format, route, relation, widened, topic_name, key_columns, key, envelope, flat };
+        let mut draft = Self {
+            format,
+            route,
+            relation,
+            widened,
+            topic_name,
+            key_columns,
+            key_fields,
+            key,
+            envelope,
+            flat,
+        };
         if (relation.shape, format.envelope) == (Shape::Documents, Envelope::Flat) {
             draft.flat = Some(FlatPlan::new(format, relation, &names.logical, draft.topic_name())?);
         }
@@ -316,7 +297,7 @@ impl<'a> Draft<'a> {
         let key_columns = || columns_at(relation, &self.key_columns);
         let key = self.key.as_ref().map(|schema| {
             let (head, foot) = frame(self.format.encoding, schema, ids.key);
-            RowPlan::compile::<W>(&self, key_columns(), &head, foot)
+            RowPlan::compile::<W>(&self, key_columns(), &head, foot).closed::<W>(&self.key_fields, foot)
         });
         let header_key = key.is_some().then(|| RowPlan::for_header(&self, key_columns()));
         let (head, foot) = frame(self.format.encoding, &self.envelope, ids.value);
@@ -436,6 +417,16 @@ impl RowPlan {
         plan
     }
 
+    /// With these fields behind its columns.
+    fn closed<W: Writer>(self, fields: &[(String, String)], foot: &[u8]) -> Self {
+        let mut close = Vec::new();
+        for (name, text) in fields {
+            close.extend(W::lead(name, false, Union::Required));
+            W::string(&mut close, text.as_bytes());
+        }
+        Self { close: [&close, W::STRUCT_CLOSE, foot].concat().into(), ..self }
+    }
+
     /// Puts on the disguises that the format asks for.
     fn disguised<W: Writer>(mut self, draft: &Draft<'_>) -> Self {
         if draft.format.is_disguised {
@@ -517,84 +508,5 @@ impl ColumnPlan {
             unchanged: unchanged.into(),
             r#type,
         }
-    }
-}
-
-impl EnvelopePlan {
-    fn compile<W: Writer>(relation: &Relation, head: &[u8], has_block: bool) -> Self {
-        let open = [head, W::STRUCT_OPEN].concat();
-        let (source, mut constant) = Self::source::<W>(&relation.source);
-        constant.extend_from_slice(W::STRUCT_CLOSE);
-        let block = has_block.then(|| BlockPlan::of::<W>(relation.shape, &constant));
-        let (op, cells) = match relation.shape {
-            Shape::Rows => {
-                constant.extend(W::null("transaction", false, Union::NullFirst));
-                (Union::Required, relation.columns.len())
-            }
-            Shape::Messages => {
-                constant.extend(W::null("transaction", false, Union::NullFirst));
-                constant.extend(W::lead("message", false, Union::Required));
-                (Union::Required, relation.columns.len())
-            }
-            Shape::Documents => (Union::NullFirst, document::CELLS),
-        };
-        if relation.shape != Shape::Messages {
-            constant.extend(W::lead("op", false, op));
-            constant.extend_from_slice(W::OP_OPEN);
-        }
-        Self {
-            before_null: [open.clone(), W::null("before", true, Union::NullFirst)].concat().into(),
-            before_lead: [open, W::lead("before", true, Union::NullFirst)].concat().into(),
-            after_null: W::null("after", false, Union::NullFirst).into(),
-            after_lead: W::lead("after", false, Union::NullFirst).into(),
-            source,
-            cells,
-            op_lead: constant.into(),
-            block,
-        }
-    }
-
-    /// The block's changing fields, and the constant bytes after the last of them.
-    fn source<W: Writer>(block: &SourceBlock) -> (Vec<SourceStep>, Vec<u8>) {
-        let mut steps = Vec::new();
-        let mut constant = [W::lead("source", false, Union::Required), W::STRUCT_OPEN.into()].concat();
-        for (place, field) in block.fields.iter().enumerate() {
-            let is_first = place == 0;
-            let mut lead = |union| constant.extend(W::lead(field.name, is_first, union));
-            let changing = match &field.value {
-                SourceValue::Text(text) => {
-                    lead(Union::Required);
-                    W::string(&mut constant, text.as_bytes());
-                    continue;
-                }
-                SourceValue::NoLong | SourceValue::NoText => {
-                    constant.extend(W::null(field.name, is_first, Union::NullFirst));
-                    continue;
-                }
-                SourceValue::Snapshot => SourceField::Snapshot,
-                SourceValue::CommitMs => SourceField::CommitMs,
-                SourceValue::CommitUs => SourceField::CommitUs,
-                SourceValue::CommitNs => SourceField::CommitNs,
-                SourceValue::Sequence => SourceField::Sequence,
-                SourceValue::TransactionId => SourceField::TransactionId,
-                SourceValue::Place => SourceField::Place,
-                SourceValue::Increment => SourceField::Increment,
-                SourceValue::CellText(index) | SourceValue::CellLong(index) => SourceField::Cell {
-                    index: *index,
-                    is_long: matches!(field.value, SourceValue::CellLong(_)),
-                    value: W::lead(field.name, is_first, Union::NullFirst).into(),
-                    null: W::null(field.name, is_first, Union::NullFirst).into(),
-                },
-            };
-            match changing {
-                SourceField::Snapshot => lead(Union::NullLast),
-                SourceField::CommitMs | SourceField::Increment => lead(Union::Required),
-                // Whether it is null is known with the change only.
-                SourceField::Cell { .. } => {}
-                _ => lead(Union::NullFirst),
-            }
-            steps.push(SourceStep { lead: std::mem::take(&mut constant).into(), field: changing });
-        }
-        (steps, constant)
     }
 }

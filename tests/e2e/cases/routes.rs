@@ -62,3 +62,30 @@ async fn a_route_that_does_not_fit_its_table_stops_and_names_the_column() {
     let refusal = shop.not_ready("FAILED").await;
     refusal.expect_reason(&["public.orders", "customer"]).expect_hint(&["id, note"]);
 }
+
+#[tokio::test]
+async fn shards_of_a_table_share_a_topic_of_another_name() {
+    let mut shop = Shop::open("renamed").await;
+    for shard in ["items_1", "items_2"] {
+        shop.table(shard, "id int PRIMARY KEY, note text").await;
+    }
+    shop.capture(&["public.orders", "public.items_1", "public.items_2"]);
+    shop.file.lay(
+        "[[format.rename_topics]]\nfrom = '(.*)_\\d'\nto = '$1'\nschemas = true\nkey_field = 'shard'\n\
+         key_from = '.*_(\\d)'\nkey_to = '$1'\n",
+    );
+    shop.file.set("format/encoding", "json");
+    shop.start().await;
+    shop.sql.run("INSERT INTO items_1 VALUES (7, 'one')").await;
+    shop.sql.run("INSERT INTO items_2 VALUES (7, 'two')").await;
+    let topic = shop.topic("public.items");
+    let found = wait_for_records(&shop.servers.kafka.bootstrap(), &[&topic], 2).await;
+    let mut seen: Vec<_> =
+        found.iter().map(|record| (record.key.clone(), record.json()["after"]["note"].clone())).collect();
+    seen.sort_by_key(|(key, _)| key.clone());
+    let key = |shard: &str| Some(format!(r#"{{"id":7,"shard":"{shard}"}}"#));
+    assert_eq!(seen, [(key("1"), json!("one")), (key("2"), json!("two"))]);
+    // What no rule fits keeps its name.
+    shop.rows(1..=1).await;
+    shop.expect_rows(1..=1).await;
+}
