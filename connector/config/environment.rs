@@ -11,12 +11,14 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 20] = [
+pub const LISTS: [&str; 22] = [
     "source.postgres.tables",
     "source.postgres.exclude_tables",
     "source.postgres.messages",
     "source.postgres.message_events",
     "source.postgres.exclude_message_events",
+    "source.postgres.reselect_columns",
+    "source.postgres.exclude_reselect_columns",
     "source.mongodb.collections",
     "source.mongodb.exclude_collections",
     "source.mongodb.exclude_fields",

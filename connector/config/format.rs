@@ -72,7 +72,6 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     format.tombstones = raw.tombstones.unwrap_or(format.tombstones);
     format.truncates = raw.truncates.unwrap_or(format.truncates);
     beside_rows(raw, &mut format, problems);
-    rename::topics(&raw.rename_topics, &mut format, problems);
     format.flat = flat(&raw.flat, problems);
     if let Some(placeholder) = &raw.placeholder {
         format.placeholder.clone_from(placeholder);
@@ -91,7 +90,7 @@ pub fn resolve(raw: &raw::Format, name: &str, problems: &mut Problems) -> Format
     format
 }
 
-/// Transactions, heartbeats and notifications, on topics of their own.
+/// Transactions, heartbeats and notifications, on topics of their own, and other names for all topics.
 fn beside_rows(raw: &raw::Format, format: &mut Format, problems: &mut Problems) {
     let mut topic = |key: &str, chosen: &Option<String>, usual: String| {
         let name = chosen.clone().unwrap_or(usual);
@@ -130,6 +129,7 @@ fn beside_rows(raw: &raw::Format, format: &mut Format, problems: &mut Problems) 
             problems.add(&format!("format.{key}"), format!("has no effect without {switch}"));
         }
     }
+    rename::topics(&raw.rename_topics, format, problems);
 }
 
 /// Documents as flat records. The names of parts begin as Debezium's do, unless the file says otherwise.

@@ -79,13 +79,10 @@ pub async fn run<S: Source, K: Sink>(
         notes: sink.notes(),
         progress: progress.clone(),
     };
-    let beat = format.heartbeat.as_ref().map(|heartbeat| Beat::new(heartbeat.every));
-    let mut news = progress.news();
-    news.mark_changed();
     let encoder = EncodeTask {
         end: from.clone(),
-        beat,
-        news,
+        beat: format.heartbeat.as_ref().map(|heartbeat| Beat::new(heartbeat.every)),
+        news: progress.news(),
         encoder: Encoder::new(format, sink.targets(), progress.clone()),
         full: full_out,
         empties: empty_in,

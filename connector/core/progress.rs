@@ -355,9 +355,11 @@ impl Progress {
         *self.notified.borrow()
     }
 
-    /// Changes with each notification.
+    /// Changes with each notification, and has for those that were there before.
     pub fn news(&self) -> watch::Receiver<u64> {
-        self.notified.subscribe()
+        let mut news = self.notified.subscribe();
+        news.mark_changed();
+        news
     }
 
     /// Those after the first `told`, as far as they are kept, and how many there were.

@@ -61,7 +61,7 @@ async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> 
     }
     let all = Wanted { tables: all, ..wanted.clone() };
     published(report, found.as_ref(), &all, &facts, settings);
-    if settings.snapshot.rows {
+    if settings.snapshot.rows || !settings.reselected.is_off() {
         readable(report, client, &wanted, settings).await?;
     }
     let found = slot::read(client, &settings.slot).await?;
@@ -168,12 +168,12 @@ async fn readable(report: &mut Report, client: &Client, wanted: &Wanted, setting
         let (subject, user) = (format!("rows of {}", table.name()), quoted(&settings.user));
         if !may_read {
             let grant = format!("GRANT SELECT ON {} TO {user};", table.name().sql());
-            report.warn(subject, "may not be read: its snapshot will stop the connector", grant);
+            report.warn(subject, "may not be read: what has to read them will stop the connector", grant);
         } else if is_filtered {
             let bypass = format!("ALTER ROLE {user} BYPASSRLS;");
             report.warn(
                 subject,
-                "are hidden in part by row security: its snapshot will stop the connector",
+                "are hidden in part by row security: what has to read them will stop the connector",
                 bypass,
             );
         }

@@ -1,6 +1,7 @@
 //! `[source.postgres]`: `Raw` mirrors the file, `Settings` is what the source works with. Start at
 //! `Settings::resolve`, which lists every problem at once.
 
+mod reselect;
 mod signals;
 mod url;
 
@@ -17,6 +18,7 @@ use serde::Deserialize;
 
 use crate::messages::Prefixes;
 use crate::tables::TablePattern;
+pub use reselect::Reselected;
 pub use signals::Signals;
 pub use url::{Host, Password, Server, Target};
 
@@ -57,6 +59,11 @@ pub struct Raw {
     pub message_events: Vec<String>,
     #[serde(default)]
     pub exclude_message_events: Vec<String>,
+    #[serde(default)]
+    pub reselect_columns: Vec<String>,
+    #[serde(default)]
+    pub exclude_reselect_columns: Vec<String>,
+    pub reselect_nulls: Option<bool>,
     pub signal_table: Option<String>,
     pub signal_file: Option<PathBuf>,
     pub signal_file_interval_s: Option<u64>,
@@ -257,6 +264,8 @@ pub struct Settings {
     pub messages: Vec<String>,
     /// Prefixes of logical messages that make events.
     pub message_events: Prefixes,
+    /// Values that are read again where an update did not send them.
+    pub reselected: Reselected,
     pub signals: Signals,
     pub publication: String,
     pub slot: String,
@@ -301,6 +310,9 @@ impl Settings {
         let settings = Self {
             connector: connector.to_owned(),
             tls: tls(&raw, &url, &mut problems),
+            message_events: message_events(&raw, &mut problems),
+            reselected: Reselected::resolve(&raw, &mut problems),
+            signals: Signals::resolve(&raw, &mut problems),
             password: problems.only_one(
                 raw.password.map(Password::Own),
                 url.password.as_ref().map(|_| Password::OfUrl(raw.url)),
@@ -320,15 +332,6 @@ impl Settings {
             partitions: raw.partitions.unwrap_or_default(),
             message_keys: message_keys(raw.message_keys, &mut problems),
             messages: raw.messages.unwrap_or_default(),
-            message_events: Prefixes {
-                wanted: problems.prefixes("message_events", &raw.message_events),
-                unwanted: problems.prefixes("exclude_message_events", &raw.exclude_message_events),
-            },
-            signals: Signals::resolve(
-                raw.signal_table,
-                (raw.signal_file, raw.signal_file_interval_s),
-                &mut problems,
-            ),
             publication: problems.name("publication", raw.publication, &own),
             slot: problems.slot(raw.slot, &own),
             create_publication: raw.create_publication.unwrap_or(true),
@@ -469,6 +472,14 @@ fn message_keys(
     keys
 }
 
+fn message_events(raw: &Raw, problems: &mut Problems) -> Prefixes {
+    let hint = "write a prefix, or /expression/";
+    Prefixes {
+        wanted: problems.expressions(("message_events", hint), &raw.message_events),
+        unwanted: problems.expressions(("exclude_message_events", hint), &raw.exclude_message_events),
+    }
+}
+
 /// Collects what is wrong instead of stopping at the first of it.
 struct Problems(Vec<Error>);
 
@@ -501,12 +512,12 @@ impl Problems {
         given
     }
 
-    fn prefixes(&mut self, key: &str, given: &[String]) -> Vec<Pattern> {
+    fn expressions(&mut self, (key, hint): (&str, &str), given: &[String]) -> Vec<Pattern> {
         let mut found = Vec::new();
         for text in given {
             match Pattern::parse(text) {
                 Ok(pattern) => found.push(pattern),
-                Err(why) => self.add(format!("{key}: {text:?} {why}"), "write a prefix, or /expression/"),
+                Err(why) => self.add(format!("{key}: {text:?} {why}"), hint),
             }
         }
         found

@@ -18,6 +18,7 @@ pub mod position;
 pub mod publication;
 pub mod relation;
 mod remove;
+mod reselect;
 pub mod server;
 mod session;
 mod signals;

@@ -215,7 +215,8 @@ impl PostgresSource {
         let messages = Messages::new(&settings.messages, &settings.message_events, &self.origin);
         let signals = SignalTable::new(settings.signals.table.clone(), Heard::noted(&feed.notes));
         let session = Session::new(position, messages, Some(tracker)).listening(signals);
-        let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), Some(desk));
+        let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), Some(desk))
+            .reselecting(self.reselect(client.clone()));
         let thread = tokio::task::spawn_blocking(move || stream.run());
         Ok(Reading { thread, told })
     }

@@ -18,6 +18,7 @@ use millrace_core::source::{
 use crate::lsn::Lsn;
 use crate::pgoutput::RelationMessage;
 use crate::position::Stored;
+use crate::reselect::Reselect;
 use crate::session::{Session, Step};
 use crate::snapshot::desk::{Desk, Order};
 use crate::wire::{Filled, Frame, Wire};
@@ -78,6 +79,8 @@ pub struct Stream {
     told: Arc<Told>,
     /// Where the readers of rows ask for something.
     desk: Option<Desk>,
+    /// Completes rows, where the file asks for that.
+    reselect: Option<Reselect>,
     batch: Option<ChangeBatch>,
     /// When the batch was taken up.
     batch_since: Instant,
@@ -112,6 +115,7 @@ impl Stream {
             limits,
             told,
             desk,
+            reselect: None,
             batch: None,
             batch_since: now,
             stopping_since: None,
@@ -122,6 +126,10 @@ impl Stream {
             next_advance: now + ADVANCE_EVERY,
             reply_owed: false,
         }
+    }
+
+    pub fn reselecting(self, reselect: Option<Reselect>) -> Self {
+        Self { reselect, ..self }
     }
 
     /// Ends with `Ok` only because the feed is stopping or broken.
@@ -265,13 +273,19 @@ impl Stream {
                     session.advance(end)?;
                     reply |= reply_requested;
                 }
-                CopyData::XLog { lsn, data } => match session.apply(data, lsn, batch)? {
-                    Step::Quiet | Step::Ended => {}
-                    Step::Relation(message) => {
-                        let (oid, relation, captured) = (self.describe)(message)?;
-                        session.define(oid, relation, captured);
+                CopyData::XLog { lsn, data } => {
+                    let changes = batch.changes.len();
+                    match session.apply(data, lsn, batch)? {
+                        Step::Quiet | Step::Ended => {}
+                        Step::Relation(message) => {
+                            let (oid, relation, captured) = (self.describe)(message)?;
+                            session.define(oid, relation, captured);
+                        }
                     }
-                },
+                    if let Some(reselect) = self.reselect.as_mut().filter(|_| batch.changes.len() > changes) {
+                        reselect.fill(batch)?;
+                    }
+                }
             }
             full = self.limits.batch.are_reached(batch, session.is_whole());
             if reading {

@@ -4,6 +4,7 @@ use toml::{Table, Value};
 
 use super::given::{Given, expression, split};
 use super::keys::{Keys, list, seconds};
+use super::properties::{CONNECT, POSTGRES, Property, SHARED, is_named};
 use super::shared::escaped;
 
 const SOURCE: &str = "source.postgres";
@@ -18,7 +19,50 @@ pub fn source(given: &mut Given, keys: &mut Keys) {
     snapshot(given, keys);
     messages(given, keys);
     signals(given, keys);
+    post_processors(given, keys);
     heartbeat(given, keys);
+}
+
+/// The one that reads values again.
+fn post_processors(given: &mut Given, keys: &mut Keys) {
+    let names = given.list("post.processors");
+    for (property, _) in given.under("") {
+        let name = property.strip_suffix(".type").or(property.split_once(".reselect.").map(|(name, _)| name));
+        let is_own = name.is_none_or(|name| names.iter().any(|own| own == name));
+        let fits = |(pattern, ..): &Property| !pattern.starts_with("*.") && is_named(pattern, &property);
+        if !is_own && !POSTGRES.iter().chain(SHARED).chain(CONNECT).any(fits) {
+            given.wrong(format!("{property}: is not a property of this connector"));
+        }
+    }
+    for (index, name) in names.iter().enumerate() {
+        let of = |option: &str| format!("{name}.{option}");
+        let class = given.required(&of("type"));
+        if class.is_empty() {
+            continue;
+        }
+        if class.rsplit('.').next() != Some("ReselectColumnsPostProcessor") || index > 0 {
+            given.wrong(format!("{}: only ReselectColumnsPostProcessor can be had, once", of("type")));
+            continue;
+        }
+        // There a column stands behind a colon.
+        let mut columns = |property: &str| {
+            let texts = given.list(&of(property));
+            let texts = texts.iter().map(|text| text.replace("(?:", "(").replace(':', "\\."));
+            texts.map(|text| given.expression(property, &text)).collect::<Vec<_>>()
+        };
+        let [mut wanted, mut unwanted] =
+            ["reselect.columns.include.list", "reselect.columns.exclude.list"].map(&mut columns);
+        if wanted.is_empty() {
+            wanted.push("*".to_owned());
+        } else {
+            // There the one list is not looked at beside the other.
+            unwanted.clear();
+        }
+        let nulls = given.flag(&of("reselect.null.values"), true);
+        keys.set(SOURCE, "reselect_columns", list(wanted), &of("reselect.columns.include.list"));
+        keys.set(SOURCE, "exclude_reselect_columns", list(unwanted), &of("reselect.columns.exclude.list"));
+        keys.set(SOURCE, "reselect_nulls", nulls, &of("reselect.null.values"));
+    }
 }
 
 /// REST takes signals besides; a topic and JMX are not listened to.

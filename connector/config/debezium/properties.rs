@@ -196,7 +196,6 @@ pub const SHARED: &[Property] = &[
     ("statistics.metrics.enabled", "false", Idle(METRICS)),
     ("custom.sanitize.pattern", "", Idle("secrets are never logged")),
     ("converters", "", Refused(CODE)),
-    ("post.processors", "", Refused(CODE)),
     ("signal.*", "", Refused(NO_SIGNALS)),
     ("incremental.snapshot.chunk.size", "1024", Idle("snapshot_chunk_rows says it")),
     (
@@ -229,6 +228,26 @@ pub const SHARED: &[Property] = &[
 
 /// Of the Postgres connector.
 pub const POSTGRES: &[Property] = &[
+    (
+        "post.processors",
+        "",
+        Becomes("source.postgres.reselect_columns for ReselectColumnsPostProcessor, and no other"),
+    ),
+    ("*.type", "", Becomes("the class of a post processor")),
+    (
+        "*.reselect.columns.include.list",
+        "",
+        Becomes("source.postgres.reselect_columns; without it, of all columns"),
+    ),
+    ("*.reselect.columns.exclude.list", "", Becomes("source.postgres.exclude_reselect_columns")),
+    ("*.reselect.null.values", "true", Becomes("source.postgres.reselect_nulls")),
+    ("*.reselect.unavailable.values", "true", Only(&["true"], "that is what it is for")),
+    ("*.reselect.use.event.key", "false", Only(&["false"], "rows are found by their replica identity")),
+    (
+        "*.reselect.error.handling.mode",
+        "warn",
+        Idle("a query that fails is tried again, and what is gone keeps the placeholder"),
+    ),
     (
         "signal.enabled.channels",
         "source",
@@ -360,6 +379,7 @@ pub const POSTGRES: &[Property] = &[
 
 /// Of the MongoDB connector.
 pub const MONGODB: &[Property] = &[
+    ("post.processors", "", Refused(CODE)),
     ("signal.enabled.channels", "source", Only(&["source"], NO_SIGNALS)),
     ("signal.poll.interval.ms", "5000", Idle("no signals are read")),
     ("mongodb.connection.string", "", Becomes("source.mongodb.url")),

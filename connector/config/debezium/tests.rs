@@ -331,3 +331,31 @@ fn routers_of_topics_become_renames_and_other_transforms_are_refused_with_the_ke
     let misspelt = messages(&with(&text, "transforms.short.regexp", "x"));
     assert!(misspelt.contains("transforms.short.regexp: is not a property"), "{misspelt}");
 }
+
+#[test]
+fn the_post_processor_that_reads_values_again_is_ours_and_no_other_is() {
+    let reselecting = |options: &[(&str, &str)]| {
+        let class = "io.debezium.processors.reselect.ReselectColumnsPostProcessor";
+        let text = with_all(&[("post.processors", "again"), ("again.type", class)]);
+        options
+            .iter()
+            .fold(text, |text, (option, value)| with(&text, &format!("again.reselect.{option}"), value))
+    };
+    let of = |text: &str| match read(text).unwrap().source {
+        Source::Postgres(source) => source.reselected,
+        other => panic!("{other:?}"),
+    };
+    let chosen = of(&reselecting(&[
+        ("columns.include.list", "public\\.papers:(?:body|.*_text)"),
+        ("null.values", "false"),
+    ]));
+    assert!(chosen.names("public.papers.body") && chosen.names("public.papers.long_text"));
+    assert!(!chosen.names("public.papers.note") && !chosen.nulls);
+    let all = of(&reselecting(&[("columns.exclude.list", "public\\.papers:note")]));
+    assert!(all.names("public.papers.body") && !all.names("public.papers.note") && all.nulls);
+    assert!(of(POSTGRES_FILE).is_off());
+    let other = messages(&with_all(&[("post.processors", "again"), ("again.type", "x.Other")]));
+    assert!(other.contains("only ReselectColumnsPostProcessor can be had"), "{other}");
+    let stray = messages(&with(POSTGRES_FILE, "again.type", "x"));
+    assert!(stray.contains("again.type: is not a property of this connector"), "{stray}");
+}

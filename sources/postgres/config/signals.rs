@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Problems;
+use super::{Problems, Raw};
 use crate::tables::{TableName, TablePattern};
 
 /// As Debezium looks at its file.
@@ -18,13 +18,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    pub(super) fn resolve(
-        table: Option<String>,
-        (file, interval_s): (Option<PathBuf>, Option<u64>),
-        problems: &mut Problems,
-    ) -> Self {
-        let every = problems.seconds("signal_file_interval_s", interval_s, FILE_INTERVAL, 1);
-        let table = table.and_then(|text| match TablePattern::parse(&text) {
+    pub(super) fn resolve(raw: &Raw, problems: &mut Problems) -> Self {
+        let every = problems.seconds("signal_file_interval_s", raw.signal_file_interval_s, FILE_INTERVAL, 1);
+        let table = raw.signal_table.as_deref().and_then(|text| match TablePattern::parse(text) {
             Ok(TablePattern::One(name)) => Some(name),
             Ok(TablePattern::Schema(_) | TablePattern::Expression(_)) => {
                 problems.add(format!("signal_table {text:?} is not one table"), "write schema.table");
@@ -35,7 +31,7 @@ impl Signals {
                 None
             }
         });
-        Self { table, file: file.map(|file| (file, every)) }
+        Self { table, file: raw.signal_file.clone().map(|file| (file, every)) }
     }
 
     pub fn is(&self, table: &TableName) -> bool {

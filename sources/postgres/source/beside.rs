@@ -1,14 +1,17 @@
 //! What the query connection does beside the stream: heartbeats, a look at the slot, a look for a promotion.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{Progress, State};
-use tokio_postgres::Client;
+use tokio::runtime::Handle;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{PostgresSource, QUERY_PATIENCE, no_answer};
 use crate::config::WalPolicy;
 use crate::lsn::Lsn;
+use crate::reselect::Reselect;
 use crate::stream::Told;
 use crate::{server, slot};
 
@@ -25,6 +28,24 @@ impl PostgresSource {
             tracing::info!(timeline = facts.timeline, "the standby was promoted; streaming goes on from it");
         }
         Ok(facts.in_recovery)
+    }
+
+    /// Whoever completes rows, where the file names columns for that. Called on the stream's thread.
+    pub(super) fn reselect(&self, client: Arc<Client>) -> Option<Reselect> {
+        let (runtime, settings) = (Handle::current(), self.settings.clone());
+        let columns = Some(self.settings.reselected.clone()).filter(|columns| !columns.is_off())?;
+        let query = move |sql: &str| {
+            let asked = tokio::time::timeout(QUERY_PATIENCE, client.simple_query(sql));
+            let answer = runtime.block_on(asked).map_err(|_| no_answer(&settings))?;
+            let what = "cannot read a value that was not sent";
+            let messages = answer.map_err(|error| crate::errors::query(what, error))?;
+            let row = messages.iter().find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            });
+            Ok(row.map(|row| (0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect()))
+        };
+        Some(Reselect::new(columns, Box::new(query)))
     }
 
     /// What the file asks for at every heartbeat: its own query, or a message.
