@@ -308,14 +308,15 @@ impl Session {
         self.unwatch();
     }
 
-    /// Changes of tables that are through need not be watched.
+    /// Changes of tables that are through need not be watched, unless the same table was asked for once more.
     fn unwatch(&mut self) {
         let Some(tracker) = &self.tracker else { return };
         for entry in self.relations.values_mut() {
             if let Capture::Watched(table) = entry.capture
                 && tracker.is_done(table)
             {
-                entry.capture = Capture::Yes;
+                let again = tracker.table(&entry.relation.namespace, &entry.relation.name);
+                entry.capture = again.map_or(Capture::Yes, Capture::Watched);
             }
         }
     }

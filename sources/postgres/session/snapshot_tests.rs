@@ -402,6 +402,24 @@ fn a_table_that_is_asked_for_later_is_watched_from_then_on_and_no_longer_once_it
 }
 
 #[test]
+fn a_table_that_is_asked_for_while_it_is_read_is_watched_for_that_too() {
+    let (outcomes, _) = tokio::sync::mpsc::channel(1);
+    let mut session = reading(Phase::Reading);
+    let mut batch = fresh(&mut session);
+    play(&mut session, &[described()], &mut batch).expect("play");
+    let note = TableNote { parts: vec![Part::default()], ..TableNote::new(Phase::Reading) };
+    let table = TableName::new("public", "t");
+    session.watch(vec![Unread { table, note, listed: Vec::new(), is_keyless: false }]);
+    session.give_up(0);
+    let seen = Visibility::parse("101:105:102").expect("a snapshot");
+    session.tracker().expect("it").open(Opened { id: 1, table: 1, seen, turn: Turn::Message, outcomes });
+    let log = [transaction(30, 102, delete(30, 2)), message(40, "us", 1)].concat();
+    play(&mut session, &log, &mut batch).expect("play");
+    read(&mut session, 1, &[1, 2, 3], false);
+    assert_eq!(place(&mut session).0, reads(&[1, 3]));
+}
+
+#[test]
 fn a_snapshot_must_see_what_was_streamed_until_one_has() {
     let mut session = reading(Phase::Pending);
     let mut batch = fresh(&mut session);
