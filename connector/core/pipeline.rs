@@ -32,6 +32,9 @@ const BATCHES: usize = 2;
 /// work to another thread costs more than it saves.
 const SMALL_BATCH_BYTES: usize = 64 * 1024;
 
+/// Between two looks at whether the newest batch is settled: what waits for it is in no hurry.
+const SETTLED_LOOK: Duration = Duration::from_millis(20);
+
 /// What the encoder hands to the sink's task.
 enum Down {
     Batch(EncodedBatch),
@@ -174,7 +177,7 @@ impl<T: Targets> EncodeTask<T> {
                     }
                     continue;
                 }
-                end = told(&mut self.news, &self.end) => {
+                end = told(&mut self.news, &self.end, &self.progress) => {
                     if self.encoder.has_news() && !self.alone(end, false).await? {
                         return Ok(());
                     }
@@ -318,13 +321,16 @@ async fn due(beat: &mut Option<Beat>, end: &Option<Position>) -> Position {
     end.clone()
 }
 
-/// Ready when there may be something to tell alone, at this position. Cancel-safe.
-async fn told(news: &mut watch::Receiver<u64>, end: &Option<Position>) -> Position {
-    match end {
-        // The sender lives as long as the connector.
-        Some(end) if news.changed().await.is_ok() => end.clone(),
-        _ => std::future::pending().await,
+/// Ready when there may be something to tell alone, at this position. Cancel-safe: whatever goes instead tells it.
+async fn told(news: &mut watch::Receiver<u64>, end: &Option<Position>, progress: &Progress) -> Position {
+    let Some(end) = end.as_ref() else { return std::future::pending().await };
+    // The sender lives as long as the connector.
+    let _ = news.changed().await;
+    // Two batches that end alike and are under way together could not be told apart once one is settled.
+    while progress.position().as_ref() != Some(end) {
+        tokio::time::sleep(SETTLED_LOOK).await;
     }
+    end.clone()
 }
 
 /// A batch that the sink has and has not settled.
