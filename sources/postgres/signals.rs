@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn rows() -> ChangeBatch {
-        let mut batch = ChangeBatch { bytes: b"oneloghi".to_vec(), ..ChangeBatch::default() };
+        let mut batch = ChangeBatch { bytes: b"onelog{}".to_vec(), ..ChangeBatch::default() };
         for (start, len) in [(0, 3), (3, 3), (6, 2)] {
             batch.cells.push(Cell { start, len, tag: Tag::Text });
         }
