@@ -16,7 +16,7 @@ const HEARTBEATS: &str = "heartbeat";
 /// How many kinds of difference a report shows.
 const SHOWN_MAX: usize = 60;
 /// How much of a value a report shows.
-const VALUE_SHOWN: usize = 160;
+const VALUE_SHOWN: usize = 400;
 
 /// Something that only one side wrote, or wrote differently.
 #[derive(Clone, Debug, PartialEq, Eq)]

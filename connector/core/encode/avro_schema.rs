@@ -16,7 +16,7 @@ const UNNAMED: &str = "io.confluent.connect.avro.ConnectDefault";
 
 /// `adjust` replaces characters that Avro does not allow in names; `connect.name` keeps the original.
 pub(crate) fn text(schema: &Schema, adjust: bool) -> String {
-    let mut printer = Printer { out: String::new(), seen: Vec::new(), unnamed: 0, adjust };
+    let mut printer = Printer { out: String::new(), seen: Vec::new(), unnamed: Vec::new(), adjust };
     printer.schema(schema, "");
     printer.out
 }
@@ -25,8 +25,8 @@ struct Printer {
     out: String,
     /// Full names of the records printed so far: a second use is a name alone.
     seen: Vec<String>,
-    /// How many structs without a name there were.
-    unnamed: u32,
+    /// The structs without a name: equal ones have one.
+    unnamed: Vec<Schema>,
     adjust: bool,
 }
 
@@ -160,7 +160,7 @@ impl Printer {
     fn record_of(&mut self, schema: &Schema, properties: &Schema, fields: &[Field], enclosing: &str) {
         let full = match &schema.name {
             Some(original) => self.adjusted_name(original),
-            None => self.unnamed(),
+            None => self.unnamed(schema),
         };
         let (namespace, name) = full.rsplit_once('.').unwrap_or(("", &full));
         if self.seen.contains(&full) {
@@ -193,11 +193,15 @@ impl Printer {
     }
 
     /// AvroData's name for a struct that has none, with a number from the second one on.
-    fn unnamed(&mut self) -> String {
-        self.unnamed += 1;
-        match self.unnamed {
-            1 => UNNAMED.to_owned(),
-            number => format!("{UNNAMED}{number}"),
+    fn unnamed(&mut self, schema: &Schema) -> String {
+        let known = self.unnamed.iter().position(|known| known == schema);
+        let index = known.unwrap_or_else(|| {
+            self.unnamed.push(schema.clone());
+            self.unnamed.len() - 1
+        });
+        match index {
+            0 => UNNAMED.to_owned(),
+            index => format!("{UNNAMED}{}", index + 1),
         }
     }
 

@@ -7,7 +7,7 @@ use super::lexical::number;
 use super::value::Type;
 use crate::relation::{SourceBlock, SourceValue};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Schema {
     pub base: Base,
     pub optional: bool,
@@ -18,7 +18,7 @@ pub(crate) struct Schema {
     pub default: Option<Literal>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Base {
     Boolean,
     Int16,
@@ -33,7 +33,7 @@ pub(crate) enum Base {
     Struct(Vec<Field>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Field {
     pub name: String,
     pub schema: Schema,
@@ -41,7 +41,7 @@ pub(crate) struct Field {
 
 /// A default, as the two schema texts print it. They differ in bytes: characters of ISO 8859-1 in Avro,
 /// base64 in JSON.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Literal {
     pub avro: String,
     pub json: String,

@@ -106,6 +106,19 @@ fn a_delete_is_a_tombstone_or_nothing_or_rewritten() {
 }
 
 #[test]
+fn a_tombstone_after_a_rewritten_delete_has_the_delete_s_headers() {
+    let headers = ["op", "source.db"].map(|part| Added::parse(part, "__").unwrap()).into();
+    let settings = Flat { deletes: Deletes::RewriteWithTombstone, headers, ..Flat::default() };
+    let gone: [(Op, Parts<'_>); 1] = [(Op::Delete, &[(ID, "1"), (BEFORE, "{\"_id\": 1}")])];
+    let seen = encode(flat(as_json(false, debezium()), settings), &gone);
+    assert_eq!(seen[1].value, None);
+    for name in ["__op", "__source_db"] {
+        assert_eq!(header(&seen[1], name), header(&seen[0], name), "{name}");
+        assert!(header(&seen[1], name).is_some(), "{name}");
+    }
+}
+
+#[test]
 fn nested_fields_stand_in_the_document_where_it_is_flattened() {
     let settings = Flat { delimiter: Some("-".into()), ..Flat::default() };
     let document = "{\"_id\": 1,\"in\": {\"x\": 1,\"y\": {\"z\": true},\"e\": {}},\"list\": [1]}";

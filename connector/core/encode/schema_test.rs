@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::connect::{Base, Field, Schema};
 use super::scene::*;
 use super::*;
 use crate::relation::{Column, Kind};
@@ -170,4 +171,18 @@ fn the_json_schema_block_is_that_of_kafka_connect() {
     assert_eq!(parsed["schema"]["version"], 2);
     assert_eq!(parsed["payload"]["after"], json!({"id": 7, "amount": "AJY=", "note": "hi", "tags": ["a"]}));
     assert!(desk.registry.schemas.lock().unwrap().is_empty());
+}
+
+#[test]
+fn structs_without_a_name_share_one_where_they_are_equal_and_have_numbers_where_they_are_not() {
+    let of = |member: &str| {
+        let members = vec![Field::new(member, Schema::new(Base::Int32))];
+        Schema::new(Base::Struct(members)).optional()
+    };
+    let fields = vec![Field::new("a", of("x")), Field::new("b", of("y")), Field::new("c", of("x"))];
+    let whole = Schema { name: Some("shop.Row".into()), ..Schema::new(Base::Struct(fields)) };
+    let parsed: Json = serde_json::from_str(&avro_schema::text(&whole, false)).unwrap();
+    let kind = |index: usize| parsed["fields"][index]["type"][1].clone();
+    assert_eq!((&kind(0)["name"], &kind(1)["name"]), (&json!("ConnectDefault"), &json!("ConnectDefault2")));
+    assert_eq!(kind(2), json!("io.confluent.connect.avro.ConnectDefault"));
 }

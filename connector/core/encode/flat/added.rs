@@ -110,10 +110,6 @@ impl Taken {
         Ok((schema.optional(), taken))
     }
 
-    pub(crate) fn is_op(&self) -> bool {
-        matches!(self, Self::Op)
-    }
-
     pub(crate) fn node(&self, facts: &Facts<'_>) -> Node {
         let numbers = |of: fn(&Numbers) -> i64| {
             facts.numbers.as_ref().map_or(Node::Null, |(numbers, _)| Node::Int64(of(numbers)))

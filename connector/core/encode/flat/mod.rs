@@ -23,7 +23,7 @@ use super::lexical::Bad;
 use super::plan::frame;
 use super::target::View;
 use super::value::Writer;
-use super::{Dialect, Encoding, Format, Spelling, avro_schema, header, reject};
+use super::{Dialect, Encoding, Format, Spelling, avro_schema, reject};
 use crate::batch::{Cell, Change, ChangeBatch, Op, Span, Tag, document};
 use crate::error::Result;
 use crate::relation::Relation;
@@ -380,10 +380,7 @@ impl<'a> Pass<'a> {
             && plan.format.tombstones
             && key.is_some()
         {
-            added.clear();
-            for (name, _) in flat.headers.iter().filter(|(_, taken)| taken.is_op()) {
-                header::put(&mut added, name, |out| out.push(b'd'));
-            }
+            // With all that the delete has: in Debezium the two records have their headers in common.
             let headers = self.document_headers(context, &[], (1, &added), None)?;
             self.push(context, row, key, None, headers)?;
         }
