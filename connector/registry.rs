@@ -10,6 +10,7 @@ use millrace_core::pattern::Pattern;
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
+use millrace_core::route::rule::{Converter, Routed};
 use millrace_core::signal::Signal;
 use millrace_core::sink::Sink as _;
 use millrace_core::source::Source as _;
@@ -181,7 +182,10 @@ pub const CLASSES: &[&str] = &["millrace.source.postgres", "millrace.source.mong
 fn needs_registry(format: &Format) -> bool {
     format.encoding == Encoding::Avro
         || format.routes.iter().any(|route| {
-            let is_typed = route.outbox.as_ref().is_some_and(|outbox| outbox.schemas.is_some());
+            let is_avro = |routed: &Routed| [routed.key, routed.value].contains(&Converter::Avro);
+            let is_typed = route.outbox.as_ref().is_some_and(|outbox| {
+                outbox.schemas.is_some() || outbox.routed.as_ref().is_some_and(is_avro)
+            });
             route.format.encoding == Encoding::Avro || is_typed
         })
 }

@@ -14,6 +14,7 @@ mod raw;
 mod references;
 mod rename;
 mod route;
+mod routed;
 mod settings;
 mod shown;
 mod strict;

@@ -145,6 +145,20 @@ pub struct Outbox {
     pub schemas: BTreeMap<String, String>,
     pub fields: Vec<Field>,
     pub cloudevents: CloudEvents,
+    pub routed: Routed,
+}
+
+/// Records as Debezium's event router and Kafka Connect's converters write them.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Routed {
+    pub key: Option<String>,
+    pub value: Option<String>,
+    pub expand: Option<bool>,
+    pub expanded_nulls: Option<String>,
+    pub schema_version: Option<String>,
+    pub placed: Vec<String>,
+    pub missing: Option<String>,
 }
 
 /// The value or the headers as CloudEvents 1.0 has them.

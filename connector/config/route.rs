@@ -15,6 +15,7 @@ use super::Problems;
 use super::cloudevents;
 use super::format::choice;
 use super::raw;
+use super::routed;
 
 const POLICIES: [(&str, OnReject); 2] = [("stop", OnReject::Stop), ("dead_letter", OnReject::DeadLetter)];
 
@@ -99,6 +100,9 @@ fn route(raw: &raw::Route, default: &Format, problems: &mut Problems) -> Route {
     let mut header_texts: Vec<_> = raw.header_texts.clone().into_iter().collect();
     if let Some(outbox) = &mut outbox {
         cloudevents::lay(&raw.outbox.cloudevents, outbox, &mut headers, &mut header_texts, problems);
+        if outbox.routed.is_some() && !headers.is_empty() {
+            problems.add("route.headers", "are in `placed` of [route.outbox.routed], where there is one");
+        }
     }
     if outbox.is_none() && raw.outbox != raw::Outbox::default() {
         problems.add("route.outbox", "has no effect without envelope = \"outbox\"");
@@ -215,6 +219,7 @@ fn outbox(raw: &raw::Outbox, problems: &mut Problems) -> Outbox {
             .unwrap_or(default.on_update),
         fields: raw.fields.iter().filter_map(|raw| field(raw, problems)).collect(),
         schemas: schemas(raw, problems),
+        routed: routed::resolve(raw, problems),
     }
 }
 

@@ -311,6 +311,9 @@ pub struct Record {
     pub time_ms: i64,
 }
 
+/// Stands for the length of a header's value that is null.
+pub(crate) const HEADER_NULL: u32 = u32::MAX;
+
 /// Records on their way from the encoder to a sink.
 #[derive(Debug, Default)]
 pub struct EncodedBatch {
@@ -350,14 +353,17 @@ impl EncodedBatch {
         self.bytes.get(start..start + span.len as usize).unwrap_or_default()
     }
 
-    /// The headers of a record, name and value.
-    pub fn headers(&self, record: &Record) -> impl Iterator<Item = (&str, &[u8])> {
+    /// The headers of a record, name and value; `None` for a null.
+    pub fn headers(&self, record: &Record) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
         let mut rest = self.slice(record.headers);
         std::iter::from_fn(move || {
             let (len, tail) = rest.split_first_chunk::<2>()?;
             let (name, tail) = tail.split_at_checked(u16::from_le_bytes(*len) as usize)?;
             let (len, tail) = tail.split_first_chunk::<4>()?;
-            let (value, tail) = tail.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+            let (value, tail) = match u32::from_le_bytes(*len) {
+                HEADER_NULL => (None, tail),
+                len => tail.split_at_checked(len as usize).map(|(value, tail)| (Some(value), tail))?,
+            };
             rest = tail;
             Some((std::str::from_utf8(name).ok()?, value))
         })
@@ -416,7 +422,8 @@ mod tests {
     fn headers_come_back_as_they_were_written() {
         let mut batch = EncodedBatch::default();
         batch.bytes.extend_from_slice(&[1, 0, b'a', 2, 0, 0, 0, b'x', b'y', 1, 0, b'b', 0, 0, 0, 0]);
-        let headers = Span { start: 0, len: 16 };
+        batch.bytes.extend_from_slice(&[1, 0, b'c', 255, 255, 255, 255, 1, 0, b'd', 1, 0, 0, 0, b'z']);
+        let headers = Span { start: 0, len: 31 };
         let record = Record {
             topic: 0,
             partition: 0,
@@ -427,6 +434,8 @@ mod tests {
             time_ms: 0,
         };
         let seen: Vec<_> = batch.headers(&record).collect();
-        assert_eq!(seen, [("a", &b"xy"[..]), ("b", &b""[..])]);
+        let expected: [(_, Option<&[u8]>); 4] =
+            [("a", Some(b"xy")), ("b", Some(b"")), ("c", None), ("d", Some(b"z"))];
+        assert_eq!(seen, expected);
     }
 }

@@ -249,7 +249,7 @@ impl Topic {
         partition: u32,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
         place: u64,
         time_ms: i64,
     ) -> Result<(), Code> {
@@ -341,21 +341,22 @@ impl Drop for Topic {
 struct Headers(*mut sys::rd_kafka_headers_t);
 
 impl Headers {
-    fn new<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
+    fn new<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Self {
         let mut list = Self(ptr::null_mut());
         for (name, value) in headers {
             if list.0.is_null() {
                 // SAFETY: makes a new list. Two is what a record usually has.
                 list.0 = unsafe { sys::rd_kafka_headers_new(2) };
             }
-            // SAFETY: name and value are copied. It fails only for a list that is in use.
+            let (value, len) = value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
+            // SAFETY: name and value are copied, and a null is a value. It fails only for a list that is in use.
             unsafe {
                 sys::rd_kafka_header_add(
                     list.0,
                     name.as_ptr().cast(),
                     name.len() as isize,
-                    value.as_ptr().cast(),
-                    value.len() as isize,
+                    value.cast(),
+                    len as isize,
                 )
             };
         }

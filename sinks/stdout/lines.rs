@@ -20,7 +20,10 @@ pub fn append(out: &mut Vec<u8>, topic: &str, batch: &EncodedBatch, record: &Rec
             out.push(if nth == 0 { b'{' } else { b',' });
             text(out, name);
             out.push(b':');
-            text(out, &String::from_utf8_lossy(value));
+            match value {
+                Some(value) => text(out, &String::from_utf8_lossy(value)),
+                None => out.extend_from_slice(b"null"),
+            }
         }
         out.push(b'}');
     }

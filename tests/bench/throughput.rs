@@ -47,7 +47,13 @@ impl Workload {
     }
 
     pub fn of_single_rows(name: &'static str, load: Load, rows: u64) -> Self {
-        Self { name, what: format!("{} one-row transactions", grouped(rows)), load, transactions: rows, size: 1 }
+        Self {
+            name,
+            what: format!("{} one-row transactions", grouped(rows)),
+            load,
+            transactions: rows,
+            size: 1,
+        }
     }
 }
 

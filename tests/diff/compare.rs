@@ -151,6 +151,7 @@ fn pair(topic: &str, left: &Written, right: &Written, allowed: &mut Allowed) -> 
     texts("value", left.value.as_deref(), right.value.as_deref(), &mut differ)?;
     let names =
         |written: &Written| -> Vec<String> { written.headers.iter().map(|(name, _)| name.clone()).collect() };
+    differ("time", &left.time_ms.to_string(), &right.time_ms.to_string());
     differ("headers", &names(left).join(" "), &names(right).join(" "));
     for (name, theirs) in &left.headers {
         if let Some((_, ours)) = right.headers.iter().find(|(other, _)| other == name) {
@@ -180,7 +181,11 @@ fn texts(
         }
         _ => (left, right),
     };
-    let (left, right) = (tokens(left)?, tokens(right)?);
+    let (Ok(left), Ok(right)) = (tokens(left), tokens(right)) else {
+        // No JSON.
+        differ(part, left, right);
+        return Ok(());
+    };
     let places =
         |tokens: &[Token]| -> Vec<String> { tokens.iter().map(|token| token.place.clone()).collect() };
     if places(&left) == places(&right) {
@@ -267,6 +272,7 @@ mod tests {
             key_schema: String::new(),
             value_schema: String::new(),
             headers: Vec::new(),
+            time_ms: 0,
         }
     }
 

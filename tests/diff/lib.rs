@@ -3,12 +3,14 @@
 //! [`postgres::run`] is a whole run, and the place to start reading: it makes random tables, has both sides
 //! read them, writes random rows, and hands both sides' topics to [`compare`]. [`connect`] talks to Kafka
 //! Connect, [`sides`] runs the two, [`records`] reads topics, [`tokens`] takes JSON apart without losing a byte, and [`allowed`] is
-//! the short list of differences that are meant to be. [`mongodb::run`] is the same for documents.
+//! the short list of differences that are meant to be. [`mongodb::run`] is the same for documents, [`outbox::run`]
+//! for the event router, where both sides are given one file.
 
 pub mod allowed;
 pub mod compare;
 pub mod connect;
 pub mod mongodb;
+pub mod outbox;
 pub mod postgres;
 pub mod records;
 pub mod sides;
@@ -23,6 +25,21 @@ pub enum Encoding {
     Avro,
     /// With the schema beside every payload.
     Json,
+    /// Whatever the bytes are.
+    Plain,
+}
+
+/// How the two parts of a record are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encodings {
+    pub key: Encoding,
+    pub value: Encoding,
+}
+
+impl From<Encoding> for Encodings {
+    fn from(encoding: Encoding) -> Self {
+        Self { key: encoding, value: encoding }
+    }
 }
 
 /// The servers that a run uses, and the program under test.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use millrace_ledger::avro;
 use millrace_ledger::reader::{Isolation, Reader, Record};
 
-use crate::{Encoding, Result};
+use crate::{Encoding, Encodings, Result};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -20,6 +20,8 @@ pub struct Written {
     pub key_schema: String,
     pub value_schema: String,
     pub headers: Vec<(String, String)>,
+    /// The record's own time; 0 where it is that of whoever wrote it.
+    pub time_ms: i64,
 }
 
 /// By topic without `prefix`, and partition.
@@ -41,23 +43,37 @@ pub async fn read(bootstrap: &str, prefix: &str, decoder: &mut Decoder) -> Resul
 
 /// Bytes to text.
 pub struct Decoder {
-    encoding: Encoding,
+    encodings: Encodings,
     registry: avro::Registry,
     url: String,
     http: reqwest::Client,
     texts: HashMap<u32, String>,
+    has_times: bool,
 }
 
 impl Decoder {
-    pub fn new(encoding: Encoding, registry: &str) -> Result<Self> {
+    pub fn new(encodings: Encodings, registry: &str) -> Result<Self> {
         let known = avro::Registry::new(registry)?;
         let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
-        Ok(Self { encoding, registry: known, url: registry.to_owned(), http, texts: HashMap::new() })
+        Ok(Self {
+            encodings,
+            registry: known,
+            url: registry.to_owned(),
+            http,
+            texts: HashMap::new(),
+            has_times: false,
+        })
+    }
+
+    /// Records have times that are not those of whoever wrote them.
+    #[must_use]
+    pub fn with_times(self, has_times: bool) -> Self {
+        Self { has_times, ..self }
     }
 
     async fn decode(&mut self, record: &Record) -> Result<Written> {
-        let (key, key_schema) = self.text(record.key.as_deref()).await?;
-        let (value, value_schema) = self.text(record.value.as_deref()).await?;
+        let (key, key_schema) = self.text(self.encodings.key, record.key.as_deref()).await?;
+        let (value, value_schema) = self.text(self.encodings.value, record.value.as_deref()).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let header = |(name, value): &(String, Option<bytes::Bytes>)| {
             (name.clone(), value.as_deref().map_or_else(|| "null".into(), text))
@@ -68,13 +84,16 @@ impl Decoder {
             key_schema,
             value_schema,
             headers: record.headers.iter().map(header).collect(),
+            time_ms: if self.has_times { record.timestamp_ms } else { 0 },
         })
     }
 
-    async fn text(&mut self, bytes: Option<&[u8]>) -> Result<(Option<String>, String)> {
+    async fn text(&mut self, encoding: Encoding, bytes: Option<&[u8]>) -> Result<(Option<String>, String)> {
         let Some(bytes) = bytes else { return Ok((None, String::new())) };
-        if self.encoding == Encoding::Json {
-            return Ok((Some(String::from_utf8(bytes.to_vec())?), String::new()));
+        match encoding {
+            Encoding::Json => return Ok((Some(String::from_utf8(bytes.to_vec())?), String::new())),
+            Encoding::Plain => return Ok((Some(bytes.escape_ascii().to_string()), String::new())),
+            Encoding::Avro => {}
         }
         let decoded = self.registry.decode(bytes).await.map_err(|error| format!("{error:?}"))?;
         let schema = self.schema(decoded.schema_id).await?;

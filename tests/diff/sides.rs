@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::connect::Worker;
 use crate::records::{Decoder, Topics, read};
-use crate::{Encoding, Place, Result};
+use crate::{Encoding, Encodings, Place, Result};
 
 /// Both sides are done with a workload of this size within seconds.
 const DONE_WITHIN: Duration = Duration::from_secs(90);
@@ -28,9 +28,11 @@ const ASIDE: &str = "theirs.";
 pub struct Sides {
     name: String,
     place: Place,
-    encoding: Encoding,
+    encodings: Encodings,
     worker: Worker,
     daemon: Daemon,
+    /// Records have times of their own.
+    pub has_times: bool,
 }
 
 /// What the two are told beyond what is the same for every source.
@@ -50,7 +52,42 @@ impl Sides {
         let mut daemon = Daemon::with_file(&place.binary, &place.dir, name, &file)?;
         worker.start(name, properties(place, encoding, name, told.debezium)?).await?;
         daemon.start()?;
-        Ok(Self { name: name.to_owned(), place: place.clone(), encoding, worker, daemon })
+        Ok(Self {
+            name: name.to_owned(),
+            place: place.clone(),
+            encodings: encoding.into(),
+            worker,
+            daemon,
+            has_times: false,
+        })
+    }
+
+    /// Starts both on one file, but for `theirs` and `ours`, which two readers of one database cannot share, and for
+    /// the transform that moves Debezium's topics aside.
+    pub async fn start_with(
+        place: &Place,
+        encodings: Encodings,
+        name: &str,
+        file: &Map<String, Json>,
+        [theirs, ours]: [Json; 2],
+    ) -> Result<Self> {
+        let laid = |over: Json| -> Result<Map<String, Json>> {
+            let Json::Object(over) = over else { return Err("properties are an object".into()) };
+            let mut all = file.clone();
+            all.extend(over);
+            Ok(all)
+        };
+        let (mut theirs, ours) = (laid(theirs)?, laid(ours)?);
+        let own = theirs.get("transforms").and_then(Json::as_str).unwrap_or_default().to_owned();
+        let own: Vec<&str> = own.split(',').filter(|name| !name.is_empty()).collect();
+        aside(&own, &mut theirs);
+        let worker = Worker::at(&place.connect)?;
+        let text = json!({ "name": name, "config": ours }).to_string();
+        let mut daemon = Daemon::with_file_of(&place.binary, &place.dir, (name, "json"), &text)?;
+        daemon.variables = vec![("MILLRACE__REST__LISTEN".to_owned(), "127.0.0.1:0".to_owned())];
+        worker.start(name, theirs).await?;
+        daemon.start()?;
+        Ok(Self { name: name.to_owned(), place: place.clone(), encodings, worker, daemon, has_times: false })
     }
 
     /// An error if one of them has failed.
@@ -72,7 +109,7 @@ impl Sides {
 
     /// Waits until both have written so many records of this table.
     pub async fn both_hold(&mut self, table: &str, records: usize) -> Result<()> {
-        let mut decoder = Decoder::new(self.encoding, &self.place.registry)?;
+        let mut decoder = self.decoder()?;
         let deadline = Instant::now() + DONE_WITHIN;
         for prefix in [format!("{ASIDE}{}.{table}", self.name), format!("{}.{table}", self.name)] {
             loop {
@@ -88,6 +125,10 @@ impl Sides {
             }
         }
         Ok(())
+    }
+
+    fn decoder(&self) -> Result<Decoder> {
+        Ok(Decoder::new(self.encodings, &self.place.registry)?.with_times(self.has_times))
     }
 
     pub fn name(&self) -> &str {
@@ -110,7 +151,7 @@ impl Sides {
         is_done: impl Fn(&Topics) -> bool,
         mut write: impl AsyncFnMut() -> Result<()>,
     ) -> Result<(Topics, Topics)> {
-        let mut decoder = Decoder::new(self.encoding, &self.place.registry)?;
+        let mut decoder = self.decoder()?;
         let (theirs, ours) = (format!("{ASIDE}{}.", self.name), format!("{}.", self.name));
         let deadline = Instant::now() + DONE_WITHIN;
         loop {
@@ -182,7 +223,7 @@ fn file(place: &Place, encoding: Encoding, name: &str, told: &Told) -> String {
     let Told { source, format, .. } = told;
     let encoding = match encoding {
         Encoding::Avro => "encoding = \"avro\"",
-        Encoding::Json => "encoding = \"json\"\njson_schemas = true",
+        Encoding::Json | Encoding::Plain => "encoding = \"json\"\njson_schemas = true",
     };
     format!(
         "name = \"{name}\"\n\
@@ -195,10 +236,23 @@ fn file(place: &Place, encoding: Encoding, name: &str, told: &Told) -> String {
     )
 }
 
+/// Debezium's topics get other names, behind its own transforms.
+fn aside(own: &[&str], properties: &mut Map<String, Json>) {
+    let all = [own, &["aside"]].concat().join(",");
+    for (key, value) in [
+        ("transforms", all),
+        ("transforms.aside.type", "org.apache.kafka.connect.transforms.RegexRouter".to_owned()),
+        ("transforms.aside.regex", "(.*)".to_owned()),
+        ("transforms.aside.replacement", format!("{ASIDE}$1")),
+    ] {
+        properties.insert(key.to_owned(), value.into());
+    }
+}
+
 fn properties(place: &Place, encoding: Encoding, name: &str, own: Json) -> Result<Map<String, Json>> {
     let converter = match encoding {
         Encoding::Avro => "io.confluent.connect.avro.AvroConverter",
-        Encoding::Json => "org.apache.kafka.connect.json.JsonConverter",
+        Encoding::Json | Encoding::Plain => "org.apache.kafka.connect.json.JsonConverter",
     };
     let mut all = json!({
         "tasks.max": "1",
@@ -210,12 +264,9 @@ fn properties(place: &Place, encoding: Encoding, name: &str, own: Json) -> Resul
         "topic.creation.default.max.message.bytes": RECORD_BYTES_MAX.to_string(),
         "producer.override.max.request.size": RECORD_BYTES_MAX.to_string(),
         "producer.override.buffer.memory": (2 * RECORD_BYTES_MAX).to_string(),
-        "transforms": "aside",
-        "transforms.aside.type": "org.apache.kafka.connect.transforms.RegexRouter",
-        "transforms.aside.regex": "(.*)",
-        "transforms.aside.replacement": format!("{ASIDE}$1"),
     });
     let all = all.as_object_mut().ok_or("not an object")?;
+    aside(&[], all);
     for side in ["key", "value"] {
         all.insert(format!("{side}.converter"), converter.into());
         all.insert(format!("{side}.converter.schema.registry.url"), place.registry.clone().into());

@@ -166,8 +166,13 @@ impl Daemon {
 
     /// The same for a file of any text.
     pub fn with_file(binary: &Path, dir: &Path, name: &str, text: &str) -> Result<Daemon> {
+        Self::with_file_of(binary, dir, (name, "toml"), text)
+    }
+
+    /// The same for a file of this kind: toml, json.
+    pub fn with_file_of(binary: &Path, dir: &Path, (name, kind): (&str, &str), text: &str) -> Result<Daemon> {
         std::fs::create_dir_all(dir)?;
-        let file = dir.join(format!("{name}.toml"));
+        let file = dir.join(format!("{name}.{kind}"));
         std::fs::write(&file, text)?;
         let log = dir.join(format!("{name}.log"));
         File::create(&log)?;

@@ -44,30 +44,39 @@ pub fn converters(given: &mut Given, keys: &mut Keys) {
     }
 }
 
-/// What both sides say of their converter.
-fn both(given: &mut Given, option: &str) -> Option<String> {
+const BOTH: &[&str] = &["key", "value"];
+
+/// What these sides, all of them, say of their converter.
+fn said(given: &mut Given, sides: &[&str], option: &str) -> Option<String> {
     let side = |side: &str| format!("{side}.converter.{option}");
-    let (key, value) = (given.get(&side("key")), given.get(&side("value")));
-    if key != value {
+    let all: Vec<Option<&str>> = sides.iter().map(|name| given.get(&side(name))).collect();
+    let (first, is_one) = (all.first().copied().flatten(), all.windows(2).all(|pair| pair[0] == pair[1]));
+    let first = first.map(str::to_owned);
+    if !is_one {
         given.wrong(format!("{}: keys and values have one encoding, and one answer here", side("value")));
         return None;
     }
-    value.map(str::to_owned)
+    first
 }
 
 fn json(given: &mut Given, keys: &mut Keys) {
     keys.set("format", "encoding", "json", "value.converter");
-    let schemas = both(given, "schemas.enable").is_none_or(|text| !text.eq_ignore_ascii_case("false"));
+    let schemas = said(given, BOTH, "schemas.enable").is_none_or(|text| !text.eq_ignore_ascii_case("false"));
     keys.set("format", "json_schemas", schemas, "value.converter.schemas.enable");
 }
 
 fn avro(given: &mut Given, keys: &mut Keys) {
     keys.set("format", "encoding", "avro", "value.converter");
-    if let Some(urls) = both(given, "schema.registry.url") {
+    registry(given, keys, BOTH);
+}
+
+/// Where it is and who asks, as the converters of these sides say.
+pub fn registry(given: &mut Given, keys: &mut Keys, sides: &[&str]) {
+    if let Some(urls) = said(given, sides, "schema.registry.url") {
         let urls = urls.split(',').map(|url| url.trim().to_owned()).collect();
         keys.set("format", "registry", list(urls), "value.converter.schema.registry.url");
     }
-    if let Some(info) = both(given, "basic.auth.user.info") {
+    if let Some(info) = said(given, sides, "basic.auth.user.info") {
         match parted(&info) {
             Some((user, password)) => {
                 let origin = "value.converter.basic.auth.user.info";
@@ -80,7 +89,7 @@ fn avro(given: &mut Given, keys: &mut Keys) {
             ),
         }
     }
-    let token = both(given, "bearer.auth.token");
+    let token = said(given, sides, "bearer.auth.token");
     keys.set_some("format", "registry_token", token, "value.converter.bearer.auth.token");
 }
 

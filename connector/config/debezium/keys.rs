@@ -30,6 +30,11 @@ impl Keys {
         }
     }
 
+    /// Says which property made a key inside of what was set as a whole.
+    pub fn note(&mut self, path: &str, origin: &str) {
+        self.origins.insert(path.to_owned(), origin.to_owned());
+    }
+
     /// The text of a TOML file, and the properties by key.
     pub fn into_text(self) -> (String, BTreeMap<String, String>) {
         // Tables of strings, numbers and lists: they can always be written.

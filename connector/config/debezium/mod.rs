@@ -1,13 +1,14 @@
 //! A connector as Kafka Connect is given it, a JSON file with Debezium's properties: read into the keys of a
 //! TOML file, which then goes the way of every other. Start at `translate`.
 //!
-//! Each property is looked up in `properties`: taken over (`shared`, `transforms`, `postgres`, `mongodb`), idle, or refused
-//! with a reason; one that is not there is answered with the nearest that is.
+//! Each property is looked up in `properties`: taken over (`shared`, `transforms`, `outbox`, `postgres`, `mongodb`), idle,
+//! or refused with a reason; one that is not there is answered with the nearest that is.
 
 mod connect;
 mod given;
 mod keys;
 mod mongodb;
+mod outbox;
 mod postgres;
 mod properties;
 mod shared;
@@ -82,11 +83,17 @@ pub fn translate(document: &Document) -> Result<Translated, Vec<Problem>> {
     judge(&mut given, &tables);
     let mut keys = Keys::default();
     connect::connector(name, &mut given, &mut keys);
-    connect::converters(&mut given, &mut keys);
+    let routed = outbox::name(&given, kind);
+    match &routed {
+        None => connect::converters(&mut given, &mut keys),
+        Some(name) => outbox::route(name, &mut given, &mut keys),
+    }
     connect::topics(&given, &mut keys);
     connect::producer(&mut given, &mut keys);
     shared::format(&mut given, &mut keys);
-    transforms::transforms(kind, &mut given, &mut keys);
+    if routed.is_none() {
+        transforms::transforms(kind, &mut given, &mut keys);
+    }
     match kind {
         Kind::Postgres => postgres::source(&mut given, &mut keys),
         Kind::Mongodb => mongodb::source(&mut given, &mut keys),
@@ -111,30 +118,35 @@ fn tables(kind: Kind) -> Vec<&'static Property> {
 fn judge(given: &mut Given, tables: &[&Property]) {
     let all: Vec<(String, String)> = given.properties.clone().into_iter().collect();
     for (name, value) in all {
-        // The most exact of the names that fit.
-        let fits = tables.iter().filter(|(pattern, ..)| is_named(pattern, &name));
-        let found = fits.max_by_key(|(pattern, ..)| (!pattern.contains('*'), pattern.len()));
-        match found {
-            None => {
-                let known: Vec<&str> = tables.iter().map(|(name, ..)| *name).collect();
-                let message = format!("{name}: is not a property of this connector");
-                match nearest(&name, &known) {
-                    Some(near) => given.wrong_with_hint(message, format!("did you mean {near}?")),
-                    None => given.wrong_with_hint(message, "see configs/debezium.md".to_owned()),
-                }
+        judge_one(given, ("", &name), &value, tables);
+    }
+}
+
+/// `name` stands behind `prefix`, of which the tables know nothing.
+fn judge_one(given: &mut Given, (prefix, name): (&str, &str), value: &str, tables: &[&Property]) {
+    // The most exact of the names that fit.
+    let fits = tables.iter().filter(|(pattern, ..)| is_named(pattern, name));
+    let found = fits.max_by_key(|(pattern, ..)| (!pattern.contains('*'), pattern.len()));
+    match found {
+        None => {
+            let known: Vec<&str> = tables.iter().map(|(name, ..)| *name).collect();
+            let message = format!("{prefix}{name}: is not a property of this connector");
+            match nearest(name, &known) {
+                Some(near) => given.wrong_with_hint(message, format!("did you mean {prefix}{near}?")),
+                None => given.wrong_with_hint(message, "see configs/debezium.md".to_owned()),
             }
-            Some((_, _, Here::Becomes(_) | Here::Idle(_))) => {}
-            Some((_, default, Here::Only(values, why))) => {
-                let is_one = |allowed: &&str| allowed.eq_ignore_ascii_case(value.trim());
-                if !values.iter().any(is_one) && !is_one(default) {
-                    let values = values.join(", ");
-                    given.wrong(format!("{name}: {value:?} cannot be had, only {values}: {why}"));
-                }
-            }
-            // What says nothing asks for nothing.
-            Some((_, _, Here::Refused(_))) if value.trim().is_empty() => {}
-            Some((_, _, Here::Refused(why))) => given.wrong(format!("{name}: cannot be had: {why}")),
         }
+        Some((_, _, Here::Becomes(_) | Here::Idle(_))) => {}
+        Some((_, default, Here::Only(values, why))) => {
+            let is_one = |allowed: &&str| allowed.eq_ignore_ascii_case(value.trim());
+            if !values.iter().any(is_one) && !is_one(default) {
+                let values = values.join(", ");
+                given.wrong(format!("{prefix}{name}: {value:?} cannot be had, only {values}: {why}"));
+            }
+        }
+        // What says nothing asks for nothing.
+        Some((_, _, Here::Refused(_))) if value.trim().is_empty() => {}
+        Some((_, _, Here::Refused(why))) => given.wrong(format!("{prefix}{name}: cannot be had: {why}")),
     }
 }
 

@@ -87,7 +87,12 @@ fn signals(given: &mut Given, keys: &mut Keys) {
 fn messages(given: &mut Given, keys: &mut Keys) {
     let [included, excluded] =
         ["message.prefix.include.list", "message.prefix.exclude.list"].map(|list| given.expressions(list));
-    let included = if included.is_empty() { vec![expression(".*")] } else { included };
+    // Beside the event router there are none.
+    let included = match included.is_empty() {
+        true if super::outbox::name(given, super::Kind::Postgres).is_some() => Vec::new(),
+        true => vec![expression(".*")],
+        false => included,
+    };
     keys.set(SOURCE, "message_events", list(included), "message.prefix.include.list");
     keys.set(SOURCE, "exclude_message_events", list(excluded), "message.prefix.exclude.list");
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use millrace_core::encode::Envelope;
 use millrace_core::encode::flat::{Arrays, Deletes};
+use millrace_core::route::rule::{Converter, OnUpdate, Placement};
 
 use super::*;
 use crate::config::Environment;
@@ -193,6 +194,102 @@ fn the_transform_to_flat_documents_is_ours_and_no_other_is() {
     assert!(text.contains("transforms.unwrap.route.by.field: cannot be had"), "{text}");
 }
 
+fn router(options: &[(&str, &str)]) -> String {
+    let text = POSTGRES_FILE
+        .replace("\"key.converter\": \"io.confluent.connect.avro.AvroConverter\",", "")
+        .replace("\"key.converter.schema.registry.url\": \"http://registry:8081\",", "")
+        .replace("\"value.converter\": \"io.confluent.connect.avro.AvroConverter\",", "")
+        .replace("\"value.converter.schema.registry.url\": \"http://registry:8081\",", "");
+    let mut all: Vec<(&str, &str)> = vec![
+        ("transforms", "outbox"),
+        ("transforms.outbox.type", "io.debezium.transforms.outbox.EventRouter"),
+        ("snapshot.mode", "no_data"),
+        ("key.converter", "org.apache.kafka.connect.storage.StringConverter"),
+        ("value.converter", "org.apache.kafka.connect.json.JsonConverter"),
+        ("value.converter.schemas.enable", "false"),
+    ];
+    all.retain(|(name, _)| !options.iter().any(|(other, _)| other == name));
+    all.extend(options);
+    all.iter().fold(text, |text, (property, value)| with(&text, property, value))
+}
+
+#[test]
+fn the_outbox_event_router_is_a_route_over_all_tables() {
+    let connector = read(&router(&[
+        ("transforms.outbox.table.field.event.key", "about"),
+        ("transforms.outbox.table.field.event.timestamp", "at"),
+        ("transforms.outbox.table.op.invalid.behavior", "fatal"),
+        (
+            "transforms.outbox.table.fields.additional.placement",
+            "type:header:eventType,part:partition, a:envelope",
+        ),
+        ("transforms.outbox.table.expand.json.payload", "true"),
+        ("transforms.outbox.table.json.payload.null.behavior", "optional_bytes"),
+        ("transforms.outbox.route.topic.regex", "([a-z]+)\\.(.*)"),
+        ("transforms.outbox.route.topic.replacement", "$2-events"),
+        ("transforms.outbox.route.tombstone.on.empty.payload", "true"),
+    ]))
+    .unwrap();
+    let [route] = &connector.format.routes[..] else { panic!("{:?}", connector.format.routes) };
+    assert_eq!(route.topic.as_ref().and_then(|rule| rule.topic(&["a.b"])).as_deref(), Some("b-events"));
+    let outbox = route.outbox.as_ref().unwrap();
+    assert_eq!((outbox.aggregate.as_str(), outbox.timestamp.as_deref()), ("about", Some("at")));
+    assert_eq!((outbox.on_update, outbox.tombstone_on_empty), (OnUpdate::Stop, true));
+    let routed = outbox.routed.as_ref().unwrap();
+    assert_eq!((routed.key, routed.value), (Converter::Text, Converter::Json { schemas: false }));
+    assert!(routed.expand && routed.keeps_nulls);
+    let placed: Vec<_> = routed.placed.iter().map(|p| (p.column.as_str(), p.at, p.name.as_str())).collect();
+    let expected = [
+        ("type", Placement::Header, "eventType"),
+        ("part", Placement::Partition, "part"),
+        ("a", Placement::Envelope, "a"),
+    ];
+    assert_eq!(placed, expected);
+}
+
+#[test]
+fn what_the_event_router_cannot_be_told_is_said_in_its_own_words() {
+    for (property, value, expected) in [
+        (
+            "transforms.outbox.table.feld.event.id",
+            "x",
+            "did you mean transforms.outbox.table.field.event.id?",
+        ),
+        ("transforms.outbox.predicate", "p", "every table of the connector is an outbox"),
+        ("transforms.outbox.table.op.invalid.behavior", "wrn", "cannot be had, only warn, error, fatal"),
+        (
+            "transforms.outbox.table.fields.additional.placement",
+            "a:nowhere",
+            "table.fields.additional.placement",
+        ),
+        ("transforms.outbox.route.topic.regex", "(", "transforms.outbox.route.topic.regex"),
+        ("transforms.outbox.route.topic.replacement", "$7", "without a group"),
+        ("transforms", "outbox,other", "cannot be had beside \"outbox\""),
+        ("value.converter", "io.confluent.connect.protobuf.ProtobufConverter", "behind the event router"),
+        ("heartbeat.interval.ms", "1000", "not for structs"),
+        ("snapshot.mode", "initial", "snapshot.mode"),
+    ] {
+        let text = messages(&router(&[(property, value)]));
+        assert!(text.contains(expected), "{property}: {text}");
+    }
+}
+
+#[test]
+fn an_event_router_with_one_converter_keeps_the_rest_in_it() {
+    let avro = "io.confluent.connect.avro.AvroConverter";
+    let text = router(&[
+        ("key.converter", avro),
+        ("value.converter", avro),
+        ("key.converter.schema.registry.url", "http://registry:8081"),
+        ("value.converter.schema.registry.url", "http://registry:8081"),
+        ("heartbeat.interval.ms", "1000"),
+    ])
+    .replace("\"value.converter.schemas.enable\": \"false\",", "");
+    let connector = read(&text).unwrap();
+    assert_eq!(connector.format.encoding, millrace_core::encode::Encoding::Avro);
+    assert!(connector.format.heartbeat.is_some());
+}
+
 #[test]
 fn documents_that_are_there_are_read_unless_the_file_says_otherwise() {
     use millrace_mongodb::config::Snapshot;
@@ -256,6 +353,7 @@ fn documented() -> String {
     );
     for (title, properties) in [
         ("Postgres", POSTGRES),
+        ("Postgres: the outbox event router, behind transforms.<name>.", outbox::EVENT_ROUTER),
         ("MongoDB", MONGODB),
         ("Both connectors", SHARED),
         ("Kafka Connect", CONNECT),

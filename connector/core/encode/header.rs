@@ -9,7 +9,7 @@ use super::json;
 use super::plan::RowPlan;
 use super::row::Notes;
 use super::short::Short;
-use crate::batch::ChangeBatch;
+use crate::batch::{ChangeBatch, HEADER_NULL};
 use crate::position::Mark;
 use crate::relation::{Relation, SourceValue};
 
@@ -24,9 +24,19 @@ pub(crate) fn put(out: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)
     let start = out.len();
     fill(out);
     // A value beyond four bytes of length is beyond the size of a record, which is checked for the whole.
-    let len = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    let len = u32::try_from(out.len() - start).unwrap_or(HEADER_NULL);
     if let Some(place) = out.get_mut(len_at..start) {
         place.copy_from_slice(&len.to_le_bytes());
+    }
+}
+
+/// Adds a header whose value is null.
+pub(crate) fn put_null(out: &mut Vec<u8>, name: &str) {
+    let start = out.len();
+    put(out, name, |_| {});
+    let len_at = start + 2 + name.len();
+    if let Some(place) = out.get_mut(len_at..) {
+        place.copy_from_slice(&HEADER_NULL.to_le_bytes());
     }
 }
 

@@ -27,7 +27,7 @@ use self::change::{Fault, Pass, Rejects, Room};
 use self::heartbeat::Pulse;
 use self::notice::Notices;
 use self::plan::{Draft, Plan, SchemaIds};
-use self::target::{Place, Target, View};
+use self::target::{Choice, Place, Target, View};
 use self::transaction::{Count, Ends};
 use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::error::{Error, Result};
@@ -58,6 +58,7 @@ mod object;
 mod outbox;
 mod plan;
 mod reject;
+mod routed;
 mod row;
 mod shapes;
 mod short;
@@ -183,8 +184,11 @@ impl<T: Targets> Encoder<T> {
                 chosen.make_room();
             } else if let Some(flat) = &mut plan.flat {
                 flat.make_room();
-            } else if plan.typed.is_none() {
+            } else if plan.typed.is_none() && !plan.is_routed() {
                 continue;
+            }
+            if let Some(routed) = plan.outbox.as_mut().and_then(|outbox| outbox.routed.as_mut()) {
+                routed.make_room();
             }
             for change in batch.changes.iter().filter(|change| change.relation == at) {
                 if let Some(flat) = &mut plan.flat {
@@ -203,6 +207,11 @@ impl<T: Targets> Encoder<T> {
                     };
                     if let Target::Chosen(chosen) = &mut plan.target {
                         chosen.learn(&self.targets, row).await?;
+                    }
+                    if let Some(routed) = plan.outbox.as_mut().and_then(|outbox| outbox.routed.as_mut())
+                        && let Choice::Place(place) = plan.target.choice(row, &mut self.room.selector)
+                    {
+                        routed.learn(&self.targets, &place.name, row).await?;
                     }
                     if let Some(typed) = &mut plan.typed {
                         typed.learn(&self.targets, row, batch.seq).await?;
@@ -410,6 +419,8 @@ mod oracle_test;
 mod outbox_test;
 #[cfg(test)]
 mod rename_test;
+#[cfg(test)]
+mod routed_test;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]

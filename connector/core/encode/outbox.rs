@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use super::change::{Context, Fault, Pass, Room};
 use super::json::Json;
 use super::lexical::{hex, time};
+use super::routed::RoutedPlan;
 use super::target::View;
 use super::typed::Outcome;
 use super::value::Writer;
@@ -39,6 +40,8 @@ pub(crate) struct OutboxPlan {
     tombstone_on_empty: bool,
     on_update: OnUpdate,
     fields: Vec<FieldPlan>,
+    /// Records are made there.
+    pub routed: Option<Box<RoutedPlan>>,
 }
 
 #[derive(Debug)]
@@ -192,7 +195,20 @@ impl OutboxPlan {
             tombstone_on_empty: outbox.tombstone_on_empty,
             on_update: outbox.on_update,
             fields,
+            routed: None,
         })
+    }
+
+    pub(crate) fn id(&self) -> usize {
+        self.id
+    }
+
+    pub(crate) fn timestamp(&self) -> Option<usize> {
+        self.timestamp
+    }
+
+    pub(crate) fn tracing(&self) -> Option<usize> {
+        self.tracing
     }
 
     /// Once every name is known: those of the document that are looked for.
@@ -305,6 +321,9 @@ impl<'a> Pass<'a> {
     fn event(&mut self, context: Context<'a>, plan: &'a OutboxPlan) -> Result<(), Fault> {
         let cells = self.cells(context, context.change.after)?;
         let row = View { bytes: &self.batch.bytes, cells };
+        if let Some(routed) = &plan.routed {
+            return self.routed(context, plan, routed, row);
+        }
         // Taken out, because the rest of the room is needed beside them.
         let mut members = std::mem::take(&mut self.room.members);
         let mut texts = std::mem::take(&mut self.room.texts);
@@ -410,7 +429,7 @@ impl<'a> Pass<'a> {
 }
 
 /// The headers of a trace, out of lines as Java writes properties.
-fn put_tracing(text: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_tracing(text: &[u8], out: &mut Vec<u8>) {
     for line in text.split(|byte| *byte == b'\n') {
         let Some(at) = line.iter().position(|byte| *byte == b'=' || *byte == b':') else { continue };
         let (name, value) = line.split_at(at);
@@ -501,7 +520,7 @@ fn spaced(text: &[u8], zoned: bool) -> Vec<u8> {
 }
 
 /// Milliseconds since 1970 of a time as the database prints it, of RFC 3339, or of that number itself.
-fn moment_ms(text: &[u8]) -> Option<i64> {
+pub(crate) fn moment_ms(text: &[u8]) -> Option<i64> {
     if let Ok(number) = super::lexical::number::int(text) {
         return Some(number);
     }
@@ -509,7 +528,7 @@ fn moment_ms(text: &[u8]) -> Option<i64> {
     time::rfc3339_us(&spaced(text, has_zone)).ok().map(|micros| micros.div_euclid(1000))
 }
 
-fn number(text: &[u8]) -> Option<u32> {
+pub(crate) fn number(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -519,6 +538,6 @@ fn filled<'a>(row: View<'a>, index: usize) -> Option<&'a [u8]> {
 }
 
 #[cold]
-fn poison(context: Context<'_>, why: Poison) -> Error {
+pub(crate) fn poison(context: Context<'_>, why: Poison) -> Error {
     reject::poison(context.plan, context.change.mark, why)
 }

@@ -13,6 +13,7 @@ use super::json::Json;
 use super::mapping::{field, told, zero};
 use super::message::MessagePlan;
 use super::outbox::{self, Names as RowNames, OutboxPlan};
+use super::routed::RoutedPlan;
 use super::short::Lead;
 use super::tail::Tail;
 use super::target::{Place, Target};
@@ -93,12 +94,14 @@ pub(crate) struct ColumnPlan {
 
 /// What the schemas of a relation are, before they have ids.
 pub(crate) struct Draft<'a> {
-    format: &'a Format,
+    pub(super) format: &'a Format,
     route: Option<&'a Route>,
-    relation: &'a Relation,
-    widened: Vec<usize>,
+    pub(super) relation: &'a Relation,
+    pub(super) widened: Vec<usize>,
     /// The topic of the relation, where no route says another.
     topic_name: String,
+    /// What the names of its schemas begin with.
+    pub(super) logical: String,
     key_columns: Vec<u16>,
     /// Behind those: fields that are the same in every key.
     key_fields: Vec<(String, String)>,
@@ -179,6 +182,7 @@ impl<'a> Draft<'a> {
         };
         let flat = None;
         let mut draft = Self {
+            logical: names.logical.clone(),
             format,
             route,
             relation,
@@ -258,7 +262,10 @@ impl<'a> Draft<'a> {
         });
         let typed = typed.transpose()?;
         let plan = OutboxPlan::compile(route, settings, relation, &mut names)?;
-        let plan = plan.with_document(settings, relation, names)?;
+        let mut plan = plan.with_document(settings, relation, names)?;
+        if let Some(routed) = &settings.routed {
+            plan.routed = Some(Box::new(RoutedPlan::compile(self, route, settings, routed)?));
+        }
         Ok(Asks { choice, headers: Vec::new(), outbox: Some(plan), typed, texts, filter })
     }
 
@@ -360,7 +367,7 @@ pub(crate) fn frame(encoding: Encoding, schema: &Schema, id: u32) -> (Vec<u8>, &
     }
 }
 
-fn is_nullable(relation: &Relation, widened: &[usize], index: usize) -> bool {
+pub(super) fn is_nullable(relation: &Relation, widened: &[usize], index: usize) -> bool {
     relation.columns.get(index).is_some_and(|c| c.nullable) || widened.contains(&index)
 }
 

@@ -203,7 +203,9 @@ impl Desk {
 
     fn seen(&self, out: &EncodedBatch, record: &crate::batch::Record) -> Seen {
         let headers = out.headers(record);
-        let headers = headers.map(|(n, v)| (n.into(), String::from_utf8(v.to_vec()).unwrap())).collect();
+        let headers = headers
+            .map(|(n, v)| (n.into(), String::from_utf8(v.unwrap_or(b"null").to_vec()).unwrap()))
+            .collect();
         let decode = |span: Span| self.decode(out.slice(span));
         Seen {
             key: record.key.map(decode),

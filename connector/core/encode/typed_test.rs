@@ -162,7 +162,9 @@ fn an_event_that_does_not_fit_is_tried_by_the_newest_schema_before_it_is_refused
         insert(&mut batch, &row(payload));
         let out = desk.try_encode(&batch).unwrap();
         let code = out.headers(&out.records[0]).find(|(name, _)| *name == "error.code");
-        code.map_or("-".to_owned(), |(_, code)| String::from_utf8_lossy(code).into_owned())
+        code.map_or("-".to_owned(), |(_, code)| {
+            String::from_utf8_lossy(code.unwrap_or_default()).into_owned()
+        })
     };
     assert_eq!(encode(&mut desk, "{\"a\": 1}"), "no_schema");
     register(&desk, json!([{"name": "a", "type": "int"}]));

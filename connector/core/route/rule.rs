@@ -95,12 +95,14 @@ impl TopicRule {
                 let found = topics.iter().find(|(pattern, _)| pattern.matches(value));
                 found.map(|(_, topic)| topic).or(fallback.as_ref()).cloned()
             }
-            Self::Replace { regex, replacement, .. } => match regex.find(value) {
-                Some(found) if found.len() == value.len() => {
-                    Some(regex.replace(value, replacement.as_str()).into_owned())
-                }
-                _ => Some(value.to_owned()),
-            },
+            Self::Replace { regex, replacement, .. } => {
+                // The expression alone would take `a` of `ab` where it says `a|ab`.
+                let whole = Regex::new(&format!("^(?:{})$", regex.as_str()));
+                Some(match whole.is_ok_and(|whole| whole.is_match(value)) {
+                    true => regex.replace(value, replacement.as_str()).into_owned(),
+                    false => value.to_owned(),
+                })
+            }
         }
     }
 }
@@ -140,6 +142,57 @@ pub struct Outbox {
     pub fields: Vec<Field>,
     /// The value is Avro by one of these; `None`: JSON.
     pub schemas: Option<Schemas>,
+    /// Records are those of Debezium's event router behind Kafka Connect's converters; then `payload_form`, `fields`,
+    /// `partition` and `schemas` say nothing.
+    pub routed: Option<Routed>,
+}
+
+/// How Debezium's event router and Kafka Connect's converters write a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routed {
+    pub key: Converter,
+    pub value: Converter,
+    /// A payload that is JSON becomes a value with a schema of its own.
+    pub expand: bool,
+    /// An expanded null is kept, with the schema of bytes; otherwise it is left out.
+    pub keeps_nulls: bool,
+    /// The column that holds the version of the value's schema.
+    pub schema_version: Option<String>,
+    /// Columns that go somewhere, in the order of the file.
+    pub placed: Vec<Placed>,
+    /// Placed columns that a relation lacks are left out.
+    pub skips_missing: bool,
+}
+
+/// What writes a key or a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Converter {
+    /// The value's text, without quotes.
+    Text,
+    /// Bytes as they are.
+    Bytes,
+    /// JSON, with or without the schema beside it.
+    Json {
+        schemas: bool,
+    },
+    Avro,
+}
+
+/// A column beside those that every event has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub column: String,
+    pub at: Placement,
+    /// Of the header or the member.
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    Header,
+    /// A member of the value, beside the payload.
+    Envelope,
+    Partition,
 }
 
 /// By which schema an event is written.
@@ -166,6 +219,7 @@ impl Default for Outbox {
             on_update: OnUpdate::Reject,
             fields: Vec::new(),
             schemas: None,
+            routed: None,
         }
     }
 }
@@ -179,7 +233,9 @@ impl Outbox {
         let optional = [&self.document, &self.id, &self.timestamp, &self.partition];
         let all = optional.into_iter().flatten().chain([&self.payload, &self.tracing]).chain(of_fields);
         let subject = self.schemas.iter().flat_map(|schemas| schemas.subject.columns());
-        all.map(String::as_str).chain(subject).any(|name| name == column)
+        let placed =
+            self.routed.iter().flat_map(|routed| &routed.placed).map(|placed| placed.column.as_str());
+        all.map(String::as_str).chain(subject).chain(placed).any(|name| name == column)
     }
 }
 
@@ -290,5 +346,16 @@ mod tests {
         };
         assert_eq!(rule.topic(&["orders"]).as_deref(), Some("event.order"));
         assert_eq!(rule.topic(&["Orders"]).as_deref(), Some("Orders"));
+    }
+
+    #[test]
+    fn a_value_fits_an_expression_by_any_of_its_branches() {
+        let rule = TopicRule::Replace {
+            column: "aggregatetype".into(),
+            regex: Regex::new("a|ab").unwrap(),
+            replacement: "x".into(),
+        };
+        // As Java has it: the whole has to fit, and then the first part that fits is replaced.
+        assert_eq!(rule.topic(&["ab"]).as_deref(), Some("xb"));
     }
 }

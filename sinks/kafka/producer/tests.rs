@@ -31,7 +31,9 @@ async fn open_beside(others: &[&str]) -> (Cluster, Producer, Topic) {
 
 async fn send(producer: &Producer, topic: &Topic) {
     producer.began(&mut producer.begin()).await.unwrap();
-    topic.produce(0, Some(b"k"), Some(b"v"), [("a", &b"b"[..])].into_iter(), 0x12_0000_0034, 0).unwrap();
+    topic
+        .produce(0, Some(b"k"), Some(b"v"), [("a", Some(&b"b"[..]))].into_iter(), 0x12_0000_0034, 0)
+        .unwrap();
 }
 
 async fn commit(producer: &Producer) -> Result<Committed, Trouble> {

@@ -1,7 +1,7 @@
 //! Postgres: random tables over every type, read by both sides at the same time. Start at [`run`].
 
 mod changes;
-mod sides;
+pub(crate) mod sides;
 mod tables;
 pub mod takeover;
 mod values;
@@ -147,12 +147,12 @@ fn without_empty(topics: &mut Topics) {
     }
 }
 
-fn said(statement: &str, error: &tokio_postgres::Error) -> crate::Error {
+pub(crate) fn said(statement: &str, error: &tokio_postgres::Error) -> crate::Error {
     let what = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
     format!("{statement}\n{what}").into()
 }
 
-async fn connect(url: &str) -> Result<Client> {
+pub(crate) async fn connect(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)

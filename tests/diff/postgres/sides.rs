@@ -22,6 +22,12 @@ pub async fn start(config: &Config, database: &str, url: &str, tables: &[Table])
         debezium: debezium(config, database, url, &names)?,
     };
     let mut sides = Sides::start(&config.place, config.encoding, database, told).await?;
+    both_stream(&mut sides, url).await?;
+    Ok(sides)
+}
+
+/// Waits until both stream.
+pub async fn both_stream(sides: &mut Sides, url: &str) -> Result<()> {
     let client = super::connect(url).await?;
     for _ in 0..600 {
         sides.still_run().await?;
@@ -29,7 +35,7 @@ pub async fn start(config: &Config, database: &str, url: &str, tables: &[Table])
         if client.query_one(sql, &[]).await?.get::<_, i64>(0) == 2 {
             // Before 15 the server sends empty transactions too: the newest place is the same for both from here on.
             client.batch_execute("CREATE TABLE unwatched ()").await?;
-            return Ok(sides);
+            return Ok(());
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }

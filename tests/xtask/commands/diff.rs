@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use millrace_diff::allowed::Allowed;
 use millrace_diff::compare::Report;
-use millrace_diff::{Encoding, Place, mongodb, postgres};
+use millrace_diff::{Encoding, Place, mongodb, outbox, postgres};
 use xtask::services::{Config, Connect, ConnectConfig, Home, PostgresConfig, PostgresVersion, Services};
 use xtask::{Context, Error, Result};
 
@@ -18,6 +18,8 @@ pub enum Subject {
     Postgres(Arguments),
     /// Debezium's MongoDB connector.
     Mongodb(OfDocuments),
+    /// Debezium's outbox event router, by one file for both.
+    Outbox(OfEvents),
     /// Debezium, the daemon and Debezium again read one slot in turn, by each other's offsets, under a load.
     Takeover {
         /// One change stream instead.
@@ -27,6 +29,19 @@ pub enum Subject {
         #[arg(long)]
         release: bool,
     },
+}
+
+#[derive(clap::Args)]
+pub struct OfEvents {
+    /// Decides options and rows; several, parted by commas, are as many runs.
+    #[arg(long = "seed", value_delimiter = ',', default_values_t = [1])]
+    seeds: Vec<u64>,
+    /// Transactions of each run.
+    #[arg(long, default_value_t = 120)]
+    transactions: usize,
+    /// The daemon's release build.
+    #[arg(long)]
+    release: bool,
 }
 
 #[derive(clap::Args)]
@@ -95,6 +110,7 @@ async fn compared(subject: &Subject) -> Result<ExitCode> {
     match subject {
         Subject::Postgres(arguments) => against_debezium(arguments).await,
         Subject::Mongodb(arguments) => of_documents(arguments).await,
+        Subject::Outbox(arguments) => of_events(arguments).await,
         Subject::Takeover { mongodb, release } => in_turn(*mongodb, *release).await,
     }
 }
@@ -113,6 +129,24 @@ async fn of_documents(arguments: &OfDocuments) -> Result<ExitCode> {
             modes,
         };
         let report = mongodb::run(&config, &mut stand.allowed).await;
+        stand.note(&format!("seed {seed}, {modes}"), report)?;
+    }
+    Ok(stand.verdict())
+}
+
+/// Every seed, with the options that it draws.
+async fn of_events(arguments: &OfEvents) -> Result<ExitCode> {
+    let mut stand = Stand::set_up(&Config::default(), arguments.release).await?;
+    for seed in &arguments.seeds {
+        let modes = outbox::Modes::of(*seed);
+        let config = outbox::Config {
+            place: stand.place.clone(),
+            url: stand.services.postgres.url(),
+            seed: *seed,
+            transactions: arguments.transactions,
+            modes: modes.clone(),
+        };
+        let report = outbox::run(&config, &mut stand.allowed).await;
         stand.note(&format!("seed {seed}, {modes}"), report)?;
     }
     Ok(stand.verdict())

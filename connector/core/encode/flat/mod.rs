@@ -6,9 +6,9 @@
 //! registers each new shape under the topic's subject before the batch is written (`FlatPlan::learn`).
 
 mod added;
-mod node;
+pub(super) mod node;
 mod shape;
-mod write;
+pub(super) mod write;
 
 use std::collections::HashMap;
 

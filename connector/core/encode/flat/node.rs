@@ -41,17 +41,29 @@ pub(crate) fn document(text: &[u8]) -> Option<Members> {
 
 /// One value, and nothing behind it.
 pub(crate) fn value(text: &[u8]) -> Option<Node> {
-    let mut reader = Reader { rest: text };
-    let node = reader.value(0)?;
-    reader.skip_blanks();
-    reader.rest.is_empty().then_some(node)
+    Reader { rest: text, is_plain: false }.whole()
+}
+
+/// The members of an object in which names with dollars mean nothing.
+pub(crate) fn plain(text: &[u8]) -> Option<Members> {
+    match (Reader { rest: text, is_plain: true }).whole()? {
+        Node::Document(members) => Some(members),
+        _ => None,
+    }
 }
 
 struct Reader<'a> {
     rest: &'a [u8],
+    is_plain: bool,
 }
 
 impl Reader<'_> {
+    fn whole(&mut self) -> Option<Node> {
+        let node = self.value(0)?;
+        self.skip_blanks();
+        self.rest.is_empty().then_some(node)
+    }
+
     fn skip_blanks(&mut self) {
         self.rest = self.rest.trim_ascii_start();
     }
@@ -73,6 +85,7 @@ impl Reader<'_> {
         }
         self.skip_blanks();
         match self.rest.first()? {
+            b'{' if self.is_plain => self.object(depth).map(Node::Document),
             b'{' => self.object(depth).map(typed),
             b'[' => self.array(depth),
             b'"' => self.string().map(Node::Text),

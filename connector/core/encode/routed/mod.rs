@@ -1,0 +1,517 @@
+//! The records of an outbox as Debezium's event router makes them and Kafka Connect's converters write them. Start at
+//! `Pass::routed`.
+//!
+//! Keys and values have the schemas of their columns; `expand` gives a payload one of its own. What a text of Connect
+//! looks like is in `plain`.
+
+mod expand;
+mod plain;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::avro::{Avro, FIRST, SECOND};
+use super::change::{Context, Fault, Pass};
+use super::connect::{Base, Field, Schema};
+use super::flat::Arrays;
+use super::flat::node::Members;
+use super::flat::write::put_struct;
+use super::json::Json;
+use super::lexical::Bad;
+use super::mapping::field;
+use super::outbox::{OutboxPlan, Poison, misfit, moment_ms, number, poison, put_tracing};
+use super::plan::{Draft, Plan, frame, is_nullable};
+use super::target::View;
+use super::value::{Scratch, Type, Union, Writer, write};
+use super::{Encoding, avro_schema, header};
+use crate::batch::Span;
+use crate::error::{Error, Result};
+use crate::relation::{Relation, Shape};
+use crate::route::rule::{Converter, Outbox, Placement, Route, Routed};
+use crate::sink::Targets;
+
+use self::expand::expanded;
+use self::plain::{Plain, has_text, shown};
+
+/// Schemas that are remembered; what is asked for again is registered again, which changes nothing.
+const SCHEMAS_MAX: usize = 10_000;
+
+/// Which columns of a relation go where, and how they are written.
+#[derive(Debug)]
+pub(crate) struct RoutedPlan {
+    settings: Routed,
+    key: Cell,
+    payload: Cell,
+    /// Names the outermost struct of an expanded payload.
+    payload_column: String,
+    headers: Vec<Cell>,
+    envelope: Vec<Cell>,
+    partition: Option<usize>,
+    /// The index of the column that holds the version of the value's schema.
+    version: Option<usize>,
+    /// The column that chooses the topic gives its value to the name of the value's schema.
+    routed_by: Option<usize>,
+    /// What schema names begin with.
+    logical: String,
+    tombstone_on_empty: bool,
+    /// Ids by subject and text.
+    known: HashMap<(String, String), u32>,
+}
+
+/// A column of the relation.
+#[derive(Debug)]
+struct Cell {
+    index: usize,
+    name: String,
+    r#type: Type,
+    schema: Schema,
+    /// Stands for a NULL, as Connect's structs have it.
+    default: Option<Vec<u8>>,
+}
+
+/// Why there is no key or no value.
+enum Why {
+    Unlearned,
+    /// A NULL where the plan has none.
+    Widen,
+    Poison(Poison),
+}
+
+impl From<Bad> for Why {
+    fn from(_: Bad) -> Self {
+        Self::Poison(Poison::BadField)
+    }
+}
+
+/// The value of a record, before it is written.
+enum Made<'a> {
+    None,
+    /// The payload as it is.
+    Bare(Option<&'a [u8]>),
+    /// The payload as a value of its own.
+    Expanded(Schema, Members),
+    /// The payload with its neighbours.
+    Envelope(Schema, Inner<'a>),
+}
+
+enum Inner<'a> {
+    Text(Option<&'a [u8]>),
+    Struct(Members),
+}
+
+impl Cell {
+    fn of(draft: &Draft<'_>, column: &str, name: &str) -> Option<Self> {
+        let relation = draft.relation;
+        let index = relation.columns.iter().position(|known| known.name == column)?;
+        let nullable = is_nullable(relation, &draft.widened, index);
+        let (r#type, Field { schema, .. }, default) =
+            field(relation.columns.get(index)?, nullable, draft.format);
+        let default = default.map(|text| text.as_bytes().to_vec());
+        Some(Self { index, name: name.to_owned(), r#type, schema, default })
+    }
+
+    fn text<'a>(&'a self, row: View<'a>) -> Option<&'a [u8]> {
+        row.text(self.index).or(self.default.as_deref())
+    }
+
+    fn union(&self) -> Union {
+        match (self.schema.optional, &self.default) {
+            (false, _) => Union::Required,
+            (true, None) => Union::NullFirst,
+            (true, Some(_)) => Union::NullLast,
+        }
+    }
+
+    /// As one of several members.
+    fn put_member<W: Writer>(
+        &self,
+        text: Option<&[u8]>,
+        is_first: bool,
+        out: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Why> {
+        match text {
+            Some(text) => {
+                out.extend(W::lead(&self.name, is_first, self.union()));
+                Ok(write::<W>(&self.r#type, text, out, scratch)?)
+            }
+            None if self.schema.optional => {
+                out.extend(W::null(&self.name, is_first, self.union()));
+                Ok(())
+            }
+            None => Err(Why::Widen),
+        }
+    }
+
+    /// Alone, without anything around it; false where there is nothing to write.
+    fn put(
+        &self,
+        by: Converter,
+        text: Option<&[u8]>,
+        out: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Why> {
+        match (by, text) {
+            (_, None) if !self.schema.optional => return Err(Why::Widen),
+            (Converter::Text | Converter::Bytes | Converter::Avro, None) => {}
+            (Converter::Json { .. }, None) => out.extend_from_slice(b"null"),
+            (Converter::Text, Some(text)) => write::<Plain>(&shown(&self.r#type), text, out, scratch)?,
+            (Converter::Bytes, Some(text)) => super::lexical::hex::decode(text, out)?,
+            (Converter::Json { .. }, Some(text)) => write::<Json>(&self.r#type, text, out, scratch)?,
+            (Converter::Avro, Some(text)) => {
+                match self.union() {
+                    Union::Required => {}
+                    Union::NullFirst => out.push(SECOND),
+                    Union::NullLast => out.push(FIRST),
+                }
+                write::<Avro>(&self.r#type, text, out, scratch)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cannot(relation: &Relation, column: &str, what: &str) -> Error {
+    let table = relation.full_name();
+    Error::config(format!("table {table}: column {column} {what}"))
+        .hint("choose another converter, or another column for it")
+}
+
+impl RoutedPlan {
+    /// Fails where the relation lacks a column, or has one of a type that its converter does not take.
+    pub(crate) fn compile(
+        draft: &Draft<'_>,
+        route: &Route,
+        outbox: &Outbox,
+        settings: &Routed,
+    ) -> Result<Self> {
+        let relation = draft.relation;
+        if relation.shape != Shape::Rows || outbox.document.is_some() {
+            return Err(Error::config("an outbox by converters of Kafka Connect is a table of columns")
+                .hint("take [route.outbox.routed] out of the file"));
+        }
+        let cell =
+            |column: &str, name: &str| Cell::of(draft, column, name).ok_or_else(|| misfit(relation, column));
+        let index = |column: &str| cell(column, column).map(|cell| cell.index);
+        let (mut headers, mut envelope, mut partition) = (Vec::new(), Vec::new(), None);
+        for placed in &settings.placed {
+            let found = match Cell::of(draft, &placed.column, &placed.name) {
+                None if settings.skips_missing => continue,
+                None => return Err(misfit(relation, &placed.column)),
+                Some(found) => found,
+            };
+            match placed.at {
+                Placement::Header if !has_text(&found.schema.base) => {
+                    return Err(cannot(relation, &placed.column, "has a type that cannot be a header"));
+                }
+                Placement::Header => headers.push(found),
+                Placement::Envelope => envelope.push(found),
+                Placement::Partition => partition = Some(found.index),
+            }
+        }
+        let key = cell(route.key.first().unwrap_or(&outbox.aggregate), "key")?;
+        let payload = cell(&outbox.payload, "payload")?;
+        let is_bare = envelope.is_empty() && settings.placed.iter().all(|p| p.at != Placement::Envelope);
+        let routed_by = draft.choice().and_then(|rule| rule.columns().first().map(|name| index(name)));
+        let plan = Self {
+            version: settings.schema_version.as_deref().map(index).transpose()?,
+            routed_by: routed_by.transpose()?,
+            settings: settings.clone(),
+            key,
+            payload,
+            payload_column: outbox.payload.clone(),
+            headers,
+            envelope,
+            partition,
+            logical: draft.logical.clone(),
+            tombstone_on_empty: outbox.tombstone_on_empty,
+            known: HashMap::new(),
+        };
+        plan.must_fit(relation, is_bare)?;
+        Ok(plan)
+    }
+
+    fn must_fit(&self, relation: &Relation, is_bare: bool) -> Result<()> {
+        for (by, cell) in [(self.settings.key, &self.key), (self.settings.value, &self.payload)] {
+            let column = relation.columns.get(cell.index).map_or("", |column| column.name.as_str());
+            let is_bytes = matches!(cell.r#type, Type::Bytes);
+            let is_text = has_text(&cell.schema.base) && !is_bytes;
+            match by {
+                Converter::Text if !is_text => {
+                    return Err(cannot(relation, column, "has no text for the converter of strings"));
+                }
+                Converter::Bytes if !is_bytes => {
+                    return Err(cannot(relation, column, "is no bytea, and its converter takes bytes only"));
+                }
+                _ => {}
+            }
+        }
+        let is_whole = is_bare && !self.settings.expand;
+        match self.settings.value {
+            Converter::Text | Converter::Bytes if !is_whole => Err(Error::config(
+                "a value of several members needs a converter to JSON or Avro",
+            )
+            .hint("take envelope placements and the expansion out of the file, or change the converter")),
+            _ => Ok(()),
+        }
+    }
+
+    /// To be called before a batch is learned.
+    pub(crate) fn make_room(&mut self) {
+        if self.known.len() > SCHEMAS_MAX {
+            self.known.clear();
+        }
+    }
+
+    /// Registers the schemas of a row's record in this topic.
+    pub(crate) async fn learn<T: Targets>(&mut self, targets: &T, topic: &str, row: View<'_>) -> Result<()> {
+        let mut wanted = Vec::new();
+        if self.settings.key == Converter::Avro && self.key.text(row).is_some() {
+            wanted.push(("key", text(&self.key.schema)));
+        }
+        if self.settings.value == Converter::Avro {
+            match self.made(row) {
+                Made::None | Made::Bare(None) => {}
+                Made::Bare(Some(_)) => wanted.push(("value", text(&self.payload.schema))),
+                Made::Expanded(schema, _) | Made::Envelope(schema, _) => {
+                    wanted.push(("value", text(&schema)));
+                }
+            }
+        }
+        for (side, text) in wanted {
+            let entry = (format!("{topic}-{side}"), text);
+            if let Entry::Vacant(place) = self.known.entry(entry) {
+                let (subject, text) = place.key();
+                let id = targets.schema(subject, text).await?;
+                place.insert(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the value of a row's record is.
+    fn made<'a>(&'a self, row: View<'a>) -> Made<'a> {
+        let payload = self.payload.text(row);
+        let has_letters = |text: &[u8]| text.iter().any(|byte| *byte > b' ');
+        let is_text = matches!(self.payload.schema.base, Base::String);
+        let is_empty = payload.is_none_or(|text| is_text && !has_letters(text));
+        if is_empty && self.tombstone_on_empty {
+            return Made::None;
+        }
+        let found = match payload.filter(|_| self.settings.expand && is_text) {
+            Some(text) => expanded(text, &self.payload_column, self.settings.keeps_nulls),
+            None => None,
+        };
+        let is_bare = self.settings.placed.iter().all(|placed| placed.at != Placement::Envelope);
+        match (found, is_bare) {
+            (Some((schema, members)), true) => Made::Expanded(schema, members),
+            (None, true) => Made::Bare(payload),
+            (Some((schema, members)), false) => {
+                Made::Envelope(self.envelope_schema(row, schema), Inner::Struct(members))
+            }
+            (None, false) => {
+                let schema = self.envelope_schema(row, self.payload.schema.clone());
+                Made::Envelope(schema, Inner::Text(payload))
+            }
+        }
+    }
+
+    fn envelope_schema(&self, row: View<'_>, payload: Schema) -> Schema {
+        let routed = self.routed_by.and_then(|index| row.text(index)).unwrap_or_default();
+        let name = format!("{}.{}.Value", self.logical, String::from_utf8_lossy(routed));
+        let mut fields = vec![Field::new("payload", payload)];
+        fields.extend(self.envelope.iter().map(|cell| Field::new(cell.name.clone(), cell.schema.clone())));
+        let version = self.version.and_then(|index| number(row.text(index)?));
+        Schema { name: Some(name), version, ..Schema::new(Base::Struct(fields)) }
+    }
+
+    /// What stands before a key or a value, and behind it.
+    fn head(
+        &self,
+        by: Converter,
+        (topic, side): (&str, &str),
+        schema: &Schema,
+        out: &mut Vec<u8>,
+    ) -> Result<&'static [u8], Why> {
+        let (encoding, id) = match by {
+            Converter::Text | Converter::Bytes => return Ok(b""),
+            Converter::Json { schemas } => (Encoding::Json { schemas }, 0),
+            Converter::Avro => {
+                let entry = (format!("{topic}-{side}"), text(schema));
+                (Encoding::Avro, *self.known.get(&entry).ok_or(Why::Unlearned)?)
+            }
+        };
+        let (head, foot) = frame(encoding, schema, id);
+        out.extend_from_slice(&head);
+        Ok(foot)
+    }
+
+    fn put_key(
+        &self,
+        row: View<'_>,
+        topic: &str,
+        out: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Why> {
+        let by = self.settings.key;
+        let text = self.key.text(row).ok_or(Why::Poison(Poison::EmptyKey))?;
+        let foot = self.head(by, (topic, "key"), &self.key.schema, out)?;
+        self.key.put(by, Some(text), out, scratch)?;
+        out.extend_from_slice(foot);
+        Ok(())
+    }
+
+    /// False where the record has no value.
+    fn put_value(
+        &self,
+        row: View<'_>,
+        topic: &str,
+        out: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<bool, Why> {
+        let (by, at) = (self.settings.value, (topic, "value"));
+        match self.made(row) {
+            Made::None => return Ok(false),
+            // Of Connect's converters the one to JSON alone writes a null.
+            Made::Bare(None) if !matches!(by, Converter::Json { .. }) => return Ok(false),
+            Made::Bare(text) => {
+                let foot = self.head(by, at, &self.payload.schema, out)?;
+                self.payload.put(by, text, out, scratch)?;
+                out.extend_from_slice(foot);
+            }
+            Made::Expanded(schema, members) => {
+                let foot = self.head(by, at, &schema, out)?;
+                match by {
+                    Converter::Avro => {
+                        // The struct is optional.
+                        out.push(SECOND);
+                        put_members::<Avro>(&schema, &members, out)?;
+                    }
+                    _ => put_members::<Json>(&schema, &members, out)?,
+                }
+                out.extend_from_slice(foot);
+            }
+            Made::Envelope(schema, inner) => {
+                let foot = self.head(by, at, &schema, out)?;
+                match by {
+                    Converter::Avro => self.put_envelope::<Avro>(row, &schema, &inner, out, scratch)?,
+                    _ => self.put_envelope::<Json>(row, &schema, &inner, out, scratch)?,
+                }
+                out.extend_from_slice(foot);
+            }
+        }
+        Ok(true)
+    }
+
+    fn put_envelope<W: Writer>(
+        &self,
+        row: View<'_>,
+        schema: &Schema,
+        inner: &Inner<'_>,
+        out: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Why> {
+        out.extend_from_slice(W::STRUCT_OPEN);
+        match inner {
+            Inner::Text(text) => self.payload.put_member::<W>(*text, true, out, scratch)?,
+            Inner::Struct(members) => {
+                out.extend(W::lead("payload", true, Union::NullFirst));
+                let Base::Struct(fields) = &schema.base else { return Err(Bad::Malformed.into()) };
+                let payload = fields.first().ok_or(Bad::Malformed)?;
+                put_members::<W>(&payload.schema, members, out)?;
+            }
+        }
+        for cell in &self.envelope {
+            cell.put_member::<W>(cell.text(row), false, out, scratch)?;
+        }
+        out.extend_from_slice(W::STRUCT_CLOSE);
+        Ok(())
+    }
+}
+
+fn put_members<W: Writer>(schema: &Schema, members: &Members, out: &mut Vec<u8>) -> Result<(), Bad> {
+    let Base::Struct(fields) = &schema.base else { return Err(Bad::Malformed) };
+    put_struct::<W>(fields, members, Arrays::Lists, out)
+}
+
+/// As Confluent's converter registers it.
+fn text(schema: &Schema) -> String {
+    avro_schema::text(schema, false)
+}
+
+impl Plan {
+    /// Records are those of Debezium's event router.
+    pub(crate) fn is_routed(&self) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.routed.is_some())
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// The record of a row.
+    pub(crate) fn routed(
+        &mut self,
+        context: Context<'a>,
+        plan: &OutboxPlan,
+        routed: &RoutedPlan,
+        row: View<'_>,
+    ) -> Result<(), Fault> {
+        let place = self.place(context, row)?;
+        self.number(context);
+        let fault = |why: Why| match why {
+            Why::Unlearned => Fault::Unlearned,
+            Why::Widen => Fault::Widen,
+            Why::Poison(why) => poison(context, why).into(),
+        };
+        let id = row.text(plan.id()).ok_or_else(|| poison(context, Poison::EmptyId))?;
+        let start = self.out.bytes.len();
+        let scratch = &mut self.room.scratch;
+        routed.put_key(row, &place.name, &mut self.out.bytes, scratch).map_err(fault)?;
+        let key = self.span(context, start)?;
+        let start = self.out.bytes.len();
+        let scratch = &mut self.room.scratch;
+        let has_value = routed.put_value(row, &place.name, &mut self.out.bytes, scratch).map_err(fault)?;
+        let value = if has_value { Some(self.span(context, start)?) } else { None };
+        let headers = self.routed_headers(context, plan, routed, (row, id), value)?;
+        let partition = match routed.partition.and_then(|index| row.text(index)) {
+            None => None,
+            Some(text) => Some(number(text).ok_or_else(|| poison(context, Poison::BadPartition))?),
+        };
+        let time_ms = match plan.timestamp().and_then(|index| row.text(index)) {
+            None => 0,
+            Some(text) => moment_ms(text).ok_or_else(|| poison(context, Poison::BadTimestamp))?,
+        };
+        self.push_to(context, place, (Some(key), value, headers), partition, time_ms)
+    }
+
+    /// Those of every record of Debezium, the id, and what is placed there.
+    fn routed_headers(
+        &mut self,
+        context: Context<'a>,
+        plan: &OutboxPlan,
+        routed: &RoutedPlan,
+        (row, id): (View<'_>, &[u8]),
+        value: Option<Span>,
+    ) -> Result<Span, Fault> {
+        let start = self.out.bytes.len();
+        let (out, scratch) = (&mut self.out.bytes, &mut self.room.scratch);
+        out.extend_from_slice(&context.plan.context);
+        header::put(out, "id", |out| out.extend_from_slice(id));
+        for cell in &routed.headers {
+            let Some(text) = cell.text(row) else {
+                header::put_null(out, &cell.name);
+                continue;
+            };
+            let mut written = Ok(());
+            header::put(out, &cell.name, |out| {
+                written = write::<Plain>(&shown(&cell.r#type), text, out, scratch);
+            });
+            written.map_err(|_| poison(context, Poison::BadField))?;
+        }
+        out.extend_from_slice(&context.plan.texts);
+        if let Some(text) = plan.tracing().and_then(|index| row.text(index)) {
+            put_tracing(text, out);
+        }
+        self.sign(context, value);
+        self.span(context, start)
+    }
+}
