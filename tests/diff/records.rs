@@ -35,7 +35,8 @@ pub async fn read(bootstrap: &str, prefix: &str, decoder: &mut Decoder) -> Resul
     let mut found = Topics::new();
     for record in reader.read_all(&names).await?.records {
         let topic = record.topic.strip_prefix(prefix).unwrap_or(&record.topic).to_owned();
-        let written = decoder.decode(&record).await?;
+        let place = format!("{}-{}", record.topic, record.partition);
+        let written = decoder.decode(&record).await.map_err(|error| format!("{place}: {error}"))?;
         found.entry((topic, record.partition)).or_default().push(written);
     }
     Ok(found)
@@ -95,7 +96,8 @@ impl Decoder {
             Encoding::Plain => return Ok((Some(bytes.escape_ascii().to_string()), String::new())),
             Encoding::Avro => {}
         }
-        let decoded = self.registry.decode(bytes).await.map_err(|error| format!("{error:?}"))?;
+        let decoded = self.registry.decode(bytes).await;
+        let decoded = decoded.map_err(|error| format!("{error:?}: {}", bytes.escape_ascii()))?;
         let schema = self.schema(decoded.schema_id).await?;
         Ok((Some(decoded.json().to_string()), schema))
     }

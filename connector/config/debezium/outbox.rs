@@ -74,10 +74,11 @@ pub fn route(name: &str, given: &mut Given, keys: &mut Keys) {
     let replacement = of("route.topic.replacement");
     let text = given.get(&replacement).unwrap_or("outbox.event.${routedByValue}").to_owned();
     match rewritten(&text, &regex) {
-        Ok(text) => set("topic_replacement", text.into(), "route.topic.replacement"),
+        // A group is no reference.
+        Ok(text) => set("topic_replacement", text.replace("${", "$${").into(), "route.topic.replacement"),
         Err(why) => given.wrong(format!("{replacement}: {text:?} {why}")),
     }
-    set("topic_regex", regex.into(), "route.topic.regex");
+    set("topic_regex", regex.replace("${", "$${").into(), "route.topic.regex");
     let mut outbox = columns(given, &of, keys);
     let mut routed = members(given, &of, keys);
     converters(given, keys, &mut routed);
