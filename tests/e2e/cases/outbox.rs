@@ -231,3 +231,38 @@ document = "content"
         assert_eq!(numbers, expected, "{key}");
     }
 }
+
+#[tokio::test]
+async fn consumers_of_debezium_s_event_router_find_its_records() {
+    let route = r#"
+[[route]]
+relations = ["public.outbox"]
+envelope = "outbox"
+topic_by = "aggregatetype"
+topic_regex = "(.*)"
+topic_replacement = "outbox-routed.$1"
+[route.outbox]
+tombstone_on_empty = true
+on_update = "skip"
+[route.outbox.routed]
+key = "json"
+value = "json"
+expand = true
+placed = ["type:header:eventType", "note:header", "note:envelope"]
+"#;
+    let mut shop = shop("outbox-routed", &format!("{OUTBOX}, note int"), route).await;
+    shop.start().await;
+    shop.sql
+        .run(
+            "INSERT INTO outbox VALUES ('11111111-1111-4111-8111-111111111111', 'order', 'o-1', 'made',
+                '{\"n\": null, \"list\": [], \"amount\": 12.50}', 7);
+             UPDATE outbox SET note = 8;
+             INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('order', 'o-1', 'gone');",
+        )
+        .await;
+    let events = records(&shop, "outbox-routed.order", 2).await;
+    assert_eq!(events[0].key.as_deref(), Some("\"o-1\""));
+    assert_eq!(events[0].value.as_deref(), Some(r#"{"payload":{"amount":12.5},"note":7}"#));
+    assert_eq!((events[0].header("eventType"), events[0].header("note")), (Some("made"), Some("7")));
+    assert_eq!((events[1].value.as_deref(), events[1].header("eventType")), (None, Some("gone")));
+}
