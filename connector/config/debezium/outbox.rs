@@ -66,7 +66,7 @@ pub fn route(name: &str, given: &mut Given, keys: &mut Keys) {
         route.insert(key.to_owned(), value);
         keys.note(&format!("route.{key}"), &of(origin));
     };
-    set("relations", list(vec!["/.*/".to_owned()]), "type");
+    set("relations", list(vec!["*".to_owned()]), "type");
     set("envelope", "outbox".into(), "type");
     let by = given.get(&of("route.by.field")).unwrap_or("aggregatetype").to_owned();
     set("topic_by", by.into(), "route.by.field");

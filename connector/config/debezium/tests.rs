@@ -231,6 +231,7 @@ fn the_outbox_event_router_is_a_route_over_all_tables() {
     ]))
     .unwrap();
     let [route] = &connector.format.routes[..] else { panic!("{:?}", connector.format.routes) };
+    assert!(route.relations.iter().any(|pattern| pattern.matches("public.outbox")));
     assert_eq!(route.topic.as_ref().and_then(|rule| rule.topic(&["a.b"])).as_deref(), Some("b-events"));
     let outbox = route.outbox.as_ref().unwrap();
     assert_eq!((outbox.aggregate.as_str(), outbox.timestamp.as_deref()), ("about", Some("at")));
