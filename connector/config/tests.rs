@@ -397,6 +397,7 @@ const TABLES: [&str; 21] = [
     "route.outbox",
     "route.outbox.fields",
     "route.outbox.cloudevents",
+    "route.outbox.routed",
     "sink",
     "sink.kafka",
     "sink.kafka.topic_defaults",

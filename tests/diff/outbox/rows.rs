@@ -6,7 +6,7 @@ use super::modes::{Modes, Route};
 
 /// Objects, as events have them. Debezium's expansion stops at an array that is the whole payload, and at numbers
 /// beyond a long; its converter to Avro at names that Avro does not allow.
-const OBJECTS: [&str; 14] = [
+const OBJECTS: [&str; 15] = [
     r#"{"n": 1, "s": "x"}"#,
     r#"{"n": 1, "s": "x"}"#,
     r#"{"n": 2, "s": "grün \"q\" 🦀 \\ \n"}"#,
@@ -14,7 +14,8 @@ const OBJECTS: [&str; 14] = [
     r#"{"double": 12345678.9, "small": 0.00001, "zero": 0, "whole": 1.0}"#,
     r#"{"nothing": null, "empty": [], "n": 1}"#,
     r#"{"list": ["a", "b"], "numbers": [1, 2, 3], "doubles": [0.5]}"#,
-    r#"{"list": ["a", null], "objects": [{"x": 1}, {"x": 2, "y": "z"}, null]}"#,
+    r#"{"list": ["a", null], "objects": [{"x": 1}, {"x": 2, "y": "z"}]}"#,
+    r#"{"objects": [{"x": 1}, null, {"x": 2}], "n": 1}"#,
     r#"{"deep": {"er": {"list": [{"c": 1}, {"c": 2}]}, "text": "x"}, "nested": [[1, 2], [3]]}"#,
     r#"{"mixed": [1, "x"], "n": 1}"#,
     r#"{"nulls": [null], "n": 1}"#,

@@ -57,7 +57,7 @@ fn put<W: Writer>(schema: &Schema, node: &Node, arrays: Arrays, out: &mut Vec<u8
             let items: Vec<&Node> = items.iter().filter(|item| !matches!(item, Node::Undefined)).collect();
             W::array_start(out, items.len());
             for (index, item) in items.iter().enumerate() {
-                W::element(out, index, Some(is_there(item)));
+                W::element(out, index, element.optional.then(|| is_there(item)));
                 if is_there(item) {
                     put::<W>(element, item, arrays, out)?;
                 }

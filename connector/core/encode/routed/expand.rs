@@ -2,6 +2,7 @@
 
 use crate::encode::connect::{Base, Field, Schema};
 use crate::encode::flat::node::{self, Members, Node};
+use crate::encode::json_schema;
 
 /// The value and its schema; `None` where the payload stays the text that it is. `name` is that of the outermost
 /// struct.
@@ -25,7 +26,7 @@ fn has_all(schema: &Schema, members: &Members) -> bool {
 
 fn is_of(schema: &Schema, node: &Node) -> bool {
     match (&schema.base, node) {
-        (_, Node::Null) => true,
+        (_, Node::Null) => schema.optional,
         (Base::Struct(_), Node::Document(members)) => has_all(schema, members),
         (Base::Array(element), Node::Array(items)) => items.iter().all(|item| is_of(element, item)),
         (Base::Boolean, Node::Bool(_)) | (Base::Int32, Node::Int32(_)) | (Base::Int64, Node::Int64(_)) => {
@@ -105,10 +106,15 @@ impl Rules {
         if !matches!(sample, Node::Document(_)) {
             return self.schema(sample, None)?.ok_or(Mixed);
         }
-        let mut merged: Option<Schema> = None;
+        let (mut merged, mut known): (Option<Schema>, Vec<String>) = (None, Vec::new());
         for item in items {
             let Node::Document(members) = item else { continue };
             let schema = self.object(members, name)?;
+            let text = json_schema::text(&schema);
+            if known.contains(&text) {
+                continue;
+            }
+            known.push(text);
             merged = Some(match merged {
                 None => schema,
                 Some(merged) => merge(merged, schema),
@@ -118,7 +124,8 @@ impl Rules {
     }
 }
 
-/// The fields of both; the first schema of a name counts, unless it is that of a null.
+/// The fields of both; the first schema of a name counts, unless it is that of a null. Debezium forgets there that
+/// an element may be null.
 fn merge(one: Schema, other: Schema) -> Schema {
     let (Base::Struct(mut fields), Base::Struct(others)) = (one.base.clone(), other.base) else { return one };
     for field in others {
@@ -128,13 +135,12 @@ fn merge(one: Schema, other: Schema) -> Schema {
             Some(_) => {}
         }
     }
-    Schema { base: Base::Struct(fields), ..one }
+    Schema { base: Base::Struct(fields), optional: false, ..one }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::json_schema;
 
     fn fields(payload: &str, keeps_nulls: bool) -> Option<String> {
         let (schema, _) = expanded(payload.as_bytes(), "payload", keeps_nulls)?;
@@ -178,8 +184,11 @@ mod tests {
 
     #[test]
     fn documents_of_an_array_have_the_fields_of_all_of_them() {
-        let (schema, _) = expanded(br#"{"a":[{"x":1},null,{"x":2,"y":"z"}]}"#, "payload", false).unwrap();
+        let (schema, _) = expanded(br#"{"a":[{"x":1},{"x":2,"y":"z"}]}"#, "payload", false).unwrap();
         let text = json_schema::text(&schema);
         assert!(text.contains(r#""name":"payload.a""#) && text.contains(r#""field":"y""#), "{text}");
+        assert!(text.contains(r#""optional":false,"name":"payload.a""#), "{text}");
+        let nothing = r#"{"a":[{"x":1},null,{"x":2,"y":"z"}]}"#;
+        assert_eq!(fields(nothing, false), None, "an element of merged ones is never null");
     }
 }
