@@ -384,7 +384,7 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 21] = [
+const TABLES: [&str; 22] = [
     "source",
     "source.postgres",
     "source.mongodb",

@@ -150,7 +150,7 @@ pub const CONNECT: &[Property] = &[
             "format.rename_topics for RegexRouter and ByLogicalTableRouter, format.flat for ExtractNewDocumentState, [[route]] for io.debezium.transforms.outbox.EventRouter; any other is refused with the key to use",
         ),
     ),
-    ("transforms.*", "", Becomes("format.rename_topics, format.flat; of the event router see below")),
+    ("transforms.*", "", Becomes("format.rename_topics, format.flat; of the event router see above")),
     ("predicates", "", Becomes("format.rename_topics: only and not, for TopicNameMatches")),
     ("predicates.*", "", Becomes("format.rename_topics: only and not")),
 ];
