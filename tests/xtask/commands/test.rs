@@ -43,6 +43,8 @@ impl Arguments {
 const ON_SERVERS: &str = "cases::";
 /// Of those, the ones that have nothing to do with Postgres.
 const OF_MONGODB: &str = "cases::mongodb";
+/// How many of them run at once: on two cores, and most of their time is waiting.
+const AT_ONCE: &str = "4";
 /// Names the daemon to those tests, which would build it themselves.
 const PROGRAM: &str = "MILLRACE_BINARY";
 
@@ -103,7 +105,7 @@ async fn e2e(tally: &mut Tally, version: PostgresVersion, filters: &[&str]) {
     match binary::build(Profile::Debug).await {
         Ok(daemon) => {
             let mut tests = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast"]);
-            tests.arg("--").args(filters);
+            tests.args(["--", "--test-threads", AT_ONCE]).args(filters);
             tests.env(SHARED, &home.dir).env(PROGRAM, daemon).env(POSTGRES, version.major().to_string());
             tally.tests(&name, tests);
         }
