@@ -44,7 +44,7 @@ const ON_SERVERS: &str = "cases::";
 /// Of those, the ones that have nothing to do with Postgres.
 const OF_MONGODB: &str = "cases::mongodb";
 /// How many of them run at once: on two cores, and most of their time is waiting.
-const AT_ONCE: &str = "4";
+const AT_ONCE: &str = "3";
 /// Names the daemon to those tests, which would build it themselves.
 const PROGRAM: &str = "MILLRACE_BINARY";
 
