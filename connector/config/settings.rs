@@ -143,16 +143,10 @@ pub fn resolve(
     })
 }
 
+/// In any case: Connect has it in capitals.
 fn initial_state(word: Option<&str>, problems: &mut Problems) -> Wanted {
-    match word.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("running") => Wanted::Running,
-        Some("paused") => Wanted::Paused,
-        Some("stopped") => Wanted::Stopped,
-        Some(other) => {
-            problems.add("initial_state", format!("{other:?} is not one of running, paused, stopped"));
-            Wanted::Running
-        }
-    }
+    let known = [("running", Wanted::Running), ("paused", Wanted::Paused), ("stopped", Wanted::Stopped)];
+    format::choice(problems, "initial_state", &word.map(str::to_ascii_lowercase), &known).unwrap_or_default()
 }
 
 /// The key that signs every value, where the file has one.

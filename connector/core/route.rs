@@ -1,8 +1,9 @@
 //! Which topic and which partition a record goes to. Pure; topics are asked for once per relation version
 //! and selector. What a file says of it is a `rule`, with its texts in `template` and its
-//! conditions in `filter`, other names of topics in `rename`.
+//! conditions in `filter`, other names of topics in `rename`, with replacements as in `java`.
 
 pub mod filter;
+pub mod java;
 pub mod rename;
 pub mod rule;
 pub mod template;

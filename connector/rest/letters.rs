@@ -7,7 +7,7 @@ use millrace_core::encode::Letter;
 use millrace_core::error::Kind;
 use serde_json::{Value, json};
 
-use super::{Daemon, refusal};
+use super::{Daemon, connect, refusal};
 use crate::registry;
 
 /// One entry a letter, oldest first, without its rows.
@@ -42,7 +42,7 @@ fn entry(letter: &Letter) -> Value {
 
 async fn read(daemon: &Daemon, name: &str) -> Result<Vec<Letter>, Response> {
     let Some(connector) = daemon.find(name) else {
-        return Err(refusal(StatusCode::NOT_FOUND, format!("Connector {name} not found")));
+        return Err(connect::unknown(name));
     };
     registry::dead_letters(&connector.settings()).await.map_err(|error| {
         let status = match error.kind() {

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Json, Response};
 use millrace_core::progress::State;
 use serde_json::{Value, json};
 
-use super::{Daemon, refusal};
+use super::{Daemon, connect};
 
 pub async fn health() -> Response {
     Json(json!({"status": "healthy", "message": "the process lives"})).into_response()
@@ -21,7 +21,7 @@ pub async fn ready(Extract(daemon): Extract<Daemon>, RawQuery(query): RawQuery) 
     if let Some(name) = only
         && daemon.find(name).is_none()
     {
-        return refusal(StatusCode::NOT_FOUND, format!("Connector {name} not found"));
+        return connect::unknown(name);
     }
     let mut waiting: Vec<Value> = Vec::new();
     for connector in daemon.connectors.all().iter().filter(|c| only.is_none_or(|name| c.name() == name)) {

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use millrace_core::error::Kind;
 use millrace_core::progress::Progress;
 use millrace_core::signal::{self, Signal};
 use tokio::sync::{mpsc, watch};
@@ -64,7 +63,7 @@ impl Connector {
 
     /// Whether it failed, and is not tried again by itself.
     pub fn has_failed(&self) -> bool {
-        matches!(*self.ended.borrow(), Some(Ended::Failed(kind)) if kind != Kind::Transient)
+        matches!(*self.ended.borrow(), Some(Ended::Failed(_)))
     }
 }
 

@@ -37,6 +37,13 @@ struct Order {
     is_gone: bool,
 }
 
+impl Order {
+    /// The run that began in this round.
+    fn ends(&self, round: u64) -> bool {
+        self.is_gone || self.round != round
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Orders {
     order: Arc<watch::Sender<Order>>,
@@ -81,8 +88,7 @@ pub struct Told {
 impl Told {
     /// The run is to end: the daemon stops, or it is to begin anew.
     pub fn is_over(&self) -> bool {
-        let order = *self.order.borrow();
-        *self.stopping.borrow() || order.is_gone || order.round != self.round
+        *self.stopping.borrow() || self.order.borrow().ends(self.round)
     }
 
     /// For good, and not to begin anew.
@@ -96,21 +102,20 @@ impl Told {
 
     /// Returns when the run is to end. Cancel-safe.
     pub async fn over(&mut self) {
-        let round = self.round;
-        // `wait_for` also ends when the other side has gone.
-        tokio::select! {
-            _ = self.stopping.wait_for(|stop| *stop) => {}
-            _ = self.order.wait_for(|order| order.is_gone || order.round != round) => {}
-        }
+        self.until(|_| false).await;
     }
 
     /// Returns when the run is to end, or something else is wanted than this. Cancel-safe.
     pub async fn no_longer(&mut self, wanted: Wanted) {
+        self.until(|order| order.wanted != wanted).await;
+    }
+
+    async fn until(&mut self, is_other: impl Fn(&Order) -> bool) {
         let round = self.round;
-        let is_other = |order: &Order| order.is_gone || order.round != round || order.wanted != wanted;
+        // `wait_for` also ends when the other side has gone.
         tokio::select! {
             _ = self.stopping.wait_for(|stop| *stop) => {}
-            _ = self.order.wait_for(is_other) => {}
+            _ = self.order.wait_for(|order| order.ends(round) || is_other(order)) => {}
         }
     }
 }

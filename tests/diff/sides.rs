@@ -100,11 +100,14 @@ impl Sides {
         self.daemon.log_tail()
     }
 
-    /// Ends both.
-    pub async fn stop(&mut self) -> Result<()> {
+    /// Ends both, whatever came of them; what came of them is told first.
+    pub async fn end<T>(mut self, outcome: Result<T>) -> Result<T> {
         let stopped = self.daemon.stop().await;
-        self.worker.remove(&self.name).await?;
-        stopped.map(drop)
+        let removed = self.worker.remove(&self.name).await;
+        let found = outcome?;
+        removed?;
+        stopped?;
+        Ok(found)
     }
 
     /// Waits until both have written so many records of this table.

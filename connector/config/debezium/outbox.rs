@@ -1,5 +1,6 @@
 //! Debezium's outbox event router, a transform, as a `[[route]]` over all tables of the connector. Start at `route`.
 
+use millrace_core::route::java::replacement as replacement_of;
 use regex_lite::Regex;
 use toml::{Table, Value};
 
@@ -73,7 +74,9 @@ pub fn route(name: &str, given: &mut Given, keys: &mut Keys) {
     let regex = given.get(&of("route.topic.regex")).unwrap_or("(?<routedByValue>.*)").to_owned();
     let replacement = of("route.topic.replacement");
     let text = given.get(&replacement).unwrap_or("outbox.event.${routedByValue}").to_owned();
-    match rewritten(&text, &regex) {
+    // What is wrong with the expression is told where it is compiled.
+    let read = Regex::new(&regex).map_or_else(|_| Ok(text.clone()), |regex| replacement_of(&text, &regex));
+    match read {
         // A group is no reference.
         Ok(text) => set("topic_replacement", text.replace("${", "$${").into(), "route.topic.replacement"),
         Err(why) => given.wrong(format!("{replacement}: {text:?} {why}")),
@@ -196,70 +199,6 @@ fn converters(given: &mut Given, keys: &mut Keys, routed: &mut Table) {
                 "{property}: cannot be had with these converters, which are not for structs; give keys and values one \
                  to JSON or Avro"
             ));
-        }
-    }
-}
-
-/// A replacement of Java's expressions as ours has it.
-fn rewritten(text: &str, regex: &str) -> Result<String, String> {
-    // What is wrong with the expression is told where it is compiled.
-    let Ok(regex) = Regex::new(regex) else { return Ok(text.to_owned()) };
-    let mut out = String::new();
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        match c {
-            '\\' => match rest.next() {
-                Some('$') => out.push_str("$$"),
-                Some(other) => out.push(other),
-                None => return Err("ends in a \\ with nothing behind it".to_owned()),
-            },
-            '$' if rest.peek() == Some(&'{') => {
-                rest.next();
-                let name: String = rest.by_ref().take_while(|c| *c != '}').collect();
-                if !regex.capture_names().flatten().any(|known| known == name) {
-                    return Err(format!("names the group {name:?}, which route.topic.regex does not have"));
-                }
-                out.push_str(&format!("${{{name}}}"));
-            }
-            '$' => {
-                let mut number = None;
-                // As many digits as there are groups for.
-                while let Some(digit) = rest.peek().and_then(|c| c.to_digit(10)) {
-                    let next = number.unwrap_or(0) * 10 + digit as usize;
-                    if number.is_some() && next >= regex.captures_len() {
-                        break;
-                    }
-                    number = Some(next);
-                    rest.next();
-                }
-                match number.filter(|number| *number < regex.captures_len()) {
-                    Some(number) => out.push_str(&format!("${{{number}}}")),
-                    None => return Err("has a $ without a group of route.topic.regex behind it".to_owned()),
-                }
-            }
-            other => out.push(other),
-        }
-    }
-    Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn java_s_replacements_become_ours() {
-        for (text, regex, expected) in [
-            ("outbox.event.${routedByValue}", "(?<routedByValue>.*)", "outbox.event.${routedByValue}"),
-            ("$1x", "(.)(.*)", "${1}x"),
-            ("$12", "(.)(.*)", "${1}2"),
-            ("$0.a", ".*", "${0}.a"),
-            ("a\\$b\\\\c", ".*", "a$$b\\c"),
-        ] {
-            assert_eq!(rewritten(text, regex).as_deref(), Ok(expected), "{text}");
-        }
-        for text in ["$x", "$2", "${nobody}", "a\\"] {
-            assert!(rewritten(text, "(.*)").is_err(), "{text}");
         }
     }
 }

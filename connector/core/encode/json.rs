@@ -130,12 +130,6 @@ impl Writer for Json {
         hex::base64(bytes, out);
         out.push(b'"');
     }
-    fn hex(out: &mut Vec<u8>, text: &[u8], scratch: &mut Vec<u8>) -> Result<(), Bad> {
-        scratch.clear();
-        hex::decode(text, scratch)?;
-        Self::bytes(out, scratch);
-        Ok(())
-    }
     fn member(out: &mut Vec<u8>, index: usize, name: &str, present: Option<bool>) {
         Self::map_key(out, index, name.as_bytes(), present);
     }

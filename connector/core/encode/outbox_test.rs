@@ -21,16 +21,10 @@ fn columns() -> Vec<Column> {
 fn route(outbox: Outbox) -> Route {
     let format = Format { envelope: Envelope::Outbox, ..json(false, millrace()) };
     Route {
-        relations: vec![Pattern::new("public.*")],
-        format: Format { on_reject: OnReject::DeadLetter, ..format },
-        topic: None,
         allow: vec![Pattern::new("outbox.event.o*")],
-        key: Vec::new(),
         headers: vec![Header { name: "kind".into(), column: "type".into(), optional: false, is_time: false }],
-        header_texts: Vec::new(),
-        filter: None,
-        copies: Vec::new(),
         outbox: Some(outbox),
+        ..scene::route("public.*", Format { on_reject: OnReject::DeadLetter, ..format })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::scene::*;
 use super::*;
-use crate::pattern::Pattern;
 use crate::relation::{Column, Kind};
 use crate::route::rule::{
     Converter, OnReject, OnUpdate, Outbox, PayloadForm, Placed, Placement, Route, Routed, TopicRule,
@@ -40,20 +39,13 @@ fn desk(routed: Routed, tombstone_on_empty: bool) -> Desk {
         ..Outbox::default()
     };
     let route = Route {
-        relations: vec![Pattern::new("*")],
-        format: Format { on_reject: OnReject::Stop, ..format },
         topic: Some(TopicRule::Replace {
             column: "aggregatetype".into(),
             regex: regex_lite::Regex::new("(.*)").unwrap(),
             replacement: "out.$1".into(),
         }),
-        allow: Vec::new(),
-        key: Vec::new(),
-        headers: Vec::new(),
-        header_texts: Vec::new(),
-        filter: None,
-        copies: Vec::new(),
         outbox: Some(outbox),
+        ..route("*", Format { on_reject: OnReject::Stop, ..format })
     };
     Desk::new(Format { routes: vec![route], ..json(false, debezium()) })
 }

@@ -10,8 +10,10 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::batch::{Before, Cell, Change, Op, Part, Row, SnapshotMark, Span, Tag, Transaction};
+use crate::pattern::Pattern;
 use crate::position::{Mark, Position};
 use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
+use crate::route::rule::Route;
 use crate::sink::Topic;
 
 /// One cell: text, NULL, or an unchanged value that was not sent.
@@ -286,4 +288,20 @@ pub fn millrace() -> Format {
 
 pub fn json(schemas: bool, format: Format) -> Format {
     Format { encoding: Encoding::Json { schemas }, ..format }
+}
+
+/// A route that says nothing but which relations it is of, and how they look.
+pub fn route(relations: &str, format: Format) -> Route {
+    Route {
+        relations: vec![Pattern::new(relations)],
+        format,
+        topic: None,
+        allow: Vec::new(),
+        key: Vec::new(),
+        headers: Vec::new(),
+        header_texts: Vec::new(),
+        filter: None,
+        copies: Vec::new(),
+        outbox: None,
+    }
 }

@@ -4,7 +4,6 @@ use serde_json::json;
 
 use super::scene::*;
 use super::*;
-use crate::pattern::Pattern;
 use crate::relation::{Column, Kind};
 use crate::route::rule::{OnReject, Outbox, Route, Schemas, TopicRule};
 use crate::route::template::Template;
@@ -22,16 +21,9 @@ fn desk(declared: Option<&str>) -> Desk {
     let format =
         Format { envelope: Envelope::Outbox, on_reject: OnReject::DeadLetter, ..json(false, millrace()) };
     let route = Route {
-        relations: vec![Pattern::new("public.*")],
-        format,
         topic: Some(TopicRule::Fixed("events".into())),
-        allow: Vec::new(),
-        key: Vec::new(),
-        headers: Vec::new(),
-        header_texts: Vec::new(),
-        filter: None,
-        copies: Vec::new(),
         outbox: Some(outbox),
+        ..route("public.*", format)
     };
     Desk::new(Format { routes: vec![route], ..json(false, millrace()) })
 }

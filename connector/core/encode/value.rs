@@ -3,7 +3,7 @@
 use super::disguise::Disguise;
 use super::lexical::array::Elements;
 use super::lexical::decimal::{self, Decimal};
-use super::lexical::{Bad, hstore, interval, number, time};
+use super::lexical::{Bad, hex, hstore, interval, number, time};
 use super::shapes;
 
 /// What a value becomes. Chosen once per column.
@@ -111,7 +111,12 @@ pub(crate) trait Writer {
     /// UTF-8.
     fn string(out: &mut Vec<u8>, text: &[u8]);
     fn bytes(out: &mut Vec<u8>, bytes: &[u8]);
-    fn hex(out: &mut Vec<u8>, text: &[u8], scratch: &mut Vec<u8>) -> Result<(), Bad>;
+    fn hex(out: &mut Vec<u8>, text: &[u8], scratch: &mut Vec<u8>) -> Result<(), Bad> {
+        scratch.clear();
+        hex::decode(text, scratch)?;
+        Self::bytes(out, scratch);
+        Ok(())
+    }
     /// Before a struct's field. `present` as in `element`.
     fn member(out: &mut Vec<u8>, index: usize, name: &str, present: Option<bool>);
     fn map_start(out: &mut Vec<u8>, count: usize);

@@ -2,6 +2,8 @@
 
 use regex_lite::Regex;
 
+use super::java;
+
 /// Topics that an expression fits as a whole are called by its replacement.
 #[derive(Clone, Debug)]
 pub struct Rename {
@@ -37,8 +39,7 @@ impl PartialEq for Rename {
 impl Eq for Rename {}
 
 impl Rename {
-    /// `to` as Java's replacements are written: `$1` is what the first group found, and `\` takes the meaning of what
-    /// follows. Says what is wrong with an expression.
+    /// `to` as Java's replacements are written. Says what is wrong with either.
     pub fn new(from: &str, to: &str) -> Result<Self, String> {
         Ok(Self { rule: Rule::new(from, to)?, when: None, schemas: false, key: None })
     }
@@ -61,7 +62,9 @@ impl Rename {
 
 impl Rule {
     fn new(from: &str, to: &str) -> Result<Self, String> {
-        Ok(Self { from: whole(from)?, to: replacement(to) })
+        let from = whole(from)?;
+        let to = java::replacement(to, &from).map_err(|why| format!("{to:?} {why}"))?;
+        Ok(Self { from, to })
     }
 
     /// `None` where it does not fit.
@@ -71,25 +74,6 @@ impl Rule {
         found.expand(&self.to, &mut out);
         Some(out)
     }
-}
-
-/// From Java's to the library's: of `$1x` the digits alone name a group, `\$` is a dollar.
-fn replacement(java: &str) -> String {
-    let (mut out, mut rest) = (String::new(), java.chars().peekable());
-    while let Some(c) = rest.next() {
-        match c {
-            '\\' => match rest.next() {
-                Some('$') => out += "$$",
-                other => out.extend(other),
-            },
-            '$' => {
-                let digits: String = std::iter::from_fn(|| rest.next_if(char::is_ascii_digit)).collect();
-                out += &if digits.is_empty() { "$".to_owned() } else { format!("${{{digits}}}") };
-            }
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 fn whole(expression: &str) -> Result<Regex, String> {
@@ -162,9 +146,14 @@ mod tests {
 
     #[test]
     fn replacements_are_read_as_java_reads_them() {
-        for (to, expected) in
-            [("$1x", "ax"), ("${second}-$1", "b-a"), ("\\$1", "$1"), ("a\\.b", "a.b"), ("$0", "ab")]
-        {
+        for (to, expected) in [
+            ("$1x", "ax"),
+            ("$12", "a2"),
+            ("${second}-$1", "b-a"),
+            ("\\$1", "$1"),
+            ("a\\.b", "a.b"),
+            ("$0", "ab"),
+        ] {
             assert_eq!(renamed(&[rename("(a)(?P<second>b)", to)], "ab".into()).topic, expected, "{to}");
         }
     }
@@ -180,7 +169,7 @@ mod tests {
             key_fields: vec![("table".into(), "s.a_shard7".into())],
         };
         assert_eq!(found(&plain), expected);
-        for (from, text) in [(".*_(shard\\d)", "shard7"), ("other", "s.a_shard7")] {
+        for (from, text) in [(".*_(shard\\d)", "shard7"), ("(other)", "s.a_shard7")] {
             let by_rule = shards.clone().with_key_field("table", Some((from, "$1"))).unwrap();
             assert_eq!(found(&by_rule).key_fields, [("table".into(), text.into())]);
         }

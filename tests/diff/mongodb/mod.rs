@@ -65,9 +65,7 @@ pub async fn run(config: &Config, allowed: &mut Allowed) -> Result<Report> {
     }
     let mut sides = sides::start(config, &name).await?;
     let outcome = write_and_compare(config, &client, &mut sides, (ids, random, before), allowed).await;
-    let removed = sides.stop().await;
-    let report = outcome?;
-    removed?;
+    let report = sides.end(outcome).await?;
     database.drop().await?;
     Ok(report)
 }

@@ -48,10 +48,7 @@ pub async fn run(config: &Config, allowed: &mut Allowed) -> Result<Report> {
         Ok(()) => written_and_compared(config, &client, &mut sides, allowed).await,
         Err(error) => Err(error),
     };
-    let removed = sides.stop().await;
-    let report = outcome?;
-    removed?;
-    Ok(report)
+    sides.end(outcome).await
 }
 
 async fn written_and_compared(

@@ -69,10 +69,7 @@ pub async fn run(config: &Config, allowed: &mut Allowed) -> Result<Report> {
         Ok(()) => compared(config, &client, &database, &mut sides, allowed).await,
         Err(error) => Err(error),
     };
-    let removed = sides.stop().await;
-    let report = outcome?;
-    removed?;
-    Ok(report)
+    sides.end(outcome).await
 }
 
 async fn write(config: &Config, client: &Client, tables: &[Table], random: &mut Random) -> Result<()> {

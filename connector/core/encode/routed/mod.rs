@@ -54,6 +54,8 @@ pub(crate) struct RoutedPlan {
     /// What schema names begin with.
     logical: String,
     tombstone_on_empty: bool,
+    /// The value is the payload alone.
+    is_bare: bool,
     /// Ids by subject and text.
     known: HashMap<(String, String), u32>,
 }
@@ -211,7 +213,7 @@ impl RoutedPlan {
         }
         let key = cell(route.key.first().unwrap_or(&outbox.aggregate), "key")?;
         let payload = cell(&outbox.payload, "payload")?;
-        let is_bare = envelope.is_empty() && settings.placed.iter().all(|p| p.at != Placement::Envelope);
+        let is_bare = settings.placed.iter().all(|placed| placed.at != Placement::Envelope);
         let routed_by = draft.choice().and_then(|rule| rule.columns().first().map(|name| index(name)));
         let plan = Self {
             version: settings.schema_version.as_deref().map(index).transpose()?,
@@ -225,13 +227,14 @@ impl RoutedPlan {
             partition,
             logical: draft.logical.clone(),
             tombstone_on_empty: outbox.tombstone_on_empty,
+            is_bare,
             known: HashMap::new(),
         };
-        plan.must_fit(relation, is_bare)?;
+        plan.must_fit(relation)?;
         Ok(plan)
     }
 
-    fn must_fit(&self, relation: &Relation, is_bare: bool) -> Result<()> {
+    fn must_fit(&self, relation: &Relation) -> Result<()> {
         for (by, cell) in [(self.settings.key, &self.key), (self.settings.value, &self.payload)] {
             let column = relation.columns.get(cell.index).map_or("", |column| column.name.as_str());
             let is_bytes = matches!(cell.r#type, Type::Bytes);
@@ -246,7 +249,7 @@ impl RoutedPlan {
                 _ => {}
             }
         }
-        let is_whole = is_bare && !self.settings.expand;
+        let is_whole = self.is_bare && !self.settings.expand;
         match self.settings.value {
             Converter::Text | Converter::Bytes if !is_whole => Err(Error::config(
                 "a value of several members needs a converter to JSON or Avro",
@@ -302,8 +305,7 @@ impl RoutedPlan {
             Some(text) => expanded(text, &self.payload_column, self.settings.keeps_nulls),
             None => None,
         };
-        let is_bare = self.settings.placed.iter().all(|placed| placed.at != Placement::Envelope);
-        match (found, is_bare) {
+        match (found, self.is_bare) {
             (Some((schema, members)), true) => Made::Expanded(schema, members),
             (None, true) => Made::Bare(payload),
             (Some((schema, members)), false) => {

@@ -60,12 +60,6 @@ impl Writer for Plain {
     fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
         hex::base64(bytes, out);
     }
-    fn hex(out: &mut Vec<u8>, text: &[u8], scratch: &mut Vec<u8>) -> Result<(), Bad> {
-        scratch.clear();
-        hex::decode(text, scratch)?;
-        Self::bytes(out, scratch);
-        Ok(())
-    }
 
     // What has several parts is refused before it comes here, and is JSON otherwise.
 
