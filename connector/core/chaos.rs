@@ -54,6 +54,8 @@ points! {
     IdleCommitted = "idle-committed",
     /// Rows of a snapshot are in their batch, which is not sent.
     ChunkPlaced = "chunk-placed",
+    /// A dead letter is in its batch, which is not sent.
+    LetterPlaced = "letter-placed",
     /// The source knows of the delivery and has not confirmed it.
     Unconfirmed = "unconfirmed",
     ConfirmSent = "confirm-sent",

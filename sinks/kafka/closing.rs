@@ -29,6 +29,26 @@ impl Close {
             Close::PositionOnly | Close::Drained | Close::Records | Close::Bytes | Close::Age => false,
         }
     }
+
+    /// Says so of one that cuts, and what would keep such a transaction whole.
+    pub fn tell_cut(self, records: u64, age: Duration) {
+        let seconds = age.as_secs();
+        match self {
+            Close::Stuck => tracing::warn!(
+                records,
+                seconds,
+                hint = "raise timeout_ms in [sink.kafka.transaction] to keep such ones whole",
+                "a transaction of the source is delivered in parts: its end did not come in kafka's time"
+            ),
+            Close::Cut => tracing::info!(
+                records,
+                seconds,
+                hint = "raise cut_bytes in [sink.kafka.transaction] to keep such ones whole",
+                "a transaction of the source is delivered in parts: it is larger than cut_bytes"
+            ),
+            Close::PositionOnly | Close::Drained | Close::Records | Close::Bytes | Close::Age => {}
+        }
+    }
 }
 
 /// How an open transaction stands.

@@ -8,19 +8,25 @@
 #![allow(unsafe_code)]
 
 pub mod allocator;
+mod events;
+mod outstanding;
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka_sys as sys;
 
-use crate::errors::{self, Code, Failure};
-use crate::login::Refused;
+use crate::errors::{Code, Failure};
+use events::{on_delivery, on_error, on_log};
+use outstanding::Share;
+
+pub use events::{Events, Undelivered};
+pub use outstanding::Outstanding;
 
 // The bindings make an enum of error codes, and a broker may send a code that the enum does not have, which
 // would be undefined behaviour in Rust. The same functions, with numbers: a C enum is an int.
@@ -58,51 +64,6 @@ pub enum Role {
     Consumer,
 }
 
-/// A record that was not delivered.
-#[derive(Clone, Debug)]
-pub struct Undelivered {
-    pub failure: Failure,
-    pub topic: String,
-    pub partition: i32,
-    /// What `Client::produce` was given with it.
-    pub place: u64,
-}
-
-/// What librdkafka told us through callbacks. Written on whichever thread polls, and on its own.
-#[derive(Debug, Default)]
-pub struct Events {
-    undelivered: Mutex<Option<Undelivered>>,
-    has_undelivered: AtomicBool,
-    /// The last thing that went wrong in the connections, for messages.
-    trouble: Mutex<Option<String>>,
-    errors_seen: AtomicBool,
-    refused: Refused,
-}
-
-impl Events {
-    /// The first record that was not delivered.
-    pub fn undelivered(&self) -> Option<Undelivered> {
-        if !self.has_undelivered.load(Ordering::Acquire) {
-            return None;
-        }
-        lock(&self.undelivered).clone()
-    }
-
-    /// Whether a broker did not let us in.
-    pub fn refused(&self) -> Refused {
-        self.refused.clone()
-    }
-
-    pub fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
-    }
-
-    /// Whether librdkafka reported what can have touched a commit since the last time this was asked.
-    pub fn take_errors_seen(&self) -> bool {
-        self.errors_seen.swap(false, Ordering::AcqRel)
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -110,8 +71,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One instance of librdkafka. Dropping it joins its threads: drop it on a thread that may block.
 pub struct Client {
     rk: *mut sys::rd_kafka_t,
-    // The callbacks' opaque points into it. Declared, and so dropped, after the instance is destroyed.
+    // The callbacks' opaques point into both. Declared, and so dropped, after the instance is destroyed.
     events: Arc<Events>,
+    shares: Mutex<HashMap<String, Arc<Share>>>,
 }
 
 // SAFETY: librdkafka's handles may be used from any thread at once (its manual, "Thread safety").
@@ -148,7 +110,7 @@ impl Client {
             return Err(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned());
         }
         let _ = ManuallyDrop::new(native);
-        Ok(Arc::new(Self { rk, events }))
+        Ok(Arc::new(Self { rk, events, shares: Mutex::default() }))
     }
 
     pub fn events(&self) -> &Events {
@@ -162,13 +124,42 @@ impl Client {
     }
 
     pub fn topic(self: &Arc<Self>, name: &str) -> Result<Topic, Failure> {
+        // No conf means the defaults.
+        self.topic_with(name, ptr::null_mut(), None)
+    }
+
+    /// One whose records are counted while they are on their way.
+    pub fn counted_topic(
+        self: &Arc<Self>,
+        name: &str,
+        partitions: u32,
+        outstanding: &Arc<Outstanding>,
+    ) -> Result<Topic, Failure> {
+        let new = || Arc::new(Share::new(outstanding.clone(), partitions));
+        // Once a name: librdkafka keeps the opaque of the first handle.
+        let share = lock(&self.shares).entry(name.to_owned()).or_insert_with(new).clone();
+        // SAFETY: the instance is alive; the opaque lives as long as it does.
+        let conf = unsafe {
+            let conf = sys::rd_kafka_default_topic_conf_dup(self.rk);
+            sys::rd_kafka_topic_conf_set_opaque(conf, Arc::as_ptr(&share).cast_mut().cast());
+            conf
+        };
+        self.topic_with(name, conf, Some(share))
+    }
+
+    fn topic_with(
+        self: &Arc<Self>,
+        name: &str,
+        conf: *mut sys::rd_kafka_topic_conf_t,
+        share: Option<Arc<Share>>,
+    ) -> Result<Topic, Failure> {
         let text = CString::new(name).map_err(|_| invalid("a topic's name holds a zero"))?;
-        // SAFETY: the instance and the text are alive; no conf means the defaults.
-        let rkt = unsafe { sys::rd_kafka_topic_new(self.rk, text.as_ptr(), ptr::null_mut()) };
+        // SAFETY: the instance and the text are alive, and the conf is given away.
+        let rkt = unsafe { sys::rd_kafka_topic_new(self.rk, text.as_ptr(), conf) };
         if rkt.is_null() {
             return Err(last_failure());
         }
-        Ok(Topic { rkt, client: self.clone() })
+        Ok(Topic { rkt, share, client: self.clone() })
     }
 
     /// Ends at once with the first answer; the timeout is librdkafka's, so the caller keeps a watch.
@@ -233,6 +224,7 @@ impl Drop for Client {
 /// A topic's handle in one producer or consumer.
 pub struct Topic {
     rkt: *mut sys::rd_kafka_topic_t,
+    share: Option<Arc<Share>>,
     client: Arc<Client>,
 }
 
@@ -257,6 +249,8 @@ impl Topic {
         let headers = Headers::new(headers);
         let (key_at, key_len) = parts(key);
         let (value_at, value_len) = parts(value);
+        let bytes = (key_len + value_len) as u64;
+        self.count(|share| share.add(partition as usize, bytes));
         // SAFETY: the arguments are tags with values of the C types that librdkafka takes for them, ended
         // by END; key and value are copied before the call returns; the opaque is a number that nobody
         // follows as a pointer; the headers are librdkafka's own only if the call succeeds.
@@ -285,10 +279,17 @@ impl Topic {
             )
         };
         if code != 0 {
+            self.count(|share| share.remove(partition as usize, bytes));
             return Err(Code(code));
         }
         let _ = ManuallyDrop::new(headers);
         Ok(())
+    }
+
+    fn count(&self, change: impl FnOnce(&Share)) {
+        if let Some(share) = &self.share {
+            change(share);
+        }
     }
 
     /// Connects to whichever broker answers first, and learns where the topic's partitions are.
@@ -527,65 +528,3 @@ pub fn drain_log<C: rdkafka::ClientContext>(client: &rdkafka::client::Client<C>)
 
 /// The level of syslog up to which a line tells of trouble.
 const LOG_ERROR: c_int = 3;
-
-/// # Safety
-/// `opaque` is the `Events` that `Client::new` set.
-unsafe extern "C" fn on_delivery(
-    _rk: *mut sys::rd_kafka_t,
-    message: *const sys::rd_kafka_message_t,
-    opaque: *mut c_void,
-) {
-    // SAFETY: librdkafka hands over a live message.
-    let code = unsafe { code_of(message) };
-    if code == 0 {
-        return;
-    }
-    // SAFETY: by the contract above; the topic's handle lives as long as the message.
-    let (events, message, topic) = unsafe {
-        let topic = CStr::from_ptr(sys::rd_kafka_topic_name((*message).rkt));
-        (&*opaque.cast::<Events>(), &*message, topic.to_string_lossy().into_owned())
-    };
-    let mut first = lock(&events.undelivered);
-    if first.is_none() {
-        let place = message._private.addr() as u64;
-        *first = Some(Undelivered { failure: failure_of(code), topic, partition: message.partition, place });
-        events.has_undelivered.store(true, Ordering::Release);
-    }
-}
-
-/// # Safety
-/// `opaque` is the `Events` that `Client::new` set.
-unsafe extern "C" fn on_error(
-    _rk: *mut sys::rd_kafka_t,
-    code: c_int,
-    text: *const c_char,
-    opaque: *mut c_void,
-) {
-    // SAFETY: by the contract above; librdkafka hands over a text that ends with a zero.
-    let (events, text) = unsafe { (&*opaque.cast::<Events>(), CStr::from_ptr(text)) };
-    let text = text.to_string_lossy();
-    if errors::concerns_commit(Code(code), &text) {
-        events.errors_seen.store(true, Ordering::Release);
-    }
-    events.refused.note(Code(code));
-    *lock(&events.trouble) = Some(text.into_owned());
-}
-
-/// # Safety
-/// The texts end with a zero. Called from librdkafka's own threads.
-unsafe extern "C" fn on_log(
-    _rk: *const sys::rd_kafka_t,
-    level: c_int,
-    _facility: *const c_char,
-    text: *const c_char,
-) {
-    // Errors reach the user through the sink's own errors, with an object and a remedy, so these lines are
-    // for those who look closer.
-    // SAFETY: by the contract above.
-    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
-    if level < LOG_ERROR {
-        tracing::warn!(target: "librdkafka", "{text}");
-    } else {
-        tracing::debug!(target: "librdkafka", "{text}");
-    }
-}

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::config::{Limits, Settings};
 use crate::errors::{self, Class, Code, Failure};
 use crate::login::Refused;
-use crate::native::{Client, Role, Topic, Undelivered};
+use crate::native::{Client, Outstanding, Role, Topic, Undelivered};
 use crate::position;
 
 /// The initialisation that follows waits longer, and tells why.
@@ -27,9 +27,12 @@ const IDLE_POLL: Duration = Duration::from_millis(500);
 const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Above any batch that fits into memory, so that `batch.size` alone decides.
 const BATCH_RECORDS: &str = "1000000";
-/// Waits for a fuller batch this long; a commit does not wait for it. Above the time a broker takes to
-/// answer: once the oldest record is older than this, librdkafka polls without pause until the answer comes.
-const LINGER_MS: &str = "20";
+/// Waits for a fuller batch this long; neither a commit nor a push waits for it. Above the age of records under
+/// load: once a partition's oldest is older than this, librdkafka polls without pause until the answer to its
+/// request before has come.
+const LINGER_MS: &str = "100";
+/// How long a push makes librdkafka send what it has: its threads wake up meanwhile, and little is added.
+const PUSH: Duration = Duration::from_millis(2);
 /// Queued records are bounded by bytes; this only must not come first.
 const QUEUE_RECORDS: &str = "1000000";
 
@@ -93,6 +96,7 @@ impl Trouble {
 enum Command {
     Init(oneshot::Sender<Result<(), Failure>>),
     Begin(oneshot::Sender<Result<(), Failure>>),
+    Push,
     Commit(Order),
 }
 
@@ -145,6 +149,7 @@ pub struct Producer {
     commands: commands::Sender<Command>,
     ended: Option<oneshot::Receiver<()>>,
     watch: Duration,
+    outstanding: Arc<Outstanding>,
 }
 
 impl Producer {
@@ -155,8 +160,12 @@ impl Producer {
             .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))?;
         let (commands, orders) = commands::channel();
         let (end, ended) = oneshot::channel();
+        // Half waits while the other half is on its way.
+        let outstanding =
+            Arc::new(Outstanding::new(batch_bytes(settings, sizes), queue_bytes(settings, sizes) / 2));
         let worker = Worker {
             client: client.clone(),
+            outstanding: outstanding.clone(),
             limits: settings.limits,
             doubt: backoff.mul_f64(DOUBT),
             open: false,
@@ -172,7 +181,7 @@ impl Producer {
                 let _ = end.send(());
             })
             .map_err(|error| Error::transient("cannot start a thread for a producer").source(error))?;
-        Ok(Self { id, client, commands, ended: Some(ended), watch: settings.limits.watch() })
+        Ok(Self { id, client, commands, ended: Some(ended), watch: settings.limits.watch(), outstanding })
     }
 
     pub fn id(&self) -> &str {
@@ -189,9 +198,19 @@ impl Producer {
         self.client.topic(name).map_err(|failure| errors::error(format!("cannot use topic {name}"), failure))
     }
 
-    /// Runs the callbacks that wait, which makes room in the queue.
+    /// The same, for a topic that many records go to.
+    pub fn data_topic(&self, name: &str, partitions: u32) -> Result<Topic> {
+        let topic = self.client.counted_topic(name, partitions, &self.outstanding);
+        topic.map_err(|failure| errors::error(format!("cannot use topic {name}"), failure))
+    }
+
+    /// Runs the callbacks that wait, which makes room in the queue; and where much waits for fuller batches, it is
+    /// sent as it is.
     pub fn poll(&self) {
         self.client.poll(Duration::ZERO);
+        if self.outstanding.takes_push() {
+            self.order(Command::Push);
+        }
     }
 
     /// Why the open transaction has failed, as far as librdkafka says; `None` where it says nothing.
@@ -313,9 +332,7 @@ pub fn config(
     owned("retry.backoff.max.ms", backoff_ms);
     owned("message.max.bytes", sizes.record_bytes.to_string());
     owned("queue.buffering.max.messages", QUEUE_RECORDS.to_owned());
-    // Half of the memory each; but a queue that cannot hold the largest record would never take it.
-    let queue_bytes = (settings.memory_bytes / 2).max(u64::from(sizes.record_bytes) + RECORD_OVERHEAD);
-    owned("queue.buffering.max.kbytes", queue_bytes.div_ceil(1024).to_string());
+    owned("queue.buffering.max.kbytes", queue_bytes(settings, sizes).div_ceil(1024).to_string());
     owned("statistics.interval.ms", "0".to_owned());
     if settings.client_value("linger.ms").is_none() {
         owned("linger.ms", LINGER_MS.to_owned());
@@ -323,14 +340,24 @@ pub fn config(
     if settings.client_value("batch.num.messages").is_none() {
         owned("batch.num.messages", BATCH_RECORDS.to_owned());
     }
-    let wished = settings.client_value("batch.size").and_then(|text| text.parse().ok()).unwrap_or(u32::MAX);
-    owned("batch.size", wished.min(sizes.batch_bytes).to_string());
+    owned("batch.size", batch_bytes(settings, sizes).to_string());
     Ok(config)
+}
+
+/// Half of the memory each; but a queue that cannot hold the largest record would never take it.
+fn queue_bytes(settings: &Settings, sizes: Sizes) -> u64 {
+    (settings.memory_bytes / 2).max(u64::from(sizes.record_bytes) + RECORD_OVERHEAD)
+}
+
+fn batch_bytes(settings: &Settings, sizes: Sizes) -> u64 {
+    let wished = settings.client_value("batch.size").and_then(|text| text.parse().ok()).unwrap_or(u32::MAX);
+    wished.min(sizes.batch_bytes).into()
 }
 
 /// The thread's side.
 struct Worker {
     client: Arc<Client>,
+    outstanding: Arc<Outstanding>,
     limits: Limits,
     doubt: Duration,
     /// A transaction is begun and not ended.
@@ -363,6 +390,8 @@ impl Worker {
                     self.open |= begun.is_ok();
                     let _ = reply.send(begun);
                 }
+                // It times out: what it makes room for comes meanwhile.
+                Ok(Command::Push) => drop(self.client.flush(PUSH)),
                 Ok(Command::Commit(order)) => self.end(order),
                 Err(commands::RecvTimeoutError::Timeout) => self.client.poll(Duration::ZERO),
                 Err(commands::RecvTimeoutError::Disconnected) => break,
@@ -397,6 +426,7 @@ impl Worker {
         // One deadline for all of it: the broker ends the transaction then, whatever this still waits for.
         let deadline = given + self.limits.ending();
         let left = || deadline.saturating_duration_since(Instant::now());
+        self.outstanding.settle(deadline, |wait| self.client.poll(wait));
         let flush = self.client.flush(left());
         if let Some(undelivered) = self.client.events().undelivered() {
             return Err(cause(&self.client, undelivered));

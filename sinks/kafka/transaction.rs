@@ -387,7 +387,7 @@ impl Session {
             }
         };
         if let Some(handle @ None) = slot.handles.get_mut(self.turn) {
-            *handle = Some(producer.topic(&slot.name)?);
+            *handle = Some(producer.data_topic(&slot.name, slot.partitions)?);
         }
         if !slot.recorded {
             let key = self.keys.partitions(&slot.name);
@@ -484,6 +484,7 @@ impl Session {
         if reason.cuts() && self.cut != Some(open.source) {
             self.cut = Some(open.source);
             self.progress.cut_transactions.fetch_add(1, Ordering::Relaxed);
+            reason.tell_cut(open.records, open.begun.elapsed());
         }
         let Some(producer) = self.producers.get(self.turn) else { return Ok(()) };
         let previous = self.pending.back().map(|before| before.gate.clone());

@@ -25,11 +25,17 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `millrace run` on files or folders; its log and output lie in `dir`, under `name`.
     pub fn launch(files: &[&Path], dir: &Path, name: &str) -> Self {
+        Self::launch_ordered(files, dir, name, None)
+    }
+
+    /// One that dies where it is told to; its log and output as above.
+    pub fn launch_ordered(files: &[&Path], dir: &Path, name: &str, order: Option<&str>) -> Self {
         let (log, out) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.out")));
         let create = |path: &Path| File::create(path).expect("a file in a temporary directory");
         let mut run = command(&["run"]);
         run.args(files).args(["--rest", "127.0.0.1:0", "--log-format", "text"]).current_dir(dir);
         run.stdin(Stdio::null()).stdout(create(&out)).stderr(create(&log));
+        run.envs(order.map(|order| ("MILLRACE_CHAOS", order)));
         let child = run.spawn().expect("the daemon starts");
         Self { child, log, out, rest: None, http: http() }
     }

@@ -112,6 +112,16 @@ impl<O: Origin> Site<O> {
         Daemon::start(&[&path], self.dir(), &name).await
     }
 
+    /// Starts a daemon that is told to die at a point, and waits until it has.
+    pub async fn start_to_die_at(&mut self, point: &str) {
+        self.starts += 1;
+        let (path, name) = (self.write_file(), format!("daemon-{}", self.starts));
+        let order = format!("crash:{point}");
+        let mut daemon = Daemon::launch_ordered(&[&path], self.dir(), &name, Some(&order));
+        let died = daemon.wait_ended().await;
+        assert!(!died.success(), "{died}");
+    }
+
     /// The daemon that runs.
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("the daemon runs")

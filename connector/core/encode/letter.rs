@@ -16,6 +16,7 @@ use super::{header, reject};
 use crate::batch::{
     Before, Cell, Change, ChangeBatch, Op, Record, Row, Span, Tag, Transaction, Value as CellValue,
 };
+use crate::chaos::{self, Point};
 use crate::error::Error;
 use crate::position::{Mark, Position};
 use crate::relation::Relation;
@@ -189,6 +190,7 @@ impl Pass<'_> {
             mark: context.change.mark,
             time_ms: 0,
         });
+        chaos::pass(Point::LetterPlaced);
         true
     }
 }

@@ -91,6 +91,28 @@ async fn poison_goes_to_the_dead_letters_and_its_neighbours_are_delivered_in_ord
 }
 
 #[tokio::test]
+async fn a_daemon_that_dies_with_letters_placed_delivers_them_and_their_neighbours_once() {
+    let mut shop = shop("letters-death", "dead_letter").await;
+    shop.start().await.rows(1..=1).await.expect_rows(1..=1).await.term().await;
+    shop.sql
+        .run(
+            "BEGIN; INSERT INTO outbox VALUES ('1', 'a', 'good', '{\"n\": 1}'), ('2', 'a', 'good', '{'),
+                ('3', 'a', 'good', '{\"n\": 2}'), ('4', 'a', 'evil', '{}'); COMMIT",
+        )
+        .await;
+    for time in 1..=2 {
+        shop.start_to_die_at(&format!("letter-placed:{time}")).await;
+    }
+    shop.start().await.rows(2..=2).await.expect_rows(1..=2).await;
+    let bootstrap = shop.servers.kafka.bootstrap();
+    let letters = committed(&bootstrap, &[&format!("{}.dead-letters", shop.name)]).await;
+    assert_eq!(codes(&letters), ["bad_json", "topic_not_allowed"]);
+    let good = committed(&bootstrap, &["letters-death.good"]).await;
+    let numbers: Vec<Json> = good.iter().map(|event| event.json()["n"].clone()).collect();
+    assert_eq!(numbers, [1, 2]);
+}
+
+#[tokio::test]
 async fn a_masked_value_is_nowhere_not_in_a_letter_nor_in_the_log_and_a_replay_keeps_it_masked() {
     const SECRET: &str = "4111111111111111";
     let mut shop = Shop::open("masked-letters").await;

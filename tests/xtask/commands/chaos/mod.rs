@@ -277,7 +277,11 @@ async fn going_on(
     line: &mut Line,
 ) -> (u32, Option<String>) {
     let row = injector.row;
-    let config = scene.config(row, count, seed);
+    let mut config = scene.config(row, count, seed);
+    if row == Row::F2 {
+        // Its large transactions take long beside other work, and would be cut.
+        config.transaction_timeout = config.transaction_timeout.map(|timeout| timeout * line.slack);
+    }
     let outcome = run::run(&config, &mut injector, |news| println!("{news}")).await;
     scene.links_pass();
     if let Ok(report) = &outcome {

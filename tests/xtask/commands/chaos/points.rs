@@ -59,9 +59,9 @@ pub const POINTS: &[(&str, How)] = &[
 ];
 
 /// Passed inside a source transaction that is larger than the cut size, and while rows are read: rows of their own
-/// do that.
+/// do that; and where something cannot be delivered, which a test of the dead letters does.
 #[cfg(test)]
-const ELSEWHERE: &[&str] = &["cut-committed", "chunk-placed"];
+const ELSEWHERE: &[&str] = &["cut-committed", "chunk-placed", "letter-placed"];
 
 pub const DIES_WITHIN: Duration = Duration::from_secs(60);
 /// It may take some tries to meet an open transaction.

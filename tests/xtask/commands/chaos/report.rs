@@ -30,7 +30,7 @@ one fault in a run that goes on: order is checked after each, everything after e
 #[derive(Debug)]
 pub struct Line {
     row: Row,
-    slack: u32,
+    pub slack: u32,
     versions: String,
     first_seed: u64,
     pub next_seed: u64,
