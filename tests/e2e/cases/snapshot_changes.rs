@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_e2e::{Own, PATIENCE, Servers, Shop, until};
+use millrace_e2e::{Event, Own, PATIENCE, Servers, Shop, until};
 use millrace_ledger::reader::{Isolation, Reader};
+use serde_json::Value as Json;
 
 use super::snapshots::{
     CHANGES, ORDERS, Writers, assert_once, fill, folded, noted, read_through, read_twice, shop, table,
@@ -136,6 +137,58 @@ async fn a_table_that_is_written_anew_while_its_rows_are_read_loses_none() {
     let events = shop.settled().await;
     assert_once(&events);
     assert_eq!(folded(&events), table(&shop).await);
+}
+
+/// The notes that events leave, by their codes.
+fn left(events: &[Event]) -> BTreeMap<String, Json> {
+    let mut rows = BTreeMap::new();
+    for event in events {
+        let key = event.key.as_ref().and_then(|key| key["code"].as_str()).expect("a code").to_owned();
+        match event.op() {
+            "d" => drop(rows.remove(&key)),
+            "-" => {}
+            _ => drop(rows.insert(key, event.after("note").clone())),
+        }
+    }
+    rows
+}
+
+#[tokio::test]
+async fn rows_that_an_index_tells_apart_are_followed_by_it_under_a_snapshot() {
+    let mut shop = shop("snapshot-by-index").await;
+    shop.file.set("source/postgres/snapshot_chunk_rows", 50);
+    shop.table("coded", "id bigint PRIMARY KEY, code text NOT NULL UNIQUE, note text").await;
+    shop.sql
+        .run(
+            "ALTER TABLE coded REPLICA IDENTITY USING INDEX coded_code_key;
+             INSERT INTO coded SELECT n, 'code ' || n, 'row 0' FROM generate_series(0, 1499) n",
+        )
+        .await;
+    let writers = Writers::at_work(
+        &shop,
+        1_500,
+        &[
+            "UPDATE coded SET note = 'update {version}' WHERE id = {id}",
+            "UPDATE coded SET code = 'moved ' || id || ' {version}' WHERE id = {id}",
+            "DELETE FROM coded WHERE id = {id}",
+            "INSERT INTO coded VALUES ({id}, 'new {id} {version}', 'insert {version}') ON CONFLICT (id) DO NOTHING",
+            "UPDATE coded SET id = {id} + 1500 * {version} WHERE id = {id}",
+        ],
+    )
+    .await;
+    shop.capture(&[ORDERS, "public.coded"]).start().await;
+    read_through(&shop, "public.coded").await;
+    writers.stop().await;
+    shop.settled().await;
+    let text: String = shop.sql.one("SELECT json_object_agg(code, note)::text FROM coded").await;
+    let expected: BTreeMap<String, Json> = serde_json::from_str(&text).expect("codes and notes");
+    let events = until("the events give the table", async || {
+        let events = shop.events("public.coded").await;
+        (left(&events) == expected).then_some(events)
+    })
+    .await;
+    let ops: Vec<&str> = events.iter().map(Event::op).collect();
+    assert!(ops.contains(&"r") && ops.contains(&"d"), "{ops:?}");
 }
 
 #[tokio::test]
