@@ -5,6 +5,7 @@
 //! read beside the stream by `snapshot`.
 
 pub mod bson;
+mod by_namespace;
 mod cells;
 pub mod check;
 mod client;

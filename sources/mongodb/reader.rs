@@ -28,8 +28,8 @@ use crate::resume_token::ResumeToken;
 const AWAIT: Duration = Duration::from_millis(100);
 
 /// Events of one reply. A reply holds up to 16 MB otherwise, of which three are in memory at a time, and a
-/// smaller one is as fast: the next is fetched while this one is decoded.
-const REPLY_EVENTS: u32 = 4_000;
+/// smaller one is as fast: the next is fetched while this one is decoded, and it fits into the cache.
+pub const REPLY_EVENTS: u32 = 1_000;
 
 /// A stream that cannot be opened again for this long is a matter for the whole connector.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(60);

@@ -5,7 +5,6 @@
 //! server names after a reply (`reply_ended`). The events of a transaction share its session and number; it
 //! has ended with the first event of another one, or with a place past its cluster time.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use millrace_core::batch::{
@@ -17,6 +16,7 @@ use millrace_core::relation::Relation;
 use mongodb::bson::rawdoc;
 
 use crate::bson::{Dialect, Doc, Fault, FieldRules, Malformed, Style, write_text};
+use crate::by_namespace::ByNamespace;
 use crate::cells::{CELLS, NULL, copied, description, of_document, of_id, text};
 use crate::config::{Settings, UpdateDocument};
 use crate::event::{Event, Namespace, Operation};
@@ -49,7 +49,7 @@ pub struct Session {
     settings: Arc<Settings>,
     origin: Origin,
     /// By the namespace as events spell it.
-    collections: HashMap<Vec<u8>, Collection>,
+    collections: ByNamespace<Collection>,
     /// The batch being filled, counted here: indexes into an older one are stale.
     batch_number: u64,
     /// The constant part of every position, and the newest place.
@@ -76,7 +76,7 @@ impl Session {
             tracker,
             settings,
             origin,
-            collections: HashMap::new(),
+            collections: ByNamespace::default(),
             batch_number: 0,
             at: from,
             token: Vec::new(),
@@ -484,7 +484,7 @@ impl Session {
     /// The collection's index in the batch; `None` when it is not captured.
     fn relation_in(&mut self, namespace: Namespace<'_>, batch: &mut ChangeBatch) -> Result<Option<u32>> {
         let key = namespace.raw.as_bytes();
-        if !self.collections.contains_key(key) {
+        if self.collections.get(key).is_none() {
             let [database, name] = [namespace.database, namespace.collection]
                 .map(|name| String::from_utf8_lossy(name).into_owned());
             self.define(key, &database, &name);

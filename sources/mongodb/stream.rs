@@ -19,10 +19,13 @@ use tokio::sync::mpsc;
 
 use crate::bson::{Doc, Malformed};
 use crate::position::Stored;
-use crate::reader::Reply;
+use crate::reader::{REPLY_EVENTS, Reply};
 use crate::resume_token::ClusterTime;
 use crate::session::Session;
 use crate::snapshot::desk::{Desk, Order};
+
+/// Of the 16 MB that a reply may have, with room for one event that did not fit.
+const LARGE_REPLY: usize = 8 * 1024 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -224,7 +227,10 @@ impl Stream {
         }
         self.session.reply_ended(token, count == 0 && !self.limits.is_mongos)?;
         self.feed.progress.received.fetch_max(self.session.cluster_time().0, Ordering::Relaxed);
-        self.reply_ended()
+        // One with less room left says nothing of what is behind it.
+        let has_more =
+            count >= REPLY_EVENTS as usize || reply.as_raw_document().as_bytes().len() >= LARGE_REPLY;
+        self.reply_ended(has_more)
     }
 
     fn event(&mut self, event: Doc<'_>) -> Result<(), Ended> {
@@ -250,12 +256,12 @@ impl Stream {
         Ok(())
     }
 
-    /// What is whole goes out, and is committed at once when nothing more is here.
-    fn reply_ended(&mut self) -> Result<(), Ended> {
+    /// What is whole goes out, and is committed at once when nothing more is here or on its way.
+    fn reply_ended(&mut self, has_more: bool) -> Result<(), Ended> {
         if !self.session.is_whole() {
             return Ok(());
         }
-        let drained = self.replies.is_empty();
+        let drained = self.replies.is_empty() && !has_more;
         if self.is_filled() {
             if drained || self.batch_since.elapsed() >= BATCH_AGE_MAX {
                 self.send(drained)?;

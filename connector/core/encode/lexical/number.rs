@@ -106,7 +106,7 @@ const PLAIN: std::ops::Range<f64> = 1e-3..1e7;
 pub fn java_double(value: f64) -> String {
     // Without an exponent both print the shortest digits, with one behind the point at least.
     if value == 0.0 || PLAIN.contains(&value.abs()) {
-        return format!("{value:?}");
+        return zmij::Buffer::new().format_finite(value).to_owned();
     }
     let shortest = format!("{value:e}");
     // Java shows two digits at least, and of the smallest numbers the second one is not zero: 4.9E-324.
