@@ -302,6 +302,7 @@ impl Session {
     }
 
     async fn enqueue(&mut self, batch: &EncodedBatch) -> Result<(), Stop> {
+        let now_ms = now_us() / 1000;
         for (nth, record) in batch.records.iter().enumerate() {
             if nth % POLL_EVERY == POLL_EVERY - 1
                 && let Some(producer) = self.producers.get(self.turn)
@@ -310,7 +311,7 @@ impl Session {
             }
             self.prepare_slot(record.topic).await?;
             let bytes = self.fitting(batch, record)?;
-            while let Err(code) = self.try_produce(batch, record) {
+            while let Err(code) = self.try_produce(batch, record, now_ms) {
                 self.make_room(code).await?;
             }
             chaos::pass(Point::RecordEnqueued);
@@ -349,7 +350,7 @@ impl Session {
         Ok(bytes)
     }
 
-    fn try_produce(&self, batch: &EncodedBatch, record: &Record) -> Result<(), Code> {
+    fn try_produce(&self, batch: &EncodedBatch, record: &Record, now_ms: i64) -> Result<(), Code> {
         let slot = self.slots.get(record.topic as usize).and_then(Option::as_ref);
         let Some(topic) = slot.and_then(|slot| slot.handles.get(self.turn)?.as_ref()) else { return Ok(()) };
         topic.produce(
@@ -358,7 +359,7 @@ impl Session {
             record.value.map(|span| batch.slice(span)),
             batch.headers(record),
             record.mark.change,
-            record.time_ms,
+            if record.time_ms == 0 { now_ms } else { record.time_ms },
         )
     }
 

@@ -7,7 +7,7 @@ use millrace_core::encode::{base64, java_double};
 
 use super::filter::{FieldRules, Renamed};
 use super::printable::is_plain;
-use super::{Doc, Malformed, Value, decimal};
+use super::{Doc, Malformed, Value, decimal, words};
 
 /// The server allows 100 levels, and a change event adds some.
 const DEPTH_MAX: u32 = 200;
@@ -459,14 +459,24 @@ pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Length of the run at the beginning that goes out as it is: nearly all text. Sixteen bytes are looked at
-/// together, for which there are instructions.
+/// Length of the run at the beginning that goes out as it is: nearly all text. Eight bytes are looked at together,
+/// the last ones of a text with those before them, or with blanks.
 fn clean(text: &[u8]) -> usize {
+    let (chunks, tail) = text.as_chunks::<8>();
+    let last = match text.last_chunk::<8>() {
+        Some(last) => *last,
+        None => {
+            let mut last = [b' '; 8];
+            last.iter_mut().zip(tail).for_each(|(to, from)| *to = *from);
+            last
+        }
+    };
+    let is_plain = |chunk: &[u8; 8]| words::is_plain(u64::from_le_bytes(*chunk));
+    if chunks.iter().all(is_plain) && is_plain(&last) {
+        return text.len();
+    }
     let plain = |byte: &u8| (0x20..0x7f).contains(byte) & (*byte != b'"') & (*byte != b'\\');
-    let (chunks, _) = text.as_chunks::<16>();
-    let all_plain = |chunk: &&[u8; 16]| chunk.iter().fold(true, |all, byte| all & plain(byte));
-    let whole = 16 * chunks.iter().take_while(all_plain).count();
-    whole + text.iter().skip(whole).take_while(|byte| plain(byte)).count()
+    text.iter().take_while(|byte| plain(byte)).count()
 }
 
 fn write_escaped(text: &str, out: &mut Vec<u8>) {

@@ -7,6 +7,7 @@ mod decimal;
 mod filter;
 mod json;
 mod printable;
+mod words;
 
 pub use filter::{Along, FieldRules, Renamed, Rule};
 pub use json::{Dialect, Fault, Fraction, Style, put_date, put_value, write_document, write_text};
@@ -263,10 +264,23 @@ fn length(rest: &mut &[u8]) -> Result<usize, Malformed> {
 }
 
 fn c_string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
-    let end = rest.iter().position(|byte| *byte == 0).ok_or(Malformed::Cut)?;
+    let end = end_of_c_string(rest).ok_or(Malformed::Cut)?;
     let text = bytes(rest, end)?;
     take::<1>(rest)?;
     Ok(text)
+}
+
+/// Eight bytes at a time: most names are no longer.
+fn end_of_c_string(bytes: &[u8]) -> Option<usize> {
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let zeros = words::zeros_in(u64::from_le_bytes(*word));
+        if zeros != 0 {
+            return Some(8 * index + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    let from = bytes.len() - tail.len();
+    tail.iter().position(|byte| *byte == 0).map(|end| from + end)
 }
 
 /// Its length counts the zero byte at its end.
