@@ -33,7 +33,7 @@ const KEEPALIVE: Duration = Duration::from_secs(45 * 60);
 /// While the queue is full, a record is tried again this often; the queue drains in tens of milliseconds.
 const QUEUE_RETRY: Duration = Duration::from_millis(1);
 
-/// Records between two runs of the callbacks that give delivered records' memory back.
+/// Records between two runs of the callbacks that give delivered records' memory back; one comes at a batch's end too.
 const POLL_EVERY: usize = 512;
 
 /// The transaction that records go into.
@@ -304,7 +304,7 @@ impl Session {
     async fn enqueue(&mut self, batch: &EncodedBatch) -> Result<(), Stop> {
         let now_ms = now_us() / 1000;
         for (nth, record) in batch.records.iter().enumerate() {
-            if nth % POLL_EVERY == POLL_EVERY - 1
+            if (nth % POLL_EVERY == POLL_EVERY - 1 || nth + 1 == batch.records.len())
                 && let Some(producer) = self.producers.get(self.turn)
             {
                 producer.poll();

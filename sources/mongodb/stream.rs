@@ -115,6 +115,8 @@ impl Stream {
                 continue;
             }
             match self.next() {
+                // What was to be followed by more waits no longer for it: the server may be away.
+                Next::Tick if self.session.is_whole() && self.is_old() => self.send(true)?,
                 Next::Tick => {}
                 Next::Order(order) => self.obey(order),
                 Next::Reply(Some(Reply::Batch(reply))) => self.take(&reply)?,
@@ -263,7 +265,7 @@ impl Stream {
         }
         let drained = self.replies.is_empty() && !has_more;
         if self.is_filled() {
-            if drained || self.batch_since.elapsed() >= BATCH_AGE_MAX {
+            if drained || self.is_old() {
                 self.send(drained)?;
             }
         } else if self.session.cluster_time() > self.sent && Instant::now() >= self.next_advance {
@@ -274,6 +276,10 @@ impl Stream {
 
     fn is_filled(&self) -> bool {
         self.session.has_end() || self.batch.as_ref().is_some_and(|batch| !batch.is_idle())
+    }
+
+    fn is_old(&self) -> bool {
+        self.is_filled() && self.batch_since.elapsed() >= BATCH_AGE_MAX
     }
 
     fn send(&mut self, drained: bool) -> Result<(), Ended> {

@@ -17,7 +17,7 @@ pub struct Undelivered {
     pub failure: Failure,
     pub topic: String,
     pub partition: i32,
-    /// What `Client::produce` was given with it.
+    /// What `Topic::produce` was given with it.
     pub place: u64,
 }
 

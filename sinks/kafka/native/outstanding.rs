@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Without an answer for so long, what is on its way is not waited for: it may not have been sent at all.
-const STILL: Duration = Duration::from_millis(50);
+/// Without an answer for so long, what is on its way is not waited for, and a push is made again: it may not have
+/// been sent at all.
+const STILL: Duration = Duration::from_millis(20);
 
 /// Of one producer. Bytes are those of keys and values, as librdkafka counts them when it fills its batches.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ impl Outstanding {
         self.full.load(Ordering::Relaxed) > 0
     }
 
-    /// Something of the newest push is not acknowledged.
+    /// Less is acknowledged than was enqueued at the newest push.
     fn has_pushed(&self) -> bool {
         self.acknowledged() < self.pushed.load(Ordering::Relaxed)
     }
