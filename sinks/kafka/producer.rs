@@ -25,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_POLL: Duration = Duration::from_millis(500);
 /// An abort at the end is a courtesy to readers; the broker does it anyway when the transaction times out.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A call that is made again has this long at least.
+const RESUMED_WITH: Duration = Duration::from_secs(1);
 /// Above any batch that fits into memory, so that `batch.size` alone decides.
 const BATCH_RECORDS: &str = "1000000";
 /// Waits for a fuller batch this long; neither a commit nor a push waits for it. Above the age of records under
@@ -160,7 +162,7 @@ impl Producer {
             .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))?;
         let (commands, orders) = commands::channel();
         let (end, ended) = oneshot::channel();
-        // Half waits while the other half is on its way.
+        // Half may wait while the other half is on its way.
         let outstanding =
             Arc::new(Outstanding::new(batch_bytes(settings, sizes), queue_bytes(settings, sizes) / 2));
         let worker = Worker {
@@ -195,13 +197,13 @@ impl Producer {
 
     /// A topic's handle in this producer.
     pub fn topic(&self, name: &str) -> Result<Topic> {
-        self.client.topic(name).map_err(|failure| errors::error(format!("cannot use topic {name}"), failure))
+        self.client.topic(name).map_err(|failure| unusable(name, failure))
     }
 
     /// The same, for a topic that many records go to.
     pub fn data_topic(&self, name: &str, partitions: u32) -> Result<Topic> {
         let topic = self.client.counted_topic(name, partitions, &self.outstanding);
-        topic.map_err(|failure| errors::error(format!("cannot use topic {name}"), failure))
+        topic.map_err(|failure| unusable(name, failure))
     }
 
     /// Runs the callbacks that wait, which makes room in the queue; and where much waits for fuller batches, it is
@@ -344,6 +346,10 @@ pub fn config(
     Ok(config)
 }
 
+fn unusable(topic: &str, failure: Failure) -> Error {
+    errors::error(format!("cannot use topic {topic}"), failure)
+}
+
 /// Half of the memory each; but a queue that cannot hold the largest record would never take it.
 fn queue_bytes(settings: &Settings, sizes: Sizes) -> u64 {
     (settings.memory_bytes / 2).max(u64::from(sizes.record_bytes) + RECORD_OVERHEAD)
@@ -383,7 +389,7 @@ impl Worker {
             match orders.recv_timeout(IDLE_POLL) {
                 Ok(Command::Init(reply)) => {
                     let deadline = Instant::now() + self.limits.call();
-                    let _ = reply.send(self.until(deadline, |client, left| client.init_transactions(left)));
+                    let _ = reply.send(until(deadline, |left| self.client.init_transactions(left)));
                 }
                 Ok(Command::Begin(reply)) => {
                     let begun = self.client.begin_transaction();
@@ -442,7 +448,7 @@ impl Worker {
         chaos::pass(Point::Flushed);
         let started = Instant::now();
         let deadline = deadline.min(started + self.limits.call());
-        self.until(deadline, |client, left| client.commit_transaction(left))
+        until(deadline, |left| self.client.commit_transaction(left))
             .map_err(|failure| self.fatal_or(failure))?;
         let call = started.elapsed();
         self.open = false;
@@ -452,23 +458,21 @@ impl Worker {
         Ok(Committed { doubtful, call, whole: given.elapsed() })
     }
 
-    /// The same call again while librdkafka says so, until a deadline.
-    fn until(
-        &self,
-        deadline: Instant,
-        call: impl Fn(&Client, Duration) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match call(&self.client, left.max(Duration::from_millis(1))) {
-                Err(failure) if failure.retriable && !left.is_zero() => (),
-                answer => return answer,
-            }
-        }
-    }
-
     fn fatal_or(&self, failure: Failure) -> Trouble {
         Trouble::Call(self.client.fatal().unwrap_or(failure))
+    }
+}
+
+/// The same call again while librdkafka says so and there is time for it. Never with little time: one whose own
+/// first step runs out of it is forgotten by librdkafka, and the answer to the commit that is still under way then
+/// finds no call that it belongs to, which ends the process.
+fn until(deadline: Instant, mut call: impl FnMut(Duration) -> Result<(), Failure>) -> Result<(), Failure> {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    loop {
+        match call(left().max(Duration::from_millis(1))) {
+            Err(failure) if failure.retriable && left() >= RESUMED_WITH => (),
+            answer => return answer,
+        }
     }
 }
 

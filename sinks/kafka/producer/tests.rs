@@ -188,3 +188,21 @@ async fn a_producer_with_an_open_transaction_ends_although_the_brokers_are_gone(
     drop(producer);
     tokio::time::timeout(Duration::from_secs(8), ended).await.unwrap().unwrap();
 }
+
+#[test]
+fn a_call_that_ran_out_of_its_time_is_not_made_again() {
+    let again = |failing_after: Duration| {
+        let mut calls = Vec::new();
+        let deadline = Instant::now() + Duration::from_millis(1_200);
+        let answer = until(deadline, |time| {
+            calls.push(time);
+            thread::sleep(failing_after);
+            Err(Failure { code: Code::INVALID, text: "not yet".into(), retriable: true })
+        });
+        assert!(answer.is_err());
+        calls
+    };
+    let calls = again(Duration::from_millis(50));
+    assert!(calls.len() > 1 && calls.iter().all(|time| *time >= RESUMED_WITH), "{calls:?}");
+    assert_eq!(again(Duration::from_millis(1_300)).len(), 1);
+}
