@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -155,23 +157,52 @@ pub(super) fn open_to_others(dir: &Path) -> bool {
         .all(|part| fs::metadata(part).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
 }
 
-/// A port that is free now. Taken from below the range the kernel gives to outgoing connections (32768
-/// and up): a server that is down for a while must find its port again, and a client that keeps dialling
-/// a dead port inside that range can end up connected to itself.
+/// A port that nobody listens on and that no other process of ours takes, for as long as this one lives. A server
+/// that is down for a while finds its port again, and no run meets another one's servers on a port of its own.
 pub fn free_port() -> Result<u16> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const FIRST: u32 = 15_000;
-    const COUNT: u32 = 17_000;
-    // Processes start at different places, so that two of them seldom try for the same port.
-    let offset = std::process::id().wrapping_mul(97);
-    for _ in 0..COUNT {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = u16::try_from(FIRST + offset.wrapping_add(step) % COUNT).unwrap_or(0);
-        if port != 0 && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+    static TAKEN: Mutex<Vec<Block>> = Mutex::new(Vec::new());
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if let Some(port) = taken.last_mut().and_then(Block::next_free) {
             return Ok(port);
         }
+        // The one before stays: its ports are in use.
+        taken.push(Block::take()?);
     }
-    Err(Error::new(format!("no free port on 127.0.0.1 from {FIRST} on")))
+}
+
+/// Ports side by side, held by the lock on a file until the process ends.
+struct Block {
+    rest: Range<u16>,
+    _lock: fs::File,
+}
+
+impl Block {
+    /// Below the range that the kernel gives to outgoing connections (32768 and up): a client that keeps dialling
+    /// a dead port inside that range can end up connected to itself.
+    const PORTS: Range<u16> = 15_000..32_000;
+    const SIZE: u16 = 50;
+
+    fn take() -> Result<Self> {
+        let dir = std::env::temp_dir().join("millrace-ports");
+        create(&dir)?;
+        for first in Self::PORTS.step_by(usize::from(Self::SIZE)) {
+            // One that cannot be opened is another user's.
+            let Ok(file) = fs::File::create(dir.join(first.to_string())) else { continue };
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                return Ok(Self { rest: first..first + Self::SIZE, _lock: file });
+            }
+        }
+        Err(Error::new(format!(
+            "all ports of 127.0.0.1 in {:?} are taken, see {}",
+            Self::PORTS,
+            dir.display()
+        )))
+    }
+
+    fn next_free(&mut self) -> Option<u16> {
+        self.rest.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +229,16 @@ mod tests {
     fn two_free_ports_are_two_ports_outside_the_range_of_outgoing_connections() {
         let (a, b) = (free_port().unwrap(), free_port().unwrap());
         assert_ne!(a, b);
-        assert!((15_000..32_768).contains(&a) && (15_000..32_768).contains(&b));
+        assert!([a, b].iter().all(|port| Block::PORTS.contains(port)));
+    }
+
+    #[test]
+    fn a_port_that_is_not_listened_on_yet_is_no_other_taker_s() {
+        // As another process would: the lock is on the open file, not on the process.
+        let (mut own, mut other) = (Block::take().unwrap(), Block::take().unwrap());
+        let ports: Vec<u16> = std::iter::from_fn(|| own.next_free()).collect();
+        assert!(!ports.is_empty());
+        assert!(std::iter::from_fn(|| other.next_free()).all(|port| !ports.contains(&port)));
     }
 
     #[test]

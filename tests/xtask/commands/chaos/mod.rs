@@ -4,6 +4,7 @@
 
 mod clock;
 mod disk;
+mod evidence;
 mod halts;
 mod injector;
 mod large;
@@ -249,6 +250,10 @@ impl Job<'_> {
                     "{row} FAILED with seed {seed}: replay with `cargo xtask chaos --fault {row} --trials {count} --seed {seed}`"
                 );
                 println!("{failure}");
+                if let Servers::Postgres(scene) = servers {
+                    let kept = evidence::keep(&scene.servers(), self.dir, &format!("{row}-{seed}"))?;
+                    println!("logs and records are kept in {}", kept.display());
+                }
             }
         }
         Ok(())

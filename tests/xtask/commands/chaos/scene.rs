@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millrace_ledger::proxy::{Mode, Proxy};
 use millrace_ledger::run::{self, Links};
-use xtask::services::{Config, Home, Kafka, KafkaConfig, Postgres, Proxied, Registry, free_port};
+use xtask::services::{Config, Home, Kafka, KafkaConfig, Postgres, Proxied, Registry, Server, free_port};
 use xtask::{Context, Result};
 
 use super::disk::SmallDisk;
@@ -80,6 +80,11 @@ impl Scene {
             binary: binary.to_owned(),
             dir: dir.to_owned(),
         })
+    }
+
+    pub fn servers(&self) -> Vec<&Server> {
+        let others: [&Server; 2] = [&self.registry, &self.postgres];
+        self.kafka.brokers().iter().chain(others).collect()
     }
 
     /// Where the daemon's logins lie.
