@@ -302,6 +302,7 @@ impl Session {
     }
 
     async fn enqueue(&mut self, batch: &EncodedBatch) -> Result<(), Stop> {
+        // Once a batch, where librdkafka would ask the clock for each record.
         let now_ms = now_us() / 1000;
         for (nth, record) in batch.records.iter().enumerate() {
             if (nth % POLL_EVERY == POLL_EVERY - 1 || nth + 1 == batch.records.len())

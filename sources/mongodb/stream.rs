@@ -116,7 +116,7 @@ impl Stream {
             }
             match self.next() {
                 // What was to be followed by more waits no longer for it: the server may be away.
-                Next::Tick if self.session.is_whole() && self.is_old() => self.send(true)?,
+                Next::Tick if self.session.is_whole() && self.is_filled() => self.send(true)?,
                 Next::Tick => {}
                 Next::Order(order) => self.obey(order),
                 Next::Reply(Some(Reply::Batch(reply))) => self.take(&reply)?,
@@ -229,7 +229,7 @@ impl Stream {
         }
         self.session.reply_ended(token, count == 0 && !self.limits.is_mongos)?;
         self.feed.progress.received.fetch_max(self.session.cluster_time().0, Ordering::Relaxed);
-        // One with less room left says nothing of what is behind it.
+        // One that had room for more has everything that there was.
         let has_more =
             count >= REPLY_EVENTS as usize || reply.as_raw_document().as_bytes().len() >= LARGE_REPLY;
         self.reply_ended(has_more)
@@ -265,7 +265,7 @@ impl Stream {
         }
         let drained = self.replies.is_empty() && !has_more;
         if self.is_filled() {
-            if drained || self.is_old() {
+            if drained || self.batch_since.elapsed() >= BATCH_AGE_MAX {
                 self.send(drained)?;
             }
         } else if self.session.cluster_time() > self.sent && Instant::now() >= self.next_advance {
@@ -276,10 +276,6 @@ impl Stream {
 
     fn is_filled(&self) -> bool {
         self.session.has_end() || self.batch.as_ref().is_some_and(|batch| !batch.is_idle())
-    }
-
-    fn is_old(&self) -> bool {
-        self.is_filled() && self.batch_since.elapsed() >= BATCH_AGE_MAX
     }
 
     fn send(&mut self, drained: bool) -> Result<(), Ended> {

@@ -107,19 +107,23 @@ impl<O: Origin> Site<O> {
 
     /// Starts another daemon with the same file, beside the one that may run.
     pub async fn start_another(&mut self) -> Daemon {
-        self.starts += 1;
-        let (path, name) = (self.write_file(), format!("daemon-{}", self.starts));
+        let (path, name) = self.next_start();
         Daemon::start(&[&path], self.dir(), &name).await
     }
 
     /// Starts a daemon that is told to die at a point, and waits until it has.
     pub async fn start_to_die_at(&mut self, point: &str) {
-        self.starts += 1;
-        let (path, name) = (self.write_file(), format!("daemon-{}", self.starts));
+        let (path, name) = self.next_start();
         let order = format!("crash:{point}");
         let mut daemon = Daemon::launch_ordered(&[&path], self.dir(), &name, Some(&order));
         let died = daemon.wait_ended().await;
         assert!(!died.success(), "{died}");
+    }
+
+    /// The file as it is now, and what the next daemon's log is called after.
+    fn next_start(&mut self) -> (PathBuf, String) {
+        self.starts += 1;
+        (self.write_file(), format!("daemon-{}", self.starts))
     }
 
     /// The daemon that runs.

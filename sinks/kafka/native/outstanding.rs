@@ -47,7 +47,7 @@ impl Outstanding {
     /// Whether a push is due now. One that is, is taken for done.
     pub fn takes_push(&self) -> bool {
         let enqueued = self.enqueued.load(Ordering::Relaxed);
-        if enqueued - self.acknowledged().min(enqueued) < self.push_bytes || self.has_full() {
+        if enqueued.saturating_sub(self.acknowledged()) < self.push_bytes || self.has_full() {
             return false;
         }
         let now = self.since.elapsed();
