@@ -146,6 +146,10 @@ pub struct Transaction {
     /// Where the commit before this one ended, for the `sequence` of the source block.
     pub previous_commit: Option<u64>,
     pub snapshot: SnapshotMark,
+    /// How often the rows of a table without a key were begun before these: what of them was delivered by then
+    /// comes again.
+    #[serde(default)]
+    pub again: u32,
     /// For the metadata of transactions; a letter has none, because it is read long after its transaction.
     #[serde(skip)]
     pub part: Part,

@@ -82,6 +82,7 @@ fn batch(rows: u32) -> ChangeBatch {
             commit_ts_us: 1_700_000_000_123_456,
             previous_commit: Some(24_023_128),
             snapshot: SnapshotMark::No,
+            again: 0,
             part: Part::default(),
         }],
         end: Some(Position::new("{\"lsn\":24023999}")),

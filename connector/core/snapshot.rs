@@ -169,6 +169,7 @@ mod tests {
             commit_ts_us: 0,
             previous_commit: None,
             snapshot: SnapshotMark::Row,
+            again: 0,
         };
         marks.put(transaction, &mut batch);
         let word = |change: &Change| batch.transactions[change.transaction as usize].snapshot.name();

@@ -437,6 +437,7 @@ impl Session {
             commit_ts_us: clock_us(event, ClusterTime(mark.commit)),
             previous_commit: None,
             snapshot: SnapshotMark::No,
+            again: 0,
             part: Part { delivered, ..Part::default() },
         });
         index

@@ -129,6 +129,7 @@ impl Open {
             commit_ts_us: self.commit_ts_us,
             previous_commit: None,
             snapshot: SnapshotMark::No,
+            again: 0,
             part: Part { name, ..part },
         });
         self.in_batch = Some((number, index));

@@ -143,6 +143,7 @@ mod tests {
             commit_ts_us: 0,
             previous_commit: None,
             snapshot: SnapshotMark::No,
+            again: 0,
             part: Part::default(),
         };
         batch.transactions.push(transaction);

@@ -470,6 +470,7 @@ impl Session {
             commit_ts_us: now_us(),
             previous_commit: self.whole.lsn_commit,
             snapshot: SnapshotMark::No,
+            again: 0,
             part: Part::default(),
         });
         // Behind every change before it, and before those of a commit record that starts at its end.
@@ -550,6 +551,7 @@ impl Session {
             commit_ts_us: transaction.commit_ts_us,
             previous_commit: self.whole.lsn_commit,
             snapshot: SnapshotMark::No,
+            again: 0,
             part: transaction.part(),
         });
         transaction.in_batch = Some((self.batch_number, index));

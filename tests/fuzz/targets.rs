@@ -205,6 +205,7 @@ fn row(kind: &Kind, text: &str) -> ChangeBatch {
             commit_ts_us: 1,
             previous_commit: None,
             snapshot: SnapshotMark::No,
+            again: 0,
             part: Part::default(),
         }],
         relations: vec![Arc::new(relation)],

@@ -103,6 +103,8 @@ pub struct Event {
     pub key: Box<str>,
     pub position: Option<Position>,
     pub tx: Option<KafkaTx>,
+    /// The header `snapshot.attempt`: which reading of a table without a key the row is of, 1 without it.
+    pub attempt: u32,
     pub body: Body,
 }
 
@@ -204,7 +206,11 @@ impl Decoder {
             }
         };
         let position = position(record).map_err(|text| (ProblemKind::Unfit, text))?;
-        Ok(Event { place: place(record), table: index, key: key.into(), position, tx, body })
+        let attempt = attempt(record).map_err(|text| (ProblemKind::Unfit, text))?;
+        if attempt > 1 && !keyless {
+            return Err(foreign("the record is of a second reading, and the table has a key".to_owned()));
+        }
+        Ok(Event { place: place(record), table: index, key: key.into(), position, tx, attempt, body })
     }
 
     async fn decode(&mut self, frame: &[u8]) -> Result<Value, (ProblemKind, String)> {
@@ -228,6 +234,15 @@ fn position(record: &Record) -> Result<Option<Position>, String> {
     Position::parse(&text).map(Some).ok_or_else(|| format!("header position is {text}"))
 }
 
+fn attempt(record: &Record) -> Result<u32, String> {
+    let Some(bytes) = record.header("snapshot.attempt") else { return Ok(1) };
+    let text = String::from_utf8_lossy(bytes);
+    text.parse()
+        .ok()
+        .filter(|attempt| *attempt > 1)
+        .ok_or_else(|| format!("header snapshot.attempt is {text}"))
+}
+
 /// Key and payload as they are, the rest from headers: in the order of the table's columns.
 fn event_of_outbox(record: &Record, table: usize, tx: Option<KafkaTx>) -> Result<Event, String> {
     let text = |what: &str, bytes: Option<&[u8]>| {
@@ -240,8 +255,8 @@ fn event_of_outbox(record: &Record, table: usize, tx: Option<KafkaTx>) -> Result
     let after = [&key, &seq, &txid, &payload].map(|text| Cell::Hash(short_hash(text)));
     let seq = Some(seq.parse().map_err(|_| format!("seq is {seq}"))?);
     let change = Change { op: Op::Create, xid: None, seq, before: None, after: Some(Box::new(after)) };
-    let position = position(record)?;
-    Ok(Event { place: place(record), table, key: key.into(), position, tx, body: Body::Change(change) })
+    let (position, body) = (position(record)?, Body::Change(change));
+    Ok(Event { place: place(record), table, key: key.into(), position, tx, attempt: 1, body })
 }
 
 fn place(record: &Record) -> Place {

@@ -87,7 +87,7 @@ impl Notes {
         let Some(text) = note["first"].as_str() else { return Ok(()) };
         let first = Snapshot::parse(text).ok_or_else(|| format!("{text} is no snapshot of Postgres"))?;
         let before = self.firsts.insert(table, first.clone());
-        // Rows without a key may be begun anew, as long as none of them was delivered.
+        // Rows without a key may be begun anew: the last reading counts, see `checker::attempts`.
         let keyless = TABLES[table].form == Form::Keyless;
         match before.filter(|before| *before != first && !keyless) {
             None => Ok(()),

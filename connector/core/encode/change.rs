@@ -481,6 +481,9 @@ impl<'a> Pass<'a> {
         if context.plan.format.dialect == Dialect::Millrace {
             header::put_position(out, context.change.mark, sub);
             header::put_unchanged(out, row, &self.room.after);
+            if context.transaction.again > 0 {
+                header::put_attempt(out, context.transaction.again + 1);
+            }
         }
         header::put_special(out, "special", row, &self.room.after, self.batch);
         header::put_special(out, "special.before", row, &self.room.before, self.batch);

@@ -48,6 +48,7 @@ pub(super) fn batch(changes: &[(Op, &[(usize, &str)])]) -> ChangeBatch {
         commit_ts_us: 1_700_000_000_123_000,
         previous_commit: None,
         snapshot: SnapshotMark::No,
+        again: 0,
         part: Part::default(),
     };
     let mut batch = ChangeBatch {

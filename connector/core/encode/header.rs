@@ -61,6 +61,12 @@ pub(crate) fn mark_text(mark: Mark) -> Short {
     text
 }
 
+/// Which reading of a table without a key the row is of, from the second one on: rows of those before are to be
+/// forgotten.
+pub(crate) fn put_attempt(out: &mut Vec<u8>, attempt: u32) {
+    put(out, "snapshot.attempt", |out| out.extend_from_slice(attempt.to_string().as_bytes()));
+}
+
 /// The columns whose value was neither changed nor sent, as a JSON list.
 pub(crate) fn put_unchanged(out: &mut Vec<u8>, row: &RowPlan, notes: &Notes) {
     if notes.unchanged.is_empty() {

@@ -79,6 +79,7 @@ pub fn batch(relation: &Arc<Relation>) -> ChangeBatch {
         commit_ts_us: 1_700_000_000_123_456,
         previous_commit: Some(90),
         snapshot: SnapshotMark::No,
+        again: 0,
         part: Part::default(),
     };
     ChangeBatch {

@@ -125,6 +125,7 @@ pub fn append(
             commit_ts_us: 1,
             previous_commit: None,
             snapshot: SnapshotMark::No,
+            again: 0,
             part: Part::default(),
         });
     }

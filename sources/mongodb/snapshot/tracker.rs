@@ -342,6 +342,7 @@ fn as_of(seen: ClusterTime) -> Transaction {
         commit_ts_us: i64::try_from(seen.seconds()).unwrap_or(0).saturating_mul(1_000_000),
         previous_commit: None,
         snapshot: SnapshotMark::Row,
+        again: 0,
         part: Part::default(),
     }
 }

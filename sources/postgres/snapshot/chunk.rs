@@ -141,11 +141,15 @@ pub(super) struct Marks {
     pub is_first: bool,
     pub last: SnapshotMark,
     pub is_last: bool,
+    /// How often the table was begun before.
+    pub again: u32,
 }
 
 impl Marks {
     pub fn put(&self, at: Placing, seen: &Visibility, read_at_us: i64, batch: &mut ChangeBatch) {
-        let transaction = |mark| transaction(seen, read_at_us, at.previous_commit, mark);
+        let again = self.again;
+        let transaction =
+            |mark| Transaction { again, ..transaction(seen, read_at_us, at.previous_commit, mark) };
         batch.transactions.extend([SnapshotMark::Row, self.first, self.last].map(transaction));
         if let Some(first) = batch.changes.first_mut().filter(|_| self.is_first) {
             first.transaction = 1;
@@ -166,7 +170,8 @@ pub(super) fn transaction(
     snapshot: SnapshotMark,
 ) -> Transaction {
     let part = Part::default();
-    Transaction { id: i64::from(seen.newest()), commit_ts_us: read_at_us, previous_commit, snapshot, part }
+    let id = i64::from(seen.newest());
+    Transaction { id, commit_ts_us: read_at_us, previous_commit, snapshot, again: 0, part }
 }
 
 /// Whether the row after a change is known whole: each value came with it, or with the old row.

@@ -388,7 +388,7 @@ impl Tracker {
         let again = is_last && table.note.repeat;
         // Without a key, changes in the snapshot may still come after the last row.
         let done = is_last && !again && table.first.is_none();
-        let is_asked = table.note.asked.is_some();
+        let (is_asked, begun_before) = (table.note.asked.is_some(), table.note.again);
         if done {
             table.end();
             self.left = self.left.saturating_sub(1);
@@ -402,6 +402,7 @@ impl Tracker {
             is_first: is_first_of_table,
             last: if read.is_last_table { SnapshotMark::Last } else { SnapshotMark::LastOfTable },
             is_last: is_last && !again,
+            again: begun_before,
         };
         if is_asked {
             let (seen, previous) = (&opened.seen, at.previous_commit);

@@ -323,6 +323,39 @@ async fn rows_without_a_key_come_once_with_the_stream_held_or_beside_it() {
     }
 }
 
+#[tokio::test]
+async fn rows_without_a_key_whose_reading_was_broken_off_come_again_and_say_so() {
+    let mut shop = shop("snapshot-attempts").await;
+    shop.table("whole", "id bigint, note text").await;
+    shop.capture(&["public.whole"]);
+    // Many batches, and a Kafka transaction for each.
+    shop.file.set("source/postgres/snapshot_chunk_rows", 100).set("sink/kafka/transaction/records_max", 100);
+    shop.sql
+        .run(
+            "ALTER TABLE whole REPLICA IDENTITY FULL;
+             INSERT INTO whole SELECT n, 'row 0' FROM generate_series(0, 2999) n;",
+        )
+        .await;
+    shop.start_to_die_at("chunk-placed:20").await;
+    shop.sql.run("UPDATE whole SET note = 'update 1' WHERE id < 10").await;
+    shop.start().await;
+    read_through(&shop, "public.whole").await;
+    let expected: Vec<String> = shop
+        .sql
+        .one("SELECT array_agg(id || ' ' || note ORDER BY (id || ' ' || note) COLLATE \"C\") FROM whole")
+        .await;
+    let (first, second) = within(THROUGH, "both readings", async || {
+        let events = shop.events("public.whole").await;
+        let (second, first): (Vec<Event>, Vec<Event>) =
+            events.into_iter().partition(|event| event.header("snapshot.attempt") == Some("2"));
+        (left(&second) == expected).then_some((first, second))
+    })
+    .await;
+    assert!((100..3_000).contains(&first.len()), "{} rows of the first reading", first.len());
+    assert!(first.iter().all(|event| event.header("snapshot.attempt").is_none()));
+    assert!(first.iter().chain(&second).all(|event| event.op() == "r"));
+}
+
 /// The rows that events without a key leave, each as often as it is there.
 fn left(events: &[Event]) -> Vec<String> {
     let mut rows: BTreeMap<String, i64> = BTreeMap::new();

@@ -4,6 +4,7 @@
 //! read nothing has proved nothing. [`check`] is the place to start; each of its steps has a file.
 
 mod alignment;
+mod attempts;
 mod content;
 mod expectation;
 mod kafka_tx;
@@ -123,6 +124,8 @@ pub struct Seen {
     pub aborted_records: u64,
     /// Rows of a snapshot.
     pub rows: u64,
+    /// Rows of a table without a key that a later reading of it gave once more.
+    pub superseded: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,12 +158,14 @@ impl Findings {
 pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut findings = Findings::default();
     preconditions(evidence, &mut findings);
+    positions::rise(evidence, &mut findings);
+    uncommitted::only_aborted(evidence, &mut findings);
+    let events = attempts::last_of_each(evidence.events, &mut findings);
+    let evidence = &Evidence { events: &events, ..*evidence };
     let expectation = expectation::Expectation::of(evidence.journal, evidence.begins);
     let aligned = alignment::align(evidence, &expectation, &mut findings);
-    positions::rise(evidence, &mut findings);
     kafka_tx::whole(evidence, &expectation, &aligned, &mut findings);
     content::folds(evidence, &expectation, &aligned, &mut findings);
-    uncommitted::only_aborted(evidence, &mut findings);
     let outcome = if findings.counts.total() > 0 {
         Outcome::Failed
     } else if !findings.unchecked.is_empty() {

@@ -140,7 +140,15 @@ impl World {
         let (final_lsn, change_lsn) = (self.final_lsn(), self.final_lsn() - 0x800 + n as u64);
         let position = Position { final_lsn, change_lsn, n: 0, sub: sub as u64 };
         let tx = Some(self.kafka_tx());
-        self.events.push(Event { place, table, key: key.into(), position: Some(position), tx, body });
+        self.events.push(Event {
+            place,
+            table,
+            key: key.into(),
+            position: Some(position),
+            tx,
+            attempt: 1,
+            body,
+        });
     }
 
     fn extents(&self) -> BTreeMap<TopicPartition, Extent> {
@@ -435,6 +443,30 @@ fn a_change_that_is_in_the_rows_is_a_phantom() {
     world.begins =
         Begins::Rows((0..TABLES.len()).map(|table| (table, Snapshot::parse("704:704:").unwrap())).collect());
     assert!(world.verdict().counts.phantom > 0);
+}
+
+#[test]
+fn rows_of_a_reading_that_was_begun_again_are_forgotten_and_come_before_the_next_ones() {
+    let mut world = World::begun_with_rows();
+    let read = |event: &Event| event.change().is_some_and(|change| change.op == Op::Read);
+    let at = world.events.iter().position(read).unwrap();
+    let earlier = world.events[at].clone();
+    // As it was when it was read first.
+    let mut stale = earlier.clone();
+    let Body::Change(change) = &mut stale.body else { panic!("a row") };
+    change.seq = Some(-1);
+    world.events[at].attempt = 2;
+    for rows in [vec![earlier.clone()], vec![stale, earlier.clone()]] {
+        let again = rows.len() as u64;
+        let events: Vec<Event> = rows.into_iter().chain(world.events.iter().cloned()).collect();
+        let verdict = world.verdict_over(&events, &world.log());
+        let Counts { lost, phantom, doubled, reordered, fold_mismatch, .. } = verdict.counts;
+        assert_eq!((lost, phantom, doubled, reordered, fold_mismatch), (0, 0, 0, 0, 0), "{verdict:#?}");
+        assert_eq!(verdict.seen.superseded, again);
+    }
+    let mut late = world.events.clone();
+    late.push(earlier);
+    assert_eq!(world.verdict_over(&late, &world.log()).counts.reordered, 1);
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn event(record: &Record, raw: Raw, topics: &[String], drawn: &HashMap<Transacti
         key: raw.key.into(),
         position,
         tx: Some(record.tx.ok_or_else(|| foreign("written outside any Kafka transaction"))?),
+        attempt: 1,
         body,
     })
 }

@@ -57,7 +57,7 @@ mod tests {
 
     fn event(partition: i32, key: &str, body: Body) -> Event {
         let place = Place { topic: "t".into(), partition, offset: 0 };
-        Event { place, table: 0, key: key.into(), position: None, tx: None, body }
+        Event { place, table: 0, key: key.into(), position: None, tx: None, attempt: 1, body }
     }
 
     fn change(op: Op, xid: u64) -> Body {

@@ -57,6 +57,7 @@ mod tests {
             key: "a".into(),
             position: Some(Position { final_lsn: 9, change_lsn, n: 0, sub: 0 }),
             tx: None,
+            attempt: 1,
             body: Body::Change(change),
         }
     }

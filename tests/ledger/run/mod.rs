@@ -58,6 +58,8 @@ pub struct Config {
     /// The rows that are there before the connector is are read, so many at once; otherwise there are none.
     pub snapshot_chunk_rows: Option<u64>,
     pub login: Login,
+    /// At most: behind on everything that was written while the daemon was down.
+    pub drains_within: Duration,
     pub limits: Limits,
     /// Tests the checker itself with faults planted into what was read.
     pub planted: bool,
@@ -106,6 +108,7 @@ impl Config {
             high_availability: false,
             snapshot_chunk_rows: None,
             login: Login::default(),
+            drains_within: Duration::from_secs(300),
             limits: Limits { uncut_changes_max: u64::MAX, positions: true },
             planted: true,
         }

@@ -162,8 +162,8 @@ impl Report {
         )?;
         writeln!(
             f,
-            "            {} on several partitions, {} unchanged values, {} aborted records",
-            seen.spread_transactions, seen.unchanged_values, seen.aborted_records
+            "            {} on several partitions, {} unchanged values, {} aborted records, {} rows read once more",
+            seen.spread_transactions, seen.unchanged_values, seen.aborted_records, seen.superseded
         )
     }
 

@@ -18,8 +18,6 @@ use crate::writers::{Totals, Workload, Writers, connect, create_schema, fill, wr
 const FIRST_START_MAX: Duration = Duration::from_secs(60);
 /// Beyond what is allowed, so that a slow recovery is measured and not merely cut off.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(120);
-/// At most: behind on everything that was written while the daemon was down.
-const DRAIN_MAX: Duration = Duration::from_secs(300);
 const READER_PATIENCE: Duration = Duration::from_secs(60);
 const STATE_PAUSE: Duration = Duration::from_millis(50);
 const SLOT_PAUSE: Duration = Duration::from_millis(20);
@@ -223,7 +221,7 @@ impl Stage {
         }
         let finals =
             write_final_rows(&self.config.postgres_url, self.config.connector_file().has_outbox()).await?;
-        if let Err(error) = self.tail.watch_for(finals, DRAIN_MAX).await {
+        if let Err(error) = self.tail.watch_for(finals, self.config.drains_within).await {
             return Err(format!("{error}; the daemon says {:?}", self.daemon.state().await).into());
         }
         self.rows_read().await?;
@@ -235,7 +233,7 @@ impl Stage {
 
     /// Waits until the rows of all tables have come.
     async fn rows_read(&mut self) -> Result<()> {
-        let deadline = Instant::now() + DRAIN_MAX;
+        let deadline = Instant::now() + self.config.drains_within;
         loop {
             let unread = self.unread().await?;
             if unread.is_empty() {

@@ -27,6 +27,9 @@ const FINAL_KEY: i64 = -1_000;
 /// Above those of every writer; each large transaction has its own part of what lies there.
 const LARGE_KEYS: i64 = 1 << 50;
 const LARGE_ROWS_AT_ONCE: usize = 5_000;
+/// Of the table with large texts.
+const WIDE: usize = 1;
+const WIDE_ROWS_AT_ONCE: usize = 500;
 /// Few enough that writers meet at them.
 const SHARED_KEYS: i64 = 8;
 
@@ -205,8 +208,21 @@ pub async fn write_final_rows(url: &str, outbox: bool) -> Result<Vec<(usize, Str
     Ok(keys)
 }
 
-/// Inserts so many rows in one transaction, beside the writers; answers how many bytes they are as text.
-pub async fn write_large(url: &str, seed: u64, rows: u64) -> Result<u64> {
+/// One transaction of many rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Large {
+    pub rows: u64,
+    /// Of a text in each row; 0 is a narrow row.
+    pub text_bytes: usize,
+}
+
+/// Inserts the rows in one transaction, beside the writers; answers how many bytes they are as text.
+pub async fn write_large(url: &str, seed: u64, large: Large) -> Result<u64> {
+    let rows = large.rows;
+    let (table, rows_at_once) = match large.text_bytes {
+        0 => (0, LARGE_ROWS_AT_ONCE),
+        _ => (WIDE, WIDE_ROWS_AT_ONCE),
+    };
     let client = connect(url).await?;
     let statements = Statements::prepare(&client).await?;
     let mut random = Random::new(seed);
@@ -214,16 +230,22 @@ pub async fn write_large(url: &str, seed: u64, rows: u64) -> Result<u64> {
     let first = LARGE_KEYS + i64::try_from(seed % (1 << 30))? * (1 << 24);
     let mut bytes = 0;
     client.batch_execute("BEGIN").await?;
-    for chunk in (0..rows).step_by(LARGE_ROWS_AT_ONCE) {
-        let until = rows.min(chunk + u64::try_from(LARGE_ROWS_AT_ONCE)?);
+    for chunk in (0..rows).step_by(rows_at_once) {
+        let until = rows.min(chunk + u64::try_from(rows_at_once)?);
         let keys = (chunk..until).map(|n| i64::try_from(n).map(|n| json!(first + n)));
         let keys = keys.collect::<std::result::Result<Vec<_>, _>>()?;
         let rows: Vec<_> = keys
             .iter()
-            .map(|key| rows::row(&TABLES[0], std::slice::from_ref(key), true, &mut random))
+            .map(|key| {
+                let mut row = rows::row(&TABLES[table], std::slice::from_ref(key), true, &mut random);
+                if large.text_bytes > 0 {
+                    row["body"] = json!(rows::letters(large.text_bytes, &mut random));
+                }
+                row
+            })
             .collect();
         bytes += rows.iter().map(|row| row.to_string().len()).sum::<usize>();
-        statements.run(&client, 0, Verb::Insert, rows, &txid).await?;
+        statements.run(&client, table, Verb::Insert, rows, &txid).await?;
     }
     client.batch_execute("COMMIT").await?;
     Ok(u64::try_from(bytes)?)

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use millrace_ledger::Result;
 use millrace_ledger::run::{Fault, Kills, Stage, Struck};
+use millrace_ledger::writers::Large;
 use xtask::services::Shutdown;
 
 use super::memory::{Growth, Sampler};
@@ -26,7 +27,7 @@ pub struct Injector<'a> {
     /// Which of several kinds of the row's fault comes next.
     turn: usize,
     /// Of the one large transaction.
-    large_rows: u64,
+    large: Large,
     /// How many times the time that it should take a recovery may take.
     slack: u32,
     /// Trials of this run that are done.
@@ -36,8 +37,8 @@ pub struct Injector<'a> {
 }
 
 impl<'a> Injector<'a> {
-    pub fn new(row: Row, scene: &'a Scene, turn: usize, large_rows: u64, slack: u32) -> Injector<'a> {
-        Injector { row, scene, turn, large_rows, slack, done: 0, memory: None }
+    pub fn new(row: Row, scene: &'a Scene, turn: usize, large: Large, slack: u32) -> Injector<'a> {
+        Injector { row, scene, turn, large, slack, done: 0, memory: None }
     }
 
     /// What a soak showed of the daemon's memory.
@@ -74,7 +75,7 @@ impl<'a> Injector<'a> {
             Row::F14 => disk::strike(self.scene, stage).await,
             Row::F15 => clock::strike(stage).await,
             Row::F16 => rotation::strike(self.scene, stage, turn).await,
-            Row::F17 => large::strike(stage, self.large_rows).await,
+            Row::F17 => large::strike(stage, self.large).await,
             Row::F13 => registry::strike(self.scene, stage, turn).await,
             Row::F6 | Row::F7 | Row::F12 | Row::F17Tables | Row::F19 => {
                 Err(format!("{row} is no fault of a run that goes on").into())

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use millrace_ledger::Result;
 use millrace_ledger::run::{Stage, Struck};
-use millrace_ledger::writers::write_large;
+use millrace_ledger::writers::{Large, write_large};
 
 /// Above it a source transaction is cut; small, so that a large one is cut often.
 pub const CUT_BYTES: u64 = 4_000_000;
@@ -13,24 +13,33 @@ pub const UNCUT_CHANGES_MAX: u64 = 4_500;
 /// The whole daemon, in its debug build.
 pub const MEMORY_KB_MAX: u64 = 512 * 1024;
 const DIES_WITHIN: Duration = Duration::from_secs(120);
+/// Much less than a server decodes, on a machine that does other work besides.
+const BYTES_A_SECOND: u64 = 10_000_000;
+/// What is left of the transaction after the first position may be most of it.
+pub const DRAINS_WITHIN: Duration = Duration::from_secs(3_600);
 
-pub async fn strike(stage: &mut Stage, rows: u64) -> Result<Struck> {
+pub async fn strike(stage: &mut Stage, large: Large) -> Result<Struck> {
     stage.kill_and_settle().await?;
     stage.daemon.kill().await?;
     let cut = 1 + stage.random.below(4);
     stage.daemon.start_ordered(Some(&format!("crash:cut-committed:{cut}")))?;
     let seed = stage.random.draw();
-    let bytes = write_large(&stage.config.postgres_url, seed, rows).await?;
-    stage.daemon.died(DIES_WITHIN).await?;
+    let bytes = write_large(&stage.config.postgres_url, seed, large).await?;
+    // The server reads it all before it sends the first of it, after each start.
+    let within = DIES_WITHIN + Duration::from_secs(bytes / BYTES_A_SECOND);
+    stage.daemon.died(within).await?;
     // Part of it is there, so nobody may call it torn.
     stage.daemon.start()?;
     let free = Instant::now();
-    stage.position_after(stage.positions(), DIES_WITHIN).await?;
+    stage.position_after(stage.positions(), within).await?;
     let peak = stage.daemon.memory_peak_kb().unwrap_or(0);
     if peak > MEMORY_KB_MAX {
         return Err(format!("the daemon took {peak} kB of memory").into());
     }
-    let what =
-        format!("a transaction of {rows} rows, {} MB, with a death after its cut {cut}", bytes / 1_000_000);
+    let what = format!(
+        "a transaction of {} rows, {} MB, with a death after its cut {cut}",
+        large.rows,
+        bytes / 1_000_000
+    );
     Ok(Struck { what: format!("{what}; {} MB of memory", peak / 1024), free_since: Some(free) })
 }

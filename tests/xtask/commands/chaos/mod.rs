@@ -29,6 +29,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use millrace_ledger::run;
+use millrace_ledger::writers::Large;
 use xtask::{Context, Error, Result};
 
 use super::binary::{self, Profile};
@@ -61,6 +62,9 @@ pub struct Arguments {
     /// Rows of F17's one transaction.
     #[arg(long, default_value_t = 100_000)]
     large_rows: u64,
+    /// Of a text in each of them; without it they are narrow.
+    #[arg(long, default_value_t = 0)]
+    large_text_bytes: usize,
     /// Tables of F17's other half.
     #[arg(long, default_value_t = 1_000)]
     tables: u32,
@@ -236,7 +240,8 @@ impl Job<'_> {
                     many_tables(scene, count, seed, arguments.tables).await
                 }
                 (Servers::Postgres(scene), _) => {
-                    let injector = Injector::new(row, scene, turn, arguments.large_rows, arguments.slack);
+                    let large = Large { rows: arguments.large_rows, text_bytes: arguments.large_text_bytes };
+                    let injector = Injector::new(row, scene, turn, large, arguments.slack);
                     going_on(scene, count, seed, injector, line).await
                 }
             };

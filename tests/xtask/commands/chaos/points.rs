@@ -7,7 +7,7 @@ use millrace_ledger::Result;
 use millrace_ledger::broker::Broker;
 use millrace_ledger::proxy::Mode;
 use millrace_ledger::run::{Stage, Struck};
-use millrace_ledger::writers::write_large;
+use millrace_ledger::writers::{Large, write_large};
 
 use super::late::transactional_id;
 use super::scene::Scene;
@@ -153,7 +153,12 @@ async fn cut_off_until_dead(scene: &Scene, stage: &mut Stage) -> Result<()> {
     let deadline = Instant::now() + ABORTS_WITHIN;
     while stage.daemon.still_runs().is_ok() && Instant::now() < deadline {
         scene.postgres_link.set(Mode::Cut);
-        write_large(&stage.config.postgres_url, stage.random.draw(), ABORTED_ROWS).await?;
+        write_large(
+            &stage.config.postgres_url,
+            stage.random.draw(),
+            Large { rows: ABORTED_ROWS, text_bytes: 0 },
+        )
+        .await?;
         scene.postgres_link.set(Mode::Pass);
         while admin.query_opt(reads, &[&stage.config.slot()]).await?.is_none()
             && stage.daemon.still_runs().is_ok()

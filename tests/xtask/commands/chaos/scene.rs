@@ -119,6 +119,7 @@ impl Scene {
             config.login = rotation::login(&self.logins());
         }
         if row == Row::F17 {
+            config.drains_within = large::DRAINS_WITHIN;
             config.cut_bytes = Some(large::CUT_BYTES);
             config.limits.uncut_changes_max = large::UNCUT_CHANGES_MAX;
         }
