@@ -10,7 +10,7 @@ use millrace_core::pattern::Pattern;
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
-use millrace_core::route::rule::{Converter, Routed};
+use millrace_core::route::rule::{Converter, Route, Routed};
 use millrace_core::signal::Signal;
 use millrace_core::sink::Sink as _;
 use millrace_core::source::Source as _;
@@ -78,6 +78,22 @@ impl Source {
         let is_sent =
             |table: &str| format.routes.iter().any(|r| r.relations.iter().any(|p| p.matches(table)));
         own.iter().any(|table| !is_sent(&table.to_string()))
+    }
+
+    /// Has rows deleted that were delivered, where routes say so; a problem where nobody could.
+    pub fn sweep(&mut self, routes: &[Route], problems: &mut Problems) {
+        let keeps = |route: &Route| route.outbox.as_ref().and_then(|outbox| outbox.delete_after);
+        match self {
+            Self::Postgres(settings) => {
+                settings.swept = routes.iter().map(|r| (r.relations.clone(), keeps(r))).collect();
+            }
+            Self::Mongodb(_) if routes.iter().any(|route| keeps(route).is_some()) => problems.add(
+                "route.outbox.delete_after_s",
+                "is for tables; a collection has TTL indexes for that: \
+                 db.outbox.createIndex({ created_at: 1 }, { expireAfterSeconds: 86400 })",
+            ),
+            Self::Mongodb(_) => {}
+        }
     }
 
     /// Whether events are of documents.

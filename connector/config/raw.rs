@@ -141,6 +141,7 @@ pub struct Outbox {
     pub tracing: Option<String>,
     pub tombstone_on_empty: Option<bool>,
     pub on_update: Option<String>,
+    pub delete_after_s: Option<u64>,
     pub subject: Option<String>,
     pub schemas: BTreeMap<String, String>,
     pub fields: Vec<Field>,

@@ -1,5 +1,7 @@
 //! `[[route]]` and `[dead_letters]`: choices as text become the encoder's rules.
 
+use std::time::Duration;
+
 use millrace_core::encode::disguise::Disguise;
 use millrace_core::encode::{Encoding, Envelope, Format};
 use millrace_core::pattern::Pattern;
@@ -217,6 +219,7 @@ fn outbox(raw: &raw::Outbox, problems: &mut Problems) -> Outbox {
         tombstone_on_empty: raw.tombstone_on_empty.unwrap_or(false),
         on_update: choice(problems, "route.outbox.on_update", &raw.on_update, &updates)
             .unwrap_or(default.on_update),
+        delete_after: raw.delete_after_s.map(Duration::from_secs),
         fields: raw.fields.iter().filter_map(|raw| field(raw, problems)).collect(),
         schemas: schemas(raw, problems),
         routed: routed::resolve(raw, problems),

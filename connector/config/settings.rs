@@ -107,7 +107,8 @@ pub fn resolve(
     route::resolve(&raw, &mut format, problems);
     let source = raw.source.resolve(&name, problems);
     let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
-    let (source, sink) = (source?, sink?);
+    let (mut source, sink) = (source?, sink?);
+    source.sweep(&format.routes, problems);
     if let Some(key) = source.reads_rows()
         && format.routes.iter().any(|route| route.outbox.is_some())
     {

@@ -9,7 +9,7 @@ use crate::publication::{self, Plan, Publication, Wanted};
 use crate::server::{self, CONDITIONS, ServerFacts};
 use crate::slot::{self, Slot};
 use crate::tables::quoted;
-use crate::{control, errors};
+use crate::{control, errors, janitor};
 
 /// What was found, one line a precondition; a server that cannot be reached is a finding too.
 pub async fn check(settings: &Settings) -> Result<Report> {
@@ -64,6 +64,7 @@ async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> 
     if settings.snapshot.rows || !settings.reselected.is_off() {
         readable(report, client, &wanted, settings).await?;
     }
+    janitor::check(report, client, &wanted.tables, settings).await?;
     let found = slot::read(client, &settings.slot).await?;
     of_slot(report, found.as_ref(), settings);
     room(report, found.as_ref(), &facts);

@@ -17,7 +17,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::messages::Prefixes;
-use crate::tables::TablePattern;
+use crate::tables::{TableName, TablePattern};
 pub use reselect::Reselected;
 pub use signals::Signals;
 pub use url::{Host, Password, Server, Target};
@@ -292,6 +292,8 @@ pub struct Settings {
     pub takes_slot: bool,
     /// Run at every heartbeat, in place of the message in the log.
     pub heartbeat_query: Option<String>,
+    /// How long the rows of tables stay that are deleted after they were delivered. The first that fits counts.
+    pub swept: Vec<(Vec<Pattern>, Option<Duration>)>,
     pub batch: BatchLimits,
 }
 
@@ -361,6 +363,7 @@ impl Settings {
             slot_made_beforehand: raw.slot_made_beforehand.unwrap_or(false),
             takes_slot: raw.existing_slot == Some(ExistingSlot::Take),
             heartbeat_query: problems.heartbeat_query(raw.heartbeat_query, heartbeat),
+            swept: Vec::new(),
             batch: batch_limits(raw.batch_bytes_max, raw.batch_rows_max, &mut problems),
         };
         if problems.0.is_empty() { Ok(settings) } else { Err(problems.0) }
@@ -385,6 +388,13 @@ impl Settings {
     pub fn message_key(&self, schema: &str, table: &str) -> Option<&[String]> {
         let found = self.message_keys.iter().find(|(pattern, _)| pattern.matches(schema, table));
         found.map(|(_, columns)| columns.as_slice())
+    }
+
+    /// How long the table's rows stay after they were delivered, where they are deleted then.
+    pub fn swept_after(&self, table: &TableName) -> Option<Duration> {
+        let name = table.to_string();
+        let first = self.swept.iter().find(|(patterns, _)| patterns.iter().any(|own| own.matches(&name)));
+        first.and_then(|(_, keep)| *keep)
     }
 
     /// Whether the file asks for this table.

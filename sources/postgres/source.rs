@@ -22,13 +22,14 @@ use millrace_core::signal::file::SignalFile;
 use millrace_core::source::{Feed, Source};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
+use crate::janitor::{self, Janitor};
 use crate::messages::Messages;
 use crate::pgoutput::RelationMessage;
 use crate::position::{Streamed, creating};
@@ -144,7 +145,7 @@ impl PostgresSource {
             wish = Wish::Anew;
         }
         let is_first = start::is_first(from.as_ref())?;
-        let plan = table::plan(wish, &tables, &feed.notes, is_first)?;
+        let mut plan = table::plan(wish, &tables, &feed.notes, is_first)?;
         possible(&plan, &facts)?;
         if !self.settings.snapshot.stream && !is_first && plan.unread.is_empty() {
             self.let_go(&client).await?;
@@ -153,6 +154,11 @@ impl PostgresSource {
         let place =
             start::place(&self.settings, &client, &facts, &mut feed, from, plan.notes.clone()).await?;
         let Some(position) = place else { return Ok(Begun::Stopping) };
+        let (swept, notes) = match facts.in_recovery {
+            true => Default::default(),
+            false => janitor::plan(&client, &self.settings, &tables, &feed.notes, is_first).await?,
+        };
+        plan.notes.extend(notes);
         self.reads_again = false;
         let client = Arc::new(client);
         // Both connections are with one server, whichever of several it is.
@@ -170,8 +176,12 @@ impl PostgresSource {
         let tables = plan.unread.len();
         let reader = self.reader(&counter, 0, plan.unread).await?.map(|reader| reader.joined(plan.joined));
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
+        let mut janitor = JoinSet::new();
+        if let Some(own) = Janitor::new(&self.settings, counter.progress.clone(), swept) {
+            janitor.spawn(own.run());
+        }
         let rows = Rows { counter, tables, reader };
-        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows, heard })))
+        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows, heard, janitor })))
     }
 
     /// Whoever reads the tables' rows, where some are left to be read.
@@ -397,11 +407,12 @@ impl Source for PostgresSource {
             }
             Begun::Streaming(started) => *started,
         };
-        let Started { client, mut ended, facts, mut reading, rows, mut heard } = started;
+        let Started { client, mut ended, facts, mut reading, rows, mut heard, janitor } = started;
         let mut ears = std::mem::take(&mut self.ears);
         let result =
             self.attend(&mut ended, &client, &facts, &mut reading, (rows, &mut heard, &mut ears)).await;
         self.ears = ears;
+        drop(janitor);
         if result.is_err() {
             // Whatever failed here, the thread must be gone before the next attempt.
             reading.told.abandoned.store(true, Ordering::Relaxed);
@@ -460,6 +471,8 @@ struct Started {
     rows: Rows,
     /// Rows of the signal table.
     heard: mpsc::Receiver<Heard>,
+    /// Deletes delivered rows until it is dropped.
+    janitor: JoinSet<()>,
 }
 
 /// The rows that are read beside the stream.

@@ -22,10 +22,10 @@ use crate::wait::PATIENCE;
 
 const PAPERS: &str = "papers";
 
-pub type Archive = Site<Papers>;
+pub type Archive = Site<Shelves>;
 
 /// The database of an archive.
-pub struct Papers {
+pub struct Shelves {
     pub client: Client,
     database: String,
     servers: Arc<Servers>,
@@ -43,7 +43,7 @@ impl Archive {
         let url = servers.mongodb.url();
         let client = connect(&url).await;
         let captured = vec![format!("{database}.{PAPERS}")];
-        let mut archive = Self::new(servers, name, Papers { client, database, servers: servers.clone() });
+        let mut archive = Self::new(servers, name, Shelves { client, database, servers: servers.clone() });
         archive
             .file
             .set("source/mongodb/url", url)
@@ -164,7 +164,7 @@ fn papers(ids: RangeInclusive<i64>) -> Vec<Document> {
     ids.map(|id| doc! { "_id": Bson::Int64(id), "note": format!("paper {id}") }).collect()
 }
 
-impl Origin for Papers {
+impl Origin for Shelves {
     fn fenced_topic(&self, connector: &str) -> String {
         format!("{connector}.{}.{PAPERS}", self.database)
     }
@@ -179,7 +179,7 @@ impl Origin for Papers {
     }
 }
 
-impl Drop for Papers {
+impl Drop for Shelves {
     fn drop(&mut self) {
         if self.servers.mongodb.is_shared() {
             clear(self.servers.mongodb.url(), self.database.clone());

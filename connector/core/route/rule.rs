@@ -1,6 +1,8 @@
 //! What a connector's file says of some of its relations: where their records go and how they look. Compiled
 //! once per relation version by the encoder; the first route whose pattern fits a relation is its own.
 
+use std::time::Duration;
+
 use regex_lite::Regex;
 
 use super::filter::Filter;
@@ -138,6 +140,8 @@ pub struct Outbox {
     /// A payload that is NULL or blank makes a record without a value; otherwise it is a reject.
     pub tombstone_on_empty: bool,
     pub on_update: OnUpdate,
+    /// Rows that were delivered are deleted once they have been there for so long.
+    pub delete_after: Option<Duration>,
     /// The value is an object of these; empty: the payload alone.
     pub fields: Vec<Field>,
     /// The value is Avro by one of these; `None`: JSON.
@@ -217,6 +221,7 @@ impl Default for Outbox {
             tracing: "tracingspancontext".into(),
             tombstone_on_empty: false,
             on_update: OnUpdate::Reject,
+            delete_after: None,
             fields: Vec::new(),
             schemas: None,
             routed: None,

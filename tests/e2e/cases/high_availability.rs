@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_e2e::{Daemon, Shop, until, within};
+use millrace_e2e::{Archive, Daemon, Orders, Origin, Shelves, Shop, Site, until, within};
 
 /// What is promised after an end that nobody announced.
 const TAKEN_OVER: Duration = Duration::from_secs(10);
@@ -12,38 +12,49 @@ const SLOW: Duration = Duration::from_secs(60);
 const SERVER_GIVES_UP: &str = "5s";
 
 /// Two instances; the first is the active one.
-struct Pair {
-    // Before the shop, whose database and slot they use.
+struct Pair<O: Origin> {
+    // Before the site, whose database and slot they use.
     active: Daemon,
     waiting: Daemon,
-    shop: Shop,
+    site: Site<O>,
 }
 
-impl Pair {
-    async fn start(name: &str) -> Self {
-        let mut shop = Shop::open(name).await;
-        shop.file.set("high_availability", true);
-        let database = shop.database().to_owned();
-        shop.sql
-            .run(&format!("ALTER DATABASE {database} SET wal_sender_timeout = '{SERVER_GIVES_UP}'"))
-            .await;
-        let active = shop.start_another().await;
-        active.wait_for_state(&shop.name, "RUNNING").await;
-        let waiting = shop.start_another().await;
-        waiting.wait_for_state(&shop.name, "STANDBY").await;
-        let mut pair = Self { shop, active, waiting };
-        pair.shop.rows(1..=1).await.wait_for_events("public.orders", 1).await;
-        pair
+/// On a database of tables.
+async fn pair(name: &str) -> Pair<Orders> {
+    let shop = Shop::open(name).await;
+    let database = shop.database().to_owned();
+    let gives_up = format!("ALTER DATABASE {database} SET wal_sender_timeout = '{SERVER_GIVES_UP}'");
+    shop.sql.run(&gives_up).await;
+    let mut pair = Pair::of(shop).await;
+    pair.site.rows(1..=1).await.wait_for_events("public.orders", 1).await;
+    pair
+}
+
+/// On a database of documents.
+async fn pair_over_documents(name: &str) -> Pair<Shelves> {
+    let mut pair = Pair::of(Archive::open(name).await).await;
+    pair.site.docs(1..=1).await.wait_for_events("papers", 1).await;
+    pair
+}
+
+impl<O: Origin> Pair<O> {
+    async fn of(mut site: Site<O>) -> Self {
+        site.file.set("high_availability", true);
+        let active = site.start_another().await;
+        active.wait_for_state(&site.name, "RUNNING").await;
+        let waiting = site.start_another().await;
+        waiting.wait_for_state(&site.name, "STANDBY").await;
+        Self { site, active, waiting }
     }
 
     /// The other one has taken over; from now on it is the active one.
     async fn swapped(&mut self, limit: Duration) {
-        self.waiting.wait_for_state_within(limit, &self.shop.name, "RUNNING").await;
+        self.waiting.wait_for_state_within(limit, &self.site.name, "RUNNING").await;
         std::mem::swap(&mut self.active, &mut self.waiting);
     }
 
     async fn states(&self) -> Option<[String; 2]> {
-        let name = &self.shop.name;
+        let name = &self.site.name;
         Some([self.active.state(name).await?, self.waiting.state(name).await?])
     }
 
@@ -61,8 +72,8 @@ impl Pair {
 
 #[tokio::test]
 async fn the_one_that_stands_by_is_ready_and_says_who_is_active() {
-    let pair = Pair::start("ha-status").await;
-    let name = &pair.shop.name;
+    let pair = pair("ha-status").await;
+    let name = &pair.site.name;
     assert!(pair.waiting.ready().await && pair.active.ready().await);
     let at_work = pair.active.own_status(name).await.expect("it answers");
     let active = at_work["active_instance"].as_str().expect("the active one names itself").to_owned();
@@ -79,39 +90,73 @@ async fn the_one_that_stands_by_is_ready_and_says_who_is_active() {
 
 #[tokio::test]
 async fn after_kill_9_of_the_active_one_the_other_delivers_within_ten_seconds() {
-    let mut pair = Pair::start("ha-kill").await;
-    let load = pair.shop.load(2..=20_000, 20).await;
-    pair.shop.wait_for_events("public.orders", 500).await;
+    let mut pair = pair("ha-kill").await;
+    let load = pair.site.load(2..=20_000, 20).await;
+    pair.site.wait_for_events("public.orders", 500).await;
     pair.active.kill();
     let killed = Instant::now();
-    let seen = pair.shop.events("public.orders").await.len();
+    let seen = pair.site.events("public.orders").await.len();
     pair.swapped(SLOW).await;
     within(SLOW, "the first event of the new one", async || {
-        (pair.shop.events("public.orders").await.len() > seen).then_some(())
+        (pair.site.events("public.orders").await.len() > seen).then_some(())
     })
     .await;
     let took = killed.elapsed();
     load.await.expect("the load is written");
-    pair.shop.expect_rows_within(SLOW, 1..=20_000).await;
+    pair.site.expect_rows_within(SLOW, 1..=20_000).await;
     assert!(took < TAKEN_OVER, "it took {took:?}");
 }
 
 #[tokio::test]
+async fn after_kill_9_of_the_active_one_the_other_delivers_documents_within_ten_seconds() {
+    let mut pair = pair_over_documents("ha-documents-kill").await;
+    let load = pair.site.load(2..=5_000, 20).await;
+    pair.site.wait_for_events("papers", 500).await;
+    pair.active.kill();
+    let killed = Instant::now();
+    let seen = pair.site.events("papers").await.len();
+    pair.swapped(SLOW).await;
+    within(SLOW, "the first event of the new one", async || {
+        (pair.site.events("papers").await.len() > seen).then_some(())
+    })
+    .await;
+    let took = killed.elapsed();
+    load.await.expect("the load is written");
+    pair.site.expect_docs_within(SLOW, 1..=5_000).await;
+    assert!(took < TAKEN_OVER, "it took {took:?}");
+}
+
+#[tokio::test]
+async fn one_that_was_stopped_stands_by_and_its_documents_come_once() {
+    let mut pair = pair_over_documents("ha-documents-stop").await;
+    let load = pair.site.load(2..=20_000, 20).await;
+    pair.site.wait_for_events("papers", 200).await;
+    for _ in 0..2 {
+        pair.active.pause();
+        pair.swapped(SLOW).await;
+        pair.waiting.resume();
+        pair.expect_peace().await;
+    }
+    load.await.expect("the load is written");
+    pair.site.expect_docs_within(SLOW, 1..=20_000).await;
+}
+
+#[tokio::test]
 async fn an_active_one_that_ends_in_good_order_hands_over_at_once() {
-    let mut pair = Pair::start("ha-term").await;
+    let mut pair = pair("ha-term").await;
     let ended = Instant::now();
     assert!(pair.active.term().await.success());
     pair.swapped(SLOW).await;
     let took = ended.elapsed();
-    pair.shop.rows(2..=100).await.expect_rows(1..=100).await;
+    pair.site.rows(2..=100).await.expect_rows(1..=100).await;
     assert!(took < Duration::from_secs(6), "it was missed and did not leave: {took:?}");
 }
 
 #[tokio::test]
 async fn one_that_was_stopped_and_goes_on_stands_by_and_the_turn_does_not_come_back_to_it() {
-    let mut pair = Pair::start("ha-stop").await;
-    let load = pair.shop.load(2..=60_000, 20).await;
-    pair.shop.wait_for_events("public.orders", 200).await;
+    let mut pair = pair("ha-stop").await;
+    let load = pair.site.load(2..=60_000, 20).await;
+    pair.site.wait_for_events("public.orders", 200).await;
     for _ in 0..2 {
         pair.active.pause();
         pair.swapped(SLOW).await;
@@ -127,7 +172,7 @@ async fn one_that_was_stopped_and_goes_on_stands_by_and_the_turn_does_not_come_b
     pair.waiting.resume();
     pair.expect_peace().await;
     load.await.expect("the load is written");
-    pair.shop.expect_rows_within(SLOW, 1..=60_000).await;
+    pair.site.expect_rows_within(SLOW, 1..=60_000).await;
 }
 
 #[tokio::test]
@@ -153,11 +198,11 @@ async fn of_two_that_start_at_the_same_time_one_works_and_one_stands_by() {
 
 #[tokio::test]
 async fn a_turn_topic_that_somebody_deletes_is_made_again_and_one_of_the_two_works_on() {
-    let mut pair = Pair::start("ha-topic").await;
-    let topic = format!("{}-turn", pair.shop.position_topic());
-    pair.shop.broker().delete_topic(&topic).await;
+    let mut pair = pair("ha-topic").await;
+    let topic = format!("{}-turn", pair.site.position_topic());
+    pair.site.broker().delete_topic(&topic).await;
     within(SLOW, "the topic is there again", async || {
-        (pair.shop.broker().partitions(&topic).await == 1).then_some(())
+        (pair.site.broker().partitions(&topic).await == 1).then_some(())
     })
     .await;
     within(SLOW, "one works and one stands by", async || {
@@ -166,5 +211,5 @@ async fn a_turn_topic_that_somebody_deletes_is_made_again_and_one_of_the_two_wor
         (states == ["RUNNING", "STANDBY"]).then_some(())
     })
     .await;
-    pair.shop.rows(2..=1_000).await.expect_rows(1..=1_000).await;
+    pair.site.rows(2..=1_000).await.expect_rows(1..=1_000).await;
 }

@@ -1,6 +1,9 @@
 //! Outboxes: rows of a table, and logical messages, as events with the key of their aggregate.
 
-use millrace_e2e::{Bare, Shop, committed, wait_for_records};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millrace_e2e::{Bare, Own, Servers, Shop, committed, run_to_end, until, wait_for_records, within};
 use serde_json::json;
 
 /// Debezium's table.
@@ -8,7 +11,10 @@ const OUTBOX: &str = "id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatety
                       aggregateid text NOT NULL, type text NOT NULL, payload jsonb";
 
 async fn shop(name: &str, columns: &str, route: &str) -> Shop {
-    let mut shop = Shop::open(name).await;
+    with_outbox(Shop::open(name).await, columns, route).await
+}
+
+async fn with_outbox(mut shop: Shop, columns: &str, route: &str) -> Shop {
     shop.table("outbox", columns).await;
     shop.capture(&["public.orders", "public.outbox"]);
     shop.file.remove("format/registry").set("format/encoding", "json").lay(route);
@@ -265,4 +271,78 @@ placed = ["type:header:eventType", "note:header", "note:envelope"]
     assert_eq!(events[0].value.as_deref(), Some(r#"{"payload":{"amount":12.5},"note":7}"#));
     assert_eq!((events[0].header("eventType"), events[0].header("note")), (Some("made"), Some("7")));
     assert_eq!((events[1].value.as_deref(), events[1].header("eventType")), (None, Some("gone")));
+}
+
+/// Rows go a second after they were written, once they are delivered.
+const SWEPT: &str = "[route.outbox]\ndelete_after_s = 1";
+
+async fn write(shop: &Shop, kind: &str, count: u64) {
+    let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)";
+    let rows = format!("SELECT 'order', 'o-' || n, '{kind}', '{{}}' FROM generate_series(1, {count}) n");
+    shop.sql.run(&format!("{insert} {rows}")).await;
+}
+
+async fn kept(shop: &Shop) -> Vec<String> {
+    shop.sql.one("SELECT coalesce(array_agg(DISTINCT type || ' ' || aggregateid), '{}') FROM outbox").await
+}
+
+#[tokio::test]
+async fn delivered_rows_of_an_outbox_are_deleted_and_those_from_before_the_first_start_stay() {
+    let mut shop = shop("outbox-swept", OUTBOX, &route("outbox-swept", SWEPT)).await;
+    shop.file.set("source/postgres/heartbeat_interval_s", 1);
+    write(&shop, "old", 2).await;
+    shop.start().await;
+    let only_old = async |shop: &Shop| (kept(shop).await == ["old o-1", "old o-2"]).then_some(());
+    // More than are deleted at once.
+    write(&shop, "new", 2_500).await;
+    records(&shop, "outbox-swept.order", 2_500).await;
+    until("delivered rows are gone", async || only_old(&shop).await).await;
+    // What was written while it was away is sent first.
+    shop.kill();
+    write(&shop, "newer", 10).await;
+    shop.start().await;
+    records(&shop, "outbox-swept.order", 2_510).await;
+    until("rows are gone after a crash too", async || only_old(&shop).await).await;
+    let events = records(&shop, "outbox-swept.order", 2_510).await;
+    assert_eq!(events.len(), 2_510, "deletes are no events");
+    assert!(events.iter().all(|event| event.header("eventType") != Some("old")));
+}
+
+#[tokio::test]
+async fn rows_of_an_outbox_that_kafka_has_not_taken_are_not_deleted() {
+    let servers = Arc::new(Servers::with(Own::kafka()).await);
+    let shop = Shop::on(&servers, "outbox-unswept").await;
+    let mut shop = with_outbox(shop, OUTBOX, &route("outbox-unswept", SWEPT)).await;
+    shop.file.set("source/postgres/heartbeat_interval_s", 1);
+    shop.start().await;
+    write(&shop, "first", 10).await;
+    until("the janitor is at work", async || kept(&shop).await.is_empty().then_some(())).await;
+    servers.kafka.pause();
+    write(&shop, "waiting", 100).await;
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(6) {
+        assert_eq!(kept(&shop).await.len(), 100);
+    }
+    servers.kafka.resume();
+    records(&shop, "outbox-unswept.order", 110).await;
+    within(Duration::from_secs(60), "they go when they are delivered", async || {
+        kept(&shop).await.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn check_names_the_right_that_deleting_delivered_rows_needs() {
+    let mut shop = shop("outbox-unswept-check", OUTBOX, &route("outbox-unswept-check", SWEPT)).await;
+    let role = "sweeper_without_rights";
+    let make = format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'sweeps'");
+    shop.sql.run(&format!("{make}; GRANT SELECT ON outbox, orders TO {role}")).await;
+    let url = shop.servers.postgres.url_of(shop.database());
+    let (_, place) = url.split_once('@').expect("a user");
+    shop.file.set("source/postgres/url", format!("postgres://{role}:sweeps@{place}"));
+    let file = shop.write_file().display().to_string();
+    let told = run_to_end(&["check", &file], shop.dir()).text();
+    shop.sql.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    let grant = format!("GRANT SELECT, DELETE ON \"public\".\"outbox\" TO \"{role}\";");
+    assert!(told.contains(&grant), "{told}");
 }
