@@ -6,7 +6,7 @@
 use millrace_core::error::{Error, Result};
 use millrace_core::relation::Relation;
 use serde::Deserialize;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Statement};
 
 use crate::config::Partitions;
 use crate::errors;
@@ -152,11 +152,10 @@ SELECT json_build_object(
 )::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace ";
 
-/// The tables with these oids; one that is gone is left out.
-pub async fn tables_by_oid(client: &Client, oids: &[u32]) -> Result<Vec<TableInfo>> {
-    let sql = format!("{DESCRIBE} WHERE c.oid = ANY($1) ORDER BY n.nspname, c.relname");
-    let rows = client.query(&sql, &[&oids]).await;
-    parsed(rows.map_err(|error| errors::query("cannot read tables from the catalog", error))?)
+/// Prepares what `describe` asks for each table: to plan it takes the server longer than to answer it.
+pub async fn describing(client: &Client) -> Result<Statement> {
+    let statement = client.prepare(&format!("{DESCRIBE} WHERE c.oid = $1")).await;
+    statement.map_err(|error| errors::query("cannot read tables from the catalog", error))
 }
 
 /// The tables that the file's entries mean, each once; what is missing is left out. A schema, or an
@@ -236,11 +235,15 @@ pub async fn load_types(client: &Client, types: &mut Types, oids: &[u32]) -> Res
 /// The version of a relation that a Relation message begins: the message, completed by the catalog.
 pub async fn describe(
     client: &Client,
+    describing: &Statement,
     types: &mut Types,
     message: &RelationMessage,
     origin: &Origin,
 ) -> Result<Relation> {
-    let info = tables_by_oid(client, &[message.id]).await?.pop();
+    let rows = client.query(describing, &[&message.id]).await;
+    // One that is gone is left out.
+    let rows = rows.map_err(|error| errors::query("cannot read a table from the catalog", error))?;
+    let info: Option<TableInfo> = parsed(rows)?.pop();
     let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
     load_types(client, types, &oids).await?;
     Ok(relation::build(types, info.as_ref(), message, origin))

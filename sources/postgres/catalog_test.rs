@@ -143,7 +143,9 @@ impl Shop {
 
     async fn describe(&self, message: &RelationMessage) -> Relation {
         let origin = Origin { version: "1".into(), name: "shop".into(), database: "shop".into() };
-        catalog::describe(self.client(), &mut Types::default(), message, &origin).await.unwrap()
+        let describing = catalog::describing(self.client()).await.unwrap();
+        let mut types = Types::default();
+        catalog::describe(self.client(), &describing, &mut types, message, &origin).await.unwrap()
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use crate::config::Settings;
 use crate::control::{self, Control};
@@ -221,7 +221,7 @@ impl PostgresSource {
                 .min(settings.receive_timeout / 3),
             receive_timeout: settings.receive_timeout,
         };
-        let describe = self.describe(client.clone());
+        let describe = self.describe(client.clone(), catalog::describing(client).await?);
         let messages = Messages::new(&settings.messages, &settings.message_events, &self.origin);
         let signals = SignalTable::new(settings.signals.table.clone(), Heard::noted(&feed.notes));
         let session = Session::new(position, messages, Some(tracker)).listening(signals);
@@ -232,7 +232,7 @@ impl PostgresSource {
     }
 
     /// What the stream's thread calls for each Relation message.
-    fn describe(&self, client: Arc<Client>) -> Describe {
+    fn describe(&self, client: Arc<Client>, describing: Statement) -> Describe {
         let runtime = Handle::current();
         let (settings, origin) = (self.settings.clone(), self.origin.clone());
         let mut types = Types::default();
@@ -255,7 +255,7 @@ impl PostgresSource {
                     );
                 }
             }
-            let described = catalog::describe(&client, &mut types, &message, &origin);
+            let described = catalog::describe(&client, &describing, &mut types, &message, &origin);
             let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));
             let mut relation = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
             if let Some(names) = settings.message_key(&message.namespace, &message.name) {

@@ -258,7 +258,7 @@ impl Stream {
         let Some(batch) = &mut self.batch else { return Ok(false) };
         let session = &mut self.session;
         let mut reply = false;
-        let mut full = false;
+        let (mut full, mut late) = (false, false);
         let reading = session.is_reading();
         let mut wanted = self.desk.as_ref().is_some_and(|desk| desk.wanted.is_some());
         while let Some(frame) = self.wire.frame(self.limits.frame_bytes_max)? {
@@ -280,10 +280,12 @@ impl Stream {
                         Step::Relation(message) => {
                             let (oid, relation, captured) = (self.describe)(message)?;
                             session.define(oid, relation, captured);
+                            late = Instant::now() >= self.next_status;
                         }
                     }
                     if let Some(reselect) = self.reselect.as_mut().filter(|_| batch.changes.len() > changes) {
                         reselect.fill(batch)?;
+                        late = Instant::now() >= self.next_status;
                     }
                 }
             }
@@ -294,7 +296,8 @@ impl Stream {
                     break;
                 }
             }
-            if full || reply {
+            // What asked the server took its time, and thousands of tables take long: it waits for a status.
+            if full || reply || late {
                 break;
             }
         }
@@ -304,7 +307,7 @@ impl Stream {
         if reply {
             self.reply_now()?;
         }
-        Ok(full || reply || (wanted && self.session.is_between()))
+        Ok(full || reply || late || (wanted && self.session.is_between()))
     }
 
     /// Nothing more is here now: what is whole goes out and is committed at once.

@@ -1,6 +1,7 @@
 //! The source is not as it should be, or goes away: what is said, and what happens when it is mended.
 
-use millrace_e2e::{Own, Servers, Shop, SlotHolder, until};
+use millrace_e2e::{Own, Servers, Shop, SlotHolder, until, wait_for_records};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xtask::services::Shutdown;
@@ -132,4 +133,23 @@ async fn a_fast_shutdown_of_postgres_ends_soon_though_kafka_is_down() {
     servers.postgres.start().await.expect("Postgres starts");
     shop.reconnect().await.wait_for_state("RUNNING").await;
     shop.expect_rows(1..=1_000).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_touches_thousands_of_tables_does_not_make_the_server_give_up() {
+    let servers = Arc::new(Servers::with(Own::postgres_with(&[("wal_sender_timeout", "1s")])).await);
+    let mut shop = Shop::on(&servers, "many-tables").await;
+    let each = |count: u32, statement: &str| {
+        format!("DO $$ BEGIN FOR n IN 1..{count} LOOP EXECUTE format('{statement}', n); END LOOP; END $$")
+    };
+    shop.sql.run(&each(2_000, "CREATE TABLE many_%s (id int PRIMARY KEY)")).await;
+    shop.capture(&["public.*"]).file.remove("format/registry").set("format/encoding", "json");
+    shop.file.lay("[[route]]\nrelations = [\"public.many_*\"]\ntopic = \"many-tables.all\"");
+    shop.start().await;
+    shop.sql.run(&each(2_000, "INSERT INTO many_%s VALUES (1)")).await;
+    let records = wait_for_records(&servers.kafka.bootstrap(), &["many-tables.all"], 2_000).await;
+    let tables: BTreeSet<String> = records.iter().map(|r| r.json()["source"]["table"].to_string()).collect();
+    assert_eq!((records.len(), tables.len()), (2_000, 2_000));
+    let log = shop.daemon().log();
+    assert!(!log.contains("trying again"), "{log}");
 }

@@ -8,7 +8,7 @@ use super::Config;
 use super::settled::Tail;
 use crate::Result;
 use crate::daemon::Daemon;
-use crate::position::is_position;
+use crate::position::{Positions, is_position};
 use crate::random::Random;
 use crate::reader::{Isolation, Reader};
 use crate::watermark::{Subject, Watch};
@@ -129,6 +129,21 @@ impl Stage {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Waits until everything up to this place in the log is delivered.
+    pub async fn delivered(&mut self, end_lsn: u64, patience: Duration) -> Result<()> {
+        let (bootstrap, topic) = (&self.config.bootstrap, self.config.position_topic());
+        let mut positions = Positions::new(bootstrap, topic, READER_PATIENCE);
+        let deadline = Instant::now() + patience;
+        while positions.newest().await?.is_none_or(|end| end < end_lsn) {
+            self.daemon.still_runs()?;
+            if Instant::now() >= deadline {
+                return Err(format!("not all is delivered within {patience:?}").into());
+            }
+            tokio::time::sleep(STATE_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Waits until this very process is at work. A position alone does not tell: one of the process before it

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use millrace_ledger::Result;
 use millrace_ledger::run::{Stage, Struck};
-use millrace_ledger::writers::{Large, write_large};
+use millrace_ledger::writers::{Large, connect, write_large};
 
 /// Above it a source transaction is cut; small, so that a large one is cut often.
 pub const CUT_BYTES: u64 = 4_000_000;
@@ -28,10 +28,13 @@ pub async fn strike(stage: &mut Stage, large: Large) -> Result<Struck> {
     // The server reads it all before it sends the first of it, after each start.
     let within = DIES_WITHIN + Duration::from_secs(bytes / BYTES_A_SECOND);
     stage.daemon.died(within).await?;
+    let end = end_of_the_log(&stage.config.postgres_url).await?;
     // Part of it is there, so nobody may call it torn.
     stage.daemon.start()?;
     let free = Instant::now();
     stage.position_after(stage.positions(), within).await?;
+    // What it takes is known when all of it is through.
+    stage.delivered(end, within).await?;
     let peak = stage.daemon.memory_peak_kb().unwrap_or(0);
     if peak > MEMORY_KB_MAX {
         return Err(format!("the daemon took {peak} kB of memory").into());
@@ -42,4 +45,10 @@ pub async fn strike(stage: &mut Stage, large: Large) -> Result<Struck> {
         bytes / 1_000_000
     );
     Ok(Struck { what: format!("{what}; {} MB of memory", peak / 1024), free_since: Some(free) })
+}
+
+async fn end_of_the_log(url: &str) -> Result<u64> {
+    let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0')::text";
+    let text: String = connect(url).await?.query_one(sql, &[]).await?.try_get(0)?;
+    Ok(text.parse()?)
 }
