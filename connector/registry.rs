@@ -82,9 +82,19 @@ impl Source {
 
     /// Has rows deleted that were delivered, where routes say so; a problem where nobody could.
     pub fn sweep(&mut self, routes: &[Route], problems: &mut Problems) {
-        let keeps = |route: &Route| route.outbox.as_ref().and_then(|outbox| outbox.delete_after);
+        let keeps = |route: &Route| {
+            let outbox = route.outbox.as_ref()?;
+            let not_earlier = outbox.delete_earlier;
+            outbox.delete_after.map(|rows| millrace_postgres::janitor::Keep { rows, not_earlier })
+        };
         match self {
             Self::Postgres(settings) => {
+                if settings.snapshot.on_loss && routes.iter().any(|route| keeps(route).is_some()) {
+                    problems.add(
+                        "route.outbox.delete_after_s",
+                        "does not go with snapshot_on_loss: rows whose changes were lost would be deleted unread",
+                    );
+                }
                 settings.swept = routes.iter().map(|r| (r.relations.clone(), keeps(r))).collect();
             }
             Self::Mongodb(_) if routes.iter().any(|route| keeps(route).is_some()) => problems.add(

@@ -142,6 +142,7 @@ pub struct Outbox {
     pub tombstone_on_empty: Option<bool>,
     pub on_update: Option<String>,
     pub delete_after_s: Option<u64>,
+    pub delete_earlier: Option<bool>,
     pub subject: Option<String>,
     pub schemas: BTreeMap<String, String>,
     pub fields: Vec<Field>,

@@ -106,6 +106,12 @@ fn route(raw: &raw::Route, default: &Format, problems: &mut Problems) -> Route {
             problems.add("route.headers", "are in `placed` of [route.outbox.routed], where there is one");
         }
     }
+    if raw.filter.is_some() && raw.outbox.delete_after_s.is_some() {
+        problems.add(
+            "route.outbox.delete_after_s",
+            "does not go with `filter`: rows that it leaves out go nowhere",
+        );
+    }
     if outbox.is_none() && raw.outbox != raw::Outbox::default() {
         problems.add("route.outbox", "has no effect without envelope = \"outbox\"");
     }
@@ -220,6 +226,7 @@ fn outbox(raw: &raw::Outbox, problems: &mut Problems) -> Outbox {
         on_update: choice(problems, "route.outbox.on_update", &raw.on_update, &updates)
             .unwrap_or(default.on_update),
         delete_after: raw.delete_after_s.map(Duration::from_secs),
+        delete_earlier: raw.delete_earlier.unwrap_or(false),
         fields: raw.fields.iter().filter_map(|raw| field(raw, problems)).collect(),
         schemas: schemas(raw, problems),
         routed: routed::resolve(raw, problems),

@@ -16,6 +16,7 @@ use millrace_core::secret::Secret;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::janitor::Keep;
 use crate::messages::Prefixes;
 use crate::tables::{TableName, TablePattern};
 pub use reselect::Reselected;
@@ -293,7 +294,7 @@ pub struct Settings {
     /// Run at every heartbeat, in place of the message in the log.
     pub heartbeat_query: Option<String>,
     /// How long the rows of tables stay that are deleted after they were delivered. The first that fits counts.
-    pub swept: Vec<(Vec<Pattern>, Option<Duration>)>,
+    pub swept: Vec<(Vec<Pattern>, Option<Keep>)>,
     pub batch: BatchLimits,
 }
 
@@ -391,7 +392,7 @@ impl Settings {
     }
 
     /// How long the table's rows stay after they were delivered, where they are deleted then.
-    pub fn swept_after(&self, table: &TableName) -> Option<Duration> {
+    pub fn swept_after(&self, table: &TableName) -> Option<Keep> {
         let name = table.to_string();
         let first = self.swept.iter().find(|(patterns, _)| patterns.iter().any(|own| own.matches(&name)));
         first.and_then(|(_, keep)| *keep)

@@ -1,12 +1,19 @@
 //! Deletes rows of an outbox, a while after they were delivered. Start at `plan` and `Janitor::run`.
 //!
-//! Whether a row was delivered is told by its transaction, not by a clock. A look at the server tells the oldest
-//! transaction under way and, after that, the end of the log: what is older has ended before that end. Once all
-//! the log up to there is delivered, rows of older transactions may go. Rows of transactions from before the first
-//! look of all stay for ever: they may never have been sent. That first look is noted beside the position.
+//! A row that was not delivered is never deleted. So a table is swept only once it is known to be clean: every row
+//! in it came after the server began to send the table's changes. It is, when it was empty at a start and no row of
+//! a transaction that was under way then has come since; or when the file says that earlier rows may go. What was
+//! clean is noted beside the position, by what the table and its place in the publication are: another one under
+//! the same name, or one that was taken out of the publication for a while, is not clean.
+//!
+//! Which rows were delivered is told by their transactions, not by a clock. A look at the server tells the oldest
+//! transaction under way and, after that, the end of the log: what is older has ended before that end, and is
+//! delivered once the log up to there is.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
@@ -14,44 +21,68 @@ use millrace_core::position::{Note, Notes};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
-use crate::catalog::TableInfo;
+use crate::catalog::{Form, TableInfo};
 use crate::config::Settings;
+use crate::snapshot::desk::Order;
 use crate::tables::{TableName, quoted};
 use crate::{control, errors};
 
 /// What the key of a table's note begins with.
 const NOTED: &str = "janitor ";
-/// Few enough that nobody waits for their locks.
-const ROWS_AT_ONCE: u64 = 1_000;
+/// Few enough rows a statement that nobody waits long for their locks.
+const PAGES_AT_ONCE: u32 = 100;
 /// Between two looks; a table that keeps its rows for less time than this is looked at more often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(500);
 /// After something went wrong: a missing right is not granted within seconds.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Transactions that are further apart cannot be told to be older or newer by the 32 bits that rows keep.
-const COMPARABLE: u64 = 1 << 30;
 /// Below it numbers stand for something else than a transaction.
 const FIRST_NORMAL: u32 = 3;
 
+/// How the rows of a table are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// At least so long after they were written.
+    pub rows: Duration,
+    /// Rows from before the first start may go as well.
+    pub not_earlier: bool,
+}
+
+/// What the table is: any other one of its name is another table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    system: String,
+    table: u32,
+    publication: u32,
+    /// The table's own place in the publication, where it has one.
+    member: u32,
+}
+
 /// A table whose rows go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Swept {
-    pub table: TableName,
-    /// How long rows stay at least; twice that at most, while the connector keeps up.
-    pub keep: Duration,
-    /// Rows of older transactions stay.
-    from: u64,
+    table: TableName,
+    keep: Keep,
+    identity: Identity,
+    state: State,
 }
 
-#[derive(Serialize, Deserialize)]
-struct SweptNote {
-    from: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Clean,
+    /// It was empty; rows of transactions older than this may not have been sent.
+    Empty {
+        next: u64,
+    },
+    /// Nobody knows which of its rows were sent.
+    Unknown,
 }
 
-/// Which tables are swept, from which transaction on, and what is to be noted of that. `is_first`: nothing was
-/// delivered before this start, so what was noted says nothing.
+/// Which tables are swept, and what is to be noted and forgotten of that. `is_first`: nothing was delivered before
+/// this start, so what was noted says nothing.
 pub async fn plan(
     client: &Client,
     settings: &Settings,
@@ -59,37 +90,86 @@ pub async fn plan(
     noted: &Notes,
     is_first: bool,
 ) -> Result<(Vec<Swept>, Vec<Note>)> {
-    let wanted = tables.iter().map(TableInfo::name);
-    let wanted: Vec<(TableName, Duration)> =
-        wanted.filter_map(|table| settings.swept_after(&table).map(|keep| (table, keep))).collect();
-    let next = if wanted.is_empty() { 0 } else { look(client).await?.next };
-    Ok(planned(&wanted, noted, is_first, next))
+    let mut swept = Vec::new();
+    for table in tables {
+        let name = table.name();
+        let Some(keep) = settings.swept_after(&name) else { continue };
+        let Some(identity) = identity(client, settings, table).await? else {
+            tracing::warn!(
+                table = %name,
+                "delivered rows are not deleted: the table is partitioned, or the publication leaves rows of it out"
+            );
+            continue;
+        };
+        let known = noted.get(&key_of(&name)).and_then(|text| serde_json::from_str::<Identity>(text).ok());
+        let state = if keep.not_earlier || (!is_first && known.as_ref() == Some(&identity)) {
+            State::Clean
+        } else {
+            empty(client, &name).await?
+        };
+        if state == State::Unknown {
+            tracing::warn!(
+                table = %name,
+                hint = "delete them yourself and start again while the table is empty, or set delete_earlier = true \
+                        in [route.outbox] if none of them is still to be sent",
+                "delivered rows are not deleted: the table has rows from before, which may never have been sent"
+            );
+        }
+        swept.push(Swept { table: name, keep, identity, state });
+    }
+    let notes = changed(&swept, noted);
+    Ok((swept, notes))
 }
 
-fn planned(
-    wanted: &[(TableName, Duration)],
-    noted: &Notes,
-    is_first: bool,
-    next: u64,
-) -> (Vec<Swept>, Vec<Note>) {
-    let mut notes = Vec::new();
-    let mut swept = Vec::new();
-    for (table, keep) in wanted {
-        let known = noted.get(&key_of(table)).and_then(|text| serde_json::from_str::<SweptNote>(text).ok());
-        let from = known.filter(|_| !is_first).map_or(next, |note| note.from);
-        let text = serde_json::to_string(&SweptNote { from }).unwrap_or_default();
-        notes.push(Note { key: key_of(table).into(), text: Some(text.into()) });
-        swept.push(Swept { table: table.clone(), keep: *keep, from });
+fn changed(swept: &[Swept], noted: &Notes) -> Vec<Note> {
+    let clean = |swept: &&Swept| swept.state == State::Clean;
+    let mut notes: Vec<Note> = swept.iter().filter(clean).map(Swept::note).collect();
+    let stays = |key: &str| swept.iter().filter(clean).any(|swept| key_of(&swept.table) == key);
+    let gone = noted.keys().filter(|key| key.starts_with(NOTED) && !stays(key));
+    notes.extend(gone.map(|key| Note { key: key.as_str().into(), text: None }));
+    notes
+}
+
+/// `None`: what is sent of the table is not all of it, or is sent under other names.
+async fn identity(client: &Client, settings: &Settings, table: &TableInfo) -> Result<Option<Identity>> {
+    if table.form == Form::Partitioned || table.root.is_some() {
+        return Ok(None);
     }
-    // What is written while a table is not swept may not be captured either.
-    let is_wanted = |key: &str| wanted.iter().any(|(table, _)| key_of(table) == key);
-    let left = noted.keys().filter(|key| key.starts_with(NOTED) && !is_wanted(key));
-    notes.extend(left.map(|key| Note { key: key.as_str().into(), text: None }));
-    (swept, notes)
+    let what = format!("cannot look up how {} is published", table.name());
+    let sql = "SELECT (SELECT system_identifier::text FROM pg_control_system()), p.oid, coalesce(r.oid, 0::oid), \
+                      coalesce(to_jsonb(r) ->> 'prqual', '') \
+               FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = $2 \
+               WHERE p.pubname = $1";
+    let row = client.query_opt(sql, &[&settings.publication, &table.oid]).await;
+    let Some(row) = row.map_err(|error| errors::query(&what, error))? else { return Ok(None) };
+    let oid = |index| row.try_get::<_, u32>(index).map_err(|error| errors::query(&what, error));
+    let identity =
+        Identity { system: text(&row, 0, &what)?, table: table.oid, publication: oid(1)?, member: oid(2)? };
+    Ok(text(&row, 3, &what)?.is_empty().then_some(identity))
+}
+
+async fn empty(client: &Client, table: &TableName) -> Result<State> {
+    let what = format!("cannot look whether {table} is empty");
+    let sql = format!(
+        "SELECT pg_snapshot_xmax(pg_current_snapshot())::text, (NOT EXISTS (SELECT FROM ONLY {}))::text",
+        table.sql()
+    );
+    let row = client.query_one(&sql, &[]).await.map_err(|error| refused(&what, error))?;
+    Ok(match text(&row, 1, &what)?.as_str() {
+        "true" => State::Empty { next: number(&row, 0, &what)? },
+        _ => State::Unknown,
+    })
 }
 
 fn key_of(table: &TableName) -> String {
     format!("{NOTED}{}", table.sql())
+}
+
+impl Swept {
+    fn note(&self) -> Note {
+        let text = serde_json::to_string(&self.identity).unwrap_or_default();
+        Note { key: key_of(&self.table).into(), text: Some(text.into()) }
+    }
 }
 
 /// The server at one moment.
@@ -97,65 +177,86 @@ fn key_of(table: &TableName) -> String {
 struct Look {
     /// Every older transaction has ended.
     oldest: u64,
-    /// No transaction has this number or a later one yet.
-    next: u64,
     /// The end of the log, after that.
     end: u64,
+    at: Instant,
 }
 
 async fn look(client: &Client) -> Result<Look> {
     let what = "cannot ask which transactions are under way";
-    let sql = "SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text, \
-                      (pg_current_wal_insert_lsn() - '0/0')::text FROM pg_current_snapshot() s";
+    let sql = "SELECT pg_snapshot_xmin(s)::text, (pg_current_wal_insert_lsn() - '0/0')::text \
+               FROM pg_current_snapshot() s";
     let row = client.query_one(sql, &[]).await.map_err(|error| errors::query(what, error))?;
-    let number = |index| {
-        let text: String = row.try_get(index).map_err(|error| errors::query(what, error))?;
-        text.parse().map_err(|_| Error::fatal(format!("{what}: {text} is no number")))
-    };
-    Ok(Look { oldest: number(0)?, next: number(1)?, end: number(2)? })
+    Ok(Look { oldest: number(&row, 0, what)?, end: number(&row, 1, what)?, at: Instant::now() })
+}
+
+fn text(row: &Row, index: usize, what: &str) -> Result<String> {
+    row.try_get(index).map_err(|error| errors::query(what, error))
+}
+
+fn number(row: &Row, index: usize, what: &str) -> Result<u64> {
+    let text = text(row, index, what)?;
+    text.parse().map_err(|_| Error::fatal(format!("{what}: {text} is no number")))
 }
 
 pub struct Janitor {
     settings: Settings,
     progress: Arc<Progress>,
-    tables: Vec<(Swept, Option<(Look, Instant)>)>,
+    /// Where notes go.
+    orders: SyncSender<Order>,
+    tables: Vec<Swept>,
 }
 
+/// A table that something went wrong with is left alone until then.
+type Paused = HashMap<TableName, Instant>;
+
 impl Janitor {
-    /// `None` where there is nothing to do.
-    pub fn new(settings: &Settings, progress: Arc<Progress>, tables: Vec<Swept>) -> Option<Self> {
-        let tables: Vec<_> = tables.into_iter().map(|table| (table, None)).collect();
-        (!tables.is_empty()).then(|| Self { settings: settings.clone(), progress, tables })
+    /// `None` where there is nothing to do. `settings` name the one server that the stream is from.
+    pub fn new(
+        settings: &Settings,
+        progress: Arc<Progress>,
+        orders: SyncSender<Order>,
+        tables: Vec<Swept>,
+    ) -> Option<Self> {
+        let servers = vec![settings.server.clone()];
+        let settings = Settings { servers, ..settings.clone() };
+        let tables: Vec<Swept> = tables.into_iter().filter(|table| table.state != State::Unknown).collect();
+        (!tables.is_empty()).then_some(Self { settings, progress, orders, tables })
     }
 
     /// Until it is dropped. What goes wrong here is told and tried again: events go on meanwhile.
     pub async fn run(mut self) {
-        let shortest = self.tables.iter().map(|(table, _)| table.keep / 2).min().unwrap_or(LOOK_EVERY);
+        let shortest = self.tables.iter().map(|table| table.keep.rows / 2).min().unwrap_or(LOOK_EVERY);
         let every = shortest.clamp(LOOK_EVERY_MIN, LOOK_EVERY);
         loop {
             let Err(error) = self.work(every).await;
-            let hint = error.hint_text().unwrap_or_default().to_owned();
-            tracing::warn!(hint, "delivered rows are not deleted: {error}; tried again in a minute");
+            tracing::warn!("delivered rows are not deleted: {error}; tried again in a minute");
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// On one connection, until something is wrong with it.
+    /// On one connection, until something is wrong with that.
     async fn work(&mut self, every: Duration) -> Result<std::convert::Infallible> {
         let control = control::connect(&self.settings).await?;
+        let client = &control.client;
+        let mut seen: HashMap<TableName, Look> = HashMap::new();
+        let mut paused = Paused::new();
         loop {
             let confirmed = self.progress.confirmed.load(Ordering::Relaxed);
-            for (table, seen) in &mut self.tables {
-                match seen {
-                    None => *seen = Some((look(&control.client).await?, Instant::now())),
-                    Some((look, at)) if at.elapsed() >= table.keep && confirmed >= look.end => {
-                        let gone = sweep(&control.client, table, *look, &self.settings).await?;
-                        if gone > 0 {
-                            tracing::info!(table = %table.table, rows = gone, "deleted delivered rows");
-                        }
-                        *seen = None;
+            paused.retain(|_, since| since.elapsed() < PAUSE);
+            for table in &mut self.tables {
+                if paused.contains_key(&table.table) {
+                    continue;
+                }
+                let done = turn(client, table, &mut seen, confirmed, &self.orders).await;
+                if let Err(error) = done {
+                    if control.ended.is_finished() {
+                        return Err(error);
                     }
-                    Some(_) => {}
+                    let hint = error.hint_text().unwrap_or_default().to_owned();
+                    tracing::warn!(hint, "delivered rows are not deleted: {error}; tried again in a minute");
+                    seen.remove(&table.table);
+                    paused.insert(table.table.clone(), Instant::now());
                 }
             }
             tokio::time::sleep(every).await;
@@ -163,37 +264,94 @@ impl Janitor {
     }
 }
 
-/// Deletes the rows of transactions that are older than the look, some at a time.
-async fn sweep(client: &Client, swept: &Swept, look: Look, settings: &Settings) -> Result<u64> {
-    let table = swept.table.sql();
-    // Parts of one table have rows at the same places.
-    let sql = format!(
-        "WITH gone AS (SELECT tableoid, ctid FROM {table} \
-           WHERE age(xmin) > age($1::text::xid) AND age(xmin) <= age($2::text::xid) LIMIT {ROWS_AT_ONCE}) \
-         DELETE FROM {table} t USING gone WHERE t.tableoid = gone.tableoid AND t.ctid = gone.ctid"
-    );
-    let from = swept.from.max(look.oldest.saturating_sub(COMPARABLE));
-    let (oldest, from) = (short(look.oldest).to_string(), short(from).to_string());
-    let mut all = 0;
-    loop {
-        let gone = client.execute(&sql, &[&oldest, &from]).await.map_err(|error| {
-            errors::query(format!("cannot delete rows of {}", swept.table), error)
-                .hint(grant(&swept.table, settings))
-        })?;
-        all += gone;
-        if gone < ROWS_AT_ONCE {
-            return Ok(all);
+/// What there is to do for one table now.
+async fn turn(
+    client: &Client,
+    table: &mut Swept,
+    seen: &mut HashMap<TableName, Look>,
+    confirmed: u64,
+    orders: &SyncSender<Order>,
+) -> Result<()> {
+    if let State::Empty { next } = table.state {
+        return settle(client, table, next, orders).await;
+    }
+    match seen.get(&table.table).copied() {
+        None => drop(seen.insert(table.table.clone(), look(client).await?)),
+        Some(look) if look.at.elapsed() >= table.keep.rows && confirmed >= look.end => {
+            let gone = sweep(client, table, look).await?;
+            if gone > 0 {
+                tracing::info!(table = %table.table, rows = gone, "deleted delivered rows");
+            }
+            seen.remove(&table.table);
         }
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+/// A table that was empty is clean once all that was under way then has ended and left no row in it.
+async fn settle(client: &Client, table: &mut Swept, next: u64, orders: &SyncSender<Order>) -> Result<()> {
+    if look(client).await?.oldest < next {
+        return Ok(());
+    }
+    let what = format!("cannot look for rows of {} that may not have been sent", table.table);
+    let sql = format!(
+        "SELECT (NOT EXISTS (SELECT FROM ONLY {} WHERE age(xmin) > age($1::text::xid)))::text",
+        table.table.sql()
+    );
+    let row = client.query_one(&sql, &[&short(next).to_string()]).await;
+    let row = row.map_err(|error| refused(&what, error))?;
+    if text(&row, 0, &what)? == "true" {
+        table.state = State::Clean;
+        // Lost with a stream that has ended; the next start looks again.
+        let _ = orders.try_send(Order::Note(table.note()));
+        return Ok(());
+    }
+    Err(Error::config(format!("{} has rows of transactions that were under way at the start", table.table))
+        .hint("delete them if they were sent; or set delete_earlier = true in [route.outbox]"))
+}
+
+/// Deletes the rows of transactions that are older than the look, some pages at a time. Nothing goes where the
+/// name means another table by now, or the table has left the publication since it was known to be clean.
+async fn sweep(client: &Client, swept: &Swept, look: Look) -> Result<u64> {
+    let what = format!("cannot delete rows of {}", swept.table);
+    let (table, identity) = (swept.table.sql(), &swept.identity);
+    let pages = format!(
+        "SELECT (pg_relation_size('{}') / current_setting('block_size')::bigint + 1)::text",
+        table.replace('\'', "''")
+    );
+    let row = client.query_one(&pages, &[]).await.map_err(|error| refused(&what, error))?;
+    let pages = number(&row, 0, &what)?;
+    let sql = format!(
+        "DELETE FROM ONLY {table} \
+         WHERE ctid >= $1::text::tid AND ctid < $2::text::tid AND age(xmin) > age($3::text::xid) AND tableoid = $4 \
+           AND EXISTS (SELECT FROM pg_publication p WHERE p.oid = $5 AND ($6 = 0::oid \
+             OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.oid = $6 AND r.prpubid = p.oid AND r.prrelid = $4)))"
+    );
+    let statement = client.prepare(&sql).await.map_err(|error| refused(&what, error))?;
+    let (oldest, mut gone) = (short(look.oldest).to_string(), 0);
+    for first in (0..pages).step_by(PAGES_AT_ONCE as usize) {
+        let [from, until] = [first, first + u64::from(PAGES_AT_ONCE)].map(|page| format!("({page},0)"));
+        let Identity { table, publication, member, .. } = identity;
+        let deleted = client.execute(&statement, &[&from, &until, &oldest, table, publication, member]).await;
+        gone += deleted.map_err(|error| refused(&what, error))?;
+    }
+    Ok(gone)
+}
+
+fn refused(what: &str, error: tokio_postgres::Error) -> Error {
+    let is_right = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+    let error = errors::query(what, error);
+    if is_right {
+        error.hint("GRANT SELECT, DELETE on the table; `millrace check` prints the statement")
+    } else {
+        error
     }
 }
 
 /// As rows keep it.
 fn short(xid: u64) -> u32 {
     u32::try_from(xid & u64::from(u32::MAX)).unwrap_or(u32::MAX).max(FIRST_NORMAL)
-}
-
-fn grant(table: &TableName, settings: &Settings) -> String {
-    format!("GRANT SELECT, DELETE ON {} TO {};", table.sql(), quoted(&settings.user))
 }
 
 /// Whether what is to be deleted may be.
@@ -205,18 +363,21 @@ pub async fn check(
 ) -> Result<()> {
     for table in tables.iter().filter(|table| settings.swept_after(&table.name()).is_some()) {
         let name = table.name();
+        let subject = format!("delivered rows of {name}");
         let what = format!("cannot look up who may delete rows of {name}");
-        let sql = "SELECT has_table_privilege($1::oid, 'DELETE') AND has_table_privilege($1::oid, 'SELECT')";
+        let sql = "SELECT (has_table_privilege($1::oid, 'DELETE') AND has_table_privilege($1::oid, 'SELECT'))::text";
         let row = client.query_one(sql, &[&table.oid]).await;
         let row = row.map_err(|error| errors::query(&what, error))?;
-        let may: bool = row.try_get(0).map_err(|error| errors::query(&what, error))?;
-        match may {
-            true => report.pass(format!("delivered rows of {name}"), "may be deleted"),
-            false => report.warn(
-                format!("delivered rows of {name}"),
-                format!("may not be deleted by {}", settings.user),
-                grant(&name, settings),
-            ),
+        if table.form == Form::Partitioned || table.root.is_some() {
+            report.warn(subject, "are not deleted: the table is partitioned", "drop old partitions instead");
+        } else if text(&row, 0, &what)? != "true" {
+            let grant = format!("GRANT SELECT, DELETE ON {} TO {};", name.sql(), quoted(&settings.user));
+            report.warn(subject, format!("may not be deleted by {}", settings.user), grant);
+        } else if !table.has_identity() {
+            let identity = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", name.sql());
+            report.warn(subject, "cannot be deleted: the table has no replica identity", identity);
+        } else {
+            report.pass(subject, "may be deleted");
         }
     }
     Ok(())
@@ -226,29 +387,34 @@ pub async fn check(
 mod tests {
     use super::*;
 
-    fn wanted() -> Vec<(TableName, Duration)> {
-        vec![(TableName::new("public", "outbox"), Duration::from_secs(60))]
-    }
-
-    fn noted(from: u64) -> Notes {
-        [(key_of(&wanted()[0].0), format!("{{\"from\":{from}}}"))].into()
+    fn swept(state: State) -> Swept {
+        let identity = Identity { system: "7".into(), table: 16_400, publication: 16_500, member: 16_501 };
+        let keep = Keep { rows: Duration::from_secs(60), not_earlier: false };
+        Swept { table: TableName::new("public", "outbox"), keep, identity, state }
     }
 
     #[test]
-    fn a_table_is_swept_from_the_first_look_on_over_every_start_but_a_first_one() {
-        for (noted, is_first, from) in
-            [(Notes::new(), false, 900), (noted(700), false, 700), (noted(700), true, 900)]
-        {
-            let (swept, notes) = planned(&wanted(), &noted, is_first, 900);
-            assert_eq!(swept[0].from, from);
-            assert_eq!(notes[0].text.as_deref(), Some(&*format!("{{\"from\":{from}}}")));
+    fn only_a_clean_table_is_noted_and_any_other_is_forgotten() {
+        let key = key_of(&swept(State::Clean).table);
+        let noted: Notes =
+            [(key.clone(), "{}".to_owned()), ("snapshot x".to_owned(), "{}".to_owned())].into();
+        let texts = |tables: &[Swept]| {
+            let notes = changed(tables, &noted);
+            notes.into_iter().map(|note| (note.key.to_string(), note.text.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&[swept(State::Clean)]), [(key.clone(), true)]);
+        for other in [vec![], vec![swept(State::Unknown)], vec![swept(State::Empty { next: 9 })]] {
+            assert_eq!(texts(&other), [(key.clone(), false)]);
         }
     }
 
     #[test]
-    fn a_table_that_is_not_swept_any_more_is_forgotten() {
-        let (swept, notes) = planned(&[], &noted(700), false, 900);
-        assert!(swept.is_empty() && notes[0].text.is_none());
+    fn a_note_says_which_table_it_is_of() {
+        let clean = swept(State::Clean);
+        let text = clean.note().text.expect("a text");
+        assert_eq!(serde_json::from_str::<Identity>(&text).expect("it is read back"), clean.identity);
+        let made_anew = Identity { table: 16_402, ..clean.identity.clone() };
+        assert_ne!(made_anew, clean.identity);
     }
 
     #[test]

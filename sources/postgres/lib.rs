@@ -11,7 +11,7 @@ mod declared;
 pub mod defaults;
 pub mod errors;
 mod handshake;
-mod janitor;
+pub mod janitor;
 pub mod lsn;
 pub mod messages;
 pub mod pgoutput;

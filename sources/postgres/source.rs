@@ -154,10 +154,9 @@ impl PostgresSource {
         let place =
             start::place(&self.settings, &client, &facts, &mut feed, from, plan.notes.clone()).await?;
         let Some(position) = place else { return Ok(Begun::Stopping) };
-        let (swept, notes) = match facts.in_recovery {
-            true => Default::default(),
-            false => janitor::plan(&client, &self.settings, &tables, &feed.notes, is_first).await?,
-        };
+        // A standby deletes nothing, and forgets what was clean: it cannot tell whether it stays so.
+        let sweepable = if facts.in_recovery { &[] } else { &*tables };
+        let (swept, notes) = janitor::plan(&client, &self.settings, sweepable, &feed.notes, is_first).await?;
         plan.notes.extend(notes);
         self.reads_again = false;
         let client = Arc::new(client);
@@ -177,7 +176,8 @@ impl PostgresSource {
         let reader = self.reader(&counter, 0, plan.unread).await?.map(|reader| reader.joined(plan.joined));
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
         let mut janitor = JoinSet::new();
-        if let Some(own) = Janitor::new(&self.settings, counter.progress.clone(), swept) {
+        let orders = counter.orders.clone();
+        if let Some(own) = Janitor::new(&self.settings, counter.progress.clone(), orders, swept) {
             janitor.spawn(own.run());
         }
         let rows = Rows { counter, tables, reader };

@@ -216,6 +216,7 @@ impl Stream {
                 Order::Drop(table) => self.session.give_up(table),
                 Order::Read(read) => tracker.read(*read),
                 Order::Seen(seen) => tracker.seen(&seen),
+                Order::Note(note) => tracker.note(note),
             }
         }
         self.session.signals().tell(&desk.heard);

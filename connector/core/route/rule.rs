@@ -142,6 +142,8 @@ pub struct Outbox {
     pub on_update: OnUpdate,
     /// Rows that were delivered are deleted once they have been there for so long.
     pub delete_after: Option<Duration>,
+    /// Those too that were there before the connector was.
+    pub delete_earlier: bool,
     /// The value is an object of these; empty: the payload alone.
     pub fields: Vec<Field>,
     /// The value is Avro by one of these; `None`: JSON.
@@ -222,6 +224,7 @@ impl Default for Outbox {
             tombstone_on_empty: false,
             on_update: OnUpdate::Reject,
             delete_after: None,
+            delete_earlier: false,
             fields: Vec::new(),
             schemas: None,
             routed: None,

@@ -4,6 +4,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use millrace_core::position::Note;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::signals::{self, Heard};
@@ -40,6 +41,8 @@ pub enum Order {
     Drop(usize),
     /// These transactions have ended.
     Seen(Visibility),
+    /// To be remembered with the next position.
+    Note(Note),
 }
 
 /// The stream's side.

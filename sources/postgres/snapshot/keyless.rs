@@ -45,7 +45,8 @@ impl Worker {
             let parts = vec![Part::default()];
             shared.order(Order::Cut { table: index, key: Vec::new(), parts })?;
             let mut taken = self.take(index, name, Turn::AtOnce { last }).await?;
-            if !taken.table.info.has_identity() {
+            // Begun again, even rows that are only inserted wait: what came before is then told apart by its place.
+            if !taken.table.info.has_identity() && unread.note.again == 0 {
                 shared.order(Order::Resume(None))?;
                 taken.held = None;
             }

@@ -107,6 +107,10 @@ impl Tracker {
         self.left > 0
     }
 
+    pub fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
     pub fn take_notes(&mut self, into: &mut Vec<Note>) {
         into.append(&mut self.notes);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_e2e::{Bare, Own, Servers, Shop, committed, run_to_end, until, wait_for_records, within};
+use millrace_e2e::{Bare, Own, Servers, Shop, committed, run_to_end, wait_for_records, within};
 use serde_json::json;
 
 /// Debezium's table.
@@ -286,26 +286,92 @@ async fn kept(shop: &Shop) -> Vec<String> {
     shop.sql.one("SELECT coalesce(array_agg(DISTINCT type || ' ' || aggregateid), '{}') FROM outbox").await
 }
 
-#[tokio::test]
-async fn delivered_rows_of_an_outbox_are_deleted_and_those_from_before_the_first_start_stay() {
-    let mut shop = shop("outbox-swept", OUTBOX, &route("outbox-swept", SWEPT)).await;
+async fn wait_until_swept(shop: &Shop) {
+    within(Duration::from_secs(60), "delivered rows are gone", async || {
+        kept(shop).await.is_empty().then_some(())
+    })
+    .await;
+}
+
+/// Several times as long as a row stays that is swept.
+async fn expect_kept(shop: &Shop, count: usize) {
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(6) {
+        assert_eq!(kept(shop).await.len(), count);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn swept_shop(name: &str) -> Shop {
+    let mut shop = shop(name, OUTBOX, &route(name, SWEPT)).await;
     shop.file.set("source/postgres/heartbeat_interval_s", 1);
-    write(&shop, "old", 2).await;
+    shop
+}
+
+#[tokio::test]
+async fn delivered_rows_of_an_outbox_are_deleted_and_come_once() {
+    let mut shop = swept_shop("outbox-swept").await;
     shop.start().await;
-    let only_old = async |shop: &Shop| (kept(shop).await == ["old o-1", "old o-2"]).then_some(());
-    // More than are deleted at once.
-    write(&shop, "new", 2_500).await;
-    records(&shop, "outbox-swept.order", 2_500).await;
-    until("delivered rows are gone", async || only_old(&shop).await).await;
-    // What was written while it was away is sent first.
+    // Many pages.
+    write(&shop, "new", 20_000).await;
+    records(&shop, "outbox-swept.order", 20_000).await;
+    wait_until_swept(&shop).await;
+    // What was written while it was away is sent first, and the table is known to be clean.
     shop.kill();
     write(&shop, "newer", 10).await;
     shop.start().await;
-    records(&shop, "outbox-swept.order", 2_510).await;
-    until("rows are gone after a crash too", async || only_old(&shop).await).await;
-    let events = records(&shop, "outbox-swept.order", 2_510).await;
-    assert_eq!(events.len(), 2_510, "deletes are no events");
-    assert!(events.iter().all(|event| event.header("eventType") != Some("old")));
+    records(&shop, "outbox-swept.order", 20_010).await;
+    wait_until_swept(&shop).await;
+    let events = records(&shop, "outbox-swept.order", 20_010).await;
+    assert_eq!(events.len(), 20_010, "deletes are no events");
+}
+
+#[tokio::test]
+async fn an_outbox_with_rows_from_before_the_first_start_is_not_swept_until_it_was_empty() {
+    let mut shop = swept_shop("outbox-earlier").await;
+    write(&shop, "old", 2).await;
+    shop.start().await;
+    write(&shop, "new", 3).await;
+    records(&shop, "outbox-earlier.order", 3).await;
+    expect_kept(&shop, 5).await;
+    assert!(shop.daemon().log().contains("may never have been sent"), "{}", shop.daemon().log());
+    shop.kill();
+    shop.sql.run("DELETE FROM outbox").await;
+    shop.start().await;
+    write(&shop, "newer", 4).await;
+    records(&shop, "outbox-earlier.order", 7).await;
+    wait_until_swept(&shop).await;
+}
+
+#[tokio::test]
+async fn rows_of_a_table_that_took_the_outbox_s_name_are_not_deleted() {
+    let mut shop = swept_shop("outbox-renamed").await;
+    shop.start().await;
+    write(&shop, "sent", 5).await;
+    records(&shop, "outbox-renamed.order", 5).await;
+    wait_until_swept(&shop).await;
+    // The publication goes on with the old one.
+    shop.sql
+        .run(&format!("ALTER TABLE outbox RENAME TO outbox_before; CREATE TABLE outbox ({OUTBOX})"))
+        .await;
+    write(&shop, "unsent", 3).await;
+    expect_kept(&shop, 3).await;
+}
+
+#[tokio::test]
+async fn rows_of_an_outbox_that_left_the_publication_for_a_while_are_not_deleted() {
+    let mut shop = swept_shop("outbox-unpublished").await;
+    shop.start().await;
+    write(&shop, "sent", 5).await;
+    records(&shop, "outbox-unpublished.order", 5).await;
+    wait_until_swept(&shop).await;
+    let publication = shop.slot();
+    shop.sql.run(&format!("ALTER PUBLICATION {publication} DROP TABLE outbox")).await;
+    write(&shop, "unsent", 3).await;
+    shop.sql.run(&format!("ALTER PUBLICATION {publication} ADD TABLE outbox")).await;
+    expect_kept(&shop, 3).await;
+    shop.kill().start().await;
+    expect_kept(&shop, 3).await;
 }
 
 #[tokio::test]
@@ -316,19 +382,13 @@ async fn rows_of_an_outbox_that_kafka_has_not_taken_are_not_deleted() {
     shop.file.set("source/postgres/heartbeat_interval_s", 1);
     shop.start().await;
     write(&shop, "first", 10).await;
-    until("the janitor is at work", async || kept(&shop).await.is_empty().then_some(())).await;
+    wait_until_swept(&shop).await;
     servers.kafka.pause();
     write(&shop, "waiting", 100).await;
-    let since = Instant::now();
-    while since.elapsed() < Duration::from_secs(6) {
-        assert_eq!(kept(&shop).await.len(), 100);
-    }
+    expect_kept(&shop, 100).await;
     servers.kafka.resume();
     records(&shop, "outbox-unswept.order", 110).await;
-    within(Duration::from_secs(60), "they go when they are delivered", async || {
-        kept(&shop).await.is_empty().then_some(())
-    })
-    .await;
+    wait_until_swept(&shop).await;
 }
 
 #[tokio::test]

@@ -184,10 +184,10 @@ impl Block {
     const SIZE: u16 = 50;
 
     fn take() -> Result<Self> {
-        let dir = std::env::temp_dir().join("millrace-ports");
+        // A user's own: another one could take no lock in it.
+        let dir = std::env::temp_dir().join(format!("millrace-ports-{}", rustix::process::getuid().as_raw()));
         create(&dir)?;
         for first in Self::PORTS.step_by(usize::from(Self::SIZE)) {
-            // One that cannot be opened is another user's.
             let Ok(file) = fs::File::create(dir.join(first.to_string())) else { continue };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 return Ok(Self { rest: first..first + Self::SIZE, _lock: file });

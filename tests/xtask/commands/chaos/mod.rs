@@ -256,8 +256,11 @@ impl Job<'_> {
                 );
                 println!("{failure}");
                 if let Servers::Postgres(scene) = servers {
-                    let kept = evidence::keep(&scene.servers(), self.dir, &format!("{row}-{seed}"))?;
-                    println!("logs and records are kept in {}", kept.display());
+                    match evidence::keep(&scene.servers(), self.dir, &format!("{row}-{seed}")) {
+                        Ok(kept) => println!("logs and records are kept in {}", kept.display()),
+                        // The rest goes on without.
+                        Err(error) => println!("not all logs and records are kept: {error}"),
+                    }
                 }
             }
         }
