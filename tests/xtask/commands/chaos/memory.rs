@@ -4,8 +4,8 @@
 //! while. So only the longest life of a process in a run is looked at, without its first minute and a half; and
 //! what is compared is how little it held at times in the first and in the last third of the rest (the tenth
 //! percentile): work comes and goes, and what leaks stays. One run fails by a large growth; many runs that each
-//! grow by a little fail together, unless the growth slows down in them: one life of 12 minutes held 60 MB at its
-//! beginning, 80 after two and a half, 82 after five and 84 at its end, and a leak does not slow down.
+//! grow by a little fail together, unless the growth slows down in them: one life of 14 minutes held 60 MB at its
+//! beginning, 80 after two and a half, 84 after twelve and 76 at its end, and a leak does not slow down.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
