@@ -8,8 +8,8 @@ use millrace_ledger::writers::{Large, connect, write_large};
 
 /// Above it a source transaction is cut; small, so that a large one is cut often.
 pub const CUT_BYTES: u64 = 4_000_000;
-/// What every other transaction of a run stays below.
-pub const UNCUT_CHANGES_MAX: u64 = 4_500;
+/// What every other transaction of a run has at most: few enough that their bytes stay below the cut too.
+pub const OTHER_CHANGES_MAX: u64 = 200;
 /// The whole daemon, in its debug build.
 pub const MEMORY_KB_MAX: u64 = 512 * 1024;
 const DIES_WITHIN: Duration = Duration::from_secs(120);

@@ -121,7 +121,8 @@ impl Scene {
         if row == Row::F17 {
             config.drains_within = large::DRAINS_WITHIN;
             config.cut_bytes = Some(large::CUT_BYTES);
-            config.limits.uncut_changes_max = large::UNCUT_CHANGES_MAX;
+            config.changes_max = large::OTHER_CHANGES_MAX;
+            config.limits.uncut_changes_max = large::OTHER_CHANGES_MAX * 3;
         }
         config
     }
