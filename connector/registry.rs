@@ -84,8 +84,8 @@ impl Source {
     pub fn sweep(&mut self, routes: &[Route], problems: &mut Problems) {
         let keeps = |route: &Route| {
             let outbox = route.outbox.as_ref()?;
-            let not_earlier = outbox.delete_earlier;
-            outbox.delete_after.map(|rows| millrace_postgres::janitor::Keep { rows, not_earlier })
+            let with_earlier = outbox.delete_earlier;
+            outbox.delete_after.map(|rows| millrace_postgres::janitor::Keep { rows, with_earlier })
         };
         match self {
             Self::Postgres(settings) => {

@@ -48,7 +48,7 @@ pub struct Keep {
     /// At least so long after they were written.
     pub rows: Duration,
     /// Rows from before the first start may go as well.
-    pub not_earlier: bool,
+    pub with_earlier: bool,
 }
 
 /// What the table is: any other one of its name is another table.
@@ -102,7 +102,7 @@ pub async fn plan(
             continue;
         };
         let known = noted.get(&key_of(&name)).and_then(|text| serde_json::from_str::<Identity>(text).ok());
-        let state = if keep.not_earlier || (!is_first && known.as_ref() == Some(&identity)) {
+        let state = if keep.with_earlier || (!is_first && known.as_ref() == Some(&identity)) {
             State::Clean
         } else {
             empty(client, &name).await?
@@ -230,7 +230,7 @@ impl Janitor {
         let every = shortest.clamp(LOOK_EVERY_MIN, LOOK_EVERY);
         loop {
             let Err(error) = self.work(every).await;
-            tracing::warn!("delivered rows are not deleted: {error}; tried again in a minute");
+            tell(&error);
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -253,8 +253,7 @@ impl Janitor {
                     if control.ended.is_finished() {
                         return Err(error);
                     }
-                    let hint = error.hint_text().unwrap_or_default().to_owned();
-                    tracing::warn!(hint, "delivered rows are not deleted: {error}; tried again in a minute");
+                    tell(&error);
                     seen.remove(&table.table);
                     paused.insert(table.table.clone(), Instant::now());
                 }
@@ -262,6 +261,11 @@ impl Janitor {
             tokio::time::sleep(every).await;
         }
     }
+}
+
+fn tell(error: &Error) {
+    let hint = error.hint_text().unwrap_or_default();
+    tracing::warn!(hint, "delivered rows are not deleted: {error}; tried again in a minute");
 }
 
 /// What there is to do for one table now.
@@ -389,7 +393,7 @@ mod tests {
 
     fn swept(state: State) -> Swept {
         let identity = Identity { system: "7".into(), table: 16_400, publication: 16_500, member: 16_501 };
-        let keep = Keep { rows: Duration::from_secs(60), not_earlier: false };
+        let keep = Keep { rows: Duration::from_secs(60), with_earlier: false };
         Swept { table: TableName::new("public", "outbox"), keep, identity, state }
     }
 

@@ -53,6 +53,16 @@ impl<O: Origin> Pair<O> {
         std::mem::swap(&mut self.active, &mut self.waiting);
     }
 
+    /// Whichever is active is stopped and goes on when the other has taken over.
+    async fn stop_each_in_turn(&mut self) {
+        for _ in 0..2 {
+            self.active.pause();
+            self.swapped(SLOW).await;
+            self.waiting.resume();
+            self.expect_peace().await;
+        }
+    }
+
     async fn states(&self) -> Option<[String; 2]> {
         let name = &self.site.name;
         Some([self.active.state(name).await?, self.waiting.state(name).await?])
@@ -132,12 +142,7 @@ async fn one_that_was_stopped_stands_by_and_its_documents_come_once() {
     let mut pair = pair_over_documents("ha-documents-stop").await;
     let load = pair.site.load(2..=20_000, 20).await;
     pair.site.wait_for_events("papers", 200).await;
-    for _ in 0..2 {
-        pair.active.pause();
-        pair.swapped(SLOW).await;
-        pair.waiting.resume();
-        pair.expect_peace().await;
-    }
+    pair.stop_each_in_turn().await;
     load.await.expect("the load is written");
     pair.site.expect_docs_within(SLOW, 1..=20_000).await;
 }
@@ -158,12 +163,7 @@ async fn one_that_was_stopped_and_goes_on_stands_by_and_the_turn_does_not_come_b
     let mut pair = pair("ha-stop").await;
     let load = pair.site.load(2..=60_000, 20).await;
     pair.site.wait_for_events("public.orders", 200).await;
-    for _ in 0..2 {
-        pair.active.pause();
-        pair.swapped(SLOW).await;
-        pair.waiting.resume();
-        pair.expect_peace().await;
-    }
+    pair.stop_each_in_turn().await;
     // Shorter than anybody notices, and of the one that only waits.
     pair.active.pause();
     tokio::time::sleep(Duration::from_secs(2)).await;

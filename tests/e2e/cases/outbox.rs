@@ -308,6 +308,16 @@ async fn swept_shop(name: &str) -> Shop {
     shop
 }
 
+/// One whose outbox is known to be clean: rows came and are gone.
+async fn swept_once(name: &str) -> Shop {
+    let mut shop = swept_shop(name).await;
+    shop.start().await;
+    write(&shop, "sent", 5).await;
+    records(&shop, &format!("{name}.order"), 5).await;
+    wait_until_swept(&shop).await;
+    shop
+}
+
 #[tokio::test]
 async fn delivered_rows_of_an_outbox_are_deleted_and_come_once() {
     let mut shop = swept_shop("outbox-swept").await;
@@ -345,11 +355,7 @@ async fn an_outbox_with_rows_from_before_the_first_start_is_not_swept_until_it_w
 
 #[tokio::test]
 async fn rows_of_a_table_that_took_the_outbox_s_name_are_not_deleted() {
-    let mut shop = swept_shop("outbox-renamed").await;
-    shop.start().await;
-    write(&shop, "sent", 5).await;
-    records(&shop, "outbox-renamed.order", 5).await;
-    wait_until_swept(&shop).await;
+    let shop = swept_once("outbox-renamed").await;
     // The publication goes on with the old one.
     shop.sql
         .run(&format!("ALTER TABLE outbox RENAME TO outbox_before; CREATE TABLE outbox ({OUTBOX})"))
@@ -360,11 +366,7 @@ async fn rows_of_a_table_that_took_the_outbox_s_name_are_not_deleted() {
 
 #[tokio::test]
 async fn rows_of_an_outbox_that_left_the_publication_for_a_while_are_not_deleted() {
-    let mut shop = swept_shop("outbox-unpublished").await;
-    shop.start().await;
-    write(&shop, "sent", 5).await;
-    records(&shop, "outbox-unpublished.order", 5).await;
-    wait_until_swept(&shop).await;
+    let mut shop = swept_once("outbox-unpublished").await;
     let publication = shop.slot();
     shop.sql.run(&format!("ALTER PUBLICATION {publication} DROP TABLE outbox")).await;
     write(&shop, "unsent", 3).await;
