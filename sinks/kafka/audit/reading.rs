@@ -34,6 +34,11 @@ const POLL: Duration = Duration::from_millis(100);
 const MARKERS_WITHIN: Duration = Duration::from_secs(1);
 /// Of each partition, so that many of them stay small in memory.
 const QUEUE_KBYTES: &str = "512";
+/// A queue that was full is filled again after this. librdkafka's own second would hold the reading to a
+/// queue a second.
+const REFILLED_AFTER_MS: &str = "5";
+/// A fetch that found the ends alone must not keep the partitions waiting that have been read empty since.
+const FETCH_WAIT_MS: &str = "10";
 
 /// What the header `position` says: where the change lies, and which of its records this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +151,8 @@ impl Reading {
         config.set("auto.offset.reset", "error");
         config.set("enable.auto.commit", "false");
         config.set("queued.max.messages.kbytes", QUEUE_KBYTES);
+        config.set("fetch.queue.backoff.ms", REFILLED_AFTER_MS);
+        config.set("fetch.wait.max.ms", FETCH_WAIT_MS);
         // librdkafka wants a name; no group is joined and no offset stored.
         config.set("group.id", format!("{}-audit", settings.transactional_id));
         let consumer: BaseConsumer = config
