@@ -132,7 +132,7 @@ fn beside_rows(raw: &raw::Format, format: &mut Format, problems: &mut Problems) 
     rename::topics(&raw.rename_topics, format, problems);
 }
 
-/// Documents as flat records. The names of parts begin as Debezium's do, unless the file says otherwise.
+/// Rows and documents as flat records. The names of parts begin as Debezium's do, unless the file says otherwise.
 fn flat(raw: &raw::Flat, problems: &mut Problems) -> Flat {
     let arrays = [("array", Arrays::Lists), ("document", Arrays::Members)];
     let deletes = [

@@ -91,7 +91,7 @@ pub struct RenameTopics {
     pub key_to: Option<String>,
 }
 
-/// How documents become flat records.
+/// How rows and documents become flat records.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Flat {

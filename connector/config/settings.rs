@@ -126,8 +126,16 @@ pub fn resolve(
         );
     }
     let is_flat = |format: &Format| format.envelope == Envelope::Flat;
-    if raw.format.flat != raw::Flat::default() && !(source.has_documents() && format.is_somewhere(is_flat)) {
-        problems.add("format.flat", "has no effect but on documents with envelope = \"flat\"");
+    if raw.format.flat != raw::Flat::default() && !format.is_somewhere(is_flat) {
+        problems.add("format.flat", "has no effect but with envelope = \"flat\"");
+    }
+    let of_documents = [
+        ("arrays", raw.format.flat.arrays.is_some()),
+        ("flatten", raw.format.flat.flatten.is_some()),
+        ("delimiter", raw.format.flat.delimiter.is_some()),
+    ];
+    for (key, _) in of_documents.into_iter().filter(|(_, is_set)| *is_set && !source.has_documents()) {
+        problems.add(&format!("format.flat.{key}"), "has no effect but on documents; remove it");
     }
     let shown = registry::with_connect_keys(shown, &source);
     let file = file.to_owned();

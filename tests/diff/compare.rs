@@ -134,7 +134,9 @@ fn keyless_in_one(topics: &Topics) -> Topics {
 fn place_in_log(record: &Written) -> u64 {
     let value: Json = record.value.as_deref().and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
     let payload = if value["payload"].is_null() { &value } else { &value["payload"] };
-    payload["source"]["lsn"].as_u64().unwrap_or(0)
+    // Of a flat row, where it is added to the row.
+    let lsn = [&payload["source"]["lsn"], &payload["__source_lsn"]];
+    lsn.iter().find_map(|lsn| lsn.as_u64()).unwrap_or(0)
 }
 
 fn pair(topic: &str, left: &Written, right: &Written, allowed: &mut Allowed) -> Result<Vec<Difference>> {

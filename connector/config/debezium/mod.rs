@@ -1,10 +1,11 @@
 //! A connector as Kafka Connect is given it, a JSON file with Debezium's properties: read into the keys of a
 //! TOML file, which then goes the way of every other. Start at `translate`.
 //!
-//! Each property is looked up in `properties`: taken over (`shared`, `transforms`, `outbox`, `postgres`, `mongodb`), idle,
+//! Each property is looked up in `properties`: taken over (`shared`, `transforms`, `flat`, `outbox`, `postgres`, `mongodb`), idle,
 //! or refused with a reason; one that is not there is answered with the nearest that is.
 
 mod connect;
+mod flat;
 mod given;
 mod keys;
 mod mongodb;

@@ -107,53 +107,6 @@ fn name(expression: &str, literal: bool) -> Option<String> {
     fits.then(|| if whole { format!("{plain}.*") } else { plain.to_owned() })
 }
 
-/// The transform of this name, which makes documents flat.
-pub fn flat(name: &str, given: &mut Given, keys: &mut Keys) {
-    const SECTION: &str = "format.flat";
-    let of = |option: &str| format!("transforms.{name}.{option}");
-    keys.set("format", "envelope", "flat", "transforms");
-    for (option, _) in given.under(&of("")) {
-        let is_known = matches!(
-            option.as_str(),
-            "type"
-                | "array.encoding"
-                | "flatten.struct"
-                | "flatten.struct.delimiter"
-                | "delete.tombstone.handling.mode"
-                | "add.fields"
-                | "add.fields.prefix"
-                | "add.headers"
-                | "add.headers.prefix"
-        );
-        if !is_known {
-            given.wrong(format!("{}: cannot be had", of(&option)));
-        }
-    }
-    let arrays = given.word(&of("array.encoding"), &[("array", "array"), ("document", "document")]);
-    keys.set(SECTION, "arrays", arrays, &of("array.encoding"));
-    if given.flag(&of("flatten.struct"), false) {
-        keys.set(SECTION, "flatten", true, &of("flatten.struct"));
-        let delimiter = given.get(&of("flatten.struct.delimiter")).map(str::to_owned);
-        keys.set_some(SECTION, "delimiter", delimiter, &of("flatten.struct.delimiter"));
-    }
-    let deletes = [
-        ("tombstone", "tombstone"),
-        ("drop", "drop"),
-        ("rewrite", "rewrite"),
-        ("rewrite-with-tombstone", "rewrite_with_tombstone"),
-        ("delete-to-tombstone", "tombstone"),
-    ];
-    let mode = of("delete.tombstone.handling.mode");
-    let deletes = given.word(&mode, &deletes);
-    keys.set(SECTION, "deletes", deletes, &mode);
-    for (option, key) in [("add.fields", "add_fields"), ("add.headers", "add_headers")] {
-        keys.set(SECTION, key, list(given.list(&of(option))), &of(option));
-        let prefix = format!("{option}.prefix");
-        let found = given.get(&of(&prefix)).map(str::to_owned);
-        keys.set_some(SECTION, &format!("{key}_prefix"), found, &of(&prefix));
-    }
-}
-
 fn fields(given: &mut Given, keys: &mut Keys) {
     keys.set(SOURCE, "exclude_fields", list(given.list("field.exclude.list")), "field.exclude.list");
     let mut renamed = Table::new();

@@ -147,10 +147,14 @@ pub const CONNECT: &[Property] = &[
         "transforms",
         "",
         Becomes(
-            "format.rename_topics for RegexRouter and ByLogicalTableRouter, format.flat for ExtractNewDocumentState, [[route]] for io.debezium.transforms.outbox.EventRouter; any other is refused with the key to use",
+            "format.rename_topics for RegexRouter and ByLogicalTableRouter, format.flat for ExtractNewRecordState and ExtractNewDocumentState, [[route]] for io.debezium.transforms.outbox.EventRouter; any other is refused with the key to use",
         ),
     ),
-    ("transforms.*", "", Becomes("format.rename_topics, format.flat; of the event router see above")),
+    (
+        "transforms.*",
+        "",
+        Becomes("format.rename_topics, format.flat; of the event router and of flat records see above"),
+    ),
     ("predicates", "", Becomes("format.rename_topics: only and not, for TopicNameMatches")),
     ("predicates.*", "", Becomes("format.rename_topics: only and not")),
 ];

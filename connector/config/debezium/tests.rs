@@ -194,6 +194,41 @@ fn the_transform_to_flat_documents_is_ours_and_no_other_is() {
     assert!(text.contains("transforms.unwrap.route.by.field: cannot be had"), "{text}");
 }
 
+#[test]
+fn the_transform_to_flat_rows_is_ours_and_what_it_cannot_do_is_refused_with_the_reason() {
+    let class = "io.debezium.transforms.ExtractNewRecordState";
+    let transformed = |options: &[(&str, &str)]| {
+        let of =
+            |(option, value): &(&str, &str)| (format!("transforms.unwrap.{option}"), (*value).to_owned());
+        let named: Vec<(String, String)> = options.iter().map(of).collect();
+        let named = named.iter().map(|(option, value)| (option.as_str(), value.as_str()));
+        let first = [("transforms", "unwrap"), ("transforms.unwrap.type", class)];
+        with_all(&first.into_iter().chain(named).collect::<Vec<_>>())
+    };
+    let connector = read(&transformed(&[
+        ("delete.tombstone.handling.mode", "rewrite"),
+        ("add.fields", "op,table,lsn:at"),
+        ("add.headers", "db"),
+    ]))
+    .unwrap();
+    let flat = &connector.format.flat;
+    assert_eq!((connector.format.envelope, flat.deletes), (Envelope::Flat, Deletes::Rewrite));
+    let names: Vec<&str> = flat.fields.iter().chain(&flat.headers).map(|added| added.name.as_str()).collect();
+    assert_eq!(names, ["__op", "__table", "__at", "__db"]);
+    for (option, value, said) in [
+        ("route.by.field", "kind", "set topic_by and topics in a [[route]]"),
+        ("drop.fields.header.name", "x", "use column.exclude.list"),
+        ("drop.tombstones", "true", "Debezium 3 has delete.tombstone.handling.mode"),
+        ("predicate", "some", "for all topics of the connector"),
+        ("array.encoding", "array", "is not a property of this connector"),
+        ("add.field", "op", "did you mean transforms.unwrap.add.fields?"),
+        ("add.fields", "after.x", "is no part of an event"),
+    ] {
+        let text = messages(&transformed(&[(option, value)]));
+        assert!(text.contains(said), "{option}: {text}");
+    }
+}
+
 fn router(options: &[(&str, &str)]) -> String {
     let text = POSTGRES_FILE
         .replace("\"key.converter\": \"io.confluent.connect.avro.AvroConverter\",", "")
@@ -355,6 +390,8 @@ fn documented() -> String {
     for (title, properties) in [
         ("Postgres", POSTGRES),
         ("Postgres: the outbox event router, behind transforms.<name>.", outbox::EVENT_ROUTER),
+        ("Both: flat records, behind transforms.<name>.", flat::FLATTENING),
+        ("MongoDB: flat records, behind transforms.<name>.", flat::OF_DOCUMENTS),
         ("MongoDB", MONGODB),
         ("Both connectors", SHARED),
         ("Kafka Connect", CONNECT),
@@ -414,14 +451,14 @@ fn routers_of_topics_become_renames_and_other_transforms_are_refused_with_the_ke
         ("transforms.shards.key.field.name", "shard"),
         ("transforms.shards.key.field.regex", ".*_(\\d+)"),
         ("transforms.shards.key.field.replacement", "$1"),
-        ("transforms.flat.type", "io.debezium.transforms.ExtractNewRecordState"),
+        ("transforms.flat.type", "io.debezium.transforms.Filter"),
         ("predicates", "beats"),
         ("predicates.beats.type", "org.apache.kafka.connect.transforms.predicates.TopicNameMatches"),
         ("predicates.beats.pattern", ".*heartbeat.*"),
     ]);
     let refused = messages(&text);
-    assert!(refused.contains("transforms.flat.type: ExtractNewRecordState cannot be had"), "{refused}");
-    assert!(refused.contains("envelope = \"flat\""), "{refused}");
+    assert!(refused.contains("transforms.flat.type: Filter cannot be had"), "{refused}");
+    assert!(refused.contains("set filter in a [[route]]"), "{refused}");
     let renames = read(&with(&text, "transforms", "short,shards")).unwrap().format.renames;
     let short = Rename::new("[^.]+\\.(.*)", "$1").and_then(|rename| rename.only(".*heartbeat.*", true));
     let shards = Rename::new("(.*)_\\d+", "$1").map(|rename| rename.with_schemas(true));

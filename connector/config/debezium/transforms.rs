@@ -5,12 +5,18 @@ use toml::{Table, Value};
 
 use super::given::Given;
 use super::keys::Keys;
-use super::{Kind, mongodb};
+use super::{Kind, flat};
 
 /// What cannot be had, by the last part of the class's name, and what to use.
 const REFUSED: [(&str, &str); 11] = [
-    ("ExtractNewRecordState", "set envelope = \"flat\" in [format] or a [[route]] of a TOML file"),
-    ("ExtractNewDocumentState", "set envelope = \"flat\" in [format] or a [[route]] of a TOML file"),
+    (
+        "ExtractNewRecordState",
+        "once, and of rows; of documents io.debezium.connector.mongodb.transforms.ExtractNewDocumentState",
+    ),
+    (
+        "ExtractNewDocumentState",
+        "once, and of documents; of rows io.debezium.transforms.ExtractNewRecordState",
+    ),
     ("EventRouter", "write a [[route]] with envelope = \"outbox\" in a TOML file"),
     ("MongoEventRouter", "write a [[route]] with envelope = \"outbox\" in a TOML file"),
     ("Filter", "set filter in a [[route]] of a TOML file"),
@@ -44,20 +50,17 @@ struct Predicate {
     pattern: String,
 }
 
-/// The one of Debezium's that makes documents flat, as `format.flat` does.
-const FLAT: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
-
 pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
     let predicates = predicates(given);
-    let (mut rules, mut flat) = (Vec::new(), None);
+    let (mut rules, mut flattened) = (Vec::new(), None);
     for name in given.list("transforms") {
         let class = given.required(&format!("transforms.{name}.type"));
         let rule = match last_part(&class) {
             "" => continue,
             "RegexRouter" => regex_router(&name, given),
             "ByLogicalTableRouter" => logical_router(&name, given),
-            _ if class == FLAT && kind == Kind::Mongodb && flat.is_none() => {
-                flat = Some(name);
+            _ if class == flat::class(kind) && flattened.is_none() => {
+                flattened = Some(name);
                 continue;
             }
             other => {
@@ -67,8 +70,8 @@ pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
         };
         rules.extend(conditioned(&name, rule, &predicates, given).map(Value::Table));
     }
-    if let Some(name) = flat {
-        mongodb::flat(&name, given, keys);
+    if let Some(name) = flattened {
+        flat::flat(&name, kind, given, keys);
     }
     if !rules.is_empty() {
         keys.set("format", "rename_topics", Value::Array(rules), "transforms");
@@ -83,7 +86,10 @@ fn last_part(class: &str) -> &str {
 
 fn refuse(name: &str, class: &str, given: &mut Given) {
     let known = REFUSED.iter().find(|(known, _)| *known == class);
-    let hint = known.map_or("only RegexRouter and ByLogicalTableRouter are understood", |(_, hint)| hint);
+    let hint = known.map_or(
+        "only RegexRouter, ByLogicalTableRouter and ExtractNewRecordState are understood, and EventRouter alone",
+        |(_, hint)| hint,
+    );
     given.wrong_with_hint(format!("transforms.{name}.type: {class} cannot be had"), hint.to_owned());
 }
 

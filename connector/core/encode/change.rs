@@ -9,7 +9,7 @@ use super::source::Source;
 use super::target::{Choice, Place, Target, View};
 use super::transaction::{Count, Ends};
 use super::value::{Scratch, Writer};
-use super::{Dialect, Encoding, Envelope, reject, signature};
+use super::{Dialect, Encoding, reject, signature};
 use crate::batch::{
     Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Record, Span, Tag, Transaction, Value,
 };
@@ -38,6 +38,8 @@ pub(crate) struct Room {
     pub texts: Vec<u8>,
     /// A value as JSON before it is written by a schema.
     pub json: Vec<u8>,
+    /// Headers that a flat record gets besides.
+    pub added: Vec<u8>,
 }
 
 pub(crate) enum Fault {
@@ -90,10 +92,10 @@ pub(crate) struct Context<'a> {
 }
 
 /// The rest of a record, once its key is written.
-struct Event<'a> {
-    op: u8,
-    before: Option<RowCells<'a>>,
-    after: Option<RowCells<'a>>,
+pub(crate) struct Event<'a> {
+    pub op: u8,
+    pub before: Option<RowCells<'a>>,
+    pub after: Option<RowCells<'a>>,
 }
 
 /// The other key of a row that changed its key.
@@ -329,14 +331,8 @@ impl<'a> Pass<'a> {
         old: RowCells<'a>,
         moved: Option<Moved<'a>>,
     ) -> Result<u32, Fault> {
-        if context.plan.format.envelope == Envelope::Flat {
-            // A row that is gone has no value, so the tombstone is all there is to say.
-            let Some(plan) = &context.plan.key else {
-                return Err(reject::no_key(context.plan, context.change.mark).into());
-            };
-            let key = self.key::<W>(context, plan, old)?;
-            self.tombstone(context, 0, Some(key), old, moved)?;
-            return Ok(1);
+        if let Some(flat) = &context.plan.flat_row {
+            return self.flat_delete::<W>(context, flat, old, moved);
         }
         let event = Event { op: b'd', before: Some(old), after: None };
         let key = self.record::<W>(context, 0, event, moved)?;
@@ -347,7 +343,7 @@ impl<'a> Pass<'a> {
         Ok(2)
     }
 
-    fn tombstone(
+    pub(crate) fn tombstone(
         &mut self,
         context: Context<'a>,
         sub: u32,
@@ -362,7 +358,7 @@ impl<'a> Pass<'a> {
         self.push(context, row, key, None, headers)
     }
 
-    fn view(&self, row: RowCells<'a>) -> View<'a> {
+    pub(crate) fn view(&self, row: RowCells<'a>) -> View<'a> {
         View { bytes: &self.batch.bytes, cells: row.cells }
     }
 
@@ -370,8 +366,7 @@ impl<'a> Pass<'a> {
         self.room.before.clear();
         self.room.after.clear();
         let none = View { bytes: &[], cells: &[] };
-        if matches!(context.plan.target, Target::Chosen(_)) || context.plan.format.envelope == Envelope::Flat
-        {
+        if matches!(context.plan.target, Target::Chosen(_)) || context.plan.flat_row.is_some() {
             // It has no row to choose a topic by, or none to show.
             return Ok(());
         }
@@ -389,6 +384,14 @@ impl<'a> Pass<'a> {
         event: Event<'a>,
         moved: Option<Moved<'a>>,
     ) -> Result<Option<Span>, Fault> {
+        if let Some(flat) = &context.plan.flat_row {
+            let op = match event.op {
+                b'c' => Op::Insert,
+                b'r' => Op::Read,
+                _ => Op::Update,
+            };
+            return self.flat_record::<W>(context, flat, (sub, op), event, moved);
+        }
         let key = match (&context.plan.key, event.after.or(event.before)) {
             (Some(plan), Some(row)) => Some(self.key::<W>(context, plan, row)?),
             _ => None,
@@ -418,9 +421,6 @@ impl<'a> Pass<'a> {
     #[inline]
     fn value<W: Writer>(&mut self, context: Context<'_>, event: &Event<'_>) -> Result<Span, Fault> {
         let numbers = self.number(context);
-        if context.plan.format.envelope == Envelope::Flat {
-            return self.flat::<W>(context, event);
-        }
         let (plan, envelope) = (context.plan, &context.plan.envelope);
         let out = &mut self.out.bytes;
         let start = out.len();
@@ -450,18 +450,6 @@ impl<'a> Pass<'a> {
         }
         self.out.bytes.push(event.op);
         self.out.bytes.extend_from_slice(&self.room.tail);
-        self.span(context, start)
-    }
-
-    /// The new row, and nothing around it.
-    fn flat<W: Writer>(&mut self, context: Context<'_>, event: &Event<'_>) -> Result<Span, Fault> {
-        let out = &mut self.out.bytes;
-        let start = out.len();
-        if let Some(row) = event.after {
-            let notes = Some(&mut self.room.after);
-            write_row::<W>(&context.plan.row, self.batch, row, out, &mut self.room.scratch, notes)
-                .map_err(|fault| row_fault(context, fault))?;
-        }
         self.span(context, start)
     }
 
@@ -502,6 +490,7 @@ impl<'a> Pass<'a> {
             result.map_err(|fault| row_fault(context, fault))?;
         }
         self.out.bytes.extend_from_slice(&context.plan.context);
+        self.out.bytes.extend_from_slice(&self.room.added);
         self.sign(context, value);
         self.span(context, start)
     }

@@ -157,7 +157,7 @@ fn parts_of_the_event_stand_behind_the_document_and_in_headers() {
         assert_eq!(seen.value, Some(expected));
         assert_eq!(header(&seen, "__op"), Some("c"));
         assert_eq!(header(&seen, "__source_ts_ms"), Some("1700000000123"));
-        assert_eq!(header(&seen, "__source_lsid"), None);
+        assert_eq!(header(&seen, "__source_lsid"), Some("null"));
     }
     let unknown = Flat { fields: added(&["source.lsn"]), ..Flat::default() };
     let mut desk = Desk::new(flat(debezium(), unknown));

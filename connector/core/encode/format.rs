@@ -67,7 +67,7 @@ pub struct Format {
     pub heartbeat: Option<Heartbeat>,
     /// What happens to snapshots is told on this topic.
     pub notifications: Option<String>,
-    /// How documents become flat records.
+    /// How rows and documents become flat records.
     pub flat: Flat,
     /// Relations that look or go otherwise; the first that fits counts.
     pub routes: Vec<Route>,
@@ -151,7 +151,7 @@ impl Format {
 pub enum Envelope {
     /// Before, after, source and operation, as Debezium has it.
     Debezium,
-    /// The new row alone; a tombstone for a delete. Of documents what `flat` says.
+    /// The new row alone, and what `flat` says besides; a tombstone for a delete unless that says otherwise.
     Flat,
     /// Each inserted row is an event that says itself what it holds and where it goes.
     Outbox,

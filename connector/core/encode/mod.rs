@@ -412,6 +412,8 @@ mod change_test;
 #[cfg(test)]
 mod document_test;
 #[cfg(test)]
+mod flat_rows_test;
+#[cfg(test)]
 mod flat_test;
 #[cfg(test)]
 mod oracle_test;

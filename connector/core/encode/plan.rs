@@ -8,6 +8,7 @@ use super::connect::{Base, Field, Names, Schema};
 use super::disguise::Disguise;
 use super::document::UpdatePlan;
 use super::flat::FlatPlan;
+use super::flat::rows::{FlatRowPlan, RowParts};
 use super::hidden::{Hidden, disguise, hidden, shown_columns};
 use super::json::Json;
 use super::mapping::{field, told, zero};
@@ -59,6 +60,7 @@ pub(crate) struct Plan {
     /// For messages.
     pub message: Option<MessagePlan>,
     pub flat: Option<FlatPlan>,
+    pub flat_row: Option<FlatRowPlan>,
     pub tail: Tail,
     /// What letters do not show of a row.
     pub hidden: Vec<Hidden>,
@@ -109,6 +111,7 @@ pub(crate) struct Draft<'a> {
     envelope: Schema,
     /// Its schemas are those of its documents, one by one.
     pub(crate) flat: Option<FlatPlan>,
+    flat_row: Option<RowParts>,
 }
 
 /// What a route asks of each row of one relation.
@@ -160,7 +163,10 @@ impl<'a> Draft<'a> {
                 Some(disguise) => Field { name, schema: disguise.tell(schema) },
             })
         };
-        let row = shown_columns(format, relation).map(row).collect::<Result<Vec<Field>>>()?;
+        let mut row = shown_columns(format, relation).map(row).collect::<Result<Vec<Field>>>()?;
+        let has_flat_rows = (relation.shape, format.envelope) == (Shape::Rows, Envelope::Flat);
+        let flat_row = has_flat_rows.then(|| RowParts::new(format, relation, &row)).transpose()?;
+        row.extend(flat_row.iter().flat_map(RowParts::fields));
         let mut key: Vec<Field> = columns_at(relation, &key_columns).map(schema).collect();
         if !key.is_empty() {
             key.extend(key_fields.iter().map(|(name, _)| Field::new(name, Schema::new(Base::String))));
@@ -172,15 +178,17 @@ impl<'a> Draft<'a> {
         let envelope = match (relation.shape, format.envelope) {
             (Shape::Rows, Envelope::Debezium) => names.envelope(row, &relation.source),
             (Shape::Documents, Envelope::Debezium) => names.document_envelope(&relation.source),
-            (Shape::Messages, Envelope::Debezium) => Names::message_envelope(row, &relation.source),
-            (Shape::Messages, Envelope::Flat | Envelope::Outbox) => {
+            // There is no row in a message that could stand alone: it is passed as it is, as by Debezium's transform.
+            (Shape::Messages, Envelope::Debezium | Envelope::Flat) => {
+                Names::message_envelope(row, &relation.source)
+            }
+            (Shape::Messages, Envelope::Outbox) => {
                 return Err(Error::config("events of logical messages take no envelope but Debezium's")
                     .hint("name the prefix in messages of [source.postgres] to have its messages as rows"));
             }
             // Of documents never written: an event is its own value, and so is a flat document.
             (Shape::Rows | Shape::Documents, Envelope::Flat | Envelope::Outbox) => names.value(row),
         };
-        let flat = None;
         let mut draft = Self {
             logical: names.logical.clone(),
             format,
@@ -192,7 +200,8 @@ impl<'a> Draft<'a> {
             key_fields,
             key,
             envelope,
-            flat,
+            flat: None,
+            flat_row,
         };
         if (relation.shape, format.envelope) == (Shape::Documents, Envelope::Flat) {
             draft.flat = Some(FlatPlan::new(format, relation, &names.logical, draft.topic_name())?);
@@ -309,10 +318,13 @@ impl<'a> Draft<'a> {
         let header_key = key.is_some().then(|| RowPlan::for_header(&self, key_columns()));
         let (head, foot) = frame(self.format.encoding, &self.envelope, ids.value);
         // A flat value is the row with the frame around it; in an envelope the frame is the envelope's.
-        let (row_head, row_foot): (&[u8], _) = match self.format.envelope {
-            Envelope::Flat => (&head, foot),
-            Envelope::Debezium | Envelope::Outbox => (b"", b"".as_slice()),
-        };
+        let row_head: &[u8] = if self.flat_row.is_some() { &head } else { b"" };
+        let row = RowPlan::compile::<W>(&self, shown_columns(self.format, relation), row_head, b"");
+        let mut row = row.disguised::<W>(&self);
+        let flat_row = self.flat_row.map(|parts| {
+            row.close = Lead::from(Vec::new());
+            parts.compile::<W>(row.columns.is_empty(), foot)
+        });
         Plan {
             version: relation.version,
             table: relation.full_name(),
@@ -326,8 +338,7 @@ impl<'a> Draft<'a> {
                 },
                 ..self.format.clone()
             },
-            row: RowPlan::compile::<W>(&self, shown_columns(self.format, relation), row_head, row_foot)
-                .disguised::<W>(&self),
+            row,
             // Debezium's monitor of messages is beside whatever adds these.
             context: if self.format.has_context_headers() && relation.shape != Shape::Messages {
                 header::context(self.format, relation)
@@ -341,6 +352,7 @@ impl<'a> Draft<'a> {
             update: (relation.shape == Shape::Documents).then(UpdatePlan::compile::<W>),
             message: (relation.shape == Shape::Messages).then(|| MessagePlan::compile::<W>(&head, foot)),
             flat: self.flat,
+            flat_row,
             tail: Tail::new(self.format.encoding),
             target,
             copies,

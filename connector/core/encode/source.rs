@@ -96,6 +96,12 @@ fn put_cell<W: Writer>(text: &[u8], is_long: bool, lead: &Lead, out: &mut Vec<u8
 
 #[inline]
 fn put_sequence<W: Writer>(transaction: &Transaction, change: u64, out: &mut Vec<u8>) {
+    W::string(out, sequence(transaction, change).as_slice());
+}
+
+/// Where the transaction before ended, and the change, as Debezium's source block has them.
+#[inline]
+pub(crate) fn sequence(transaction: &Transaction, change: u64) -> Short {
     let mut text = Short::new();
     match transaction.previous_commit {
         Some(place) => {
@@ -107,5 +113,5 @@ fn put_sequence<W: Writer>(transaction: &Transaction, change: u64, out: &mut Vec
     }
     text.push_number(change);
     text.push(b"\"]");
-    W::string(out, text.as_slice());
+    text
 }

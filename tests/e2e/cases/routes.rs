@@ -55,6 +55,48 @@ async fn rows_choose_their_topic_key_and_headers_beside_tables_in_another_encodi
 }
 
 #[tokio::test]
+async fn flat_rows_have_what_the_file_adds_and_a_delete_is_the_old_row_and_a_tombstone() {
+    let mut shop = Shop::open("flat-rows").await;
+    shop.table("plain", "id int PRIMARY KEY, note text").await;
+    shop.sql.run("ALTER TABLE plain REPLICA IDENTITY FULL").await;
+    shop.capture(&["public.orders", "public.plain"]);
+    shop.file.lay(
+        "[[route]]\nrelations = ['public.plain']\nenvelope = 'flat'\ntopic = 'flat-rows'\nencoding = 'json'\n",
+    );
+    shop.file.set("format/flat/deletes", "rewrite_with_tombstone");
+    shop.file.set("format/flat/add_fields", vec!["op", "source.table:of", "source.txId"]);
+    shop.file.set("format/flat/add_headers", vec!["op", "xmin"]);
+    shop.start().await;
+    shop.sql
+        .run(
+            "BEGIN; INSERT INTO plain VALUES (1, 'x'); UPDATE plain SET id = 2, note = NULL; DELETE FROM plain; COMMIT",
+        )
+        .await;
+    let records = wait_for_records(&shop.servers.kafka.bootstrap(), &["flat-rows"], 6).await;
+    let of = |id: i32| {
+        let key = format!("{{\"id\":{id}}}");
+        let records = records.iter().filter(move |record| record.key.as_deref() == Some(key.as_str()));
+        records.collect::<Vec<_>>()
+    };
+    for (id, rows) in
+        [(1, [("x", "c", "false"), ("x", "d", "true")]), (2, [("", "c", "false"), ("", "d", "true")])]
+    {
+        let records = of(id);
+        assert_eq!(records.len(), 3, "a row, its end and a tombstone: {records:?}");
+        for (record, (note, op, deleted)) in records.iter().zip(rows) {
+            let note = (!note.is_empty()).then_some(note);
+            let mut value = record.json();
+            assert!(value["__source_txId"].take().as_i64().is_some(), "{record:?}");
+            let expected = json!({"id": id, "note": note, "__deleted": deleted, "__op": op, "__of": "plain",
+                "__source_txId": null});
+            assert_eq!(value, expected);
+            assert_eq!(record.header("__op"), Some(op));
+        }
+        assert_eq!(records[2].value, None);
+    }
+}
+
+#[tokio::test]
 async fn a_route_that_does_not_fit_its_table_stops_and_names_the_column() {
     let mut shop = Shop::open("routes-misfit").await;
     shop.file.lay("[[route]]\nrelations = [\"public.orders\"]\nkey = \"customer\"\n");

@@ -1,13 +1,15 @@
-//! Parts of the envelope beside a flat document: which there are (`Part::parse`), and their values.
+//! Parts of the envelope beside a flat row or document: which there are (`Added::parse`), and their values.
 
 use super::node::Node;
-use crate::batch::{Cell, Change, ChangeBatch, Op, Tag, Transaction, document};
+use crate::batch::{Cell, Change, ChangeBatch, Op, SnapshotMark, Tag, Transaction, document};
+use crate::encode::Dialect;
 use crate::encode::connect::{Base, Schema, source_field};
 use crate::encode::header;
 use crate::encode::lexical::number;
+use crate::encode::source::sequence;
 use crate::encode::transaction::Numbers;
 use crate::error::{Error, Result};
-use crate::relation::{Relation, SourceValue};
+use crate::relation::{Relation, Shape, SourceValue};
 
 /// A part, and what it is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub struct Added {
 pub enum Part {
     Op,
     /// When the event was processed.
-    Processed,
+    Processed(Unit),
     /// A field of the source block.
     Source(String),
     TransactionId,
@@ -28,6 +30,13 @@ pub enum Part {
     CollectionOrder,
     /// What an update set, as JSON.
     Updated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Milliseconds,
+    Microseconds,
+    Nanoseconds,
 }
 
 impl Added {
@@ -44,7 +53,9 @@ impl Added {
         };
         let part = match (block, field) {
             (None, "op") => Part::Op,
-            (None, "ts_ms") => Part::Processed,
+            (None, "ts_ms") => Part::Processed(Unit::Milliseconds),
+            (None, "ts_us") => Part::Processed(Unit::Microseconds),
+            (None, "ts_ns") => Part::Processed(Unit::Nanoseconds),
             (Some("transaction") | None, "id") => Part::TransactionId,
             (Some("transaction") | None, "total_order") => Part::TotalOrder,
             (Some("transaction") | None, "data_collection_order") => Part::CollectionOrder,
@@ -54,8 +65,8 @@ impl Added {
             }
             _ => {
                 return Err(format!(
-                    "{text:?} is no part of an event: op, ts_ms, source.<field>, transaction.<field> or \
-                     updateDescription.updatedFields"
+                    "{text:?} is no part of an event: op, ts_ms, ts_us, ts_ns, source.<field>, transaction.<field> or, \
+                     of documents, updateDescription.updatedFields"
                 ));
             }
         };
@@ -64,17 +75,18 @@ impl Added {
     }
 }
 
-/// Blocks, and what events of documents do not have.
 fn is_block(field: &str) -> bool {
-    matches!(field, "source" | "transaction" | "updateDescription" | "ts_us" | "ts_ns" | "before" | "after")
+    matches!(field, "source" | "transaction" | "updateDescription" | "before" | "after")
 }
 
 /// Where the value of a part comes from.
 #[derive(Clone, Debug)]
 pub(crate) enum Taken {
     Op,
-    Processed,
+    Processed(Unit),
     Source(SourceValue),
+    /// Debezium's transform reads the mark without its default, which is all that a change has.
+    SnapshotMark,
     TransactionId,
     TotalOrder,
     CollectionOrder,
@@ -85,26 +97,39 @@ pub(crate) enum Taken {
 pub(crate) struct Facts<'a> {
     pub batch: &'a ChangeBatch,
     pub change: &'a Change,
+    /// What the record says of it: a row that changed its key is a delete and an insert.
+    pub op: Op,
     pub transaction: &'a Transaction,
-    pub now_ms: i64,
+    pub now_us: i64,
     /// Its numbers in its transaction, and the name of that.
     pub numbers: Option<(Numbers, String)>,
 }
 
 impl Taken {
     /// With its schema, which is optional whatever it was.
-    pub(crate) fn of(added: &Added, relation: &Relation) -> Result<(Schema, Self)> {
+    pub(crate) fn of(added: &Added, relation: &Relation, dialect: Dialect) -> Result<(Schema, Self)> {
+        let has_documents = relation.shape == Shape::Documents;
         let (schema, taken) = match &added.part {
             Part::Op => (Schema::new(Base::String), Self::Op),
-            Part::Processed => (Schema::new(Base::Int64), Self::Processed),
+            Part::Processed(Unit::Microseconds | Unit::Nanoseconds) if has_documents => {
+                return Err(lacks(relation, "ts_us and no ts_ns").hint("correct [format.flat]: take ts_ms"));
+            }
+            Part::Processed(unit) => (Schema::new(Base::Int64), Self::Processed(*unit)),
             Part::TransactionId => (Schema::new(Base::String), Self::TransactionId),
             Part::TotalOrder => (Schema::new(Base::Int64), Self::TotalOrder),
             Part::CollectionOrder => (Schema::new(Base::Int64), Self::CollectionOrder),
+            Part::Updated if !has_documents => {
+                return Err(lacks(relation, "updateDescription").hint("take it out of [format.flat]"));
+            }
             Part::Updated => (Schema::named(Base::String, "io.debezium.data.Json"), Self::Updated),
             Part::Source(name) => {
                 let field = relation.source.fields.iter().find(|field| field.name == name);
                 let value = &field.ok_or_else(|| no_field(name, relation))?.value;
-                (Schema { default: None, ..source_field(value) }, Self::Source(value.clone()))
+                let taken = match (value, dialect) {
+                    (SourceValue::Snapshot, Dialect::Debezium) => Self::SnapshotMark,
+                    _ => Self::Source(value.clone()),
+                };
+                (Schema { default: None, ..source_field(value) }, taken)
             }
         };
         Ok((schema.optional(), taken))
@@ -115,8 +140,10 @@ impl Taken {
             facts.numbers.as_ref().map_or(Node::Null, |(numbers, _)| Node::Int64(of(numbers)))
         };
         match self {
-            Self::Op => Node::Text(letter(facts.change.op).to_owned()),
-            Self::Processed => Node::Int64(facts.now_ms),
+            Self::Op => Node::Text(letter(facts.op).to_owned()),
+            Self::Processed(Unit::Milliseconds) => Node::Int64(facts.now_us.div_euclid(1000)),
+            Self::Processed(Unit::Microseconds) => Node::Int64(facts.now_us),
+            Self::Processed(Unit::Nanoseconds) => Node::Int64(facts.now_us.saturating_mul(1000)),
             Self::TransactionId => {
                 facts.numbers.as_ref().map_or(Node::Null, |(_, name)| Node::Text(name.clone()))
             }
@@ -124,16 +151,17 @@ impl Taken {
             Self::CollectionOrder => numbers(|numbers| numbers.in_table),
             Self::Updated => facts.text(document::UPDATED),
             Self::Source(value) => facts.source(value),
+            Self::SnapshotMark if facts.transaction.snapshot == SnapshotMark::No => Node::Null,
+            Self::SnapshotMark => facts.source(&SourceValue::Snapshot),
         }
     }
 
-    /// A null has no header.
     pub(crate) fn put_header(&self, facts: &Facts<'_>, name: &str, out: &mut Vec<u8>) {
         let text = match self.node(facts) {
             Node::Text(text) => text,
             Node::Int64(number) => number.to_string(),
             Node::Int32(number) => number.to_string(),
-            _ => return,
+            _ => return header::put_null(out, name),
         };
         header::put(out, name, |out| out.extend_from_slice(text.as_bytes()));
     }
@@ -180,14 +208,22 @@ impl Facts<'_> {
             }
             SourceValue::TransactionId => Node::Int64(self.transaction.id),
             SourceValue::Place => Node::Int64(place.cast_signed()),
-            SourceValue::Sequence | SourceValue::NoLong | SourceValue::NoText => Node::Null,
+            SourceValue::Sequence => {
+                let text = sequence(self.transaction, place);
+                Node::Text(String::from_utf8_lossy(text.as_slice()).into_owned())
+            }
+            SourceValue::NoLong | SourceValue::NoText => Node::Null,
         }
     }
 }
 
+fn lacks(relation: &Relation, what: &str) -> Error {
+    Error::config(format!("events of {} have no {what}", relation.full_name()))
+}
+
 fn no_field(name: &str, relation: &Relation) -> Error {
     let known: Vec<&str> = relation.source.fields.iter().map(|field| field.name).collect();
-    Error::config(format!("events of {} have no source.{name}", relation.full_name()))
+    lacks(relation, &format!("source.{name}"))
         .hint(format!("correct [format.flat]; the source block has {}", known.join(", ")))
 }
 
@@ -201,7 +237,8 @@ mod tests {
         for (text, name, part) in [
             ("op", "__op", Part::Op),
             ("source.ts_ms", "__source_ts_ms", source("ts_ms")),
-            ("ts_ms", "__ts_ms", Part::Processed),
+            ("ts_ms", "__ts_ms", Part::Processed(Unit::Milliseconds)),
+            ("ts_ns", "__ts_ns", Part::Processed(Unit::Nanoseconds)),
             ("collection", "__collection", source("collection")),
             ("transaction.id", "__transaction_id", Part::TransactionId),
             ("total_order:nr", "__nr", Part::TotalOrder),
@@ -209,7 +246,7 @@ mod tests {
         ] {
             assert_eq!(Added::parse(text, "__"), Ok(Added { name: name.into(), part }), "{text}");
         }
-        for text in ["", "source.", "after", "after.x", "ts_ns", "updateDescription.other"] {
+        for text in ["", "source.", "after", "after.x", "updateDescription.other"] {
             assert!(Added::parse(text, "__").is_err(), "{text}");
         }
     }

@@ -1,12 +1,13 @@
 //! The flat envelope of documents: a record's value is the document itself, as Debezium's ExtractNewDocumentState
 //! makes it. Start at `Pass::flat_document`; what the record says beside the document is `added`.
 //!
-//! `node` reads a document's JSON, `shape` makes a schema of it, `write` writes it. Without a schema (JSON, in our
+//! Rows are `rows`. `node` reads a document's JSON, `shape` makes a schema of it, `write` writes it. Without a schema (JSON, in our
 //! own dialect) documents are as they are. With one every document has the schema of its own fields, so Avro
 //! registers each new shape under the topic's subject before the batch is written (`FlatPlan::learn`).
 
 mod added;
 pub(super) mod node;
+pub(super) mod rows;
 mod shape;
 pub(super) mod write;
 
@@ -32,14 +33,15 @@ use crate::sink::Targets;
 /// Shapes that are remembered: one that is asked for again is registered again, which changes nothing.
 const SHAPES_MAX: usize = 10_000;
 
-/// How documents become records.
+/// How rows and documents become records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flat {
+    /// Of documents.
     pub arrays: Arrays,
-    /// Between the names of nested fields, where they are put into the document itself.
+    /// Of documents: between the names of nested fields, where they are put into the document itself.
     pub delimiter: Option<String>,
     pub deletes: Deletes,
-    /// Parts of the envelope that stand behind the document's fields, and those that stand in headers.
+    /// Parts of the envelope that stand behind the fields of the row or document, and those that stand in headers.
     pub fields: Vec<Added>,
     pub headers: Vec<Added>,
 }
@@ -61,7 +63,7 @@ pub enum Deletes {
     #[default]
     Tombstone,
     Drop,
-    /// The document before it, as far as it was sent, with `__deleted`, which every other record has too.
+    /// What was there before, as far as it was sent, with `__deleted`, which every other record has too.
     Rewrite,
     /// That, and a record without a value behind it.
     RewriteWithTombstone,
@@ -73,7 +75,7 @@ impl Deletes {
     }
 }
 
-/// Says whether a document is gone, where deletes are rewritten.
+/// Says whether a row or a document is gone, where deletes are rewritten.
 const DELETED: &str = "__deleted";
 
 /// What is decided once per collection.
@@ -115,7 +117,7 @@ impl FlatPlan {
     /// Fails where a part is asked for that events of this collection do not have.
     pub(crate) fn new(format: &Format, relation: &Relation, logical: &str, topic: &str) -> Result<Self> {
         let settings = format.flat.clone();
-        let taken = |added: &Added| Taken::of(added, relation);
+        let taken = |added: &Added| Taken::of(added, relation, format.dialect);
         let field = |added: &Added| {
             let (schema, taken) = taken(added)?;
             Ok((Field::new(added.name.clone(), schema), taken))
@@ -229,7 +231,7 @@ impl FlatPlan {
             return Ok(());
         }
         let Some(transaction) = batch.transactions.get(change.transaction as usize) else { return Ok(()) };
-        let facts = Facts { batch, change, transaction, now_ms: 0, numbers: None };
+        let facts = Facts { batch, change, op: change.op, transaction, now_us: 0, numbers: None };
         // What is no document is told of when it is encoded.
         let key = facts.part(document::ID).and_then(|id| self.key(batch.text(id)).ok());
         let value = self.value(&facts).ok().flatten();
@@ -352,7 +354,8 @@ impl<'a> Pass<'a> {
         }
         let cells = self.cells(context, change.after)?;
         let numbers = self.number(context).map(|numbers| (numbers, self.transaction_name(context)));
-        let facts = Facts { batch: self.batch, change, transaction, now_ms: self.now_us / 1000, numbers };
+        let facts =
+            Facts { batch: self.batch, change, op: change.op, transaction, now_us: self.now_us, numbers };
         let refused = |why: Why| Fault::Error(reject::flat(plan, change.mark, &why.to_string()));
         let value = flat.value(&facts).map_err(refused)?;
         let deletes = flat.settings.deletes;

@@ -69,7 +69,7 @@ fn put<W: Writer>(schema: &Schema, node: &Node, arrays: Arrays, out: &mut Vec<u8
     }
 }
 
-fn put_scalar<W: Writer>(node: &Node, out: &mut Vec<u8>) -> Result<(), Bad> {
+pub(crate) fn put_scalar<W: Writer>(node: &Node, out: &mut Vec<u8>) -> Result<(), Bad> {
     match node {
         Node::Bool(value) => W::boolean(out, *value),
         Node::Int32(value) => W::int(out, *value),

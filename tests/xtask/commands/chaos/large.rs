@@ -31,10 +31,11 @@ pub async fn strike(stage: &mut Stage, large: Large) -> Result<Struck> {
     let end = end_of_the_log(&stage.config.postgres_url).await?;
     // Part of it is there, so nobody may call it torn.
     stage.daemon.start()?;
-    let free = Instant::now();
+    let restarted = Instant::now();
     stage.position_after(stage.positions(), within).await?;
     // What it takes is known when all of it is through.
     stage.delivered(end, within).await?;
+    let took = restarted.elapsed().as_secs();
     let peak = stage.daemon.memory_peak_kb().unwrap_or(0);
     if peak > MEMORY_KB_MAX {
         return Err(format!("the daemon took {peak} kB of memory").into());
@@ -44,7 +45,11 @@ pub async fn strike(stage: &mut Stage, large: Large) -> Result<Struck> {
         large.rows,
         bytes / 1_000_000
     );
-    Ok(Struck { what: format!("{what}; {} MB of memory", peak / 1024), free_since: Some(free) })
+    // What lies behind it in the log waits for it: only from here on is nothing in the way.
+    Ok(Struck::now(format!(
+        "{what}, all of it delivered {took} s after the restart; {} MB of memory",
+        peak / 1024
+    )))
 }
 
 async fn end_of_the_log(url: &str) -> Result<u64> {
