@@ -283,15 +283,24 @@ fn levels(raw: &RawFormat, problems: &mut Problems) -> Vec<(Pattern, String)> {
 pub async fn drive(
     connector: &Connector,
     progress: Arc<Progress>,
-    signals: mpsc::Receiver<Signal>,
+    (signals, heard): (mpsc::Sender<Signal>, mpsc::Receiver<Signal>),
     told: Told,
 ) -> Ended {
+    // Signals of a topic are heard as long as this is there.
+    let _listening = match &connector.sink {
+        Sink::Kafka(to, _) => {
+            let (to, key) = (Arc::new((**to).clone()), connector.format.topic_prefix.clone());
+            let tell = move |signal| signals.try_send(signal).is_ok();
+            millrace_kafka::signals::listen(to, key, progress.clone(), tell)
+        }
+        Sink::Stdout(_) => None,
+    };
     match &connector.source {
         Source::Postgres(from) => {
-            into_sink(postgres(connector, from).listening(signals), connector, progress, told).await
+            into_sink(postgres(connector, from).listening(heard), connector, progress, told).await
         }
         Source::Mongodb(from) => {
-            into_sink(mongodb(connector, from).listening(signals), connector, progress, told).await
+            into_sink(mongodb(connector, from).listening(heard), connector, progress, told).await
         }
     }
 }

@@ -256,7 +256,7 @@ const SIGNAL: &str =
 async fn a_signal_is_handed_to_the_connector_and_nonsense_is_not() {
     let server = server().await;
     assert_eq!(server.post(SIGNALS, "application/json", SIGNAL).await, 503, "nobody hears it yet");
-    let mut heard = server.connector.hear();
+    let (_, mut heard) = server.connector.hear();
     assert_eq!(server.post(SIGNALS, "application/json", SIGNAL).await, 202);
     assert_eq!(heard.try_recv().unwrap().id, "one");
     assert_eq!(server.post(SIGNALS, "application/json", r#"{"type": "dance"}"#).await, 400);

@@ -54,11 +54,11 @@ impl Connector {
         self.signals.lock().unwrap_or_else(PoisonError::into_inner).try_send(signal).is_ok()
     }
 
-    /// The end of the signals for a run that begins.
-    pub fn hear(&self) -> mpsc::Receiver<Signal> {
+    /// Both ends of the signals for a run that begins: others than REST tell some too.
+    pub fn hear(&self) -> (mpsc::Sender<Signal>, mpsc::Receiver<Signal>) {
         let (signals, heard) = signal::signals();
-        *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = signals;
-        heard
+        *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = signals.clone();
+        (signals, heard)
     }
 
     /// Whether it failed, and is not tried again by itself.

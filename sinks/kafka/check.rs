@@ -18,6 +18,9 @@ pub async fn check(settings: &Settings, topics: &Topics, registry: Option<&Regis
         let config = broker_config(&mut report, topics, broker).await;
         timeout(&mut report, settings, config.as_ref());
         position_topic(&mut report, settings, topics).await;
+        if let Some(heard) = &settings.signals {
+            signal_topic(&mut report, settings, topics, &heard.topic).await;
+        }
     }
     match registry {
         None => (),
@@ -98,6 +101,24 @@ async fn position_topic(report: &mut Report, settings: &Settings, topics: &Topic
                 ),
                 Err(error) => fail(report, &subject, &error),
             }
+        }
+        Err(error) => fail(report, &subject, &error),
+    }
+}
+
+async fn signal_topic(report: &mut Report, settings: &Settings, topics: &Topics, name: &str) {
+    let subject = format!("signal topic {name}");
+    let hint = format!(
+        "kafka-topics.sh --bootstrap-server {} --create --topic {name} --partitions 1",
+        settings.brokers()
+    );
+    match topics.admin.presence(name).await {
+        Ok(Presence::Missing) => report.fail(subject, "not there: signals are not heard", hint),
+        Ok(Presence::Coming) => report.warn(subject, "has partitions without a leader", "check the brokers"),
+        Ok(Presence::Ready { partitions: 1, .. }) => report.pass(subject, "one partition"),
+        Ok(Presence::Ready { partitions, .. }) => {
+            let what = format!("{partitions} partitions: signals would lose their order");
+            report.fail(subject, what, format!("name a topic with one: {hint}"));
         }
         Err(error) => fail(report, &subject, &error),
     }

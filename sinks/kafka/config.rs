@@ -2,6 +2,8 @@
 //!
 //! `Settings::resolve` applies defaults, checks everything and lists every problem at once. Start there.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -16,6 +18,9 @@ use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::gauges::{self, Watched};
+use crate::signals::Heard;
+use limits::limits;
+pub use limits::{Limits, RawTransaction};
 
 /// librdkafka's jitter is a fifth, so a commit that took longer than four fifths of this may hide a retry.
 pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(500);
@@ -37,6 +42,10 @@ pub struct Raw {
     #[serde(default)]
     pub topics: BTreeMap<String, RawTopics>,
     pub position_topic: Option<String>,
+    /// Signals are heard there.
+    pub signal_topic: Option<String>,
+    /// The group whose offset says which were.
+    pub signal_group: Option<String>,
     pub transactional_id_prefix: Option<String>,
     /// Parts the names of this deployment from those of others on the same brokers.
     pub cluster: Option<String>,
@@ -56,16 +65,6 @@ pub struct RawTopics {
     pub replication: Option<u32>,
     #[serde(default)]
     pub config: BTreeMap<String, Scalar>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawTransaction {
-    pub records_max: Option<u64>,
-    pub bytes_max: Option<u64>,
-    pub age_max_ms: Option<u64>,
-    pub cut_bytes: Option<u64>,
-    pub timeout_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -147,49 +146,6 @@ pub struct TopicDefaults {
     pub config: BTreeMap<String, String>,
 }
 
-/// Beyond librdkafka's own timeouts: a call that takes longer does not come back.
-const WATCH_SLACK: Duration = Duration::from_secs(5);
-
-/// When a Kafka transaction is committed. See `transaction::close_reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub records_max: u64,
-    pub bytes_max: u64,
-    pub age_max: Duration,
-    /// A source transaction above this many bytes is cut over several Kafka transactions.
-    pub cut_bytes: u64,
-    /// After this long the broker aborts a transaction that nobody ended.
-    pub timeout: Duration,
-}
-
-/// Each of these lies within the one after it, so that what is slow fails where it can be told why.
-impl Limits {
-    /// A record that is not delivered by then fails, while its transaction can still be ended in order.
-    pub fn delivery(&self) -> Duration {
-        self.timeout * 2 / 3
-    }
-
-    /// One call and its repetitions.
-    pub fn call(&self) -> Duration {
-        self.timeout * 9 / 10
-    }
-
-    /// Ending a transaction, from the order on: the flush, the wait for the one before it, and the commit
-    /// call together. The broker ends it by then anyway.
-    pub fn ending(&self) -> Duration {
-        self.timeout
-    }
-
-    /// Whoever waits for one of the above gives up.
-    pub fn watch(&self) -> Duration {
-        self.ending() + WATCH_SLACK
-    }
-
-    fn are_nested(&self) -> bool {
-        self.delivery() < self.call() && self.call() < self.ending() && self.ending() < self.watch()
-    }
-}
-
 #[derive(Clone)]
 pub struct Settings {
     pub connector: String,
@@ -206,6 +162,7 @@ pub struct Settings {
     pub limits: Limits,
     pub memory_bytes: u64,
     pub(crate) gauges: Watched,
+    pub(crate) signals: Option<Heard>,
     client: Vec<(String, Secret)>,
 }
 
@@ -298,6 +255,7 @@ impl Settings {
         let topics = topics(&raw.topics, &topic_defaults, &mut wrong);
         let client = client_keys(&raw, &mut wrong);
         let gauges = Watched::resolve(raw.gauges, &mut wrong);
+        let signals = Heard::resolve(raw.signal_topic, raw.signal_group, &name, &mut wrong);
         let settings = Self {
             connector: connector.to_owned(),
             name: name.clone(),
@@ -309,10 +267,16 @@ impl Settings {
             limits,
             memory_bytes,
             gauges,
+            signals,
             client,
         };
         settings.try_client_keys(&mut wrong);
         if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
+    }
+
+    /// Where signals are heard.
+    pub fn signal_topic(&self) -> Option<&str> {
+        self.signals.as_ref().map(|heard| heard.topic.as_str())
     }
 
     /// What every client of this sink begins with; files that a login comes from are read here.
@@ -415,51 +379,6 @@ fn full_name(cluster: Option<&str>, connector: &str, wrong: &mut Vec<Error>) -> 
     format!("{cluster}.{connector}")
 }
 
-fn limits(raw: &RawTransaction, wrong: &mut Vec<Error>) -> Limits {
-    let limits = Limits {
-        records_max: raw.records_max.unwrap_or(20_000),
-        bytes_max: raw.bytes_max.unwrap_or(8 * 1024 * 1024),
-        // Well below the age of a transaction that anybody notices, well above a commit.
-        age_max: Duration::from_millis(raw.age_max_ms.unwrap_or(50)),
-        cut_bytes: raw.cut_bytes.unwrap_or(64 * 1024 * 1024),
-        // Also how long committed readers wait when we die and nobody takes over.
-        timeout: Duration::from_millis(raw.timeout_ms.unwrap_or(30_000)),
-    };
-    let positive = [
-        ("records_max", limits.records_max),
-        ("bytes_max", limits.bytes_max),
-        ("cut_bytes", limits.cut_bytes),
-    ];
-    for (name, value) in positive {
-        if value == 0 {
-            wrong.push(
-                Error::config(format!("sink.kafka.transaction.{name} is 0"))
-                    .hint("give a positive number or leave it out"),
-            );
-        }
-    }
-    if !(Duration::from_secs(5)..=Duration::from_secs(900)).contains(&limits.timeout) {
-        wrong.push(
-            Error::config(format!(
-                "sink.kafka.transaction.timeout_ms is {}, outside 5000 to 900000",
-                limits.timeout.as_millis()
-            ))
-            .hint("timeout_ms = 30000 in [sink.kafka.transaction]; brokers refuse more than their transaction.max.timeout.ms"),
-        );
-    } else if limits.age_max > limits.timeout / 3 {
-        wrong.push(
-            Error::config(format!(
-                "sink.kafka.transaction.age_max_ms is {}, above a third of timeout_ms",
-                limits.age_max.as_millis()
-            ))
-            .hint("age_max_ms = 50 in [sink.kafka.transaction]"),
-        );
-    } else {
-        assert!(limits.are_nested(), "a wait ends after the one around it: {limits:?}");
-    }
-    limits
-}
-
 fn topics(
     raw: &BTreeMap<String, RawTopics>,
     defaults: &TopicDefaults,
@@ -505,13 +424,13 @@ fn topic_defaults(key: &str, raw: &RawTopics, wrong: &mut Vec<Error>) -> TopicDe
     }
 }
 
-fn check_topic_name(name: &str, wrong: &mut Vec<Error>) {
+pub(crate) fn check_topic_name(name: &str, wrong: &mut Vec<Error>) {
     let fits = (1..=249).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     if !fits {
         wrong.push(
             Error::config(format!("\"{name}\" cannot be the name of a Kafka topic"))
-                .hint("position_topic = \"...\" in [sink.kafka], of letters, digits, '.', '_' and '-'"),
+                .hint("use letters, digits, '.', '_' and '-'"),
         );
     }
 }

@@ -23,6 +23,7 @@ mod producer;
 pub mod registry;
 pub mod rights;
 pub mod rules;
+pub mod signals;
 mod stop;
 mod topics;
 mod transaction;

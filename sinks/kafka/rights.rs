@@ -2,6 +2,7 @@
 //! authorizer that denies by default need all of them, and nothing else. Start at `commands`.
 
 use crate::config::Settings;
+use crate::signals::Heard;
 
 /// What is done to a topic of events.
 const TO_DATA: &[&str] = &["Create", "Describe", "DescribeConfigs", "Write"];
@@ -48,6 +49,10 @@ pub fn commands(
             command(&["Create", "Describe", "Read"], &format!("--topic {turn}")),
         ));
         found.push((format!("group {id}"), command(&["Read"], &format!("--group {id}"))));
+    }
+    if let Some(Heard { topic, group }) = &settings.signals {
+        found.push((format!("topic {topic}"), command(&["Describe", "Read"], &format!("--topic {topic}"))));
+        found.push((format!("group {group}"), command(&["Read"], &format!("--group {group}"))));
     }
     for Destination { name, is_prefix } in destinations {
         found.push(match is_prefix {

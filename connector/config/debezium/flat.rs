@@ -18,7 +18,11 @@ pub const FLATTENING: &[Property] = &[
     ("type", "", Becomes("format.envelope = \"flat\"")),
     ("predicate", "", Refused(EVERYWHERE)),
     ("negate", "false", Only(&["false"], EVERYWHERE)),
-    ("delete.tombstone.handling.mode", "tombstone", Becomes("format.flat.deletes")),
+    (
+        "delete.tombstone.handling.mode",
+        "tombstone",
+        Becomes("format.flat.deletes; in JSON too a tombstone is a record without a value"),
+    ),
     (
         "delete.handling.mode",
         "",

@@ -92,6 +92,7 @@ pub fn translate(document: &Document) -> Result<Translated, Vec<Problem>> {
     connect::topics(&given, &mut keys);
     connect::producer(&mut given, &mut keys);
     shared::format(&mut given, &mut keys);
+    shared::signal_topic(&given, &mut keys);
     if routed.is_none() {
         transforms::transforms(kind, &mut given, &mut keys);
     }

@@ -65,12 +65,13 @@ fn post_processors(given: &mut Given, keys: &mut Keys) {
     }
 }
 
-/// REST takes signals besides; a topic and JMX are not listened to.
+/// REST takes signals besides; JMX is not listened to.
 fn signals(given: &mut Given, keys: &mut Keys) {
     let channels = given.list("signal.enabled.channels");
     let origin = "signal.enabled.channels";
-    for channel in channels.iter().filter(|channel| !matches!(channel.as_str(), "source" | "file")) {
-        given.wrong(format!("{origin}: {channel:?} cannot be had, only source and file"));
+    for channel in channels.iter().filter(|channel| !matches!(channel.as_str(), "source" | "file" | "kafka"))
+    {
+        given.wrong(format!("{origin}: {channel:?} cannot be had, only source, file and kafka"));
     }
     let listens = |to: &str| channels.is_empty() && to == "source" || channels.iter().any(|own| own == to);
     let table = given.get("signal.data.collection").map(str::to_owned).filter(|_| listens("source"));

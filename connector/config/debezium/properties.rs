@@ -24,6 +24,7 @@ const NO_KEYSTORES: &str = "certificates are PEM files here, not key stores";
 const QUEUE: &str = "the batches between the stages are bounded by batch_bytes_max";
 const RETRY: &str = "a failure that can pass is tried again for ever, with growing pauses";
 const NO_SIGNALS: &str = "signals are not read from there";
+const SINK_S_OWN: &str = "signals are heard on the brokers of the sink, with its login";
 const METRICS: &str = "metrics are Prometheus' and have fixed labels";
 const EOS: &str = "data and position are always in one Kafka transaction";
 
@@ -201,6 +202,15 @@ pub const SHARED: &[Property] = &[
     ("custom.sanitize.pattern", "", Idle("secrets are never logged")),
     ("converters", "", Refused(CODE)),
     ("signal.*", "", Refused(NO_SIGNALS)),
+    ("signal.kafka.topic", "<topic.prefix>-signal", Becomes("sink.kafka.signal_topic")),
+    (
+        "signal.kafka.groupId",
+        "kafka-signal",
+        Becomes("sink.kafka.signal_group; by default one of the connector's own"),
+    ),
+    ("signal.kafka.bootstrap.servers", "", Idle(SINK_S_OWN)),
+    ("signal.kafka.poll.timeout.ms", "100", Idle("a topic is heard at once")),
+    ("signal.consumer.*", "", Idle(SINK_S_OWN)),
     ("incremental.snapshot.chunk.size", "1024", Idle("snapshot_chunk_rows says it")),
     (
         "incremental.snapshot.watermarking.strategy",
@@ -255,7 +265,7 @@ pub const POSTGRES: &[Property] = &[
     (
         "signal.enabled.channels",
         "source",
-        Becomes("source.postgres.signal_table, source.postgres.signal_file"),
+        Becomes("source.postgres.signal_table, source.postgres.signal_file, sink.kafka.signal_topic"),
     ),
     (
         "signal.data.collection",
@@ -384,8 +394,12 @@ pub const POSTGRES: &[Property] = &[
 /// Of the MongoDB connector.
 pub const MONGODB: &[Property] = &[
     ("post.processors", "", Refused(CODE)),
-    ("signal.enabled.channels", "source", Only(&["source"], NO_SIGNALS)),
-    ("signal.poll.interval.ms", "5000", Idle("no signals are read")),
+    (
+        "signal.enabled.channels",
+        "source",
+        Only(&["source", "kafka", "source,kafka"], "a topic is heard, and what REST takes"),
+    ),
+    ("signal.poll.interval.ms", "5000", Idle("a topic is heard at once")),
     ("mongodb.connection.string", "", Becomes("source.mongodb.url")),
     ("mongodb.user", "", Becomes("source.mongodb.url")),
     ("mongodb.password", "", Becomes("source.mongodb.password")),

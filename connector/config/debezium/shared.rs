@@ -80,3 +80,17 @@ pub fn escaped(text: &str) -> String {
     }
     out
 }
+
+/// A topic of signals, for either kind of source.
+pub fn signal_topic(given: &Given, keys: &mut Keys) {
+    const SECTION: &str = "sink.kafka";
+    if !given.list("signal.enabled.channels").iter().any(|channel| channel == "kafka") {
+        return;
+    }
+    let usual = || format!("{}-signal", given.get("topic.prefix").unwrap_or_default());
+    let topic = given.get("signal.kafka.topic").map_or_else(usual, str::to_owned);
+    keys.set(SECTION, "signal_topic", topic, "signal.kafka.topic");
+    // Debezium's own default would be one offset for all connectors that share a topic.
+    let group = given.get("signal.kafka.groupId").map(str::to_owned);
+    keys.set_some(SECTION, "signal_group", group, "signal.kafka.groupId");
+}

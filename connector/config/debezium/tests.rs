@@ -120,7 +120,7 @@ fn an_unknown_property_is_answered_with_the_nearest_one() {
 fn what_cannot_be_had_is_refused_with_its_reason() {
     for (property, value, expected) in [
         ("transforms", "unwrap", "transforms.unwrap.type: is missing"),
-        ("signal.enabled.channels", "source,kafka", "\"kafka\" cannot be had, only source and file"),
+        ("signal.enabled.channels", "source,jmx", "\"jmx\" cannot be had, only source, file and kafka"),
         ("snapshot.locking.mode", "custom", "only none, shared: nothing is locked"),
         ("lsn.flush.mode", "manual", "what is delivered is always confirmed"),
         (
@@ -159,6 +159,20 @@ fn expressions_of_collections_and_whole_databases_are_taken() {
     assert!(source.wants("shop", "b") && source.wants("shop", "items") && !source.wants("shop", "c"));
     let text = messages(&MONGODB_FILE.replace("shop[.]orders", "shop[.](a"));
     assert!(text.contains("not an expression that is understood"), "{text}");
+}
+
+#[test]
+fn a_topic_of_signals_is_heard_by_either_connector() {
+    let topic = |text: &str| {
+        let connector = read(&with(text, "signal.enabled.channels", "kafka")).unwrap();
+        let Sink::Kafka(sink, _) = connector.sink else { panic!("no Kafka") };
+        sink.signal_topic().map(str::to_owned)
+    };
+    assert_eq!(topic(POSTGRES_FILE).as_deref(), Some("shop-signal"));
+    assert_eq!(topic(&with(MONGODB_FILE, "signal.kafka.topic", "orders")).as_deref(), Some("orders"));
+    let connector = read(POSTGRES_FILE).unwrap();
+    let Sink::Kafka(sink, _) = connector.sink else { panic!("no Kafka") };
+    assert_eq!(sink.signal_topic(), None);
 }
 
 #[test]

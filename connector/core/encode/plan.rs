@@ -175,20 +175,7 @@ impl<'a> Draft<'a> {
             Shape::Rows | Shape::Documents => names.key(key),
             Shape::Messages => Names::message("Key", key),
         });
-        let envelope = match (relation.shape, format.envelope) {
-            (Shape::Rows, Envelope::Debezium) => names.envelope(row, &relation.source),
-            (Shape::Documents, Envelope::Debezium) => names.document_envelope(&relation.source),
-            // There is no row in a message that could stand alone: it is passed as it is, as by Debezium's transform.
-            (Shape::Messages, Envelope::Debezium | Envelope::Flat) => {
-                Names::message_envelope(row, &relation.source)
-            }
-            (Shape::Messages, Envelope::Outbox) => {
-                return Err(Error::config("events of logical messages take no envelope but Debezium's")
-                    .hint("name the prefix in messages of [source.postgres] to have its messages as rows"));
-            }
-            // Of documents never written: an event is its own value, and so is a flat document.
-            (Shape::Rows | Shape::Documents, Envelope::Flat | Envelope::Outbox) => names.value(row),
-        };
+        let envelope = envelope(format, relation, &names, row)?;
         let mut draft = Self {
             logical: names.logical.clone(),
             format,
@@ -381,6 +368,24 @@ pub(crate) fn frame(encoding: Encoding, schema: &Schema, id: u32) -> (Vec<u8>, &
 
 pub(super) fn is_nullable(relation: &Relation, widened: &[usize], index: usize) -> bool {
     relation.columns.get(index).is_some_and(|c| c.nullable) || widened.contains(&index)
+}
+
+/// The schema of a value.
+fn envelope(format: &Format, relation: &Relation, names: &Names, row: Vec<Field>) -> Result<Schema> {
+    Ok(match (relation.shape, format.envelope) {
+        (Shape::Rows, Envelope::Debezium) => names.envelope(row, &relation.source),
+        (Shape::Documents, Envelope::Debezium) => names.document_envelope(&relation.source),
+        // There is no row in a message that could stand alone: it is passed as it is, as by Debezium's transform.
+        (Shape::Messages, Envelope::Debezium | Envelope::Flat) => {
+            Names::message_envelope(row, &relation.source)
+        }
+        (Shape::Messages, Envelope::Outbox) => {
+            return Err(Error::config("events of logical messages take no envelope but Debezium's")
+                .hint("name the prefix in messages of [source.postgres] to have its messages as rows"));
+        }
+        // Of documents never written: an event is its own value, and so is a flat document.
+        (Shape::Rows | Shape::Documents, Envelope::Flat | Envelope::Outbox) => names.value(row),
+    })
 }
 
 /// The key that the route chooses, else the relation's own.

@@ -135,6 +135,47 @@ async fn rows_of_the_signal_table_and_lines_of_a_file_are_heard_and_none_is_lost
 }
 
 #[tokio::test]
+async fn records_of_a_topic_are_heard_once_each_by_the_connector_of_their_key_and_after_a_time_away() {
+    let mut shop = Shop::open("signal-topic").await;
+    let topic = format!("{}.signals", shop.name);
+    let broker = shop.broker();
+    broker.create_topic(&topic, 1).await;
+    let value = |id: &str| {
+        let data = json!({"data-collections": ["public.orders"]});
+        json!({"id": id, "type": "execute-snapshot", "data": data}).to_string()
+    };
+    let say = async |key: &str, value: &str| {
+        broker.produce(&topic, 0, key.as_bytes(), value.as_bytes()).await;
+    };
+    let name = shop.name.clone();
+    say(&name, &value("before")).await;
+    shop.file.set("sink/kafka/signal_topic", topic.as_str());
+    fill(&shop, 500).await;
+    shop.start().await;
+    shop.wait_for_state("RUNNING").await;
+    // Where it begins is noted before anything is heard.
+    until("signals are heard", async || shop.daemon().log().contains("signals are heard").then_some(()))
+        .await;
+    say("another", &value("foreign")).await;
+    say(&name, "nonsense").await;
+    say(&name, &value("first")).await;
+    wait_until_told(&shop, "first", "COMPLETED").await;
+    assert_eq!(read_ids(&shop.settled().await), (0..500).collect());
+    for id in ["before", "foreign"] {
+        assert_eq!(told(&shop, id).await, [""; 0], "{id}");
+    }
+
+    shop.kill();
+    say(&name, &value("meanwhile")).await;
+    shop.start().await;
+    wait_until_told(&shop, "meanwhile", "COMPLETED").await;
+    say(&name, &value("last")).await;
+    wait_until_told(&shop, "last", "COMPLETED").await;
+    let reads = shop.settled().await.iter().filter(|event| event.op() == "r").count();
+    assert_eq!(reads, 3 * 500, "each was heard once");
+}
+
+#[tokio::test]
 async fn what_happens_to_snapshots_is_told_once_on_a_topic_of_its_own() {
     let mut shop = Shop::open("notices").await;
     let topic = format!("{}.notices", shop.name);
