@@ -326,6 +326,11 @@ impl Session {
         self.tracker.as_ref().is_some_and(Tracker::is_active)
     }
 
+    /// Of the transaction under way.
+    pub fn xid(&self) -> Option<u32> {
+        self.transaction.as_ref().map(|open| open.xid)
+    }
+
     fn begin(&mut self, final_lsn: Lsn, commit_ts_us: i64, xid: u32, begin: Lsn) -> Result<()> {
         if let Some(open) = &self.transaction {
             return Err(Error::fatal(format!(

@@ -42,6 +42,7 @@ use crate::snapshot::reader::{Counter, Reader};
 use crate::snapshot::requests;
 use crate::snapshot::table::{self, Plan, Unread, Wish};
 use crate::snapshot::tracker::Tracker;
+use crate::snapshot::visibility::Visibility;
 use crate::stream::{Describe, Limits, Stream, Told};
 use crate::tables::TableName;
 use crate::types::Types;
@@ -237,7 +238,16 @@ impl PostgresSource {
         let (settings, origin) = (self.settings.clone(), self.origin.clone());
         let mut types = Types::default();
         let mut strangers = HashSet::new();
-        Box::new(move |message: RelationMessage| {
+        let mut seen = None;
+        Box::new(move |message: &RelationMessage, xid: Option<u32>| {
+            if xid != seen {
+                let visible = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, Visibility::of(&client)));
+                let visible = visible.unwrap_or_else(|_| Err(no_answer(&settings)))?;
+                if xid.is_some_and(|xid| !visible.sees(xid)) {
+                    return Ok(None);
+                }
+                seen = xid;
+            }
             let captured = settings.wants(&message.namespace, &message.name);
             if !captured {
                 let root = runtime
@@ -255,13 +265,13 @@ impl PostgresSource {
                     );
                 }
             }
-            let described = catalog::describe(&client, &describing, &mut types, &message, &origin);
+            let described = catalog::describe(&client, &describing, &mut types, message, &origin);
             let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));
             let mut relation = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
             if let Some(names) = settings.message_key(&message.namespace, &message.name) {
                 relation.key = relation::keyed_by(&relation, names)?;
             }
-            Ok((message.id, relation, captured))
+            Ok(Some((message.id, relation, captured)))
         })
     }
 

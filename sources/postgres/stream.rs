@@ -36,6 +36,12 @@ const TICK_READING: Duration = Duration::from_millis(1);
 /// While the stream stands still for a snapshot, which takes about as long as a query.
 const TICK_PAUSED: Duration = Duration::from_micros(200);
 
+/// One look at a commit that is in the log and not visible yet: mostly it is before the next one.
+const GLANCE: Duration = Duration::from_millis(2);
+
+/// Such a commit is told of after this.
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Bytes of a status update.
 const STATUS_BYTES: usize = 34;
 
@@ -55,9 +61,10 @@ pub struct Limits {
     pub receive_timeout: Duration,
 }
 
-/// Looks a described table up in the catalog: the relation, and whether it is captured.
-pub type Describe =
-    Box<dyn FnMut(RelationMessage) -> Result<(u32, millrace_core::relation::Relation, bool)> + Send>;
+/// Looks a table up in the catalog, described in the transaction of this number: the relation, and whether it is
+/// captured. `None`: the catalog does not show yet what that transaction did.
+pub type Describe = Box<dyn FnMut(&RelationMessage, Option<u32>) -> Result<Option<Described>> + Send>;
+type Described = (u32, millrace_core::relation::Relation, bool);
 
 /// What the query connection tells the reader.
 #[derive(Debug, Default)]
@@ -75,6 +82,10 @@ pub struct Stream {
     session: Session,
     feed: Feed,
     describe: Describe,
+    /// What stands before the next frame: a table that is not defined yet.
+    undefined: Option<RelationMessage>,
+    /// Since when its transaction is waited for, and whether that was told.
+    unseen: Option<(Instant, bool)>,
     limits: Limits,
     told: Arc<Told>,
     /// Where the readers of rows ask for something.
@@ -112,6 +123,8 @@ impl Stream {
             session,
             feed,
             describe,
+            undefined: None,
+            unseen: None,
             limits,
             told,
             desk,
@@ -256,6 +269,11 @@ impl Stream {
 
     /// Decodes the frames that are already here. True when it closed the batch and there may be more.
     fn decode(&mut self) -> Result<bool, Ended> {
+        if let Some(message) = self.undefined.take()
+            && !self.define(message)?
+        {
+            return Ok(true);
+        }
         let Some(batch) = &mut self.batch else { return Ok(false) };
         let session = &mut self.session;
         let mut reply = false;
@@ -278,10 +296,10 @@ impl Stream {
                     let changes = batch.changes.len();
                     match session.apply(data, lsn, batch)? {
                         Step::Quiet | Step::Ended => {}
+                        // Asking the server takes its time, and thousands of tables take long: it waits for a status.
                         Step::Relation(message) => {
-                            let (oid, relation, captured) = (self.describe)(message)?;
-                            session.define(oid, relation, captured);
-                            late = Instant::now() >= self.next_status;
+                            self.undefined = Some(message);
+                            late = true;
                         }
                     }
                     if let Some(reselect) = self.reselect.as_mut().filter(|_| batch.changes.len() > changes) {
@@ -297,7 +315,6 @@ impl Stream {
                     break;
                 }
             }
-            // What asked the server took its time, and thousands of tables take long: it waits for a status.
             if full || reply || late {
                 break;
             }
@@ -309,6 +326,30 @@ impl Stream {
             self.reply_now()?;
         }
         Ok(full || reply || late || (wanted && self.session.is_between()))
+    }
+
+    /// Completes a table by the catalog. False where that does not show it yet: a commit is in the log, and streamed,
+    /// before it is visible, and by an older catalog its rows would have the columns of before.
+    fn define(&mut self, message: RelationMessage) -> Result<bool, Ended> {
+        let xid = self.session.xid();
+        if let Some((oid, relation, captured)) = (self.describe)(&message, xid)? {
+            self.session.define(oid, relation, captured);
+            self.unseen = None;
+            return Ok(true);
+        }
+        let (since, is_told) = self.unseen.get_or_insert_with(|| (Instant::now(), false));
+        if !*is_told && since.elapsed() > UNSEEN_PATIENCE {
+            *is_told = true;
+            tracing::warn!(
+                table = %format_args!("{}.{}", message.namespace, message.name),
+                transaction = xid,
+                hint = "it is waited for; a synchronous standby may be away: see synchronous_standby_names",
+                "the commit of a transaction that describes a table is in the log and not visible yet"
+            );
+        }
+        self.undefined = Some(message);
+        std::thread::sleep(GLANCE);
+        Ok(false)
     }
 
     /// Nothing more is here now: what is whole goes out and is committed at once.

@@ -3,6 +3,11 @@
 
 use std::fmt;
 
+use millrace_core::error::{Error, Result};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::errors;
+
 /// `xmin:xmax:xip,xip,...`, with ids that never wrap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visibility {
@@ -15,6 +20,19 @@ pub struct Visibility {
 }
 
 impl Visibility {
+    /// That of the transaction under way, or of now.
+    pub async fn of(client: &Client) -> Result<Self> {
+        let what = "cannot take a snapshot";
+        let answer = client.simple_query("SELECT pg_current_snapshot()").await;
+        let answer = answer.map_err(|error| errors::query(what, error))?;
+        let text = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        let seen = text.and_then(Self::parse);
+        seen.ok_or_else(|| Error::fatal(format!("{what}: postgres answered {}", text.unwrap_or_default())))
+    }
+
     /// `None` where the text is not a snapshot's.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');

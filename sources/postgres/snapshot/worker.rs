@@ -13,8 +13,8 @@ use millrace_core::progress::now_us;
 use millrace_core::relation::Relation;
 use millrace_core::requests::Asked;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::catalog::{self, TableInfo};
 use crate::control::{self, Control};
@@ -124,7 +124,7 @@ impl Worker {
     }
 
     pub async fn look(&self) -> Result<Visibility> {
-        visibility(&self.control.client).await
+        Visibility::of(&self.control.client).await
     }
 
     /// Until the stream has heard of everything that was ordered so far.
@@ -520,19 +520,6 @@ pub(super) fn append(batch: &mut ChangeBatch, line: &[u8], columns: usize, table
         .map_err(|error| Error::fatal(format!("postgres sent a malformed row of {table}")).source(error))?;
     batch.changes.push(row(after));
     Ok(())
-}
-
-/// The snapshot of the transaction under way, or of now.
-async fn visibility(client: &Client) -> Result<Visibility> {
-    let what = "cannot take a snapshot";
-    let answer = client.simple_query("SELECT pg_current_snapshot()").await;
-    let answer = answer.map_err(|error| errors::query(what, error))?;
-    let text = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0),
-        _ => None,
-    });
-    let seen = text.and_then(Visibility::parse);
-    seen.ok_or_else(|| Error::fatal(format!("{what}: postgres answered {}", text.unwrap_or_default())))
 }
 
 fn keys(batch: &ChangeBatch, columns: &[u16]) -> Vec<Key> {

@@ -1,7 +1,11 @@
 //! What happens to a row becomes events: operations, keys, old rows, in commit order.
 
-use millrace_e2e::{Shop, wait_for_records};
+use std::sync::Arc;
+
+use millrace_e2e::{Own, Servers, Shop, until, wait_for_records};
 use serde_json::{Value as Json, json};
+
+use super::snapshot_changes::wait_for_nobody;
 
 #[tokio::test]
 async fn inserted_rows_arrive_once_and_in_order() {
@@ -365,4 +369,38 @@ async fn a_large_value_that_an_update_left_alone_is_read_again_where_the_file_as
     shop.sql.run("BEGIN; UPDATE papers SET n = 3; DELETE FROM papers; COMMIT").await;
     let last = wait_for_records(&bootstrap, &[&topic], 5).await[2].json()["after"].clone();
     assert_eq!((&last["n"], &last["body"]), (&json!(3), &after["other"]));
+}
+
+#[tokio::test]
+async fn a_changed_column_is_as_its_transaction_left_it_though_a_standby_holds_that_up() {
+    let servers = Arc::new(Servers::with(Own::postgres()).await);
+    let mut shop = Shop::on(&servers, "unseen").await;
+    shop.file.set("format/encoding", "json").set("format/json_schemas", true);
+    shop.start().await;
+    shop.sql.run("ALTER TABLE orders ADD COLUMN size int NOT NULL DEFAULT 7").await;
+    let size_of = async |count: usize| {
+        let topic = format!("{}.public.orders", shop.name);
+        let records = wait_for_records(&shop.servers.kafka.bootstrap(), &[&topic], count).await;
+        let row = &records.last().expect("a record").json()["schema"]["fields"][1];
+        let size = row["fields"].as_array().expect("fields").last().cloned().expect("a field");
+        json!([size["field"], size["optional"], size["default"]])
+    };
+    shop.sql.run("INSERT INTO orders VALUES (1, 'one')").await;
+    assert_eq!(size_of(1).await, json!(["size", false, 7]));
+    wait_for_nobody(&shop).await;
+    // Its commit is in the log, and streamed, and the catalog shows nothing of it.
+    let session = shop.sql.another().await;
+    let held = tokio::spawn(async move {
+        session
+            .run("ALTER TABLE orders ALTER size SET DEFAULT 8; INSERT INTO orders VALUES (2, 'two')")
+            .await;
+    });
+    until("it is waited for", async || {
+        shop.daemon().log().contains("in the log and not visible yet").then_some(())
+    })
+    .await;
+    shop.sql.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+    shop.sql.run("SELECT pg_reload_conf()").await;
+    held.await.expect("the transaction is committed");
+    assert_eq!(size_of(2).await, json!(["size", false, 8]));
 }

@@ -213,14 +213,8 @@ async fn a_row_that_is_changed_all_the_time_and_never_in_whole_is_read_all_the_s
     assert_eq!(folded(&events), table(&shop).await);
 }
 
-#[tokio::test]
-async fn a_commit_that_waits_for_a_standby_holds_the_snapshot_up_and_is_not_lost() {
-    let servers = Arc::new(Servers::with(Own::postgres()).await);
-    let mut shop = Shop::on(&servers, "snapshot-standby").await;
-    shop.file.set("source/postgres/snapshot", "initial").set("source/postgres/snapshot_chunk_rows", 20);
-    fill(&shop, 8_000).await;
-    shop.start().await;
-    shop.wait_for_events(ORDERS, 300).await;
+/// From now on commits wait for a standby that is not there.
+pub async fn wait_for_nobody(shop: &Shop) {
     shop.sql.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
     shop.sql.run("SELECT pg_reload_conf()").await;
     until("the standby is waited for", async || {
@@ -228,6 +222,22 @@ async fn a_commit_that_waits_for_a_standby_holds_the_snapshot_up_and_is_not_lost
         (names == "nobody").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_commit_that_waits_for_a_standby_holds_the_snapshot_up_and_is_not_lost() {
+    let servers = Arc::new(Servers::with(Own::postgres()).await);
+    let mut shop = Shop::on(&servers, "snapshot-standby").await;
+    shop.file.set("source/postgres/snapshot", "initial").set("source/postgres/snapshot_chunk_rows", 20);
+    fill(&shop, 8_000).await;
+    shop.start().await;
+    // The stream knows the table: what describes one is waited for too, before its first row.
+    shop.sql.run("UPDATE orders SET note = 'known 1' WHERE id = 3").await;
+    until("a change is out", async || {
+        shop.events(ORDERS).await.iter().any(|event| event.op() == "u").then_some(())
+    })
+    .await;
+    wait_for_nobody(&shop).await;
     // Its commit is in the log, and streamed, and nobody sees it.
     let session = shop.sql.another().await;
     let held = tokio::spawn(async move {
