@@ -60,7 +60,7 @@ async fn serve(
             asked = signals.next() => match asked {
                 Asked::End(signal) => break signal,
                 Asked::ReadFiles => {
-                    read_files(&mut supervisor, arguments, environment);
+                    read_files(&mut supervisor, arguments, environment, rest);
                     all_ended = false;
                 }
             },
@@ -87,10 +87,22 @@ async fn serve(
 }
 
 /// Reads all files again. Where anything is wrong with one of them, nothing changes.
-fn read_files(supervisor: &mut Supervisor, arguments: &Run, environment: &config::Environment) {
+fn read_files(
+    supervisor: &mut Supervisor,
+    arguments: &Run,
+    environment: &config::Environment,
+    rest: config::Rest,
+) {
     match config::load(&arguments.paths, environment) {
         Ok(loaded) => {
             info!("the files are read again");
+            let listen = arguments.rest.unwrap_or(loaded.rest.listen);
+            if (config::Rest { listen, ..loaded.rest }) != rest {
+                warn!(
+                    hint = "restart the daemon: its connectors go on from their positions",
+                    "[rest] has changed, and is as it was until a restart"
+                );
+            }
             supervisor.load(loaded.connectors);
         }
         Err(problems) => {

@@ -18,7 +18,38 @@ const UNNAMED: &str = "io.confluent.connect.avro.ConnectDefault";
 pub(crate) fn text(schema: &Schema, adjust: bool) -> String {
     let mut printer = Printer { out: String::new(), seen: Vec::new(), unnamed: Vec::new(), adjust };
     printer.schema(schema, "");
-    printer.out
+    whole(&printer.out)
+}
+
+/// Halves of a character as the character: keys and values have those where Jackson writes bytes, and AvroData prints
+/// its schemas as text.
+fn whole(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        let (plain, tail) = rest.split_at(at);
+        out.push_str(plain);
+        // Of an escape that is no half the character behind it, which may be a backslash itself.
+        let taken = half(tail).zip(tail.get(6..).and_then(half)).and_then(|pair| {
+            let c = char::decode_utf16([pair.0, pair.1]).next()?.ok()?;
+            out.push(c);
+            Some(12)
+        });
+        let taken = taken.unwrap_or_else(|| {
+            let escape = tail.get(..2).unwrap_or(tail);
+            out.push_str(escape);
+            escape.len()
+        });
+        rest = tail.get(taken..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The half that is written at the beginning of a text.
+fn half(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    u16::from_str_radix(digits, 16).ok().filter(|unit| (0xd800..0xe000).contains(unit))
 }
 
 struct Printer {

@@ -214,16 +214,15 @@ fn array(element: &Kind, format: &Format) -> (Type, Schema) {
 
 /// The column's schema and its default as text, where it has one that schemas can show.
 ///
-/// As in Debezium, bytes, times with a zone, arrays, unknown types and decimals of variable scale show
-/// none; nor does a default that is not a value of its own kind, or is not a number.
+/// As in Debezium, bytes, times with a zone, arrays, unknown types, decimals of variable scale and Postgres's one-byte
+/// `"char"` show none; nor does a default that is not a value of its own kind, or is not a number.
 pub(crate) fn field<'a>(
     column: &'a Column,
     nullable: bool,
     format: &Format,
 ) -> (Type, Field, Option<&'a str>) {
     let (r#type, schema) = map(&column.kind, format);
-    let without =
-        matches!(r#type, Type::Bytes | Type::TimeTz | Type::Array(_) | Type::VariableDecimal { .. })
+    let without = matches!(r#type, Type::Bytes | Type::TimeTz | Type::Array(_) | Type::VariableDecimal { .. })
             || matches!(
                 column.kind,
                 Kind::Other { .. }
@@ -232,7 +231,9 @@ pub(crate) fn field<'a>(
                     | Kind::Money
                     | Kind::Hstore
                     | Kind::Bits { .. }
-            );
+            )
+            // `char(n)` is bpchar in the catalog.
+            || column.declared.type_name == "char";
     let text = column.default.as_deref().filter(|_| !without);
     let default = text.and_then(|text| literal(&r#type, text));
     let text = text.filter(|_| default.is_some());

@@ -112,6 +112,24 @@ fn defaults_that_no_schema_can_show_are_left_out() {
         let shown = type_of(debezium(), with_default(column("x?", kind.clone()), default));
         assert_eq!(shown[0], "null", "{kind:?}");
     }
+    // A type of one byte, which Debezium knows no default of; `char(n)` is bpchar.
+    for (type_name, first) in [("char", "null"), ("bpchar", "string")] {
+        let mut letter = with_default(column("x?", Kind::Text), "a");
+        letter.declared.type_name = type_name.into();
+        let shown = type_of(debezium(), letter);
+        assert!(shown[0].to_string().contains(first), "{type_name}: {shown}");
+    }
+}
+
+#[test]
+fn a_character_beyond_the_first_plane_stands_in_a_schema_as_it_is() {
+    let shown = type_of(debezium(), with_default(column("x?", Kind::Text), "🦀 \\uD83E\\uDD80 \n"));
+    let text = r#"{"type":"string","connect.default":"🦀 \\uD83E\\uDD80 \n"}"#;
+    assert_eq!(shown[0], serde_json::from_str::<serde_json::Value>(text).unwrap());
+    let mut desk = Desk::new(debezium());
+    let table = relation(vec![with_default(column("x?", Kind::Text), "🦀")], &[]);
+    desk.prepare(&batch(&table));
+    assert!(desk.registry.text(1).contains("\"🦀\""), "{}", desk.registry.text(1));
 }
 
 #[test]

@@ -127,6 +127,16 @@ async fn a_file_that_is_wrong_when_it_is_read_again_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_a_file_says_of_rest_is_not_taken_up_while_the_daemon_runs_and_that_is_said() {
+    let (mut one, _two, folder, daemon) = two_shops("rest-changed").await;
+    one.file.set("rest/open_reading", true);
+    write(&one, &folder);
+    daemon.hang_up();
+    until("it says so", async || daemon.log().contains("[rest] has changed").then_some(())).await;
+    one.rows(1..=10).await.expect_rows(1..=10).await;
+}
+
+#[tokio::test]
 async fn a_file_that_is_gone_ends_its_connector_and_a_new_one_starts_another() {
     let (mut one, mut two, folder, daemon) = two_shops("gone").await;
     one.rows(1..=10).await.expect_rows(1..=10).await;
