@@ -137,6 +137,15 @@ pub fn resolve(
     for (key, _) in of_documents.into_iter().filter(|(_, is_set)| *is_set && !source.has_documents()) {
         problems.add(&format!("format.flat.{key}"), "has no effect but on documents; remove it");
     }
+    for (key, parts) in [("add_fields", &format.flat.fields), ("add_headers", &format.flat.headers)] {
+        for part in parts.iter().filter(|part| !part.is_of(source.has_documents())) {
+            let name = &part.name;
+            problems.add(
+                &format!("format.flat.{key}"),
+                format!("names a part that events of this source do not have, as {name:?}"),
+            );
+        }
+    }
     let shown = registry::with_connect_keys(shown, &source);
     let file = file.to_owned();
     Some(Connector {

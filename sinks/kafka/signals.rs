@@ -1,9 +1,11 @@
 //! Signals that come as records of a topic, as Debezium's Kafka channel has them: the key names the connector, the
 //! value is what REST takes. Start at `listen`.
 //!
-//! A group's offset says which were heard. It moves once what a signal asked for is under way and noted with the
-//! position, so a crash in between hears it again: rows are read once more, and none is forgotten.
+//! A group's offset says which were heard. It moves once what a signal asked for is in a Kafka transaction that is over,
+//! so a crash or a failed attempt in between hears it again: rows are read once more, and none is forgotten.
 
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use millrace_core::error::{Error, Result};
 use millrace_core::progress::{Progress, State};
 use millrace_core::signal::{self, Action, Signal};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
@@ -27,10 +29,15 @@ const POLL: Duration = Duration::from_millis(200);
 const TRY_EVERY: Duration = Duration::from_secs(1);
 /// Signals have an order, so they have one partition.
 const PARTITION: i32 = 0;
-/// Commits after which what was taken up before the first of them is in one that is over: two may be under way.
-const COMMITS: u64 = 3;
-/// A signal that nothing was told of by then is taken for done: it asked for nothing that is told.
+/// Commits after which what was taken up before the first of them is in one that is over: two batches may be under way
+/// on either side of the encoder, each in a transaction of its own.
+const COMMITS: u64 = 5;
+/// Nothing has waited to be delivered for so long.
+const SETTLED_FOR: Duration = Duration::from_secs(1);
+/// A signal of which nothing was told by then, while the connector was at work, is given up.
 const TOLD_WITHIN: Duration = Duration::from_secs(30);
+/// A broker forgets where a group stands after days without a word of it.
+const COMMIT_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// Where signals are heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +128,7 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
 
     /// An instance that stands by or is held leaves signals to the one that is at work, and to later.
     fn is_at_work(&self) -> bool {
-        matches!(self.progress.shown().state, State::Running | State::Degraded)
+        matches!(self.progress.shown().state, State::Running | State::Degraded | State::Stalled)
     }
 
     fn pause(&self, time: Duration) {
@@ -141,16 +148,32 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
         }
         let consumer = self.consumer()?;
         self.told.clear();
-        while self.lives() && self.is_at_work() {
+        // What was asked in an attempt that failed may be gone with it, and is heard again.
+        let restarts = self.progress.restarts.load(Ordering::Relaxed);
+        let (mut waiting, mut next) = (VecDeque::<Waiting>::new(), None);
+        let mut committed = Instant::now();
+        while self.lives() && self.is_at_work() && self.progress.restarts.load(Ordering::Relaxed) == restarts
+        {
             match consumer.poll(POLL) {
                 None => {}
-                Some(Ok(message)) => {
-                    if !self.take(&message) {
-                        return Ok(());
-                    }
-                    self.commit(&consumer, message.offset() + 1)?;
-                }
+                Some(Ok(message)) => match self.take(&message) {
+                    Some(taken) => waiting.push_back(taken),
+                    None => return Ok(()),
+                },
                 Some(Err(error)) => return Err(self.error(&error)),
+            }
+            while let Some(first) = waiting.front_mut() {
+                if !first.is_done(&self.progress) {
+                    break;
+                }
+                next = Some(first.offset + 1);
+                self.commit(&consumer, first.offset + 1)?;
+                committed = Instant::now();
+                waiting.pop_front();
+            }
+            if let Some(next) = next.filter(|_| committed.elapsed() > COMMIT_EVERY) {
+                self.commit(&consumer, next)?;
+                committed = Instant::now();
             }
         }
         Ok(())
@@ -166,7 +189,14 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
         let consumer: BaseConsumer = config.create().map_err(refused)?;
         let topic = &self.heard.topic;
         let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(refused)?;
-        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        let found = metadata.topics().first();
+        let missing = [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::UnknownTopic];
+        if let Some(code) = found.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from)
+            && !missing.contains(&code)
+        {
+            return Err(self.error(&KafkaError::MetadataFetch(code)));
+        }
+        let partitions = found.map_or(0, |topic| topic.partitions().len());
         if partitions != 1 {
             return Err(Error::config(match partitions {
                 0 => format!("topic {topic} is not there"),
@@ -190,14 +220,22 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
         let mut asked = TopicPartitionList::new();
         asked.add_partition(&self.heard.topic, PARTITION);
         let stands = consumer.committed_offsets(asked, TIMEOUT)?;
-        if let Some(Offset::Offset(offset)) = stands.elements().first().map(|element| element.offset()) {
-            return Ok(offset);
+        let mut known = None;
+        for element in stands.elements() {
+            element.error()?;
+            known = known.or(match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            });
         }
-        let (_, end) = consumer.fetch_watermarks(&self.heard.topic, PARTITION, TIMEOUT)?;
+        let offset = match known {
+            Some(offset) => offset,
+            None => consumer.fetch_watermarks(&self.heard.topic, PARTITION, TIMEOUT)?.1,
+        };
         let mut place = TopicPartitionList::new();
-        place.add_partition_offset(&self.heard.topic, PARTITION, Offset::Offset(end))?;
+        place.add_partition_offset(&self.heard.topic, PARTITION, Offset::Offset(offset))?;
         consumer.commit(&place, CommitMode::Sync)?;
-        Ok(end)
+        Ok(offset)
     }
 
     fn commit(&self, consumer: &BaseConsumer, next: i64) -> Result<()> {
@@ -207,53 +245,37 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
         committed.map_err(|error| self.error(&error))
     }
 
-    /// Passes a signal on and waits until it is under way. False where that cannot be said: it is heard again.
-    fn take(&self, message: &BorrowedMessage<'_>) -> bool {
+    /// Passes a signal on. `None` where nobody takes it: it is heard again.
+    fn take(&self, message: &BorrowedMessage<'_>) -> Option<Waiting> {
+        let offset = message.offset();
         // One topic may serve many connectors.
         if message.key() != Some(self.key.as_bytes()) {
-            return true;
+            return Some(Waiting { offset, signal: None });
         }
         let signal = match self.signal(message) {
             Ok(signal) => signal,
             Err(why) => {
-                let (topic, offset) = (&self.heard.topic, message.offset());
+                let topic = &self.heard.topic;
                 tracing::warn!(topic, offset, "a record is no signal and is passed over: {why}");
-                return true;
+                return Some(Waiting { offset, signal: None });
             }
         };
-        let (id, told) = (signal.id.clone(), self.progress.notified());
+        let told = Told {
+            id: signal.id.clone(),
+            after: self.progress.notified(),
+            reads_rows: matches!(signal.action, Action::Execute(_)),
+            since: Instant::now(),
+            commits: None,
+            settled: None,
+        };
         let is_told = !matches!(signal.action, Action::Log(_));
-        let reads_rows = matches!(signal.action, Action::Execute(_));
         while !(self.tell)(signal.clone()) {
             if !self.lives() || !self.is_at_work() {
-                return false;
+                return None;
             }
             self.pause(POLL);
         }
-        !is_told || self.is_under_way(&id, told, reads_rows)
-    }
-
-    fn is_under_way(&self, id: &str, told: u64, reads_rows: bool) -> bool {
-        let until = Instant::now() + TOLD_WITHIN;
-        let mut commits = None;
-        while self.lives() && self.is_at_work() {
-            let (news, _) = self.progress.notifications_after(told);
-            let mut own = news.iter().filter(|news| news.id == id);
-            let is_over = own.clone().any(|news| news.kind == "COMPLETED");
-            let is_taken = own.next().is_some();
-            if is_over || (is_taken && !reads_rows) {
-                return true;
-            }
-            let now = self.progress.commits.load(std::sync::atomic::Ordering::Relaxed);
-            if is_taken && now >= *commits.get_or_insert(now) + COMMITS {
-                return true;
-            }
-            if !is_taken && Instant::now() >= until {
-                return true;
-            }
-            self.pause(POLL);
-        }
-        false
+        Some(Waiting { offset, signal: is_told.then_some(told) })
     }
 
     fn signal(&self, message: &BorrowedMessage<'_>) -> std::result::Result<Signal, String> {
@@ -271,9 +293,119 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
     }
 }
 
+/// A record that was heard, and the signal that is followed until its request cannot be lost.
+struct Waiting {
+    offset: i64,
+    signal: Option<Told>,
+}
+
+struct Told {
+    id: String,
+    /// Notifications that there were before it.
+    after: u64,
+    reads_rows: bool,
+    since: Instant,
+    /// That there were when something was told of it.
+    commits: Option<u64>,
+    /// Since when nothing waits to be delivered.
+    settled: Option<Instant>,
+}
+
+impl Waiting {
+    fn is_done(&mut self, progress: &Progress) -> bool {
+        self.signal.as_mut().is_none_or(|signal| signal.is_done(progress))
+    }
+}
+
+impl Told {
+    /// What it asked for is in a Kafka transaction that is over.
+    fn is_done(&mut self, progress: &Progress) -> bool {
+        let (news, _) = progress.notifications_after(self.after);
+        let mut own = news.iter().filter(|news| news.id == self.id);
+        let is_over = own.clone().any(|news| news.kind == "COMPLETED");
+        if own.next().is_none() {
+            if progress.shown().state != State::Running {
+                self.since = Instant::now();
+            }
+            let is_given_up = self.since.elapsed() > TOLD_WITHIN;
+            if is_given_up {
+                let within = TOLD_WITHIN.as_secs();
+                tracing::warn!(
+                    id = self.id,
+                    "nothing came of a signal within {within} s: it is not heard again"
+                );
+            }
+            return is_given_up;
+        }
+        let now = progress.commits.load(Ordering::Relaxed);
+        if now >= *self.commits.get_or_insert(now) + COMMITS {
+            return true;
+        }
+        if progress.pending_since_us.load(Ordering::Relaxed) != 0 {
+            self.settled = None;
+            return false;
+        }
+        let settled = *self.settled.get_or_insert_with(Instant::now);
+        // A request that is under way is noted with the rows that it sends.
+        (is_over || !self.reads_rows) && settled.elapsed() > SETTLED_FOR
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_is_done_once_its_request_is_in_commits_and_not_when_it_is_told() {
+        let progress = Progress::default();
+        progress.show(State::Running, None, None);
+        let told = |reads_rows| Told {
+            id: "one".into(),
+            after: 0,
+            reads_rows,
+            since: Instant::now(),
+            commits: None,
+            settled: None,
+        };
+        let (mut rows, mut pause) = (told(true), told(false));
+        assert!(!rows.is_done(&progress), "nothing is told of it");
+        let say = |kind| {
+            progress.notify(millrace_core::progress::Notification {
+                id: "one".into(),
+                aggregate: "Incremental Snapshot",
+                kind,
+                data: std::collections::BTreeMap::new(),
+                at_ms: 1,
+            });
+        };
+        say("STARTED");
+        assert!(!rows.is_done(&progress) && !pause.is_done(&progress));
+        (rows.settled, pause.settled) = (Some(long_ago()), Some(long_ago()));
+        assert!(!rows.is_done(&progress), "its request may be in no transaction yet");
+        assert!(pause.is_done(&progress));
+        progress.commits.fetch_add(COMMITS, Ordering::Relaxed);
+        assert!(rows.is_done(&progress));
+
+        say("COMPLETED");
+        let mut small = told(true);
+        progress.pending_since_us.store(1, Ordering::Relaxed);
+        assert!(!small.is_done(&progress), "its rows are on their way");
+        progress.pending_since_us.store(0, Ordering::Relaxed);
+        small.settled = Some(long_ago());
+        assert!(small.is_done(&progress));
+
+        let mut lost = Told { id: "other".into(), since: long_ago(), ..told(true) };
+        progress.show(State::Degraded, None, None);
+        assert!(!lost.is_done(&progress), "nobody can take it up now");
+        progress.show(State::Running, None, None);
+        assert!(!lost.is_done(&progress), "it has its time from here on");
+        lost.since = long_ago();
+        assert!(lost.is_done(&progress));
+    }
+
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(TOLD_WITHIN * 2).unwrap()
+    }
 
     #[test]
     fn a_group_needs_its_topic_and_has_a_name_of_its_own() {

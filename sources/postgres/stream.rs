@@ -36,11 +36,16 @@ const TICK_READING: Duration = Duration::from_millis(1);
 /// While the stream stands still for a snapshot, which takes about as long as a query.
 const TICK_PAUSED: Duration = Duration::from_micros(200);
 
-/// One look at a commit that is in the log and not visible yet: mostly it is before the next one.
+/// Between two looks at a commit that is in the log and not visible yet: mostly it is by the second one.
 const GLANCE: Duration = Duration::from_millis(2);
+const GLANCE_MAX: Duration = Duration::from_millis(100);
 
-/// Such a commit is told of after this.
-const UNSEEN_PATIENCE: Duration = Duration::from_secs(5);
+/// Such a commit is told of after this, and waited for no longer than that.
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(1);
+const UNSEEN_MAX: Duration = Duration::from_secs(10);
+
+/// Tables that were described before their transaction was visible are looked up again this often.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes of a status update.
 const STATUS_BYTES: usize = 34;
@@ -86,6 +91,9 @@ pub struct Stream {
     undefined: Option<RelationMessage>,
     /// Since when its transaction is waited for, and whether that was told.
     unseen: Option<(Instant, bool)>,
+    /// Described before its transaction was visible: to be described again, and when that is tried next.
+    outdated: Vec<(RelationMessage, Option<u32>)>,
+    next_look: Instant,
     limits: Limits,
     told: Arc<Told>,
     /// Where the readers of rows ask for something.
@@ -125,6 +133,8 @@ impl Stream {
             describe,
             undefined: None,
             unseen: None,
+            outdated: Vec::new(),
+            next_look: now,
             limits,
             told,
             desk,
@@ -274,6 +284,7 @@ impl Stream {
         {
             return Ok(true);
         }
+        self.define_again()?;
         let Some(batch) = &mut self.batch else { return Ok(false) };
         let session = &mut self.session;
         let mut reply = false;
@@ -330,26 +341,60 @@ impl Stream {
 
     /// Completes a table by the catalog. False where that does not show it yet: a commit is in the log, and streamed,
     /// before it is visible, and by an older catalog its rows would have the columns of before.
+    ///
+    /// That is not waited for without end: the commit may itself wait for us, where this connection counts as a
+    /// synchronous standby.
     fn define(&mut self, message: RelationMessage) -> Result<bool, Ended> {
         let xid = self.session.xid();
         if let Some((oid, relation, captured)) = (self.describe)(&message, xid)? {
             self.session.define(oid, relation, captured);
+            self.outdated.retain(|(other, _)| other.id != oid);
             self.unseen = None;
             return Ok(true);
         }
         let (since, is_told) = self.unseen.get_or_insert_with(|| (Instant::now(), false));
-        if !*is_told && since.elapsed() > UNSEEN_PATIENCE {
+        let waited = since.elapsed();
+        let table = format!("{}.{}", message.namespace, message.name);
+        if !*is_told && waited > UNSEEN_PATIENCE {
             *is_told = true;
-            tracing::warn!(
-                table = %format_args!("{}.{}", message.namespace, message.name),
+            tracing::info!(
+                table,
                 transaction = xid,
-                hint = "it is waited for; a synchronous standby may be away: see synchronous_standby_names",
-                "the commit of a transaction that describes a table is in the log and not visible yet"
+                "the commit of a transaction that describes a table is in the log and not visible yet: it is waited for"
             );
         }
-        self.undefined = Some(message);
-        std::thread::sleep(GLANCE);
-        Ok(false)
+        if waited < UNSEEN_MAX {
+            self.undefined = Some(message);
+            std::thread::sleep((waited / 20).clamp(GLANCE, GLANCE_MAX));
+            return Ok(false);
+        }
+        tracing::warn!(
+            table,
+            transaction = xid,
+            hint = "a synchronous standby may be away: see synchronous_standby_names",
+            "the commit is still not visible: its rows go out by what the catalog shows of the table now"
+        );
+        self.unseen = None;
+        if let Some((oid, relation, captured)) = (self.describe)(&message, None)? {
+            self.session.define(oid, relation, captured);
+        }
+        self.outdated.push((message, xid));
+        Ok(true)
+    }
+
+    /// What was described too soon, once its transaction is visible.
+    fn define_again(&mut self) -> Result<(), Ended> {
+        if self.outdated.is_empty() || !self.session.is_between() || Instant::now() < self.next_look {
+            return Ok(());
+        }
+        self.next_look = Instant::now() + LOOK_AGAIN_EVERY;
+        for (message, xid) in std::mem::take(&mut self.outdated) {
+            match (self.describe)(&message, xid)? {
+                Some((oid, relation, captured)) => self.session.define(oid, relation, captured),
+                None => self.outdated.push((message, xid)),
+            }
+        }
+        Ok(())
     }
 
     /// Nothing more is here now: what is whole goes out and is committed at once.

@@ -77,9 +77,19 @@ impl Broker {
         let data = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
         let request =
             ProduceRequest::default().with_acks(-1).with_timeout_ms(TIMEOUT_MS).with_topic_data(vec![data]);
-        let answer = self.call(&request).await;
-        for partition in answer.responses.into_iter().flat_map(|topic| topic.partition_responses) {
-            accepted(partition.error_code, topic);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.call(&request).await;
+            let codes = answer.responses.into_iter().flat_map(|topic| topic.partition_responses);
+            let codes: Vec<i16> = codes.map(|partition| partition.error_code).collect();
+            // A topic that was made a moment ago has no leader yet.
+            let passes =
+                |code: &i16| ResponseError::try_from_code(*code).is_some_and(|error| error.is_retriable());
+            if !codes.iter().any(passes) || Instant::now() >= deadline {
+                codes.into_iter().for_each(|code| accepted(code, topic));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

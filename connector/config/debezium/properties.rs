@@ -397,7 +397,10 @@ pub const MONGODB: &[Property] = &[
     (
         "signal.enabled.channels",
         "source",
-        Only(&["source", "kafka", "source,kafka"], "a topic is heard, and what REST takes"),
+        Only(
+            &["source", "kafka", "source,kafka", "source, kafka", "kafka,source", "kafka, source"],
+            "a topic is heard, and what REST takes",
+        ),
     ),
     ("signal.poll.interval.ms", "5000", Idle("a topic is heard at once")),
     ("mongodb.connection.string", "", Becomes("source.mongodb.url")),

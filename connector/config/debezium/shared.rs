@@ -84,7 +84,7 @@ pub fn escaped(text: &str) -> String {
 /// A topic of signals, for either kind of source.
 pub fn signal_topic(given: &Given, keys: &mut Keys) {
     const SECTION: &str = "sink.kafka";
-    if !given.list("signal.enabled.channels").iter().any(|channel| channel == "kafka") {
+    if !given.list("signal.enabled.channels").iter().any(|channel| channel.eq_ignore_ascii_case("kafka")) {
         return;
     }
     let usual = || format!("{}-signal", given.get("topic.prefix").unwrap_or_default());

@@ -366,6 +366,10 @@ impl<'a> Pass<'a> {
         self.room.before.clear();
         self.room.after.clear();
         let none = View { bytes: &[], cells: &[] };
+        if context.plan.flat_row.is_some() {
+            // It counts in its transaction all the same.
+            let _ = self.number(context);
+        }
         if matches!(context.plan.target, Target::Chosen(_)) || context.plan.flat_row.is_some() {
             // It has no row to choose a topic by, or none to show.
             return Ok(());

@@ -30,6 +30,8 @@ pub enum Unreadable {
 
 pub struct Decoder {
     encoding: Encoding,
+    /// Some records are rows or documents without the envelope around them.
+    has_flat: bool,
     registry: Option<Registry>,
     /// For the registry, from the thread that reads.
     runtime: Handle,
@@ -38,8 +40,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub fn new(encoding: Encoding, registry: Option<Registry>, runtime: Handle) -> Self {
-        Self { encoding, registry, runtime, readers: HashMap::new() }
+    pub fn new(encoding: Encoding, has_flat: bool, registry: Option<Registry>, runtime: Handle) -> Self {
+        Self { encoding, has_flat, registry, runtime, readers: HashMap::new() }
     }
 
     /// Reads key and value whole; the outer error is the registry's.
@@ -57,6 +59,7 @@ impl Decoder {
         Ok(letter.and_then(|letter| match letter.as_deref() {
             Some("d") => Ok(Op::Delete),
             Some(_) => Ok(Op::Other),
+            None if self.has_flat => Ok(Op::Other),
             None => Err(Unreadable::Foreign("its value is not an event")),
         }))
     }
@@ -97,6 +100,7 @@ fn unframed(frame: &[u8]) -> Option<(u32, &[u8])> {
 fn letter_of(value: &Value) -> Option<String> {
     let Value::Record(fields) = value else { return None };
     let (_, op) = fields.iter().find(|(name, _)| name == "op")?;
+    fields.iter().find(|(name, _)| name == "source")?;
     // A document's may be null, as its schema has it.
     let op = if let Value::Union(_, op) = op { op } else { op };
     match op {
@@ -109,6 +113,8 @@ fn letter_of(value: &Value) -> Option<String> {
 fn json_letter(value: &[u8]) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(value).ok()?;
     let event = json.get("payload").unwrap_or(&json);
+    // A row of its own may have a column of that name, and no block of the source beside it.
+    event.get("source")?;
     event.get("op")?.as_str().map(ToOwned::to_owned)
 }
 
@@ -118,8 +124,9 @@ mod tests {
 
     #[test]
     fn the_operation_of_a_json_event_is_found_with_and_without_its_schema() {
-        assert_eq!(json_letter(br#"{"op":"d","after":null}"#).as_deref(), Some("d"));
-        assert_eq!(json_letter(br#"{"schema":{},"payload":{"op":"c"}}"#).as_deref(), Some("c"));
+        assert_eq!(json_letter(br#"{"op":"d","source":{},"after":null}"#).as_deref(), Some("d"));
+        assert_eq!(json_letter(br#"{"schema":{},"payload":{"op":"c","source":{}}}"#).as_deref(), Some("c"));
+        assert_eq!(json_letter(br#"{"op":"d","id":1}"#), None, "a flat row with a column of that name");
         assert_eq!(json_letter(b"[1]"), None);
         assert_eq!(json_letter(b"what?"), None);
     }
@@ -132,8 +139,9 @@ mod tests {
             (Value::Union(1, Box::new(letter())), Some("d")),
             (Value::Union(0, Box::new(Value::Null)), None),
         ] {
-            let event = Value::Record(vec![("after".to_owned(), Value::Null), ("op".to_owned(), op)]);
-            assert_eq!(letter_of(&event).as_deref(), expected);
+            let mut event = vec![("source".to_owned(), Value::Null), ("op".to_owned(), op)];
+            assert_eq!(letter_of(&Value::Record(event.clone())).as_deref(), expected);
+            assert_eq!(letter_of(&Value::Record(event.split_off(1))), None, "a flat row with such a column");
         }
         assert_eq!(letter_of(&letter()), None);
     }

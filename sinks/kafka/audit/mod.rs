@@ -13,7 +13,7 @@ mod reading;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use millrace_core::encode::{Dialect, Format};
+use millrace_core::encode::{Dialect, Envelope, Format};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
@@ -118,7 +118,8 @@ async fn pass(
     let scopes = {
         let (seen, runtime) = (seen.clone(), tokio::runtime::Handle::current());
         let (encoding, mut judge) = (format.encoding, Judge::new(format.tombstones));
-        let mut decoder = Decoder::new(encoding, registry, runtime);
+        let has_flat = format.is_somewhere(|format| format.envelope == Envelope::Flat);
+        let mut decoder = Decoder::new(encoding, has_flat, registry, runtime);
         let of = format.clone();
         let with = move |next: Option<Sighted>| {
             let mut pass = seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use millrace_e2e::{Own, Servers, Shop, until, wait_for_records};
 use serde_json::{Value as Json, json};
 
-use super::snapshot_changes::wait_for_nobody;
+use super::snapshot_changes::wait_for_standby;
 
 #[tokio::test]
 async fn inserted_rows_arrive_once_and_in_order() {
@@ -387,7 +387,7 @@ async fn a_changed_column_is_as_its_transaction_left_it_though_a_standby_holds_t
     };
     shop.sql.run("INSERT INTO orders VALUES (1, 'one')").await;
     assert_eq!(size_of(1).await, json!(["size", false, 7]));
-    wait_for_nobody(&shop).await;
+    wait_for_standby(&shop, "nobody").await;
     // Its commit is in the log, and streamed, and the catalog shows nothing of it.
     let session = shop.sql.another().await;
     let held = tokio::spawn(async move {
@@ -403,4 +403,25 @@ async fn a_changed_column_is_as_its_transaction_left_it_though_a_standby_holds_t
     shop.sql.run("SELECT pg_reload_conf()").await;
     held.await.expect("the transaction is committed");
     assert_eq!(size_of(2).await, json!(["size", false, 8]));
+}
+
+#[tokio::test]
+async fn a_commit_that_waits_for_the_daemon_itself_is_delivered_and_its_columns_are_right_from_then_on() {
+    let servers = Arc::new(Servers::with(Own::postgres()).await);
+    let mut shop = Shop::on(&servers, "unseen-own").await;
+    shop.start().await;
+    shop.rows(1..=1).await.expect_rows(1..=1).await;
+    // Every connection that reads the log counts, and there is no other.
+    wait_for_standby(&shop, "*").await;
+    shop.sql
+        .run("ALTER TABLE orders ADD COLUMN size int NOT NULL DEFAULT 7; INSERT INTO orders VALUES (2, 'x')")
+        .await;
+    shop.expect_rows(1..=2).await;
+    until("the table is described anew", async || {
+        shop.sql.run("INSERT INTO orders (id, note) SELECT max(id) + 1, 'y' FROM orders").await;
+        let events = shop.settled().await;
+        let [.., before, last] = events.as_slice() else { return None };
+        (before.schema_ids.1 != last.schema_ids.1).then_some(())
+    })
+    .await;
 }

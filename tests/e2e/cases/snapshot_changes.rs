@@ -213,13 +213,13 @@ async fn a_row_that_is_changed_all_the_time_and_never_in_whole_is_read_all_the_s
     assert_eq!(folded(&events), table(&shop).await);
 }
 
-/// From now on commits wait for a standby that is not there.
-pub async fn wait_for_nobody(shop: &Shop) {
-    shop.sql.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+/// From now on commits wait for a standby of this name.
+pub async fn wait_for_standby(shop: &Shop, name: &str) {
+    shop.sql.run(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'")).await;
     shop.sql.run("SELECT pg_reload_conf()").await;
     until("the standby is waited for", async || {
         let names: String = shop.sql.another().await.one("SHOW synchronous_standby_names").await;
-        (names == "nobody").then_some(())
+        (names == name).then_some(())
     })
     .await;
 }
@@ -237,7 +237,7 @@ async fn a_commit_that_waits_for_a_standby_holds_the_snapshot_up_and_is_not_lost
         shop.events(ORDERS).await.iter().any(|event| event.op() == "u").then_some(())
     })
     .await;
-    wait_for_nobody(&shop).await;
+    wait_for_standby(&shop, "nobody").await;
     // Its commit is in the log, and streamed, and nobody sees it.
     let session = shop.sql.another().await;
     let held = tokio::spawn(async move {

@@ -40,6 +40,15 @@ pub enum Unit {
 }
 
 impl Added {
+    /// Whether events of documents, or of rows, have it; of a field of the source block the relation knows.
+    pub fn is_of(&self, documents: bool) -> bool {
+        match self.part {
+            Part::Processed(Unit::Microseconds | Unit::Nanoseconds) => !documents,
+            Part::Updated => documents,
+            _ => true,
+        }
+    }
+
     /// `op`, `source.ts_ms`, `transaction.id`, with another name behind a colon; a name alone is one of the source
     /// block. As Debezium reads them, and names them: the prefix, then the words with `_` between them.
     pub fn parse(text: &str, prefix: &str) -> std::result::Result<Self, String> {

@@ -132,21 +132,33 @@ impl<'a> Pass<'a> {
         event: Event<'a>,
         moved: Option<Moved<'a>>,
     ) -> std::result::Result<Option<Span>, Fault> {
+        let facts = self.facts(context, op);
+        self.flat_record_of::<W>(context, flat, (sub, &facts), event, moved)
+    }
+
+    fn flat_record_of<W: Writer>(
+        &mut self,
+        context: Context<'a>,
+        flat: &'a FlatRowPlan,
+        (sub, facts): (u32, &Facts<'a>),
+        event: Event<'a>,
+        moved: Option<Moved<'a>>,
+    ) -> std::result::Result<Option<Span>, Fault> {
         let Some(row) = event.after.or(event.before) else { return Ok(None) };
         let key = self.flat_key::<W>(context, row)?;
-        let facts = self.facts(context, op);
         let start = self.out.bytes.len();
         let notes = if event.after.is_some() { &mut self.room.after } else { &mut self.room.before };
         let (out, scratch) = (&mut self.out.bytes, &mut self.room.scratch);
         write_row::<W>(&context.plan.row, self.batch, row, out, scratch, Some(notes))
             .map_err(|fault| row_fault(context, fault))?;
-        flat.put::<W>(&facts, out);
+        flat.put::<W>(facts, out);
         let value = self.span(context, start)?;
-        self.add_headers(flat, &facts);
+        self.add_headers(flat, facts);
         let view = self.view(row);
-        let headers = self.headers(context, sub, view, moved, Some(value))?;
+        let headers = self.headers(context, sub, view, moved, Some(value));
+        // They are of this record alone, whatever became of it.
         self.room.added.clear();
-        self.push(context, view, key, Some(value), headers)?;
+        self.push(context, view, key, Some(value), headers?)?;
         Ok(key)
     }
 
@@ -176,12 +188,13 @@ impl<'a> Pass<'a> {
             }
             Deletes::Rewrite | Deletes::RewriteWithTombstone => {
                 let event = Event { op: b'd', before: Some(old), after: None };
-                let key = self.flat_record::<W>(context, flat, (0, Op::Delete), event, moved)?;
+                let facts = self.facts(context, Op::Delete);
+                let key = self.flat_record_of::<W>(context, flat, (0, &facts), event, moved)?;
                 let has_tombstone = flat.deletes == Deletes::RewriteWithTombstone;
                 if !has_tombstone || !context.plan.format.tombstones || key.is_none() {
                     return Ok(1);
                 }
-                let facts = Facts { numbers: None, ..self.uncounted(context, Op::Delete) };
+                // In Debezium the two records have their headers in common.
                 self.add_headers(flat, &facts);
                 self.flat_tombstone(context, 1, key, old, moved)?;
                 Ok(2)
@@ -214,17 +227,13 @@ impl<'a> Pass<'a> {
 
     fn facts(&mut self, context: Context<'a>, op: Op) -> Facts<'a> {
         let numbers = self.number(context).map(|numbers| (numbers, self.transaction_name(context)));
-        Facts { numbers, ..self.uncounted(context, op) }
-    }
-
-    fn uncounted(&self, context: Context<'a>, op: Op) -> Facts<'a> {
         Facts {
             batch: self.batch,
             change: context.change,
             op,
             transaction: context.transaction,
             now_us: self.now_us,
-            numbers: None,
+            numbers,
         }
     }
 
