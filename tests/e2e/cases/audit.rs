@@ -1,7 +1,7 @@
 //! `millrace audit`: sound topics pass, planted violations are told with their offsets, and what cannot be
 //! proved is never called passed.
 
-use millrace_e2e::{Ended, Shop, run_to_end};
+use millrace_e2e::{Ended, Shop, run_to_end, wait_for_records};
 use millrace_ledger::reader::{Isolation, Reader, Record};
 use std::time::Duration;
 
@@ -60,6 +60,27 @@ fn is_delete(record: &&Record) -> bool {
     let is_first = record.header("position").is_some_and(|at| at.ends_with(b"/0"));
     let left = record.header("__debezium.newkey").is_some();
     is_first && !left && record.value.is_some()
+}
+
+#[tokio::test]
+async fn an_audit_of_flat_rows_passes_and_one_that_is_there_twice_is_found() {
+    let mut shop = Shop::open("audit-flat").await;
+    shop.file.set("format/envelope", "flat").set("format/flat/deletes", "rewrite_with_tombstone");
+    // Not an operation, though it is called so.
+    shop.sql.run("ALTER TABLE orders ADD COLUMN op text DEFAULT 'd'").await;
+    shop.start().await.rows(1..=3).await;
+    shop.sql.run("UPDATE orders SET id = 20 WHERE id = 2; DELETE FROM orders WHERE id = 3").await;
+    let topic = shop.topic("public.orders");
+    wait_for_records(&shop.servers.kafka.bootstrap(), &[&topic], 8).await;
+    let ended = audit(&shop);
+    assert_eq!(ended.code, Some(0), "{}", ended.text());
+    assert!(ended.stdout.contains("8 records of 5 changes"), "{}", ended.stdout);
+    let first = raw(&shop).await.remove(0);
+    let (at, copy) = (place(&first), next_place(&shop, &first).await);
+    write(&shop, &first).await;
+    let ended = audit(&shop);
+    assert_eq!(ended.code, Some(1), "{}", ended.text());
+    assert!(ended.text().contains(&at) && ended.text().contains(&copy), "{}", ended.text());
 }
 
 #[tokio::test]
