@@ -146,17 +146,17 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
             }
             self.pause(POLL);
         }
-        let consumer = self.consumer()?;
+        let (consumer, begins) = self.consumer()?;
         self.told.clear();
         // What was asked in an attempt that failed may be gone with it, and is heard again.
         let restarts = self.progress.restarts.load(Ordering::Relaxed);
-        let (mut waiting, mut next) = (VecDeque::<Waiting>::new(), None);
+        let (mut waiting, mut next) = (VecDeque::<Waiting>::new(), begins);
         let mut committed = Instant::now();
         while self.lives() && self.is_at_work() && self.progress.restarts.load(Ordering::Relaxed) == restarts
         {
             match consumer.poll(POLL) {
                 None => {}
-                Some(Ok(message)) => match self.take(&message) {
+                Some(Ok(message)) => match self.take(&message, restarts) {
                     Some(taken) => waiting.push_back(taken),
                     None => return Ok(()),
                 },
@@ -166,12 +166,12 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
                 if !first.is_done(&self.progress) {
                     break;
                 }
-                next = Some(first.offset + 1);
-                self.commit(&consumer, first.offset + 1)?;
+                next = first.offset + 1;
+                self.commit(&consumer, next)?;
                 committed = Instant::now();
                 waiting.pop_front();
             }
-            if let Some(next) = next.filter(|_| committed.elapsed() > COMMIT_EVERY) {
+            if committed.elapsed() > COMMIT_EVERY {
                 self.commit(&consumer, next)?;
                 committed = Instant::now();
             }
@@ -179,7 +179,8 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
         Ok(())
     }
 
-    fn consumer(&self) -> Result<BaseConsumer> {
+    /// And the offset that it begins with.
+    fn consumer(&self) -> Result<(BaseConsumer, i64)> {
         let mut config = self.settings.client_config()?;
         config.set("group.id", &self.heard.group);
         config.set("enable.auto.commit", "false");
@@ -212,7 +213,7 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
         place.add_partition_offset(topic, PARTITION, Offset::Offset(offset)).map_err(refused)?;
         consumer.assign(&place).map_err(refused)?;
         tracing::info!(topic, group = self.heard.group, offset, "signals are heard");
-        Ok(consumer)
+        Ok((consumer, offset))
     }
 
     /// Where the group stands; at its first time behind what is there, which was said to somebody else.
@@ -246,7 +247,7 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
     }
 
     /// Passes a signal on. `None` where nobody takes it: it is heard again.
-    fn take(&self, message: &BorrowedMessage<'_>) -> Option<Waiting> {
+    fn take(&self, message: &BorrowedMessage<'_>, restarts: u64) -> Option<Waiting> {
         let offset = message.offset();
         // One topic may serve many connectors.
         if message.key() != Some(self.key.as_bytes()) {
@@ -269,8 +270,10 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
             settled: None,
         };
         let is_told = !matches!(signal.action, Action::Log(_));
-        while !(self.tell)(signal.clone()) {
-            if !self.lives() || !self.is_at_work() {
+        // An attempt that has yet to come about would find one more of it each time.
+        while self.progress.shown().state != State::Running || !(self.tell)(signal.clone()) {
+            let has_failed = self.progress.restarts.load(Ordering::Relaxed) != restarts;
+            if !self.lives() || !self.is_at_work() || has_failed {
                 return None;
             }
             self.pause(POLL);

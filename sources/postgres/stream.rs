@@ -340,15 +340,14 @@ impl Stream {
     }
 
     /// Completes a table by the catalog. False where that does not show it yet: a commit is in the log, and streamed,
-    /// before it is visible, and by an older catalog its rows would have the columns of before.
-    ///
-    /// That is not waited for without end: the commit may itself wait for us, where this connection counts as a
-    /// synchronous standby.
+    /// before it is visible, and by an older catalog its rows would have the columns of before. Not waited for without
+    /// end: the commit may itself wait for us, where this connection counts as a synchronous standby.
     fn define(&mut self, message: RelationMessage) -> Result<bool, Ended> {
         let xid = self.session.xid();
+        // What was to be said again of this table is older than this.
+        self.outdated.retain(|(other, _)| other.id != message.id);
         if let Some((oid, relation, captured)) = (self.describe)(&message, xid)? {
             self.session.define(oid, relation, captured);
-            self.outdated.retain(|(other, _)| other.id != oid);
             self.unseen = None;
             return Ok(true);
         }
@@ -363,7 +362,9 @@ impl Stream {
                 "the commit of a transaction that describes a table is in the log and not visible yet: it is waited for"
             );
         }
-        if waited < UNSEEN_MAX {
+        // A transaction is waited for once, however many tables it describes.
+        let was_waited_for = self.outdated.iter().any(|(_, other)| *other == xid);
+        if waited < UNSEEN_MAX && !was_waited_for {
             self.undefined = Some(message);
             std::thread::sleep((waited / 20).clamp(GLANCE, GLANCE_MAX));
             return Ok(false);

@@ -100,7 +100,10 @@ fn unframed(frame: &[u8]) -> Option<(u32, &[u8])> {
 fn letter_of(value: &Value) -> Option<String> {
     let Value::Record(fields) = value else { return None };
     let (_, op) = fields.iter().find(|(name, _)| name == "op")?;
-    fields.iter().find(|(name, _)| name == "source")?;
+    let (_, source) = fields.iter().find(|(name, _)| name == "source")?;
+    if !matches!(source, Value::Record(_)) {
+        return None;
+    }
     // A document's may be null, as its schema has it.
     let op = if let Value::Union(_, op) = op { op } else { op };
     match op {
@@ -114,7 +117,7 @@ fn json_letter(value: &[u8]) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(value).ok()?;
     let event = json.get("payload").unwrap_or(&json);
     // A row of its own may have a column of that name, and no block of the source beside it.
-    event.get("source")?;
+    event.get("source")?.as_object()?;
     event.get("op")?.as_str().map(ToOwned::to_owned)
 }
 
@@ -139,7 +142,8 @@ mod tests {
             (Value::Union(1, Box::new(letter())), Some("d")),
             (Value::Union(0, Box::new(Value::Null)), None),
         ] {
-            let mut event = vec![("source".to_owned(), Value::Null), ("op".to_owned(), op)];
+            let source = Value::Record(Vec::new());
+            let mut event = vec![("source".to_owned(), source), ("op".to_owned(), op)];
             assert_eq!(letter_of(&Value::Record(event.clone())).as_deref(), expected);
             assert_eq!(letter_of(&Value::Record(event.split_off(1))), None, "a flat row with such a column");
         }

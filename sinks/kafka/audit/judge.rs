@@ -123,8 +123,8 @@ impl Judge {
         let has_tombstone = self.tombstones && sighted.key.is_some();
         let due = match op {
             Op::Delete => u32::from(has_tombstone) + u32::from(sighted.key_left),
-            Op::Tombstone => u32::from(sighted.key_left),
-            Op::Other => 0,
+            // Of a flat row that left its key too.
+            Op::Tombstone | Op::Other => u32::from(sighted.key_left),
         };
         match &mut self.change {
             Some(change) if change.mark == place.mark => {

@@ -39,9 +39,6 @@ use report::Line;
 use row::Row;
 use scene::Scene;
 
-/// A run of so many trials is read back and compared as a whole; a failing one is short to replay.
-const TRIALS_A_RUN: u32 = 20;
-
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Rows of the table of faults, parted by commas.
@@ -53,7 +50,10 @@ pub struct Arguments {
     /// Goes on with each row for so long instead; the run under way is finished.
     #[arg(long, conflicts_with = "trials")]
     minutes: Option<u64>,
-    /// Of the first run; each run of 20 trials has the next one, and replays with its own.
+    /// A run of so many is read back and compared as a whole; a failing one is short to replay.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    trials_a_run: u32,
+    /// Of the first run; each run has the next one, and replays with its own.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Which of a row's kinds the first trial takes; from there on they take turns.
@@ -226,10 +226,10 @@ impl Job<'_> {
         let until = arguments.minutes.map(|minutes| Instant::now() + Duration::from_secs(minutes * 60));
         while line.trials < trials && line.failures == 0 && until.is_none_or(|until| Instant::now() < until) {
             let (began, seed) = (Instant::now(), line.next_seed);
-            let count = (trials - line.trials).min(TRIALS_A_RUN);
+            let count = (trials - line.trials).min(arguments.trials_a_run);
             // Kinds take turns over all runs of a row, so a run's first follows from its seed.
-            let turn =
-                arguments.first + usize::try_from(seed.wrapping_sub(1)).unwrap_or(0) * TRIALS_A_RUN as usize;
+            let turn = arguments.first
+                + usize::try_from(seed.wrapping_sub(1)).unwrap_or(0) * arguments.trials_a_run as usize;
             let (done, failure) = match (servers, row) {
                 (Servers::Mongodb(set), _) => self.leaderless(set, count, seed, line).await?,
                 (Servers::Postgres(scene), Row::F12) => halting(scene, count, seed, turn).await?,
@@ -252,7 +252,9 @@ impl Job<'_> {
                 line.failures += 1;
                 line.failed_seed.get_or_insert(seed);
                 println!(
-                    "{row} FAILED with seed {seed}: replay with `cargo xtask chaos --fault {row} --trials {count} --seed {seed}`"
+                    "{row} FAILED with seed {seed}: replay with `cargo xtask chaos --fault {row} --trials {count} \
+                     --trials-a-run {} --seed {seed}`",
+                    arguments.trials_a_run
                 );
                 println!("{failure}");
                 if let Servers::Postgres(scene) = servers {
