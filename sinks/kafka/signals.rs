@@ -209,8 +209,7 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
             )));
         }
         let offset = self.begin(&consumer).map_err(refused)?;
-        let mut place = TopicPartitionList::new();
-        place.add_partition_offset(topic, PARTITION, Offset::Offset(offset)).map_err(refused)?;
+        let place = self.place(Offset::Offset(offset)).map_err(refused)?;
         consumer.assign(&place).map_err(refused)?;
         tracing::info!(topic, group = self.heard.group, offset, "signals are heard");
         Ok((consumer, offset))
@@ -218,9 +217,7 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
 
     /// Where the group stands; at its first time behind what is there, which was said to somebody else.
     fn begin(&self, consumer: &BaseConsumer) -> KafkaResult<i64> {
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition(&self.heard.topic, PARTITION);
-        let stands = consumer.committed_offsets(asked, TIMEOUT)?;
+        let stands = consumer.committed_offsets(self.place(Offset::Invalid)?, TIMEOUT)?;
         let mut known = None;
         for element in stands.elements() {
             element.error()?;
@@ -233,16 +230,20 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
             Some(offset) => offset,
             None => consumer.fetch_watermarks(&self.heard.topic, PARTITION, TIMEOUT)?.1,
         };
-        let mut place = TopicPartitionList::new();
-        place.add_partition_offset(&self.heard.topic, PARTITION, Offset::Offset(offset))?;
-        consumer.commit(&place, CommitMode::Sync)?;
+        consumer.commit(&self.place(Offset::Offset(offset))?, CommitMode::Sync)?;
         Ok(offset)
     }
 
-    fn commit(&self, consumer: &BaseConsumer, next: i64) -> Result<()> {
+    /// The one partition, at an offset.
+    fn place(&self, offset: Offset) -> KafkaResult<TopicPartitionList> {
         let mut place = TopicPartitionList::new();
-        let added = place.add_partition_offset(&self.heard.topic, PARTITION, Offset::Offset(next));
-        let committed = added.and_then(|()| consumer.commit(&place, CommitMode::Sync));
+        place.add_partition_offset(&self.heard.topic, PARTITION, offset)?;
+        Ok(place)
+    }
+
+    fn commit(&self, consumer: &BaseConsumer, next: i64) -> Result<()> {
+        let place = self.place(Offset::Offset(next));
+        let committed = place.and_then(|place| consumer.commit(&place, CommitMode::Sync));
         committed.map_err(|error| self.error(&error))
     }
 

@@ -367,11 +367,12 @@ impl<'a> Pass<'a> {
         self.room.after.clear();
         let none = View { bytes: &[], cells: &[] };
         if context.plan.flat_row.is_some() {
-            // It counts in its transaction all the same.
+            // It has no row to show, and counts in its transaction all the same.
             let _ = self.number(context);
+            return Ok(());
         }
-        if matches!(context.plan.target, Target::Chosen(_)) || context.plan.flat_row.is_some() {
-            // It has no row to choose a topic by, or none to show.
+        if matches!(context.plan.target, Target::Chosen(_)) {
+            // It has no row to choose a topic by.
             return Ok(());
         }
         let value = self.value::<W>(context, &Event { op: b't', before: None, after: None })?;
