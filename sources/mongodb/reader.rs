@@ -1,8 +1,8 @@
 //! Asks for replies ahead of whoever decodes them, and opens the stream again where it stood when the server
 //! says that it may. Start at `Reader::run`.
 //!
-//! One reply is being decoded while the next is fetched and waits: a reply has up to 16 MB, so there are two
-//! of them and no more.
+//! Replies wait for the decoder up to a number of bytes, so that the server is asked on while Kafka takes its time
+//! over a commit. A reply has up to 16 MB: of those, one is being decoded and one waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use millrace_core::retry::Backoff;
 use mongodb::Client;
 use mongodb::bson::RawDocumentBuf;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::bson::Doc;
 use crate::client::target;
@@ -27,8 +27,8 @@ use crate::resume_token::ResumeToken;
 /// what proves that a transaction has ended, so this bounds how long one waits in an idle deployment.
 const AWAIT: Duration = Duration::from_millis(100);
 
-/// Events of one reply. A reply holds up to 16 MB otherwise, of which three are in memory at a time, and a
-/// smaller one is as fast: the next is fetched while this one is decoded, and it fits into the cache.
+/// Events of one reply. A reply holds up to 16 MB otherwise, and a smaller one is as fast: the next is fetched while
+/// this one is decoded, and it fits into the cache.
 pub const REPLY_EVENTS: u32 = 1_000;
 
 /// A stream that cannot be opened again for this long is a matter for the whole connector.
@@ -36,10 +36,21 @@ const REOPEN_PATIENCE: Duration = Duration::from_secs(60);
 /// Where a login comes from files: an election is over by then.
 const LOGIN_PATIENCE: Duration = Duration::from_secs(12);
 
+/// Of replies that wait or are being decoded: some tenths of a second of a fast server.
+const AHEAD_KIB: u32 = 8 * 1024;
+/// More than there are of the usual size within those bytes.
+const AHEAD_REPLIES: usize = 64;
+
 /// What the decoder gets.
 pub enum Reply {
-    Batch(RawBatch),
+    /// With the room that it takes until it is decoded.
+    Batch(RawBatch, OwnedSemaphorePermit),
     Failed(Error),
+}
+
+/// From the reader to the decoder.
+pub fn way() -> (mpsc::Sender<Reply>, mpsc::Receiver<Reply>) {
+    mpsc::channel(AHEAD_REPLIES)
 }
 
 pub struct Reader {
@@ -69,6 +80,12 @@ pub async fn open(
     }
 }
 
+/// In KiB. A reply larger than all the room there is gets that.
+fn room_of(reply: &RawBatch) -> u32 {
+    let kib = reply.as_raw_document().as_bytes().len() / 1024 + 1;
+    u32::try_from(kib).unwrap_or(AHEAD_KIB).min(AHEAD_KIB)
+}
+
 /// The stream's place after a reply.
 pub fn place_after(reply: &RawBatch) -> Result<Option<Doc<'_>>, crate::bson::Malformed> {
     let reply = Doc::new(reply.as_raw_document().as_bytes())?;
@@ -80,13 +97,17 @@ impl Reader {
     /// Ends when the decoder has gone, or after an error that it has got.
     pub async fn run(mut self, mut cursor: RawBatchCursor, to: mpsc::Sender<Reply>) {
         let mut trouble = Trouble::default();
+        let ahead = Arc::new(Semaphore::new(AHEAD_KIB as usize));
         // A place first, so that nothing is fetched that nobody has room for.
         while let Ok(place) = to.reserve().await {
             let error = match cursor.next().await {
                 Some(Ok(batch)) => match self.remember(&batch) {
                     Ok(()) => {
                         trouble.pass(&self.progress);
-                        place.send(Reply::Batch(batch));
+                        let room = ahead.clone().acquire_many_owned(room_of(&batch)).await;
+                        // It is never closed.
+                        let Ok(room) = room else { return };
+                        place.send(Reply::Batch(batch, room));
                         continue;
                     }
                     Err(error) => return place.send(Reply::Failed(error)),

@@ -30,7 +30,7 @@ use crate::errors::{Phase, classified};
 use crate::oplog::{Forecast, Window};
 use crate::pipeline::Begin;
 use crate::position::Streamed;
-use crate::reader::{Reader, open};
+use crate::reader::{self, Reader, open};
 use crate::relation::Origin;
 use crate::resume_token::ClusterTime;
 use crate::session::Session;
@@ -169,7 +169,7 @@ impl MongodbSource {
             classified(what, error, settings, Phase::Opening)
         })?;
         tracing::info!(from = %position.cluster_time, scope = %settings.scope, "streaming");
-        let (to, replies) = mpsc::channel(1);
+        let (to, replies) = reader::way();
         let reader = Reader {
             client: client.clone(),
             settings: settings.clone(),

@@ -119,7 +119,7 @@ impl Stream {
                 Next::Tick if self.session.is_whole() && self.is_filled() => self.send(true)?,
                 Next::Tick => {}
                 Next::Order(order) => self.obey(order),
-                Next::Reply(Some(Reply::Batch(reply))) => self.take(&reply)?,
+                Next::Reply(Some(Reply::Batch(reply, _room))) => self.take(&reply)?,
                 Next::Reply(Some(Reply::Failed(error))) => {
                     // What was read is good; where it ends is where the next attempt goes on.
                     if self.session.is_whole() && self.is_filled() {

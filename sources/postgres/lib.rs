@@ -10,6 +10,7 @@ pub mod control;
 mod declared;
 pub mod defaults;
 pub mod errors;
+pub mod frames;
 mod handshake;
 pub mod janitor;
 pub mod lsn;
@@ -36,6 +37,7 @@ pub mod types;
 mod wire;
 
 pub use remove::{remnants, remove};
+pub use snapshot::copy;
 pub use source::PostgresSource;
 pub use start::{chosen, forgotten};
 pub use takeover::{handed_back, taken};

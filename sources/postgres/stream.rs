@@ -15,13 +15,14 @@ use millrace_core::source::{
     BATCH_AGE_MAX, BATCH_WAIT, Ended, Feed, STOP_DELIVERY_PATIENCE, STOP_OPEN_PATIENCE, TICK,
 };
 
+use crate::frames::Frame;
 use crate::lsn::Lsn;
 use crate::pgoutput::RelationMessage;
 use crate::position::Stored;
 use crate::reselect::Reselect;
 use crate::session::{Session, Step};
 use crate::snapshot::desk::{Desk, Order};
-use crate::wire::{Filled, Frame, Wire};
+use crate::wire::{Filled, Wire};
 
 /// Idle progress reaches Kafka at most this often: each one costs a transaction there, and a slot that
 /// lags a few seconds behind keeps nothing worth mentioning.

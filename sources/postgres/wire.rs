@@ -1,4 +1,4 @@
-//! The replication socket as a plain thread reads it: whole frames in place out of one buffer.
+//! The replication socket as a plain thread reads it: whole frames (`frames`), and when to look for more.
 //!
 //! Start at `Wire::frame`. How the socket is read decides how fast the *server* is: a walsender does one
 //! `send` per row, and a reader that sleeps in `poll` is woken by each of them, which costs the server a
@@ -13,24 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::ClientConnection;
 use socket2::Socket;
 
-/// What one read can take: about ten times what a walsender writes in one pause.
-const BUFFER_BYTES: usize = 256 * 1024;
-
-/// A frame grows the buffer; above this the memory is given back once the frame is done.
-const BUFFER_KEPT_BYTES: usize = 1024 * 1024;
+use crate::frames::{Frame, Frames};
 
 /// Pause between two reads while data keeps coming. Long enough for the walsender to fill the socket
 /// without waking anybody, short enough that nobody sees it in a latency.
 const PAUSE: Duration = Duration::from_micros(150);
-
-/// One CopyData payload or the end of the stream.
-#[derive(Debug)]
-pub enum Frame<'a> {
-    /// The payload of a CopyData message.
-    Data(&'a [u8]),
-    /// The server ended the stream in good order.
-    Done,
-}
 
 /// What a wait for bytes came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +30,7 @@ pub enum Filled {
 pub struct Wire {
     stream: Socket,
     tls: Option<ClientConnection>,
-    buffer: Vec<u8>,
-    /// Unread bytes are `buffer[start..end]`.
-    start: usize,
-    end: usize,
+    frames: Frames,
     /// When bytes last came.
     heard: Instant,
     /// Bytes came at the last read, so more are probably on the way.
@@ -57,8 +41,7 @@ pub struct Wire {
 impl Wire {
     /// `stream` must be non-blocking.
     pub fn new(stream: Socket, tls: Option<ClientConnection>, peer: String) -> Self {
-        let buffer = vec![0; BUFFER_BYTES];
-        Self { stream, tls, buffer, start: 0, end: 0, heard: Instant::now(), busy: false, peer }
+        Self { stream, tls, frames: Frames::new(), heard: Instant::now(), busy: false, peer }
     }
 
     /// How long the server has said nothing.
@@ -69,61 +52,12 @@ impl Wire {
     /// The next whole frame that is already here, without touching the socket.
     /// `frame_bytes_max` bounds what a frame may make us allocate.
     pub fn frame(&mut self, frame_bytes_max: usize) -> Result<Option<Frame<'_>>> {
-        loop {
-            let unread = self.buffer.get(self.start..self.end).unwrap_or_default();
-            let Some((header, _)) = unread.split_first_chunk::<5>() else { return Ok(None) };
-            let [tag, a, b, c, d] = *header;
-            let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-            if length < 4 {
-                return Err(Error::fatal(format!(
-                    "postgres at {} sent a frame of length {length}",
-                    self.peer
-                )));
-            }
-            // Capped before anything is allocated for it.
-            if length > frame_bytes_max {
-                return Err(oversized(&self.peer, length, frame_bytes_max));
-            }
-            let whole = length + 1;
-            if unread.len() < whole {
-                self.make_room(whole);
-                return Ok(None);
-            }
-            let payload = self.start + 5..self.start + whole;
-            self.start += whole;
-            match tag {
-                b'd' => return Ok(Some(Frame::Data(self.buffer.get(payload).unwrap_or_default()))),
-                // A walsender that shuts down in good order sends CommandComplete without CopyDone.
-                b'c' | b'C' => return Ok(Some(Frame::Done)),
-                b'E' => {
-                    let payload = self.buffer.get(payload).unwrap_or_default();
-                    return Err(crate::handshake::server_error(&self.peer, payload));
-                }
-                // ParameterStatus, NoticeResponse: nothing that a stream depends on.
-                b'S' | b'N' => {}
-                other => {
-                    return Err(Error::fatal(format!(
-                        "postgres at {} sent an unknown message '{}' in the stream",
-                        self.peer,
-                        char::from(other)
-                    )));
-                }
-            }
-        }
+        self.frames.next(&self.peer, frame_bytes_max)
     }
 
     /// Takes what is in the socket now, without waiting.
     pub fn fill(&mut self) -> Result<Filled> {
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-            if self.buffer.len() > BUFFER_KEPT_BYTES {
-                self.buffer = vec![0; BUFFER_BYTES];
-            }
-        } else if self.end == self.buffer.len() {
-            self.make_room(0);
-        }
-        let space = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let space = self.frames.space();
         let read = match &mut self.tls {
             None => self.stream.read(space),
             Some(session) => read_tls(session, &mut self.stream, space),
@@ -131,7 +65,7 @@ impl Wire {
         match read {
             Ok(0) => Err(Error::transient(format!("postgres at {} closed the connection", self.peer))),
             Ok(bytes) => {
-                self.end += bytes;
+                self.frames.add(bytes);
                 self.heard = Instant::now();
                 self.busy = true;
                 Ok(Filled::Some)
@@ -147,14 +81,8 @@ impl Wire {
     /// said so, and closed, before anybody reads.
     pub fn refused(&mut self) -> Result<()> {
         // A full buffer holds changes, so nothing was refused; and reading into no space looks like an end.
-        let filled = if self.end < self.buffer.len() { self.fill().map(drop) } else { Ok(()) };
-        let mut unread = self.buffer.get(self.start..self.end).unwrap_or_default();
-        while let Some((tag, payload, rest)) = whole_frame(unread) {
-            if tag == b'E' {
-                return Err(crate::handshake::server_error(&self.peer, payload));
-            }
-            unread = rest;
-        }
+        let filled = if self.frames.is_full() { Ok(()) } else { self.fill().map(drop) };
+        self.frames.refused(&self.peer)?;
         filled
     }
 
@@ -216,36 +144,9 @@ impl Wire {
         }
     }
 
-    /// Moves the unread bytes to the front and makes sure that `whole` bytes fit.
-    fn make_room(&mut self, whole: usize) {
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.buffer.len() < whole {
-            self.buffer.resize(whole, 0);
-        }
-    }
-
     fn broken(&self, error: std::io::Error) -> Error {
         Error::transient(format!("the replication connection to postgres {} broke", self.peer)).source(error)
     }
-}
-
-fn oversized(peer: &str, length: usize, limit: usize) -> Error {
-    Error::record(format!(
-        "postgres at {peer} sends a row of {length} bytes, above the limit of {limit} bytes"
-    ))
-    .hint("no row of Postgres is that large: look for something between the server and us, or exclude the table")
-}
-
-/// Tag, payload and what follows, if the frame is here to its end.
-fn whole_frame(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let ([tag, length @ ..], rest) = bytes.split_first_chunk::<5>()?;
-    let payload = usize::try_from(u32::from_be_bytes(*length)).ok()?.checked_sub(4)?;
-    let (payload, rest) = rest.split_at_checked(payload)?;
-    Some((*tag, payload, rest))
 }
 
 /// One step of a non-blocking TLS read: ciphertext in, plaintext out.
@@ -279,6 +180,7 @@ fn write_tls(session: &mut ClientConnection, stream: &mut Socket, message: &[u8]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::BUFFER_BYTES;
     use std::net::{TcpListener, TcpStream};
 
     fn pair() -> (Wire, TcpStream) {

@@ -12,10 +12,16 @@ use millrace_core::position::{Mark, Position};
 use millrace_core::progress::Progress;
 use millrace_core::relation::{Column, Declared, Kind, Relation, Shape, SourceBlock};
 use millrace_core::sink::{Targets, Topic};
+use millrace_mongodb::bson::{Dialect as Json, Doc, Style, write_document};
+use millrace_postgres::copy;
+use millrace_postgres::frames::{Frame, Frames};
 use millrace_postgres::pgoutput::{self, Message, append_tuple};
 use millrace_postgres::position::Stored;
 
 use crate::corpus;
+
+/// Deeper than this in brackets, a reader of JSON gives up before the text is wrong.
+const DEEP: usize = 100;
 
 /// A parser, what it begins with, and one trial: whether the input was taken, or why that was unsound.
 pub struct Target {
@@ -26,10 +32,99 @@ pub struct Target {
 
 /// Every one.
 pub const ALL: &[Target] = &[
+    Target { name: "frames", seeds: corpus::frames, try_it: frames },
     Target { name: "pgoutput", seeds: corpus::pgoutput, try_it: message },
+    Target { name: "copy", seeds: corpus::copied, try_it: copied },
     Target { name: "position", seeds: corpus::positions, try_it: position },
     Target { name: "values", seeds: corpus::values, try_it: values },
+    Target { name: "arrays", seeds: corpus::arrays, try_it: arrays },
+    Target { name: "bson", seeds: corpus::bson, try_it: bson },
 ];
+
+/// However a stream is cut into reads, it is the same frames, up to the same end.
+fn frames(input: &[u8]) -> Result<bool, String> {
+    const FRAME_BYTES_MAX: usize = 1 << 16;
+    let (first, pieces) = input.split_first().unwrap_or((&0, &[]));
+    let read = |piece: usize| {
+        let (mut frames, mut found, mut left) = (Frames::new(), Vec::new(), pieces);
+        loop {
+            match frames.next("fuzz", FRAME_BYTES_MAX) {
+                Ok(Some(Frame::Data(data))) => found.push(data.to_vec()),
+                Ok(Some(Frame::Done)) => return (found, "done".to_owned()),
+                Err(error) => return (found, error.to_string()),
+                Ok(None) if left.is_empty() => return (found, "more to come".to_owned()),
+                Ok(None) => {
+                    let space = frames.space();
+                    let count = piece.min(left.len()).min(space.len());
+                    let (now, later) = left.split_at(count);
+                    space.iter_mut().zip(now).for_each(|(to, from)| *to = *from);
+                    frames.add(count);
+                    left = later;
+                }
+            }
+        }
+    };
+    let whole = read(usize::MAX);
+    if whole != read(usize::from(*first % 16) + 1) {
+        return Err("other reads give other frames".to_owned());
+    }
+    Ok(!whole.0.is_empty())
+}
+
+/// A row of COPY is put into a batch.
+fn copied(input: &[u8]) -> Result<bool, String> {
+    const COLUMNS: usize = 3;
+    let mut batch = ChangeBatch::default();
+    let Ok(row) = copy::append_row(&mut batch, input, COLUMNS) else { return Ok(false) };
+    texts(&batch, row, COLUMNS)?;
+    Ok(true)
+}
+
+/// The cells of a row: as many as it has columns, each a text of the batch.
+fn texts(batch: &ChangeBatch, row: Row, columns: usize) -> Result<(), String> {
+    let cells = batch.cells_of(row);
+    if cells.len() != columns {
+        return Err(format!("{columns} columns became {} cells", cells.len()));
+    }
+    for cell in cells.iter().filter(|cell| cell.tag == Tag::Text) {
+        let text = batch.text(*cell);
+        if text.len() != cell.len as usize || std::str::from_utf8(text).is_err() {
+            return Err("a cell lies outside of the batch, or is no text".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// A document becomes text in every dialect; but for the strict one, whose NaN is no JSON, JSON.
+fn bson(input: &[u8]) -> Result<bool, String> {
+    let Ok(doc) = Doc::new(input) else { return Ok(false) };
+    for dialect in [Json::Strict, Json::Canonical, Json::Relaxed, Json::Plain] {
+        let mut out = Vec::new();
+        if write_document(Style::compact(dialect), doc, None, &mut out).is_err() {
+            return Ok(false);
+        }
+        let text = std::str::from_utf8(&out).map_err(|error| format!("{dialect:?}: no text: {error}"))?;
+        if dialect != Json::Strict && nesting(text) < DEEP {
+            serde_json::from_str::<serde::de::IgnoredAny>(text)
+                .map_err(|error| format!("{dialect:?}: no JSON: {error}"))?;
+        }
+    }
+    Ok(true)
+}
+
+/// At least as deep as the brackets go; those in texts count too.
+fn nesting(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
 
 /// A message is parsed, and its rows are put into a batch.
 fn message(input: &[u8]) -> Result<bool, String> {
@@ -46,16 +141,7 @@ fn message(input: &[u8]) -> Result<bool, String> {
     for row in rows {
         let columns = usize::from(row.columns());
         let Ok(placed) = append_tuple(&mut batch, row, columns) else { return Ok(false) };
-        let cells = batch.cells_of(placed);
-        if cells.len() != columns {
-            return Err(format!("{columns} columns became {} cells", cells.len()));
-        }
-        for cell in cells.iter().filter(|cell| cell.tag == Tag::Text) {
-            let text = batch.text(*cell);
-            if text.len() != cell.len as usize || std::str::from_utf8(text).is_err() {
-                return Err("a cell lies outside of the batch, or is no text".to_owned());
-            }
-        }
+        texts(&batch, placed, columns)?;
     }
     Ok(true)
 }
@@ -81,10 +167,20 @@ fn position(input: &[u8]) -> Result<bool, String> {
 
 /// A column of every kind, in every form that differs: what is written must be JSON.
 fn values(input: &[u8]) -> Result<bool, String> {
+    columns(input, kinds())
+}
+
+/// The same for arrays, of kinds that differ in how their elements are written.
+fn arrays(input: &[u8]) -> Result<bool, String> {
+    let elements = [Kind::Int32, Kind::Text, Kind::Date, Kind::VariableDecimal, Kind::Bytes, Kind::Bool];
+    columns(input, elements.map(|kind| Kind::Array(Box::new(kind))))
+}
+
+fn columns(input: &[u8], kinds: impl IntoIterator<Item = Kind>) -> Result<bool, String> {
     // The reader of rows takes nothing else.
     let Ok(text) = std::str::from_utf8(input) else { return Ok(false) };
     let mut taken = false;
-    for kind in kinds() {
+    for kind in kinds {
         for dialect in [Dialect::Millrace, Dialect::Debezium] {
             for encoding in [Encoding::Json { schemas: false }, Encoding::Avro] {
                 let format = Format { dialect, encoding, times: Times::Adaptive, ..Format::new("f") };
@@ -105,8 +201,8 @@ fn values(input: &[u8]) -> Result<bool, String> {
     Ok(taken)
 }
 
-fn kinds() -> Vec<Kind> {
-    let plain = [
+fn kinds() -> [Kind; 24] {
+    [
         Kind::Bool,
         Kind::Int16,
         Kind::Int64,
@@ -131,10 +227,7 @@ fn kinds() -> Vec<Kind> {
         Kind::Geometry,
         Kind::Vector { is_single: true },
         Kind::SparseVector,
-    ];
-    let arrays = [Kind::Int32, Kind::Text, Kind::Date, Kind::VariableDecimal, Kind::Bytes];
-    let arrays = arrays.map(|kind| Kind::Array(Box::new(kind)));
-    plain.into_iter().chain(arrays).collect()
+    ]
 }
 
 fn value(kind: &Kind, text: &str, format: Format) -> Result<bool, String> {

@@ -28,6 +28,7 @@ mod keyless;
 pub mod reader;
 pub mod requests;
 mod select;
+mod statements;
 pub mod table;
 pub mod tracker;
 pub mod visibility;

@@ -24,12 +24,17 @@ use crate::relation::Origin;
 use crate::snapshot::desk::Order;
 use crate::snapshot::table::Unread;
 use crate::snapshot::worker::{Range, Worker, refused};
+use crate::tables::TableName;
 
 /// How often the log tells how far the rows are.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Between two looks at what is still under way.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Tables of which one question asks whether they have rows: ten thousand questions of one each take seconds, and all
+/// in one would lock all tables at once.
+const LOOKED_AT_TOGETHER: usize = 100;
 
 /// Something for a worker to do.
 pub(super) enum Job {
@@ -307,13 +312,40 @@ async fn estimate(client: &Client, unread: &[Unread]) -> Result<u64> {
 /// rows can wait for those of the others.
 async fn last_with_rows(client: &Client, unread: &[Unread]) -> Result<Option<usize>> {
     for is_keyless in [false, true] {
-        for (index, unread) in unread.iter().enumerate().rev().filter(|(_, u)| u.is_keyless == is_keyless) {
-            let sql = format!("SELECT EXISTS (SELECT FROM {})", unread.table.sql());
-            let row = client.query_one(&sql, &[]).await.map_err(|error| refused(&unread.table, error))?;
-            if row.try_get(0).map_err(|error| refused(&unread.table, error))? {
-                return Ok(Some(index));
+        let tables = unread.iter().enumerate().filter(|(_, unread)| unread.is_keyless == is_keyless);
+        let tables: Vec<(usize, &TableName)> = tables.map(|(index, unread)| (index, &unread.table)).collect();
+        // Most often the very last one has rows.
+        let (many, last) = tables.split_at(tables.len().saturating_sub(1));
+        for some in std::iter::once(last).chain(many.rchunks(LOOKED_AT_TOGETHER)) {
+            if let Some(found) = newest_with_rows(client, some).await? {
+                return Ok(Some(found));
             }
         }
     }
     Ok(None)
+}
+
+/// The last of these tables that has a row, in one question.
+async fn newest_with_rows(client: &Client, tables: &[(usize, &TableName)]) -> Result<Option<usize>> {
+    let Some((_, first)) = tables.first() else { return Ok(None) };
+    let looks: Vec<String> = tables
+        .iter()
+        .map(|(index, table)| format!("SELECT {index} AS at WHERE EXISTS (SELECT FROM {})", table.sql()))
+        .collect();
+    let sql = format!("SELECT max(at)::bigint FROM ({}) AS found", looks.join(" UNION ALL "));
+    let row = match client.query_one(&sql, &[]).await {
+        Ok(row) => row,
+        Err(error) if tables.len() == 1 => return Err(refused(first, error)),
+        // One by one, to name the table that it is about.
+        Err(_) => {
+            for one in tables.rchunks(1) {
+                if let Some(found) = Box::pin(newest_with_rows(client, one)).await? {
+                    return Ok(Some(found));
+                }
+            }
+            return Ok(None);
+        }
+    };
+    let found: Option<i64> = row.try_get(0).map_err(|error| refused(first, error))?;
+    Ok(found.and_then(|index| usize::try_from(index).ok()))
 }

@@ -1,15 +1,12 @@
 //! The statements that read a table: in the order of its key, from a row on or row by row.
 
-use millrace_core::error::Result;
 use serde::Deserialize;
-use tokio_postgres::Client;
 
 use crate::catalog::{Form, TableInfo};
-use crate::errors;
 use crate::pgoutput::{Identity, RelationColumn, RelationMessage};
 use crate::snapshot::key;
 use crate::snapshot::table::Part;
-use crate::tables::{TableName, quoted};
+use crate::tables::quoted;
 
 /// What the publication sends of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -18,29 +15,6 @@ pub struct Published {
     attnames: Option<Vec<String>>,
     /// A condition on rows.
     rowfilter: Option<String>,
-}
-
-/// Reads it within the chunk's own transaction. Versions without filters show none.
-pub async fn published(client: &Client, publication: &str, table: &TableName) -> Result<Published> {
-    // The view looks at every table of the publication, so only where there is something to be found in it: the
-    // table itself, or one that it is a part of, has a list or a condition.
-    let sql = "SELECT to_jsonb(t)::text FROM pg_publication_tables t
-        WHERE EXISTS (SELECT FROM pg_publication_rel r
-            WHERE r.prrelid = ANY (ARRAY(
-                SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = $2 AND c.relname = $3
-                UNION SELECT a.relid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                CROSS JOIN LATERAL pg_partition_ancestors(c.oid) AS a(relid)
-                WHERE n.nspname = $2 AND c.relname = $3 AND c.relispartition))
-              AND (to_jsonb(r) ->> 'prattrs' IS NOT NULL OR to_jsonb(r) ->> 'prqual' IS NOT NULL))
-        AND t.pubname = $1 AND t.schemaname = $2 AND t.tablename = $3";
-    let what = || format!("cannot read what publication {publication} sends of {table}");
-    let row = client.query_opt(sql, &[&publication, &table.schema, &table.table]).await;
-    let Some(row) = row.map_err(|error| errors::query(what(), error))? else {
-        return Ok(Published::default());
-    };
-    let text: String = row.try_get(0).map_err(|error| errors::query(what(), error))?;
-    serde_json::from_str(&text).map_err(|error| millrace_core::error::Error::fatal(what()).source(error))
 }
 
 /// The table as the stream would describe it now.

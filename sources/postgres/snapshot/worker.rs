@@ -27,10 +27,10 @@ use crate::snapshot::desk::Order;
 use crate::snapshot::key::{self, Key};
 use crate::snapshot::reader::Shared;
 use crate::snapshot::select::{self, Published, Rows};
+use crate::snapshot::statements::Statements;
 use crate::snapshot::table::Part;
-use crate::snapshot::tracker::MESSAGE_PREFIX;
 use crate::snapshot::visibility::Visibility;
-use crate::tables::{TableName, TablePattern};
+use crate::tables::TableName;
 use crate::types::Types;
 
 /// Chunks of one worker under way: one is read while the one before waits for the stream.
@@ -72,6 +72,7 @@ const SESSION: &str = "SET row_security = off; SET bytea_output = hex; SET lc_mo
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     control: Control,
+    statements: Statements,
     types: Types,
     buffers: Vec<ChangeBatch>,
     outcomes: mpsc::Receiver<Outcome>,
@@ -116,7 +117,9 @@ impl Worker {
         let prepared = control.client.batch_execute(SESSION).await;
         prepared.map_err(|error| errors::query("cannot prepare a snapshot", error))?;
         let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES);
-        Ok(Self { shared, control, types: Types::default(), buffers: Vec::new(), outcomes, outcomes_in })
+        let statements = Statements::prepare(&control.client).await?;
+        let (types, buffers) = (Types::default(), Vec::new());
+        Ok(Self { shared, control, statements, types, buffers, outcomes, outcomes_in })
     }
 
     pub fn client(&self) -> &Client {
@@ -316,20 +319,11 @@ impl Worker {
     /// A part for each worker, with about as many rows: by what the statistics know of the key's first column.
     async fn parts(&self, name: &TableName, key: &[String]) -> Result<Vec<Part>> {
         let settings = &self.shared.settings;
-        let what = || format!("cannot look up the statistics of {name}");
-        let sql = "SELECT (SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c
-                     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2),
-                   (SELECT s.histogram_bounds::text::text[] FROM pg_stats s
-                     WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 LIMIT 1)";
         let first = key.first().map(String::as_str).unwrap_or_default();
-        let row = self.client().query_one(sql, &[&name.schema, &name.table, &first]).await;
-        let row = row.map_err(|error| errors::query(what(), error))?;
-        let rows: Option<i64> = row.try_get(0).map_err(|error| errors::query(what(), error))?;
-        let bounds: Option<Vec<String>> = row.try_get(1).map_err(|error| errors::query(what(), error))?;
+        let (rows, bounds) = self.statements.statistics(self.client(), name, first).await?;
         let worth = CHUNKS_WORTH_A_PART * settings.snapshot_chunk_rows;
-        let count = u64::try_from(rows.unwrap_or(0)).unwrap_or(0) / worth;
-        let count = usize::try_from(count).unwrap_or(usize::MAX).min(settings.snapshot_workers);
-        Ok(select::parts(&bounds.unwrap_or_default(), count))
+        let count = usize::try_from(rows / worth).unwrap_or(usize::MAX).min(settings.snapshot_workers);
+        Ok(select::parts(&bounds, count))
     }
 
     /// As many rows as fit, by the size of those of the last chunk, and not many times more at once.
@@ -464,11 +458,10 @@ impl Worker {
     /// The table as the transaction under way sees it, or as it is now.
     pub(super) async fn describe(&mut self, table: &TableName) -> Result<Described> {
         let client = &self.control.client;
-        let pattern = [TablePattern::One(table.clone())];
-        let Some(info) = catalog::tables_by_pattern(client, &pattern).await?.pop() else {
+        let Some(info) = self.statements.table(client, table).await? else {
             return Err(Error::transient(format!("table {table} was dropped while its rows were read")));
         };
-        let published = select::published(client, &self.shared.settings.publication, table).await?;
+        let published = self.statements.published(client, &self.shared.settings.publication, table).await?;
         let message = select::described(&info, &published);
         let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
         catalog::load_types(client, &mut self.types, &oids).await?;
@@ -499,10 +492,8 @@ impl Worker {
     /// When this comes on the stream, everything that a snapshot taken before it saw has come too. It also makes
     /// a quiet server send what it has.
     pub(super) async fn mark(&self, id: u64) -> Result<()> {
-        let sql = "SELECT pg_logical_emit_message(true, $1::text, $2::text)";
         let content = format!("{} {id}", self.shared.counter.token);
-        let sent = self.control.client.query(sql, &[&MESSAGE_PREFIX, &content]).await;
-        sent.map(drop).map_err(|error| errors::query("cannot write a chunk's message", error))
+        self.statements.message(&self.control.client, &content).await
     }
 
     /// Never, once the stream has ended: then the whole run does.

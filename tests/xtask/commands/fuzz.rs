@@ -8,7 +8,7 @@ use xtask::{Error, Result};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// pgoutput, position, values; all, one after the other, where none is named.
+    /// frames, pgoutput, copy, position, values, arrays, bson; all, one after the other, where none is named.
     targets: Vec<String>,
     /// For each target.
     #[arg(long, default_value_t = 60)]

@@ -47,12 +47,13 @@ fn digits(text: &[u8]) -> Result<(i64, usize, &[u8]), Bad> {
     let mut count = 0;
     let mut rest = text;
     while let [digit @ b'0'..=b'9', tail @ ..] = rest {
+        // One more may be beyond what the number holds.
+        if count == 18 {
+            return Err(Bad::OutOfRange);
+        }
         value = value * 10 + i64::from(*digit - b'0');
         count += 1;
         rest = tail;
-        if count > 18 {
-            return Err(Bad::OutOfRange);
-        }
     }
     if count == 0 { Err(Bad::Malformed) } else { Ok((value, count, rest)) }
 }

@@ -172,3 +172,10 @@ fn zoned_times_are_printed_in_utc_with_few_fraction_digits() {
     }
     assert!(zoned_time(b"10:00:00").is_err());
 }
+
+#[test]
+fn a_number_beyond_every_year_is_out_of_range_and_does_not_wrap() {
+    for text in ["9223372036854775808-01-01", "9623372036854775807854775807"] {
+        assert_eq!(date_days(text.as_bytes()), Err(Bad::OutOfRange), "{text}");
+    }
+}
