@@ -1,4 +1,4 @@
-//! Logs, and every metric by its name.
+//! Logs, the bar below them on a terminal (`bar`), and every metric by its name.
 //!
 //! The page is rendered from `Progress` when it is asked for. A metrics library would hold a second copy of
 //! every figure, or need a collector as long as this file: the figures are atomics already.
@@ -16,6 +16,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::supervisor::Connector;
 
+pub mod bar;
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -31,7 +33,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<()> {
             .source(error)
             .hint("use error, warn, info, debug or trace, or a list like info,millrace_kafka=debug")
     })?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| bar::AboveTheBar);
     let set = match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).try_init(),

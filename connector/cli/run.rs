@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::signals::{Asked, Signals};
 use super::{EXIT_CONFIG, EXIT_FAILED, Run, refuse};
 use crate::supervisor::{Ended, Supervisor};
+use crate::telemetry::bar;
 use crate::{config, rest};
 
 /// Between a SIGTERM and the SIGKILL after it, service managers wait longer than this.
@@ -52,6 +53,7 @@ async fn serve(
     let mut supervisor = Supervisor::start(loaded.connectors);
     let serving = rest::serve(listener, address, rest.open_reading, supervisor.connectors.clone());
     tokio::spawn(serving);
+    tokio::spawn(bar::draw(supervisor.connectors.clone()));
 
     let mut all_ended = false;
     let signal = loop {

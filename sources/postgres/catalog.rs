@@ -68,6 +68,8 @@ pub struct ColumnInfo {
     pub not_null: bool,
     /// Not in the stream.
     pub generated: bool,
+    /// A large value may lie outside of its row, and is then not sent again by updates that leave it alone.
+    pub is_toasted: bool,
     /// As `pg_get_expr` prints it.
     pub default: Option<String>,
     pub comment: Option<String>,
@@ -131,7 +133,7 @@ SELECT json_build_object(
     SELECT coalesce(json_agg(json_build_object(
       'number', a.attnum, 'name', a.attname, 'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod,
       'not_null', a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), 'generated', a.attgenerated <> '',
-      'comment', col_description(c.oid, a.attnum),
+      'is_toasted', a.attstorage IN ('x', 'e'), 'comment', col_description(c.oid, a.attnum),
       'default', CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END) ORDER BY a.attnum), '[]')
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid

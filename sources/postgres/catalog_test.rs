@@ -500,6 +500,24 @@ async fn check_passes_where_everything_can_be_made_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn check_lists_generated_columns_and_values_that_updates_leave_out() {
+    let shop = Shop::open(&["public.a", "public.b"]).await;
+    let columns = "id int PRIMARY KEY, body text, twice int GENERATED ALWAYS AS (id * 2) STORED";
+    shop.sql(&format!("CREATE TABLE a ({columns}); CREATE TABLE b ({columns})")).await;
+    shop.sql("ALTER TABLE b REPLICA IDENTITY FULL").await;
+    let report = check(&shop.settings).await.unwrap();
+    let of = |table: &str, verdict| {
+        let is_it = |f: &&Finding| f.subject == format!("table public.{table}") && f.verdict == verdict;
+        report.findings.iter().find(is_it).unwrap_or_else(|| panic!("{table}: {report:#?}")).detail.clone()
+    };
+    for table in ["a", "b"] {
+        assert!(of(table, Verdict::Warn).ends_with("does not send them: twice"), "{report:#?}");
+    }
+    assert!(of("a", Verdict::Pass).ends_with("(REPLICA IDENTITY FULL does): body"), "{report:#?}");
+    assert_eq!(of("b", Verdict::Pass), "keyed by id");
+}
+
+#[tokio::test]
 async fn check_names_a_missing_table_and_what_may_not_be_made() {
     let more = "create_slot = false\ncreate_publication = false";
     let shop = Shop::open_on(server().await, &["public.a", "public.b"], more).await;

@@ -4,6 +4,7 @@ use millrace_core::error::{Error, Kind, Result};
 use millrace_core::report::Report;
 use tokio_postgres::Client;
 
+use crate::catalog::{ColumnInfo, Identity, TableInfo};
 use crate::config::{Server, Settings, SslMode};
 use crate::publication::{self, Plan, Publication, Wanted};
 use crate::server::{self, CONDITIONS, ServerFacts};
@@ -113,7 +114,7 @@ fn tables(report: &mut Report, wanted: &Wanted, found: Option<&Publication>, set
                 "has no key: its events cannot be compacted, nor kept in order by key",
                 format!("ALTER TABLE {} ADD PRIMARY KEY (...);", table.name().sql()),
             ),
-            Ok(()) => report.pass(subject, format!("keyed by {}", table.key().join(", "))),
+            Ok(()) => report.pass(subject, format!("keyed by {}{}", table.key().join(", "), toasted(table))),
             // The harm is done, or rows are only ever inserted.
             Err(_) if is_published && !table.has_identity() => report.warn(
                 subject,
@@ -122,7 +123,31 @@ fn tables(report: &mut Report, wanted: &Wanted, found: Option<&Publication>, set
             ),
             Err(error) => failed(report, &subject, &error),
         }
+        let generated = names(table, |column| column.generated);
+        if !generated.is_empty() {
+            report.warn(
+                format!("table {}", table.name()),
+                format!("generated columns are not in its events, because Postgres does not send them: {generated}"),
+                "let consumers compute them, or make them ordinary columns that a trigger fills",
+            );
+        }
     }
+}
+
+/// Which values an update may leave out, and what would send them.
+fn toasted(table: &TableInfo) -> String {
+    let large = names(table, |column| column.is_toasted && !column.generated);
+    if large.is_empty() || table.identity == Identity::Full {
+        return String::new();
+    }
+    format!(
+        "; an update that leaves a large value alone does not send it (REPLICA IDENTITY FULL does): {large}"
+    )
+}
+
+fn names(table: &TableInfo, wanted: impl Fn(&ColumnInfo) -> bool) -> String {
+    let names = table.columns.iter().filter(|column| wanted(column)).map(|column| column.name.as_str());
+    names.collect::<Vec<_>>().join(", ")
 }
 
 fn published(

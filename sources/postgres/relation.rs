@@ -143,6 +143,7 @@ mod tests {
             typmod: -1,
             not_null,
             generated: false,
+            is_toasted: false,
             default,
             comment: None,
         }

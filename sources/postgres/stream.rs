@@ -271,7 +271,8 @@ impl Stream {
         let Some((outcome, reader)) = placed else { return Ok(()) };
         if !outcome.spoiled {
             chaos::pass(Point::ChunkPlaced);
-            self.send(false)?;
+            // Small tables must not each wait for a transaction's age.
+            self.send(outcome.done)?;
         }
         // A reader that is gone ends the whole run by itself.
         let _ = reader.try_send(outcome);

@@ -1,11 +1,14 @@
 //! A running daemon, as an operator sees it: signals, REST, metrics, log.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value as Json, json};
 
 use crate::binary::command;
@@ -30,14 +33,34 @@ impl Daemon {
 
     /// One that dies where it is told to; its log and output as above.
     pub fn launch_ordered(files: &[&Path], dir: &Path, name: &str, order: Option<&str>) -> Self {
+        let log = File::create(dir.join(format!("{name}.log"))).expect("a file in a temporary directory");
+        Self::launch_to(files, dir, name, order, log)
+    }
+
+    fn launch_to(files: &[&Path], dir: &Path, name: &str, order: Option<&str>, stderr: File) -> Self {
         let (log, out) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.out")));
         let create = |path: &Path| File::create(path).expect("a file in a temporary directory");
         let mut run = command(&["run"]);
         run.args(files).args(["--rest", "127.0.0.1:0", "--log-format", "text"]).current_dir(dir);
-        run.stdin(Stdio::null()).stdout(create(&out)).stderr(create(&log));
+        run.stdin(Stdio::null()).stdout(create(&out)).stderr(stderr);
         run.envs(order.map(|order| ("MILLRACE_CHAOS", order)));
         let child = run.spawn().expect("the daemon starts");
         Self { child, log, out, rest: None, http: http() }
+    }
+
+    /// Starts it with a terminal for its standard error; what it writes there is in its log, every sign of it.
+    pub async fn start_on_a_terminal(files: &[&Path], dir: &Path, name: &str) -> Self {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("the terminal's other end");
+        let other = ptsname(&ours, Vec::new()).expect("its name");
+        let other = Path::new(OsStr::from_bytes(other.as_bytes()));
+        let terminal = File::options().read(true).write(true).open(other).expect("the terminal opens");
+        let mut daemon = Self::launch_to(files, dir, name, None, terminal);
+        let (mut from, mut log) = (File::from(ours), File::create(&daemon.log).expect("a log"));
+        // Until the last process that has the other end is gone: then reading fails.
+        std::thread::spawn(move || drop(std::io::copy(&mut from, &mut log)));
+        daemon.wait_listening().await;
+        daemon
     }
 
     /// Starts it and waits until it answers on REST.

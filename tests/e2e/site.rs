@@ -105,6 +105,15 @@ impl<O: Origin> Site<O> {
         self
     }
 
+    /// Starts the daemon with a terminal for its standard error, and waits until it runs.
+    pub async fn start_on_a_terminal(&mut self) -> &mut Self {
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        let (path, name) = self.next_start();
+        self.daemon = Some(Daemon::start_on_a_terminal(&[&path], self.dir(), &name).await);
+        self.wait_for_state("RUNNING").await;
+        self
+    }
+
     /// Starts another daemon with the same file, beside the one that may run.
     pub async fn start_another(&mut self) -> Daemon {
         let (path, name) = self.next_start();

@@ -122,6 +122,7 @@ mod tests {
             typmod: -1,
             not_null: true,
             generated,
+            is_toasted: true,
             default: None,
             comment: None,
         };

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use millrace_e2e::{Daemon, Servers, Shop, until};
 use reqwest::Method;
+use serde_json::json;
+
+use super::snapshots::{self, ORDERS};
 
 async fn order(daemon: &Daemon, method: Method, connector: &str, verb: &str) -> u16 {
     daemon.request(method, &format!("/connectors/{connector}/{verb}")).await
@@ -59,6 +62,40 @@ async fn a_connector_that_failed_is_at_work_again_after_a_restart_by_rest() {
     let restart = "restart?includeTasks=true&onlyFailed=true";
     assert_eq!(order(shop.daemon(), Method::POST, &shop.name, restart).await, 202);
     shop.expect_rows(1..=20).await.wait_for_state("RUNNING").await;
+}
+
+#[tokio::test]
+async fn how_far_the_rows_are_is_told_on_a_terminal_by_rest_and_in_the_metrics() {
+    let mut shop = snapshots::shop("bar").await;
+    shop.capture(&[ORDERS]).file.set("source/postgres/snapshot_chunk_rows", 20);
+    snapshots::fill(&shop, 3_000).await;
+    shop.sql.run("ANALYZE orders").await;
+    shop.start_on_a_terminal().await;
+    snapshots::read_through(&shop, ORDERS).await;
+    let figures = until("the snapshot has ended", async || {
+        let status = shop.daemon().own_status(&shop.name).await?;
+        status["snapshot"]["finished_ms"].as_i64().map(|_| status["snapshot"].clone())
+    })
+    .await;
+    assert_eq!(
+        (&figures["tables_done"], &figures["rows"], &figures["rows_estimated"]),
+        (&json!(1), &json!(3_000), &json!(3_000))
+    );
+    for (metric, expected) in
+        [("snapshot_tables_done", 1.0), ("snapshot_rows", 3_000.0), ("snapshot_running", 0.0)]
+    {
+        assert_eq!(shop.daemon().metric(metric, &shop.name).await, Some(expected), "{metric}");
+    }
+    // Drawn over itself, with the log above it, and gone in the end.
+    let bar = format!("\r\u{1b}[K{}: 0 of 1 tables, [", shop.name);
+    let screen = until("the bar is gone", async || {
+        let screen = shop.daemon().log();
+        let (_, last) = screen.rsplit_once("\u{1b}[K")?;
+        (!last.contains(" tables, [")).then_some(screen)
+    })
+    .await;
+    assert!(screen.contains(&bar), "{screen:?}");
+    assert!(screen.contains("% of about 3000 rows"), "{screen:?}");
 }
 
 /// A folder with the files of two shops, and a daemon on it.
