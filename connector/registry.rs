@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millrace_core::encode::{Dialect, Encoding, Format};
 use millrace_core::error::{Error, Result};
@@ -27,13 +28,21 @@ use crate::config::{Connector, Problems, RawFormat};
 use crate::supervisor::{self, Ended, Told};
 
 mod letters;
+mod offsets;
+mod upgrade;
 pub use letters::{Replayed, dead_letters, replay};
+pub use millrace_postgres::Consent;
+pub use offsets::{Offsets, hand_back};
+pub use upgrade::{adopt, drain};
 
 pub const SOURCES: &[&str] = &["postgres", "mongodb"];
 pub const SINKS: &[&str] = &["kafka", "stdout"];
 
 /// What the source block of each event shows in Debezium's dialect: the version that it is held against.
 const DEBEZIUM_VERSION: &str = "3.6.3.Final";
+
+/// For a check that says more where the position can be read, and goes on without.
+const POSITION_WITHIN: Duration = Duration::from_secs(10);
 
 /// `[source.*]`: exactly one.
 #[derive(Debug, Default, Deserialize)]
@@ -369,7 +378,18 @@ pub fn declares_compacted(connector: &Connector, topic: &str) -> bool {
 pub async fn check(connector: &Connector) -> [(&'static str, Result<Report>); 2] {
     let source = match &connector.source {
         Source::Postgres(from) => ("source.postgres", postgres(connector, from).check().await),
-        Source::Mongodb(from) => ("source.mongodb", mongodb(connector, from).check().await),
+        Source::Mongodb(from) => {
+            let position = match &connector.sink {
+                // Read without a producer: nobody is shut out. What hinders it is a finding of the sink's.
+                Sink::Kafka(to, _) => {
+                    let read = millrace_kafka::read_position(to, &connector.format.topic_prefix);
+                    tokio::time::timeout(POSITION_WITHIN, read).await.ok().and_then(Result::ok).flatten()
+                }
+                Sink::Stdout(_) => None,
+            };
+            let settings = Arc::new(from.as_ref().clone());
+            ("source.mongodb", millrace_mongodb::check::check(&settings, position.as_ref()).await)
+        }
     };
     let progress = Arc::new(Progress::default());
     let sink = match &connector.sink {
@@ -409,14 +429,6 @@ pub enum Move {
     TakeOver(Offsets),
 }
 
-/// Where a connector of Kafka Connect has its offsets.
-#[derive(Clone, Debug)]
-pub struct Offsets {
-    pub topic: String,
-    /// The connector's name there.
-    pub name: String,
-}
-
 /// The stored position, read without shutting anybody out.
 pub async fn position(connector: &Connector) -> Result<Option<Position>> {
     match &connector.sink {
@@ -436,25 +448,28 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
         (Source::Postgres(from), Move::To(lsn)) => millrace_postgres::chosen(from, lsn.as_deref()).await?,
         (Source::Postgres(from), Move::Forget) => millrace_postgres::forgotten(from).await?,
         (Source::Postgres(from), Move::TakeOver(offsets)) => {
-            millrace_postgres::taken(from, &stored_offset(connector, &offsets).await?).await?
+            millrace_postgres::taken(from, &offsets::stored(connector, &offsets).await?).await?
         }
         (Source::Mongodb(from), Move::TakeOver(offsets)) => {
-            millrace_mongodb::taken(from, &stored_offset(connector, &offsets).await?).await?
+            millrace_mongodb::taken(from, &offsets::stored(connector, &offsets).await?).await?
         }
         (Source::Mongodb(from), Move::To(place)) => millrace_mongodb::chosen(from, place.as_deref()).await?,
         (Source::Mongodb(_), Move::Forget) => millrace_mongodb::forget(),
     };
+    overwrite(connector, &position, forget).await?;
+    Ok(position)
+}
+
+async fn overwrite(connector: &Connector, position: &Position, forget: bool) -> Result<()> {
     let progress = Arc::new(Progress::default());
     match &connector.sink {
         Sink::Kafka(to, registry) => {
-            kafka(connector, to, registry, &instance(), progress)?.overwrite(&position, forget).await?;
+            kafka(connector, to, registry, &instance(), progress)?.overwrite(position, forget).await
         }
         Sink::Stdout(to) => {
-            let mut sink = StdoutSink::new(to.clone(), &connector.name, progress);
-            sink.overwrite(&position, forget).await?;
+            StdoutSink::new(to.clone(), &connector.name, progress).overwrite(position, forget).await
         }
     }
-    Ok(position)
 }
 
 /// What a connector has on its source, and what nobody has.
@@ -483,52 +498,6 @@ pub async fn remove(connector: &Connector) -> Result<()> {
         Source::Postgres(from) => millrace_postgres::remove(from).await,
         Source::Mongodb(_) => Ok(()),
     }
-}
-
-/// Writes the connector's position as an offset of Debezium's, so that it goes on from there.
-pub async fn hand_back(connector: &Connector, offsets: &Offsets) -> Result<Position> {
-    let Sink::Kafka(to, _) = &connector.sink else { return Err(not_kafka()) };
-    let Some(position) = position(connector).await? else {
-        return Err(Error::config("the connector has no position yet: there is nothing to hand back"));
-    };
-    let offset = match &connector.source {
-        Source::Postgres(_) => millrace_postgres::handed_back(&position)?,
-        Source::Mongodb(_) => millrace_mongodb::handed_back(&position)?,
-    };
-    let key = offset_key(connector, offsets);
-    millrace_kafka::compacted::write(to, &offsets.topic, &key, &offset).await?;
-    Ok(Position::new(offset))
-}
-
-/// As Kafka Connect names the offsets of a connector of Debezium's.
-fn offset_key(connector: &Connector, offsets: &Offsets) -> String {
-    let server = match &connector.source {
-        Source::Postgres(_) => "server",
-        Source::Mongodb(_) => "server_id",
-    };
-    serde_json::json!([offsets.name, {server: connector.format.topic_prefix}]).to_string()
-}
-
-async fn stored_offset(connector: &Connector, offsets: &Offsets) -> Result<String> {
-    let Sink::Kafka(to, _) = &connector.sink else { return Err(not_kafka()) };
-    let (topic, key) = (&offsets.topic, offset_key(connector, offsets));
-    let Some(newest) = millrace_kafka::compacted::read(to, topic).await? else {
-        return Err(Error::config(format!("topic {topic} does not exist"))
-            .hint("it is offset.storage.topic in the worker's file"));
-    };
-    match newest.get(&key) {
-        Some(offset) => Ok(String::from_utf8_lossy(offset).into_owned()),
-        None => {
-            let known: Vec<&str> = newest.keys().take(20).map(String::as_str).collect();
-            let hint = format!("it has {}; see --name, and topic_prefix in [format]", known.join(" "));
-            Err(Error::config(format!("topic {topic} has no offset {key}")).hint(hint))
-        }
-    }
-}
-
-fn not_kafka() -> Error {
-    Error::config("offsets are exchanged with Debezium through Kafka only")
-        .hint("use a file with [sink.kafka]: there Debezium's offsets are, and the position has to be")
 }
 
 fn postgres(connector: &Connector, settings: &millrace_postgres::config::Settings) -> PostgresSource {

@@ -188,8 +188,11 @@ fn events(page: &mut Page, connectors: &[Arc<Connector>]) {
 
 type SnapshotFigure = fn(&SnapshotFigures) -> u64;
 
-const SNAPSHOT: [(&str, &str, SnapshotFigure); 5] = [
+const SNAPSHOT: [(&str, &str, SnapshotFigure); 6] = [
     ("snapshot_running", "1 while rows of tables are read", |s| u64::from(s.finished_ms.is_none())),
+    ("snapshot_holds_stream", "1 while changes wait until rows are out", |s| {
+        u64::from(s.holds_stream.is_some())
+    }),
     ("snapshot_tables", "Tables of the snapshot", |s| s.tables),
     ("snapshot_tables_done", "Tables of the snapshot that are through", |s| s.tables_done),
     ("snapshot_rows", "Rows that the snapshot has handed over since the start", |s| s.rows),

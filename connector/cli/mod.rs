@@ -11,6 +11,7 @@ mod position;
 mod remove;
 mod run;
 mod signals;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -83,6 +84,10 @@ enum Verb {
         #[arg(long)]
         yes: bool,
     },
+    /// Before a major upgrade of Postgres, with nobody writing: delivers everything and records that nothing more comes.
+    Drain(upgrade::Drain),
+    /// After it, before anybody writes: goes on at the new server, without a gap and without reading rows again.
+    Adopt(upgrade::Adopt),
     /// Lists, shows and replays what could not be delivered.
     DeadLetters {
         /// A connector's file.
@@ -118,6 +123,8 @@ pub async fn main(arguments: Arguments) -> u8 {
         Verb::DeadLetters { file, action } => dead_letters::dead_letters(file, action).await,
         Verb::Health { rest } => health::health(rest).await,
         Verb::Remove { file, yes } => remove::remove(file, yes).await,
+        Verb::Drain(asked) => upgrade::drain(asked).await,
+        Verb::Adopt(asked) => upgrade::adopt(asked).await,
         Verb::Position { file, action } => position::position(file, action).await,
     }
 }

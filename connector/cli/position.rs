@@ -19,7 +19,8 @@ pub enum Action {
     /// Goes on from a place that the slot still has; what lies before it is given up.
     Set {
         /// A log position of Postgres (16/B374D848), a resume token or cluster time of MongoDB (82..., or
-        /// 1700000000.1); without it, the oldest place that the source can still give.
+        /// 1700000000.1), a time (2026-01-31T18:00:00Z: what was committed before it is passed over), or now;
+        /// without it, the oldest place that the source can still give.
         #[arg(long, value_name = "PLACE")]
         to: Option<String>,
         /// Needed: nothing can take this back.

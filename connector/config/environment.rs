@@ -11,8 +11,9 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 22] = [
+pub const LISTS: [&str; 25] = [
     "source.postgres.tables",
+    "source.postgres.primary_hosts",
     "source.postgres.exclude_tables",
     "source.postgres.messages",
     "source.postgres.message_events",
@@ -21,6 +22,8 @@ pub const LISTS: [&str; 22] = [
     "source.postgres.exclude_reselect_columns",
     "source.mongodb.collections",
     "source.mongodb.exclude_collections",
+    "source.mongodb.databases",
+    "source.mongodb.snapshot_collections",
     "source.mongodb.exclude_fields",
     "format.registry",
     "format.skip_operations",

@@ -150,9 +150,21 @@ pub struct Transaction {
     /// comes again.
     #[serde(default)]
     pub again: u32,
+    /// Where it was made, if not in the source itself; a letter has it in words.
+    #[serde(skip)]
+    pub origin: Option<ReplicationOrigin>,
     /// For the metadata of transactions; a letter has none, because it is read long after its transaction.
     #[serde(skip)]
     pub part: Part,
+}
+
+/// The database that a transaction was replicated from, before it was logged in the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicationOrigin {
+    /// A text in the batch's bytes.
+    pub name: Cell,
+    /// Where it committed there; 0 where that was not told.
+    pub commit: u64,
 }
 
 /// What metadata calls a transaction.

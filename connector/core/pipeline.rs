@@ -52,7 +52,7 @@ pub async fn run<S: Source, K: Sink>(
     mut stopping: watch::Receiver<bool>,
 ) -> Result<()> {
     let opening = async {
-        source.preconditions().await?;
+        source.preconditions(&progress).await?;
         sink.open().await
     };
     let from = tokio::select! {

@@ -135,6 +135,8 @@ pub struct SnapshotFigures {
     pub table: Option<String>,
     /// What it cannot go on without, where it stands still.
     pub waits_for: Option<String>,
+    /// Why no change goes out meanwhile, where the stream stands still for the rows.
+    pub holds_stream: Option<String>,
     /// Milliseconds since 1970.
     pub started_ms: i64,
     pub finished_ms: Option<i64>,

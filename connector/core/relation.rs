@@ -68,12 +68,19 @@ pub enum Kind {
     Vector {
         is_single: bool,
     },
-    /// pgvector: `{1:1.5,3:-2}/5`
+    /// pgvector: `{1:1.5,3:-2}/5`, of no more dimensions than an `i16` counts.
     SparseVector,
+    /// The same of any number of dimensions.
+    LongSparseVector,
     /// A type whose text is all there is to it: addresses, ranges, text without regard to case.
     Verbatim,
     /// Elements as in the database's array text, with NULLs and dimensions.
     Array(Box<Kind>),
+    /// The same, where something else than a comma stands between the elements.
+    Delimited {
+        element: Box<Kind>,
+        delimiter: u8,
+    },
     /// A type without a mapping of its own: kept as text, never dropped.
     Other {
         type_name: String,
@@ -148,6 +155,9 @@ pub enum SourceValue {
     NoLong,
     /// Optional string that is never set.
     NoText,
+    /// Optional string, and optional long: `Transaction::origin`, and where it committed there.
+    Origin,
+    OriginPlace,
 }
 
 /// The block that every event of a relation carries about its origin.

@@ -11,6 +11,9 @@ use crate::progress::{Notification, Progress, now_us};
 use crate::signal::file::SignalFile;
 use crate::signal::{Action, Execute, Signal, Wanted};
 
+/// Collections that a notification about one of them names.
+const NAMED_MAX: usize = 100;
+
 /// What somebody asked for, while the connector ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -22,6 +25,20 @@ pub struct Asked {
     /// The column to read in the order of, before the key's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surrogate_key: Option<String>,
+    /// No change goes out while its rows do.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub blocking: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+impl Asked {
+    /// As Debezium says it: a blocking snapshot is told of, and its rows are marked, like the first one.
+    pub fn is_incremental(&self) -> bool {
+        !self.blocking
+    }
 }
 
 /// Shared by a session and its readers.
@@ -71,16 +88,39 @@ impl Requests {
         data.insert("connector_name", self.connector.clone());
         self.progress.notify(Notification {
             id: asked.map_or_else(|| "initial".to_owned(), |asked| asked.id.clone()),
-            aggregate: if asked.is_some() { "Incremental Snapshot" } else { "Initial Snapshot" },
+            aggregate: match asked.is_some_and(Asked::is_incremental) {
+                true => "Incremental Snapshot",
+                false => "Initial Snapshot",
+            },
             kind,
             data,
             at_ms: now_us() / 1000,
         });
     }
 
+    /// The rows of this one are read now, among those of others. Very many are not named each time.
+    pub fn in_progress(&self, asked: Option<&Asked>, name: &str, all: impl ExactSizeIterator<Item = String>) {
+        let current = ("current_collection_in_progress", name.to_owned());
+        if all.len() > NAMED_MAX {
+            return self.notify(asked, "IN_PROGRESS", [current]);
+        }
+        let all = all.collect::<Vec<_>>().join(", ");
+        self.notify(asked, "IN_PROGRESS", [current, ("data_collections", all)]);
+    }
+
     /// The rows of a collection are out, or will not be: `status` says how it ended.
     pub fn scanned(&self, asked: Option<&Asked>, name: String, status: &str) {
         let data = [("scanned_collection", name), ("status", status.to_owned())];
+        self.notify(asked, "TABLE_SCAN_COMPLETED", data);
+    }
+
+    /// And how many those are.
+    pub fn scanned_rows(&self, asked: Option<&Asked>, name: String, rows: u64) {
+        let data = [
+            ("scanned_collection", name),
+            ("status", "SUCCEEDED".to_owned()),
+            ("total_rows_scanned", rows.to_string()),
+        ];
         self.notify(asked, "TABLE_SCAN_COMPLETED", data);
     }
 
@@ -126,7 +166,7 @@ impl Requests {
             }
             Action::Execute(execute) => {
                 self.stop(Vec::new());
-                return Some((asked, execute));
+                return Some((Asked { blocking: execute.blocking, ..asked }, execute));
             }
         }
         None

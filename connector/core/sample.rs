@@ -55,8 +55,8 @@ fn relation() -> Relation {
         ("txId", SourceValue::TransactionId),
         ("lsn", SourceValue::Place),
         ("xmin", SourceValue::NoLong),
-        ("origin", SourceValue::NoText),
-        ("origin_lsn", SourceValue::NoLong),
+        ("origin", SourceValue::Origin),
+        ("origin_lsn", SourceValue::OriginPlace),
     ];
     let column = |(name, kind, _): (&str, Kind, &str)| Column::new(name, kind, name != "id");
     Relation {
@@ -83,6 +83,7 @@ fn batch(rows: u32) -> ChangeBatch {
             previous_commit: Some(24_023_128),
             snapshot: SnapshotMark::No,
             again: 0,
+            origin: None,
             part: Part::default(),
         }],
         end: Some(Position::new("{\"lsn\":24023999}")),

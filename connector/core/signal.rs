@@ -1,7 +1,8 @@
 //! What somebody asks of a running connector: to read rows again, to pause that, to stop it. In Debezium's words,
-//! whatever way a signal comes. Start at `parse`; `file` is one of the ways.
+//! whatever way a signal comes. Start at `parse`; `file` and `inserted` are two of the ways.
 
 pub mod file;
+pub mod inserted;
 
 use regex_lite::Regex;
 use serde::Deserialize;
@@ -22,7 +23,7 @@ pub struct Signal {
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Read the rows of these collections, beside the changes.
+    /// Read the rows of these collections.
     Execute(Execute),
     /// Read no more of these; of none named: of all.
     Stop(Vec<Wanted>),
@@ -39,6 +40,8 @@ pub struct Execute {
     pub conditions: Vec<(Wanted, String)>,
     /// A column to read in the order of, instead of the key.
     pub surrogate_key: Option<String>,
+    /// No change goes out while rows do; otherwise rows come beside the changes.
+    pub blocking: bool,
 }
 
 /// Full names that a regular expression fits as a whole.
@@ -111,13 +114,16 @@ pub fn parse(id: impl Into<String>, kind: &str, data: &Json) -> Result<Signal> {
 }
 
 fn execute(id: &str, data: &Data, collections: Vec<Wanted>) -> Result<Action> {
-    match data.r#type.as_deref().map(str::to_ascii_lowercase).as_deref() {
-        None | Some("incremental") => {}
+    let blocking = match data.r#type.as_deref().map(str::to_ascii_lowercase).as_deref() {
+        None | Some("incremental") => false,
+        Some("blocking") => true,
         Some(other) => {
-            return Err(Error::config(format!("signal {id} asks for a snapshot of type {other:?}"))
-                .hint("use incremental: rows come beside the changes, each at a place where it is newest"));
+            return Err(Error::config(format!("signal {id} asks for a snapshot of type {other:?}")).hint(
+                "use incremental: rows come beside the changes, each at a place where it is newest; or \
+                 blocking: changes wait until the rows are out",
+            ));
         }
-    }
+    };
     if collections.is_empty() {
         return Err(Error::config(format!("signal {id} names no collections"))
             .hint("set data-collections, as in [\"public.orders\"]"));
@@ -129,7 +135,8 @@ fn execute(id: &str, data: &Data, collections: Vec<Wanted>) -> Result<Action> {
     if let Some(filter) = &data.additional_condition {
         conditions.push((Wanted::parse(".*")?, filter.clone()));
     }
-    Ok(Action::Execute(Execute { collections, conditions, surrogate_key: data.surrogate_key.clone() }))
+    let surrogate_key = data.surrogate_key.clone();
+    Ok(Action::Execute(Execute { collections, conditions, surrogate_key, blocking }))
 }
 
 impl Execute {
@@ -161,6 +168,21 @@ mod tests {
             assert_eq!(execute.filter("public.orders"), Some("id > 5"));
             assert_eq!(execute.filter("public.items"), None);
             assert_eq!(execute.surrogate_key.as_deref(), Some("seq"));
+            assert!(!execute.blocking);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_for_which_changes_wait_is_asked_for_by_its_type() {
+        for (data, expected) in [
+            (json!({"data-collections": ["a.b"], "type": "BLOCKING"}), true),
+            (json!({"data-collections": ["a.b"], "type": "incremental"}), false),
+            (json!({"data-collections": ["a.b"]}), false),
+        ] {
+            let Action::Execute(execute) = parse("one", "execute-snapshot", &data).unwrap().action else {
+                panic!()
+            };
+            assert_eq!(execute.blocking, expected, "{data}");
         }
     }
 
@@ -189,7 +211,7 @@ mod tests {
             ("execute-snapshot", json!({})),
             ("execute-snapshot", json!("{")),
             ("execute-snapshot", json!({"data-collections": ["("]})),
-            ("execute-snapshot", json!({"data-collections": ["a.b"], "type": "blocking"})),
+            ("execute-snapshot", json!({"data-collections": ["a.b"], "type": "sideways"})),
         ] {
             assert!(parse("one", kind, &data).is_err(), "{kind} {data}");
         }

@@ -170,6 +170,7 @@ mod tests {
             previous_commit: None,
             snapshot: SnapshotMark::Row,
             again: 0,
+            origin: None,
         };
         marks.put(transaction, &mut batch);
         let word = |change: &Change| batch.transactions[change.transaction as usize].snapshot.name();

@@ -19,7 +19,8 @@ pub trait Source: Send {
 
     /// Proves that it can stream, or says in a classified error why not: asked before the sink is opened,
     /// because a daemon that cannot reach its database must not shut out a healthy one.
-    fn preconditions(&self) -> impl Future<Output = Result<()>> + Send;
+    /// What it sees meanwhile is shown in `progress`.
+    fn preconditions(&self, progress: &Progress) -> impl Future<Output = Result<()>> + Send;
 
     /// Fills batches in log order from `from` until told to stop. Confirms to the database only what
     /// `Feed::delivered` reports. Returns `Ok` only because the feed is stopping.

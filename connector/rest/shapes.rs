@@ -99,6 +99,7 @@ fn snapshot(figures: &SnapshotFigures) -> Value {
         "seconds_left": figures.seconds_left(now_us() / 1000),
         "table": figures.table,
         "waits_for": figures.waits_for,
+        "holds_stream": figures.holds_stream,
         "started_ms": figures.started_ms,
         "finished_ms": figures.finished_ms,
     })

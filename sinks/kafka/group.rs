@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::config::Settings;
 use crate::errors::{self, Class, Code, Failure};
 use crate::login::{Login, Refused};
+use crate::opening::blocking;
 use crate::topics::Topics;
 
 /// Its turn is taken from an instance that was not heard of for so long. Brokers allow no less by default.
@@ -39,6 +40,8 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const ASK_AGAIN_EVERY: Duration = Duration::from_secs(5);
 /// Each broker is asked, and one that is away holds the answer back; meanwhile a turn would not be seen.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// From outside nothing waits for the answer but a person.
+const MEMBERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries to make the topic.
 const TRY_EVERY: Duration = Duration::from_secs(2);
 
@@ -49,6 +52,23 @@ pub fn join(settings: &Settings, instance: &str, progress: Arc<Progress>) -> Tur
         Membership { settings: Arc::new(settings.clone()), instance: instance.to_owned(), giver };
     tokio::spawn(membership.begin(progress));
     turn
+}
+
+/// The instances that are members now, asked from outside.
+pub async fn members(settings: &Settings) -> Result<Vec<String>> {
+    let settings = settings.clone();
+    blocking(move || {
+        let Settings { transactional_id: group, .. } = &settings;
+        let what = format!("cannot ask for the members of group {group} of kafka at {}", settings.brokers());
+        let refused = |error: KafkaError| failed(what.clone(), &error);
+        let quiet = Quiet { login: Refused::default() };
+        let asking: BaseConsumer<Quiet> =
+            settings.client_config()?.create_with_context(quiet).map_err(refused)?;
+        let list = asking.fetch_group_list(Some(group), MEMBERS_TIMEOUT).map_err(refused)?;
+        let members = list.groups().iter().flat_map(|group| group.members());
+        Ok(members.map(|member| member.client_id().to_owned()).collect())
+    })
+    .await
 }
 
 /// How a membership ended.

@@ -289,7 +289,7 @@ impl Source for Late<'_> {
         Ok(Report::default())
     }
 
-    async fn preconditions(&self) -> Result<()> {
+    async fn preconditions(&self, _progress: &Progress) -> Result<()> {
         Ok(())
     }
 

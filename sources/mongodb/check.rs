@@ -1,10 +1,11 @@
 //! `millrace check`: proves every precondition on the server's side and changes nothing. Start at `check`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use millrace_core::error::{Error, Result};
+use millrace_core::position::Position;
 use millrace_core::report::Report;
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
@@ -13,15 +14,18 @@ use crate::client::{self, Facts};
 use crate::collections::Pattern;
 use crate::config::{Settings, UpdateDocument};
 use crate::errors::{Phase, classified, is_unauthorized};
-use crate::oplog::Window;
+use crate::oplog::{Forecast, Window};
 use crate::pipeline::Begin;
+use crate::position::Stored;
 use crate::reader::open;
+use crate::resume_token::ClusterTime;
 
 /// A connector that stands still for longer than this, over a night or a weekend, is lost: so is its place.
 const WINDOW_WANTED: Duration = Duration::from_secs(24 * 3600);
 
-/// What was found, one line a precondition; a server that cannot be reached is a finding too.
-pub async fn check(settings: &Arc<Settings>) -> Result<Report> {
+/// What was found, one line a precondition; a server that cannot be reached is a finding too. `position`: what the sink
+/// keeps, where whoever asks could read it.
+pub async fn check(settings: &Arc<Settings>, position: Option<&Position>) -> Result<Report> {
     let mut report = Report::default();
     let place = format!("mongodb {}", settings.place());
     let found = async {
@@ -33,13 +37,19 @@ pub async fn check(settings: &Arc<Settings>) -> Result<Report> {
         Err(error) => failed(&mut report, &place, &error),
         Ok((client, facts)) => {
             report.pass(place, format!("connected, version {}", facts.version));
-            findings(&mut report, &client, &facts, settings).await;
+            findings(&mut report, &client, &facts, settings, position).await;
         }
     }
     Ok(report)
 }
 
-async fn findings(report: &mut Report, client: &Client, facts: &Facts, settings: &Settings) {
+async fn findings(
+    report: &mut Report,
+    client: &Client,
+    facts: &Facts,
+    settings: &Settings,
+    position: Option<&Position>,
+) {
     match facts.preconditions() {
         Err(error) => return failed(report, "replica set", &error),
         Ok(()) if facts.is_mongos => report.pass("replica set", "behind mongos"),
@@ -49,7 +59,7 @@ async fn findings(report: &mut Report, client: &Client, facts: &Facts, settings:
     for pattern in &settings.collections {
         collection(report, client, facts, settings, pattern).await;
     }
-    log(report, client, facts).await;
+    log(report, client, facts, position).await;
     if settings.split_large_events && !facts.splits() {
         report.warn(
             "large events",
@@ -164,11 +174,15 @@ impl Found {
     }
 
     fn mend(&self) -> String {
-        format!(
-            "db.getSiblingDB(\"{}\").runCommand({{collMod: \"{}\", changeStreamPreAndPostImages: {{enabled: true}}}})",
-            self.database, self.name
-        )
+        keep_images(&self.database, &self.name)
     }
+}
+
+/// What has a collection keep images, as typed in a shell.
+pub fn keep_images(database: &str, collection: &str) -> String {
+    format!(
+        "db.getSiblingDB(\"{database}\").runCommand({{collMod: \"{collection}\", changeStreamPreAndPostImages: {{enabled: true}}}})"
+    )
 }
 
 /// The collections that a pattern means and that exist; views are none.
@@ -200,9 +214,10 @@ fn images_of(entry: &Document) -> bool {
     options.is_ok_and(|images| images.get_bool("enabled").unwrap_or(false))
 }
 
-async fn log(report: &mut Report, client: &Client, facts: &Facts) {
+async fn log(report: &mut Report, client: &Client, facts: &Facts, position: Option<&Position>) {
     const SUBJECT: &str = "oplog window";
-    match Window::read(client).await {
+    let window = Window::read(client).await;
+    match &window {
         Ok(Some(window)) if window.length() < WINDOW_WANTED => report.warn(
             SUBJECT,
             format!("{} so far: a connector that stands still for longer loses its place", shown(window.length())),
@@ -219,6 +234,36 @@ async fn log(report: &mut Report, client: &Client, facts: &Facts) {
             "grant the user read on database local: db.grantRolesToUser(..., [{role: \"read\", db: \"local\"}])",
         ),
     }
+    let stored = position.and_then(|position| Stored::parse(position).ok());
+    if let (Ok(Some(window)), Some(Stored::Streamed(position))) = (window, stored) {
+        // Inside a transaction the stream is opened where that began.
+        let begun = position.begun.as_ref().map_or(position.cluster_time, |begun| begun.cluster_time);
+        headroom(report, window, begun);
+    }
+}
+
+/// How much longer the connector may stand still, at the pace at which the log loses its beginning in the long run.
+fn headroom(report: &mut Report, window: Window, at: ClusterTime) {
+    const SUBJECT: &str = "oplog headroom";
+    if at < window.first {
+        return report.fail(
+            SUBJECT,
+            format!("the log begins at {}, after the position {at}", window.first),
+            "compare the collections with their topics, then accept the gap with `millrace position <file> set --yes`",
+        );
+    }
+    let left = Forecast::default().headroom(window, at, Instant::now());
+    let detail = format!("{}: the position is {at}, {} behind", shown(left), shown(window.lag(at)));
+    if left < WINDOW_WANTED && left < window.length() / 2 {
+        report.warn(
+            SUBJECT,
+            detail,
+            "start the connector, or keep more of the log: db.adminCommand({replSetResizeOplog: 1, size: <MB>, \
+             minRetentionHours: 48})",
+        );
+    } else {
+        report.pass(SUBJECT, detail);
+    }
 }
 
 fn shown(length: Duration) -> String {
@@ -228,4 +273,26 @@ fn shown(length: Duration) -> String {
 
 fn failed(report: &mut Report, subject: &str, error: &Error) {
     report.fail(subject, error.to_string(), error.hint_text().unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_core::report::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_the_log_before_the_position_is_told_and_little_of_it_warned_of() {
+        let at = |hours: u64| ClusterTime((hours * 3600) << 32);
+        let of = |hours| {
+            let mut report = Report::default();
+            headroom(&mut report, Window { first: at(100), last: at(200) }, at(hours));
+            let finding = report.findings.remove(0);
+            (finding.verdict, finding.detail)
+        };
+        let (verdict, detail) = of(160);
+        assert_eq!(verdict, Verdict::Pass);
+        assert!(detail.starts_with("60 h 0 min: ") && detail.ends_with(", 40 h 0 min behind"), "{detail}");
+        assert_eq!([of(110).0, of(99).0], [Verdict::Warn, Verdict::Fail]);
+    }
 }

@@ -9,7 +9,7 @@ use mongodb::{Client, Database};
 use secrecy::ExposeSecret;
 
 use crate::config::Settings;
-use crate::errors::{Phase, classified};
+use crate::errors::{Phase, classified, is_unauthorized};
 use crate::resume_token::ClusterTime;
 
 /// Change streams tell their place after each reply from here on.
@@ -25,6 +25,8 @@ pub struct Facts {
     numbers: [i64; 3],
     /// Empty behind mongos, and of a server that is no member of a set.
     pub replica_set: String,
+    /// What no other set has; unknown to a user who may not read the database `local`.
+    pub replica_set_id: Option<String>,
     pub is_mongos: bool,
     /// The newest place in its log.
     pub end: ClusterTime,
@@ -116,14 +118,34 @@ pub async fn facts(client: &Client, settings: &Arc<Settings>) -> Result<Facts> {
             _ => 0,
         };
     }
+    let replica_set = hello.get_str("setName").unwrap_or_default().to_owned();
+    let replica_set_id = match replica_set.is_empty() {
+        true => None,
+        false => replica_set_id(client).await.map_err(|error| {
+            let what = format!("cannot ask mongodb at {} for the id of its set", settings.place());
+            classified(what, error, settings, Phase::Reading)
+        })?,
+    };
     let end = hello.get_timestamp("operationTime").map(ClusterTime::from).unwrap_or_default();
     Ok(Facts {
         version: build.get_str("version").unwrap_or("?").to_owned(),
         numbers,
-        replica_set: hello.get_str("setName").unwrap_or_default().to_owned(),
+        replica_set,
+        replica_set_id,
         is_mongos: hello.get_str("msg").is_ok_and(|word| word == "isdbgrid"),
         end,
     })
+}
+
+/// Made with the set, and kept for as long as it has members.
+async fn replica_set_id(client: &Client) -> mongodb::error::Result<Option<String>> {
+    let sets = client.database("local").collection::<Document>("system.replset");
+    let found = match sets.find_one(doc! {}).projection(doc! { "settings.replicaSetId": 1 }).await {
+        Err(error) if is_unauthorized(&error) => None,
+        found => found?,
+    };
+    let settings = found.as_ref().and_then(|set| set.get_document("settings").ok());
+    Ok(settings.and_then(|settings| settings.get_object_id("replicaSetId").ok()).map(|id| id.to_hex()))
 }
 
 #[cfg(test)]
@@ -135,6 +157,7 @@ mod tests {
             version: "?".to_owned(),
             numbers,
             replica_set: "rs0".to_owned(),
+            replica_set_id: None,
             is_mongos: false,
             end: ClusterTime::default(),
         }

@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use millrace_core::batch::BatchLimits;
 use millrace_core::error::Error;
+use millrace_core::pattern::Pattern as Names;
 use millrace_core::secret::Secret;
+use mongodb::bson::RawDocumentBuf;
 use mongodb::options::{ConnectionString, HostInfo};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::bson::{Dialect, FieldRules, Rule};
-use crate::collections::Pattern;
+use crate::collections::{Name, Pattern};
+use crate::resume_token::ClusterTime;
+use crate::snapshot::find::condition;
 
 /// 1 MiB: some thousand events, enough to spread what a batch costs, and small enough to stay in the cache.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -22,6 +26,8 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCH_ROWS_MAX: usize = 10_000;
 /// A chunk is one batch: large enough to spread what its reading costs, small enough to be read again.
 const SNAPSHOT_CHUNK_ROWS: u64 = 10_000;
+/// As for tables: two keep the rest of the way busy.
+const SNAPSHOT_WORKERS: usize = 2;
 /// An idle set writes an entry into its log every ten seconds; a place younger than that does not exist.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Longer than an election, shorter than an operator's patience.
@@ -38,9 +44,18 @@ pub struct Raw {
     pub collections: Vec<String>,
     #[serde(default)]
     pub exclude_collections: Vec<String>,
+    #[serde(default)]
+    pub databases: Vec<String>,
     pub scope: Option<ScopeKind>,
     pub snapshot: Option<Snapshot>,
     pub snapshot_chunk_rows: Option<u64>,
+    pub snapshot_workers: Option<usize>,
+    #[serde(default)]
+    pub snapshot_collections: Vec<String>,
+    #[serde(default)]
+    pub snapshot_filters: BTreeMap<String, String>,
+    pub start_at: Option<String>,
+    pub signal_collection: Option<String>,
     pub update_document: Option<UpdateDocument>,
     pub pre_images: Option<bool>,
     pub json: Option<Dialect>,
@@ -127,10 +142,22 @@ pub struct Settings {
     hosts: String,
     pub collections: Vec<Pattern>,
     pub exclude_collections: Vec<Pattern>,
+    /// Of these alone; of all where none is named.
+    pub databases: Vec<Names>,
     pub scope: Scope,
     pub snapshot: Snapshot,
     /// Documents of a collection that are read as of one time, at most.
     pub snapshot_chunk_rows: u64,
+    /// Readers at the same time.
+    pub snapshot_workers: usize,
+    /// Those whose first documents are read; all where none is named.
+    pub snapshot_collections: Vec<Pattern>,
+    /// Conditions on first documents.
+    pub snapshot_filters: Vec<(Pattern, RawDocumentBuf)>,
+    /// Where a first start begins, if not now.
+    pub start_at: Option<ClusterTime>,
+    /// Its new documents are signals.
+    pub signal_collection: Option<Name>,
     pub update_document: UpdateDocument,
     pub pre_images: bool,
     pub json: Dialect,
@@ -159,11 +186,12 @@ impl Settings {
                 "list what to capture: collections = [\"shop.orders\"] or [\"shop.*\"]",
             );
         }
+        let scope = problems.scope(raw.scope.unwrap_or(ScopeKind::Deployment), &collections);
         let settings = Self {
             connector: connector.to_owned(),
             hosts,
             exclude_collections: problems.patterns("exclude_collections", &raw.exclude_collections),
-            scope: problems.scope(raw.scope.unwrap_or(ScopeKind::Deployment), &collections),
+            databases: problems.databases(&raw.databases),
             snapshot: raw.snapshot.unwrap_or_default(),
             snapshot_chunk_rows: problems.within(
                 "snapshot_chunk_rows",
@@ -171,6 +199,16 @@ impl Settings {
                 SNAPSHOT_CHUNK_ROWS,
                 1..=1_000_000,
             ),
+            snapshot_workers: problems.within(
+                "snapshot_workers",
+                raw.snapshot_workers,
+                SNAPSHOT_WORKERS,
+                1..=32,
+            ),
+            snapshot_collections: problems.patterns("snapshot_collections", &raw.snapshot_collections),
+            snapshot_filters: problems.filters(&raw.snapshot_filters),
+            start_at: problems.start(raw.start_at.as_deref()),
+            signal_collection: problems.signals(raw.signal_collection.as_deref(), &scope),
             update_document: raw.update_document.unwrap_or_default(),
             pre_images: raw.pre_images.unwrap_or(false),
             json: raw.json.unwrap_or_default(),
@@ -185,20 +223,8 @@ impl Settings {
                 raw.server_selection_timeout_s,
                 SELECTION_TIMEOUT,
             ),
-            batch: BatchLimits {
-                bytes_max: problems.within(
-                    "batch_bytes_max",
-                    raw.batch_bytes_max,
-                    BATCH_BYTES_MAX,
-                    4096..=1 << 30,
-                ),
-                rows_max: problems.within(
-                    "batch_rows_max",
-                    raw.batch_rows_max,
-                    BATCH_ROWS_MAX,
-                    1..=1_000_000,
-                ),
-            },
+            batch: problems.batch(&raw),
+            scope,
             collections,
             url: raw.url,
             password: raw.password,
@@ -226,10 +252,29 @@ impl Settings {
         format!("millrace-{}", self.connector)
     }
 
+    /// Whether documents are to come as they were at a change, which the server has to keep.
+    pub fn wants_images(&self) -> bool {
+        self.pre_images || self.update_document == UpdateDocument::PostImage
+    }
+
     /// Whether the file asks for this collection.
     pub fn wants(&self, database: &str, collection: &str) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(database, collection));
-        any(&self.collections) && !any(&self.exclude_collections)
+        let is_of_database =
+            self.databases.is_empty() || self.databases.iter().any(|names| names.matches(database));
+        is_of_database && any(&self.collections) && !any(&self.exclude_collections)
+    }
+
+    /// Whether the first documents of a captured collection are read.
+    pub fn reads(&self, database: &str, collection: &str) -> bool {
+        let mut patterns = self.snapshot_collections.iter();
+        self.snapshot_collections.is_empty() || patterns.any(|pattern| pattern.matches(database, collection))
+    }
+
+    /// The condition on the first documents of a collection.
+    pub fn snapshot_filter(&self, database: &str, collection: &str) -> Option<&RawDocumentBuf> {
+        let mut filters = self.snapshot_filters.iter();
+        filters.find(|(pattern, _)| pattern.matches(database, collection)).map(|(_, filter)| filter)
     }
 
     /// The rules for the fields of one collection; `None` where there are none.
@@ -304,6 +349,75 @@ impl Problems {
             }
         }
         patterns
+    }
+
+    fn databases(&mut self, entries: &[String]) -> Vec<Names> {
+        let mut databases = Vec::new();
+        for entry in entries {
+            match Names::parse(entry) {
+                Ok(names) => databases.push(names),
+                Err(what) => self.add(
+                    format!("databases: {entry:?} {what}"),
+                    "write a name, with * for anything, or an expression between slashes",
+                ),
+            }
+        }
+        databases
+    }
+
+    fn filters(&mut self, entries: &BTreeMap<String, String>) -> Vec<(Pattern, RawDocumentBuf)> {
+        let mut filters = Vec::new();
+        for (name, text) in entries {
+            let pattern = self.patterns("snapshot_filters", std::slice::from_ref(name)).pop();
+            match (condition(text), pattern) {
+                (Ok(filter), Some(pattern)) => filters.push((pattern, filter)),
+                (Ok(_), None) => {}
+                (Err(error), _) => self.add(
+                    format!("snapshot_filters: the condition of {name:?} is no query in JSON: {error}"),
+                    "write it as for find, as in '{\"qty\": {\"$gt\": 5}}'",
+                ),
+            }
+        }
+        filters
+    }
+
+    fn start(&mut self, text: Option<&str>) -> Option<ClusterTime> {
+        let parsed = text?.parse::<ClusterTime>();
+        if let Err(what) = &parsed {
+            self.add(format!("start_at: {what}"), "write seconds.increment, as in \"1700000000.1\"");
+        }
+        parsed.ok()
+    }
+
+    /// The stream has to see its inserts.
+    fn signals(&mut self, text: Option<&str>, scope: &Scope) -> Option<Name> {
+        let text = text?;
+        let Ok(Pattern::One { database, collection }) = Pattern::parse(text) else {
+            self.add(
+                format!("signal_collection {text:?} is not one collection"),
+                "write database.collection",
+            );
+            return None;
+        };
+        let is_seen = match scope {
+            Scope::Deployment => true,
+            Scope::Database(own) => *own == database,
+            Scope::Collection(..) => false,
+        };
+        if !is_seen {
+            self.add(
+                format!("signal_collection {text:?} is not seen by a stream on {scope}"),
+                "set scope = \"deployment\", or send signals by REST or by a topic (signal_topic)",
+            );
+        }
+        Some(Name { database, collection })
+    }
+
+    fn batch(&mut self, raw: &Raw) -> BatchLimits {
+        BatchLimits {
+            bytes_max: self.within("batch_bytes_max", raw.batch_bytes_max, BATCH_BYTES_MAX, 4096..=1 << 30),
+            rows_max: self.within("batch_rows_max", raw.batch_rows_max, BATCH_ROWS_MAX, 1..=1_000_000),
+        }
     }
 
     /// A narrower stream needs fewer rights, and cannot see what lies beside it.

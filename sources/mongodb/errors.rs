@@ -3,6 +3,8 @@
 //! Unlike a log that is decoded message by message, a change stream is a question that can be asked again
 //! from the place in the sink: nothing is skipped by asking once more. So what is not listed is `Transient`.
 
+use std::collections::HashSet;
+
 use millrace_core::error::{Error, Kind};
 use millrace_core::progress::State;
 use mongodb::error::{Error as DriverError, ErrorKind};
@@ -30,7 +32,8 @@ mod code {
     pub const CHANGE_STREAM_TOPOLOGY: i32 = 464;
     pub const OBJECT_TOO_LARGE: i32 = 10334;
     pub const ONLY_ON_REPLICA_SETS: i32 = 40573;
-    /// A read as of a time that the storage engine no longer keeps, or of a collection that it keeps none of.
+    /// A read as of a time that the storage engine no longer keeps, of a collection that it keeps none of, or of a time
+    /// that has not come.
     pub const SNAPSHOT_TOO_OLD: i32 = 239;
     pub const SNAPSHOT_UNAVAILABLE: i32 = 246;
     pub const INVALID_OPTIONS: i32 = 72;
@@ -54,7 +57,7 @@ pub fn is_unauthorized(error: &DriverError) -> bool {
 /// The list of the drivers' specification: the stream may be opened again where it stood, at once.
 pub fn is_resumable(error: &DriverError) -> bool {
     match code_of(error) {
-        Some(code) => code == code::CURSOR_NOT_FOUND || error.contains_label("ResumableChangeStreamError"),
+        Some(code) => may_resume(code, error.labels()),
         None => matches!(
             error.kind.as_ref(),
             ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } | ErrorKind::ServerSelection { .. }
@@ -62,11 +65,19 @@ pub fn is_resumable(error: &DriverError) -> bool {
     }
 }
 
+fn may_resume(code: i32, labels: &HashSet<String>) -> bool {
+    code == code::CURSOR_NOT_FOUND || labels.contains("ResumableChangeStreamError")
+}
+
 /// A read as of a time was refused: what is committed now may be read all the same.
 pub fn is_too_old(error: &DriverError) -> bool {
-    use code::{INVALID_OPTIONS, SNAPSHOT_TOO_OLD, SNAPSHOT_UNAVAILABLE};
-    code_of(error)
-        .is_some_and(|code| [SNAPSHOT_TOO_OLD, SNAPSHOT_UNAVAILABLE, INVALID_OPTIONS].contains(&code))
+    use code::{SNAPSHOT_TOO_OLD, SNAPSHOT_UNAVAILABLE};
+    code_of(error).is_some_and(|code| [SNAPSHOT_TOO_OLD, SNAPSHOT_UNAVAILABLE].contains(&code))
+}
+
+/// A read as of a time was refused because the server has nothing of that time yet, or cannot do such a read at all.
+pub fn is_not_yet(error: &DriverError) -> bool {
+    code_of(error) == Some(code::INVALID_OPTIONS)
 }
 
 /// A read may be tried again soon: the server is away, or another becomes the primary.
@@ -164,22 +175,70 @@ fn lost(what: String, error: DriverError) -> Error {
 /// What the user needs, as typed in a shell.
 pub fn rights(settings: &Settings) -> String {
     use crate::config::Scope;
-    let resource = match &settings.scope {
-        Scope::Deployment => "db: \"\", collection: \"\"".to_owned(),
-        Scope::Database(database) => format!("db: \"{database}\", collection: \"\""),
-        Scope::Collection(database, collection) => {
-            format!("db: \"{database}\", collection: \"{collection}\"")
+    const STREAM: &str = "\"find\", \"changeStream\"";
+    // Whether a collection keeps images stands in its options, and only who may list collections sees those.
+    const WITH_IMAGES: &str = "\"find\", \"changeStream\", \"listCollections\"";
+    let privilege = |database: &str, collection: &str, actions: &str| {
+        format!("{{resource: {{db: \"{database}\", collection: \"{collection}\"}}, actions: [{actions}]}}")
+    };
+    let actions = if settings.wants_images() { WITH_IMAGES } else { STREAM };
+    let privileges = match &settings.scope {
+        Scope::Deployment => privilege("", "", actions),
+        Scope::Database(database) => privilege(database, "", actions),
+        Scope::Collection(database, collection) if settings.wants_images() => {
+            let of_database = privilege(database, "", "\"listCollections\"");
+            format!("{}, {of_database}", privilege(database, collection, STREAM))
         }
+        Scope::Collection(database, collection) => privilege(database, collection, STREAM),
     };
     format!(
-        "db.getSiblingDB(\"admin\").createRole({{role: \"millrace\", roles: [], privileges: [{{resource: \
-         {{{resource}}}, actions: [\"find\", \"changeStream\"]}}]}}), and grant it to the user of url"
+        "db.getSiblingDB(\"admin\").createRole({{role: \"millrace\", roles: [], privileges: [{privileges}]}}), and \
+         grant it to the user of url"
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use mongodb::bson::{deserialize_from_document, doc};
+
     use super::*;
+
+    #[test]
+    fn the_rights_are_those_that_the_file_needs() {
+        let of = |toml: &str| {
+            let file = format!("url = 'mongodb://db'\ncollections = ['shop.a']\n{toml}");
+            rights(&Settings::resolve(toml::from_str(&file).unwrap(), "orders").unwrap())
+        };
+        assert!(of("").contains(r#"{db: "", collection: ""}, actions: ["find", "changeStream"]}]"#));
+        let with_images =
+            r#"{db: "shop", collection: ""}, actions: ["find", "changeStream", "listCollections"]}]"#;
+        assert!(of("scope = 'database'\npre_images = true").contains(with_images));
+        let of_one = of("scope = 'collection'\nupdate_document = 'post_image'");
+        assert!(
+            of_one.contains(r#"{db: "shop", collection: "a"}, actions: ["find", "changeStream"]}"#),
+            "{of_one}"
+        );
+        assert!(
+            of_one.contains(r#"{db: "shop", collection: ""}, actions: ["listCollections"]}"#),
+            "{of_one}"
+        );
+    }
+
+    #[test]
+    fn a_stream_is_opened_again_after_a_lost_cursor_what_the_server_says_and_a_lost_connection() {
+        let labels = |label: &str| HashSet::from([label.to_owned()]);
+        assert!(may_resume(43, &HashSet::new()) && may_resume(10107, &labels("ResumableChangeStreamError")));
+        assert!(!may_resume(10107, &HashSet::new()) && !may_resume(286, &labels("NonResumable")));
+        let answer = |code: i32| {
+            let command = doc! { "code": code, "codeName": "X", "errmsg": "x" };
+            ErrorKind::Command(deserialize_from_document(command).expect("an answer"))
+        };
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let io = ErrorKind::Io(std::sync::Arc::new(broken));
+        for (kind, expected) in [(answer(43), true), (answer(13), false), (answer(286), false), (io, true)] {
+            assert_eq!(is_resumable(&DriverError::from(kind.clone())), expected, "{kind:?}");
+        }
+    }
 
     #[test]
     fn only_an_opening_judges_a_token() {

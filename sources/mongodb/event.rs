@@ -29,6 +29,11 @@ impl Operation {
         ("invalidate", Operation::Invalidate),
     ];
 
+    /// As the server has it.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(word, _)| *word)
+    }
+
     fn named(name: &[u8]) -> Option<Self> {
         Self::ALL.iter().find(|(word, _)| word.as_bytes() == name).map(|(_, operation)| *operation)
     }

@@ -20,6 +20,7 @@ mod reader;
 mod relation;
 pub mod resume_token;
 mod session;
+mod signals;
 mod snapshot;
 pub mod source;
 mod start;

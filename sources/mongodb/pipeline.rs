@@ -1,11 +1,13 @@
 //! The aggregation behind the stream: what the server is asked for, and its fingerprint. Pure.
 //!
 //! Collections are left out on the server's side, so that nothing is sent in vain; drops and renames of
-//! captured ones come along. No stage may change an event's `_id`: it is the place to go on from.
+//! captured ones come along, and of others that take the place of one. No stage may change an event's `_id`: it is the
+//! place to go on from.
 
+use millrace_core::pattern::Pattern as Names;
 use mongodb::bson::{Bson, Document, doc};
 
-use crate::collections::Pattern;
+use crate::collections::{Name, Pattern};
 use crate::config::{Scope, Settings, UpdateDocument};
 use crate::event::Operation;
 use crate::resume_token::{ClusterTime, ResumeToken};
@@ -23,6 +25,12 @@ pub enum Begin {
 
 /// The stages. `splits`: the server can send an event above its limit in parts.
 pub fn stages(settings: &Settings, begin: &Begin, splits: bool) -> Vec<Document> {
+    let mut wanted = wanted(settings);
+    wanted.push(taking_a_place(settings));
+    stages_for(settings, begin, splits, &wanted)
+}
+
+fn stages_for(settings: &Settings, begin: &Begin, splits: bool, wanted: &[Document]) -> Vec<Document> {
     let mut stream = doc! {};
     match begin {
         Begin::Now => {}
@@ -48,30 +56,50 @@ pub fn stages(settings: &Settings, begin: &Begin, splits: bool) -> Vec<Document>
     if settings.pre_images {
         stream.insert("fullDocumentBeforeChange", "whenAvailable");
     }
-    let mut stages = vec![doc! { "$changeStream": stream }, doc! { "$match": wanted(settings) }];
+    let mut stages = vec![doc! { "$changeStream": stream }, doc! { "$match": { "$or": wanted } }];
     if splits && settings.split_large_events {
         stages.push(doc! { "$changeStreamSplitLargeEvent": {} });
     }
     stages
 }
 
-fn wanted(settings: &Settings) -> Document {
+/// What happens to everything, what to the captured collections, and signals.
+fn wanted(settings: &Settings) -> Vec<Document> {
     let named = |wanted: &[Operation]| -> Vec<&'static str> {
         Operation::ALL.iter().filter(|(_, known)| wanted.contains(known)).map(|(word, _)| *word).collect()
     };
     let of_all = named(&[Operation::Invalidate, Operation::DropDatabase]);
     let of_one: Vec<&str> =
         Operation::ALL.iter().map(|(word, _)| *word).filter(|word| !of_all.contains(word)).collect();
-    let mut captured = doc! { "operationType": { "$in": of_one } };
+    let captured = captured(settings, "ns", doc! { "operationType": { "$in": of_one } });
+    let mut wanted = vec![doc! { "operationType": { "$in": of_all } }, captured];
+    if let Some(Name { database, collection }) = &settings.signal_collection {
+        wanted.push(doc! { "operationType": "insert", "ns.db": database, "ns.coll": collection });
+    }
+    wanted
+}
+
+/// `$out` and a rename with `dropTarget` put another collection in the place of one, whatever its name was before.
+fn taking_a_place(settings: &Settings) -> Document {
+    captured(settings, "to", doc! { "operationType": "rename" })
+}
+
+/// Those of these events whose field names a captured collection.
+fn captured(settings: &Settings, field: &str, mut events: Document) -> Document {
     // What cannot be asked of the server is left to the decoder: it looks at every name again.
     if settings.collections.iter().all(can_be_asked) {
-        captured.insert("$or", conditions(&settings.collections));
+        events.insert("$or", conditions(&settings.collections, field));
     }
-    let excluded = conditions(&settings.exclude_collections);
+    let excluded = conditions(&settings.exclude_collections, field);
     if !excluded.is_empty() {
-        captured.insert("$nor", excluded);
+        events.insert("$nor", excluded);
     }
-    doc! { "$or": [ { "operationType": { "$in": of_all } }, captured ] }
+    let is_plain = |names: &Names| !names.is_expression() && !names.text().contains('*');
+    if !settings.databases.is_empty() && settings.databases.iter().all(is_plain) {
+        let databases: Vec<&str> = settings.databases.iter().map(Names::text).collect();
+        events.insert(format!("{field}.db"), doc! { "$in": databases });
+    }
+    events
 }
 
 fn can_be_asked(pattern: &Pattern) -> bool {
@@ -83,15 +111,18 @@ fn can_be_asked(pattern: &Pattern) -> bool {
 }
 
 /// One condition a database, and one an expression.
-fn conditions(patterns: &[Pattern]) -> Vec<Document> {
+fn conditions(patterns: &[Pattern], field: &str) -> Vec<Document> {
+    let [of_database, of_collection] = ["db", "coll"].map(|name| format!("{field}.{name}"));
     let mut conditions: Vec<Document> = Vec::new();
     for pattern in patterns {
         match pattern {
             Pattern::All => {}
-            Pattern::Database(database) => conditions.push(doc! { "ns.db": database }),
-            Pattern::Expression(_) => conditions.extend(pattern.server_expression().map(fits)),
+            Pattern::Database(database) => conditions.push(doc! { &of_database: database }),
+            Pattern::Expression(_) => {
+                conditions.extend(pattern.server_expression().map(|expression| fits(expression, field)));
+            }
             Pattern::One { database, .. } => {
-                let of_database: Vec<&str> = patterns
+                let names: Vec<&str> = patterns
                     .iter()
                     .filter_map(|other| match other {
                         Pattern::One { database: d, collection } if d == database => {
@@ -100,7 +131,7 @@ fn conditions(patterns: &[Pattern]) -> Vec<Document> {
                         _ => None,
                     })
                     .collect();
-                let condition = doc! { "ns.db": database, "ns.coll": { "$in": of_database } };
+                let condition = doc! { &of_database: database, &of_collection: { "$in": names } };
                 if !conditions.contains(&condition) {
                     conditions.push(condition);
                 }
@@ -111,16 +142,22 @@ fn conditions(patterns: &[Pattern]) -> Vec<Document> {
 }
 
 /// The whole name fits an expression.
-fn fits(expression: &str) -> Document {
-    let name = doc! { "$concat": ["$ns.db", ".", { "$ifNull": ["$ns.coll", ""] }] };
+fn fits(expression: &str, field: &str) -> Document {
+    let [database, collection] = ["db", "coll"].map(|name| format!("${field}.{name}"));
+    let name = doc! { "$concat": [database, ".", { "$ifNull": [collection, ""] }] };
     doc! { "$expr": { "$regexMatch": { "input": name, "regex": expression, "options": "i" } } }
 }
 
-/// Equal for equal questions, wherever they begin.
+/// Equal for equal questions, wherever they begin. What is asked for with every one of them, of other names by the same
+/// patterns, is left out: a position from before that was asked is one of the same question.
 pub fn fingerprint(settings: &Settings, splits: bool) -> String {
-    let stages: Vec<Bson> = stages(settings, &Begin::Now, splits).into_iter().map(Bson::Document).collect();
-    // FNV-1a: it has to be the same in every build, and to tell two questions of one connector apart.
-    let text = Bson::Array(stages).to_string();
+    let stages = stages_for(settings, &Begin::Now, splits, &wanted(settings));
+    let stages: Vec<Bson> = stages.into_iter().map(Bson::Document).collect();
+    hashed(&Bson::Array(stages).to_string())
+}
+
+/// FNV-1a: it has to be the same in every build, and to tell two questions of one connector apart.
+fn hashed(text: &str) -> String {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
 }
@@ -173,11 +210,57 @@ exclude_collections = ['/shop\.\btmp/', 'shop.x']",
     }
 
     #[test]
+    fn the_server_is_asked_for_signals_though_their_collection_is_not_captured() {
+        let settings = settings(
+            "collections = ['/shop.*/']\nexclude_collections = ['ops.signals']\ndatabases = ['shop']\n\
+             signal_collection = 'ops.signals'",
+        );
+        let stages = stages(&settings, &Begin::Now, false);
+        let any = stages[1].get_document("$match").unwrap().get_array("$or").unwrap();
+        let captured = any[1].as_document().unwrap();
+        assert_eq!(captured.get_document("ns.db").unwrap(), &doc! { "$in": ["shop"] });
+        let signals = doc! { "operationType": "insert", "ns.db": "ops", "ns.coll": "signals" };
+        assert_eq!(any[2], Bson::from(signals));
+    }
+
+    #[test]
     fn the_fingerprint_follows_the_question_and_not_its_beginning() {
         let one = settings("collections = ['shop.a']");
         let two = settings("collections = ['shop.a']\npre_images = true");
         assert_eq!(fingerprint(&one, true), fingerprint(&one, true));
         assert_ne!(fingerprint(&one, true), fingerprint(&two, true));
+    }
+
+    #[test]
+    fn a_collection_that_takes_a_captured_one_s_place_is_asked_for_by_its_new_name() {
+        let asked = |toml: &str| {
+            let stages = stages(&settings(toml), &Begin::Now, false);
+            stages[1].get_document("$match").unwrap().get_array("$or").unwrap()[2].clone()
+        };
+        let of_one = doc! {
+            "operationType": "rename",
+            "$or": [{ "to.db": "shop", "to.coll": { "$in": ["a"] } }],
+            "$nor": [{ "to.db": "other" }],
+        };
+        assert_eq!(asked("collections = ['shop.a']\nexclude_collections = ['other.*']"), Bson::from(of_one));
+        assert_eq!(asked("collections = ['*.*']"), Bson::from(doc! { "operationType": "rename" }));
+        assert!(asked(r"collections = ['/shop\.a/']").to_string().contains("$to.db"));
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_releases_before() {
+        let settings = settings("collections = ['shop.a']\nupdate_document = 'none'");
+        let text = Bson::Array(vec![
+            Bson::from(doc! { "$changeStream": { "allChangesForCluster": true } }),
+            Bson::from(doc! { "$match": { "$or": [
+                { "operationType": { "$in": ["dropDatabase", "invalidate"] } },
+                {
+                    "operationType": { "$in": ["insert", "update", "replace", "delete", "drop", "rename"] },
+                    "$or": [{ "ns.db": "shop", "ns.coll": { "$in": ["a"] } }],
+                },
+            ] } }),
+        ]);
+        assert_eq!(fingerprint(&settings, false), hashed(&text.to_string()));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::transaction::Begun;
 pub struct Streamed {
     /// The name of the replica set; empty behind mongos.
     pub replica_set: String,
+    /// Its own id, where it could be read: a name is soon used twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_set_id: Option<String>,
     /// What the stream is opened on: a token is only good for the same.
     pub scope: String,
     /// Fingerprint of the pipeline behind the stream.
@@ -47,6 +50,7 @@ impl Streamed {
     ) -> Self {
         Self {
             replica_set: replica_set.to_owned(),
+            replica_set_id: None,
             scope: scope.to_owned(),
             pipeline: pipeline.to_owned(),
             resume_token,
@@ -122,6 +126,17 @@ mod tests {
         let stored = Stored::parse(&position.to_position()).unwrap();
         assert_eq!(stored, Stored::Streamed(Box::new(position.clone())));
         assert!(position.to_position().as_str().contains(r#""cluster_time":"1700000000.5""#));
+    }
+
+    #[test]
+    fn a_position_from_before_sets_were_told_apart_by_their_ids_is_understood() {
+        let position = Streamed::starting_at("rs0", "database shop", "ab", None, ClusterTime(5));
+        assert!(!position.to_position().as_str().contains("replica_set_id"));
+        let with_id = Streamed { replica_set_id: Some("ab12".into()), ..position.clone() };
+        for position in [position, with_id] {
+            let stored = Stored::parse(&position.to_position()).unwrap();
+            assert_eq!(stored, Stored::Streamed(Box::new(position)));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use mongodb::bson::RawDocumentBuf;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::bson::Doc;
+use crate::bson::{Doc, Malformed};
 use crate::client::target;
 use crate::config::Settings;
 use crate::errors::{Phase, classified, is_resumable};
@@ -24,7 +24,8 @@ use crate::pipeline::{Begin, stages};
 use crate::resume_token::ResumeToken;
 
 /// How long the server waits for something new before it answers with nothing. An answer with nothing is also
-/// what proves that a transaction has ended, so this bounds how long one waits in an idle deployment.
+/// what proves that a transaction has ended, so this bounds how long one waits in an idle deployment, but for a stream
+/// that was just opened (`Opening`): there it is the ten seconds after which an idle server writes to its log.
 const AWAIT: Duration = Duration::from_millis(100);
 
 /// Events of one reply. A reply holds up to 16 MB otherwise, and a smaller one is as fast: the next is fetched while
@@ -43,9 +44,42 @@ const AHEAD_REPLIES: usize = 64;
 
 /// What the decoder gets.
 pub enum Reply {
-    /// With the room that it takes until it is decoded.
-    Batch(RawBatch, OwnedSemaphorePermit),
+    Batch(Answer),
     Failed(Error),
+}
+
+/// What the server answered.
+pub struct Answer {
+    pub batch: RawBatch,
+    /// The server has shown more than the place at which the stream was opened: see `Opening`.
+    pub has_moved: bool,
+    /// What it takes until it is decoded.
+    _room: OwnedSemaphorePermit,
+}
+
+/// One opening of the stream, and whether the server knows more than its place.
+///
+/// A member that was just elected may have an entry in its log and not know yet that it is committed. A stream that
+/// is opened there at an event of that entry answers with nothing, at the very place, until the member's first own
+/// entry is committed: such a reply does not say that nothing more of the event's transaction comes.
+struct Opening {
+    at: Begin,
+    has_moved: bool,
+}
+
+impl Opening {
+    fn at(place: &Begin) -> Self {
+        Self { at: place.clone(), has_moved: false }
+    }
+
+    fn take(&mut self, token: Option<&ResumeToken>, has_events: bool) {
+        let is_past = |token: &ResumeToken| match &self.at {
+            Begin::Now => false,
+            Begin::After(place) => token.is_after(place),
+            Begin::At(time) => token.cluster_time().is_ok_and(|of_token| of_token > *time),
+        };
+        self.has_moved |= has_events || token.is_some_and(is_past);
+    }
 }
 
 /// From the reader to the decoder.
@@ -86,28 +120,42 @@ fn room_of(reply: &RawBatch) -> u32 {
     u32::try_from(kib).unwrap_or(AHEAD_KIB).min(AHEAD_KIB)
 }
 
+fn cursor_of(reply: &RawBatch) -> Result<Doc<'_>, Malformed> {
+    Doc::new(reply.as_raw_document().as_bytes())?.need("cursor")?.document("cursor")
+}
+
 /// The stream's place after a reply.
-pub fn place_after(reply: &RawBatch) -> Result<Option<Doc<'_>>, crate::bson::Malformed> {
-    let reply = Doc::new(reply.as_raw_document().as_bytes())?;
-    let cursor = reply.need("cursor")?.document("cursor")?;
-    cursor.get("postBatchResumeToken")?.map(|token| token.document("postBatchResumeToken")).transpose()
+pub fn place_after(reply: &RawBatch) -> Result<Option<ResumeToken>, Malformed> {
+    let token = cursor_of(reply)?.get("postBatchResumeToken")?;
+    token.map(|token| ResumeToken::read(token.document("postBatchResumeToken")?)).transpose()
+}
+
+fn has_events(reply: &RawBatch) -> Result<bool, Malformed> {
+    let cursor = cursor_of(reply)?;
+    for name in ["firstBatch", "nextBatch"] {
+        if let Some(batch) = cursor.get(name)? {
+            return Ok(batch.array(name)?.elements().next().is_some());
+        }
+    }
+    Ok(false)
 }
 
 impl Reader {
     /// Ends when the decoder has gone, or after an error that it has got.
     pub async fn run(mut self, mut cursor: RawBatchCursor, to: mpsc::Sender<Reply>) {
         let mut trouble = Trouble::default();
+        let mut opening = Opening::at(&self.begin);
         let ahead = Arc::new(Semaphore::new(AHEAD_KIB as usize));
         // A place first, so that nothing is fetched that nobody has room for.
         while let Ok(place) = to.reserve().await {
             let error = match cursor.next().await {
-                Some(Ok(batch)) => match self.remember(&batch) {
+                Some(Ok(batch)) => match self.remember(&batch, &mut opening) {
                     Ok(()) => {
                         trouble.pass(&self.progress);
                         let room = ahead.clone().acquire_many_owned(room_of(&batch)).await;
                         // It is never closed.
                         let Ok(room) = room else { return };
-                        place.send(Reply::Batch(batch, room));
+                        place.send(Reply::Batch(Answer { batch, has_moved: opening.has_moved, _room: room }));
                         continue;
                     }
                     Err(error) => return place.send(Reply::Failed(error)),
@@ -126,18 +174,19 @@ impl Reader {
                 None => None,
             };
             match self.again(error, &mut trouble).await {
-                Ok(opened) => cursor = opened,
+                Ok(opened) => (cursor, opening) = (opened, Opening::at(&self.begin)),
                 Err(error) => return place.send(Reply::Failed(error)),
             }
         }
     }
 
-    fn remember(&mut self, batch: &RawBatch) -> Result<()> {
-        let token = place_after(batch).and_then(|token| token.map(ResumeToken::read).transpose());
-        let token = token.map_err(|error| {
+    fn remember(&mut self, batch: &RawBatch, opening: &mut Opening) -> Result<()> {
+        let read = place_after(batch).and_then(|token| Ok((token, has_events(batch)?)));
+        let (token, has_events) = read.map_err(|error| {
             Error::fatal(format!("mongodb sent a malformed reply: {error}"))
                 .hint("nothing was skipped; report this with the server's version")
         })?;
+        opening.take(token.as_ref(), has_events);
         if let Some(token) = token {
             self.begin = Begin::After(token);
         }
@@ -198,5 +247,47 @@ impl Trouble {
             progress.show(State::Running, None, None);
             *self = Self::default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a real server: two events of one transaction, a place between events of its time, and one after it.
+    const FIRST: &str = "826553F100000000052B0429296E1404";
+    const EVENTS: [&str; 2] =
+        ["826553F100000000052B042C0100296E5A1004", "826553F100000000052B042C01006E5A1004"];
+    const LATER: &str = "826553F100000000062B0429296E1404";
+
+    fn token(digits: &str) -> ResumeToken {
+        ResumeToken::typed(digits).unwrap()
+    }
+
+    fn has_moved(at: &Begin, replies: &[(&str, bool)]) -> bool {
+        let mut opening = Opening::at(at);
+        for (place, has_events) in replies {
+            opening.take(Some(&token(place)), *has_events);
+        }
+        opening.has_moved
+    }
+
+    #[test]
+    fn nothing_at_the_very_place_where_a_stream_was_opened_proves_nothing() {
+        let at = Begin::After(token(EVENTS[0]));
+        assert!(!has_moved(&at, &[]));
+        assert!(!has_moved(&at, &[(EVENTS[0], false), (EVENTS[0], false)]));
+        assert!(!has_moved(&at, &[(FIRST, false)]), "a place before it says less");
+        assert!(has_moved(&at, &[(EVENTS[0], false), (EVENTS[1], false)]), "of an event that is not wanted");
+        assert!(has_moved(&at, &[(LATER, false), (LATER, false)]));
+        assert!(has_moved(&at, &[(EVENTS[1], true), (EVENTS[1], false)]));
+    }
+
+    #[test]
+    fn a_time_at_which_a_stream_was_opened_is_passed_by_an_event_of_it_and_by_a_later_place() {
+        let at = Begin::At(token(FIRST).cluster_time().unwrap());
+        assert!(!has_moved(&at, &[(FIRST, false)]));
+        assert!(has_moved(&at, &[(EVENTS[0], true)]));
+        assert!(has_moved(&at, &[(LATER, false)]));
     }
 }

@@ -22,6 +22,11 @@ impl ClusterTime {
         self.0 >> 32
     }
 
+    /// The newest time before this one.
+    pub fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     pub fn timestamp(self) -> Timestamp {
         // Two halves of 32 bits.
         Timestamp { time: (self.0 >> 32) as u32, increment: self.0 as u32 }
@@ -99,6 +104,11 @@ impl ResumeToken {
     /// The cluster time of the event, or of the place between two.
     pub fn cluster_time(&self) -> Result<ClusterTime, Malformed> {
         cluster_time(self.data.as_bytes())
+    }
+
+    /// Tokens rise with the stream, digit by digit.
+    pub fn is_after(&self, other: &Self) -> bool {
+        self.data > other.data
     }
 
     /// As the server wants it back.

@@ -11,18 +11,19 @@ use millrace_core::batch::{
     Before, Cell, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Transaction, document,
 };
 use millrace_core::error::{Error, Result};
-use millrace_core::position::Mark;
+use millrace_core::position::{Mark, Note};
 use millrace_core::relation::Relation;
 use mongodb::bson::rawdoc;
 
-use crate::bson::{Dialect, Doc, Fault, FieldRules, Malformed, Style, write_text};
+use crate::bson::{Dialect, Doc, Fault, FieldRules, Malformed, Style};
 use crate::by_namespace::ByNamespace;
-use crate::cells::{CELLS, NULL, copied, description, of_document, of_id, text};
+use crate::cells::{CELLS, NULL, copied, description, of_document, of_id};
 use crate::config::{Settings, UpdateDocument};
 use crate::event::{Event, Namespace, Operation};
 use crate::position::Streamed;
 use crate::relation::{Origin, build};
 use crate::resume_token::{ClusterTime, ResumeToken, cluster_time_of};
+use crate::signals::SignalCollection;
 use crate::snapshot::tracker::{Outcome, Tracker};
 use crate::transaction::{Begun, Open, Replay};
 
@@ -39,6 +40,8 @@ struct Collection {
     relation: Arc<Relation>,
     captured: bool,
     rules: Option<FieldRules>,
+    /// It was told that an image is missing.
+    lacks_images: bool,
     /// The reading of its documents that is under way, as the tracker of this version knows it.
     watched: (u64, Option<usize>),
     /// Its index in the batch with this number.
@@ -66,14 +69,16 @@ pub struct Session {
     passed: ClusterTime,
     /// What is known of the documents that are read beside the stream.
     pub tracker: Tracker,
+    pub signals: SignalCollection,
 }
 
 impl Session {
     pub fn new(settings: Arc<Settings>, origin: Origin, from: Streamed, tracker: Tracker) -> Self {
         Self {
-            passed: before(from.cluster_time),
+            passed: from.cluster_time.before(),
             replay: Replay::of(&from),
             tracker,
+            signals: SignalCollection::default(),
             settings,
             origin,
             collections: ByNamespace::default(),
@@ -84,6 +89,11 @@ impl Session {
             ended: None,
             fragments: Vec::new(),
         }
+    }
+
+    /// What is inserted into this collection is heard.
+    pub fn listening(self, signals: SignalCollection) -> Self {
+        Self { signals, ..self }
     }
 
     /// A new batch is being filled: places in the one before mean nothing any more.
@@ -122,6 +132,12 @@ impl Session {
     /// The newest place.
     pub fn cluster_time(&self) -> ClusterTime {
         self.at.cluster_time
+    }
+
+    /// The time up to which everything has come, and after which nothing has. Not the newest place: that of a stream
+    /// that begins now lies a step beyond all that the server has, which cannot be read as of.
+    pub fn seen(&self) -> ClusterTime {
+        self.passed.max(self.at.event_time)
     }
 
     /// Where the session stands after the last event.
@@ -178,26 +194,30 @@ impl Session {
     }
 
     /// The server names the place after a reply: everything before it is read. `drained`: the reply was
-    /// empty, so nothing of a transaction that was read in part is still to come from this server.
+    /// empty, of a server that has shown more than the place at which it was asked, so nothing of a transaction that
+    /// was read in part is still to come.
     pub fn reply_ended(&mut self, token: Option<Doc<'_>>, drained: bool) -> Result<()> {
         let Some(token) = token.filter(|_| self.fragments.is_empty()) else { return Ok(()) };
         let time = cluster_time_of(token).map_err(|error| malformed(&error))?;
         let is_past = self.open.as_ref().is_some_and(|open| drained || time > open.cluster_time);
+        let mut was_delivered = false;
         if let Some(replay) = &self.replay {
-            let covers = replay.covers(token).map_err(|error| malformed(&error))?;
-            if covers && !is_past {
+            was_delivered = replay.covers(token).map_err(|error| malformed(&error))?;
+            // The one that was cut is the last that comes again.
+            let is_of_cut = self.open.as_ref().is_some_and(|open| open.cluster_time >= self.at.event_time);
+            if was_delivered && !(is_past && is_of_cut) {
                 return Ok(());
             }
             self.replay = None;
         }
         // Between events a place says that everything before its time has come, and an empty reply that all of
         // that time has.
-        self.passed = self.passed.max(if drained { time } else { before(time) });
+        self.passed = self.passed.max(if drained { time } else { time.before() });
         if is_past {
             self.end();
         }
-        // Inside a transaction the token of its last event says the same, and never more.
-        if self.open.is_none() {
+        // Inside a transaction the token of its last event says the same, and never more; and never back.
+        if self.open.is_none() && !was_delivered {
             self.place(token, time);
         }
         Ok(())
@@ -215,7 +235,7 @@ impl Session {
         let needed = |what| malformed(&Malformed::Field(what));
         let operation = event.operation.ok_or_else(|| needed("operationType"))?;
         let time = ClusterTime(event.cluster_time.ok_or_else(|| needed("clusterTime"))?);
-        let mark = self.mark(event, time)?;
+        let mut mark = self.mark(event, time)?;
         self.note_transaction(event, time)?;
         self.tell_end(batch)?;
         match operation {
@@ -223,11 +243,11 @@ impl Session {
                 self.change(operation, event, mark, batch)?;
             }
             Operation::Drop | Operation::Rename | Operation::DropDatabase => {
-                self.of_a_whole(operation, event, mark, batch)?;
+                mark = self.of_a_whole(operation, event, mark, batch)?;
             }
             Operation::Invalidate => tracing::info!(at = %time, "the stream was invalidated, and goes on"),
         }
-        self.passed = self.passed.max(before(time));
+        self.passed = self.passed.max(time.before());
         if self.replay.is_some() {
             return Ok(());
         }
@@ -285,6 +305,11 @@ impl Session {
     ) -> Result<()> {
         let namespace = event.namespace.ok_or_else(|| malformed(&Malformed::Field("ns")))?;
         let key = event.key.ok_or_else(|| malformed(&Malformed::Field("documentKey")))?;
+        // One that comes again was noted with the position.
+        if operation == Operation::Insert && self.replay.is_none() {
+            let heard = self.signals.hear(namespace, event.after, mark);
+            heard.map_err(|fault| unwritable(&full_name(namespace), ClusterTime(mark.commit), fault))?;
+        }
         let Some(relation) = self.relation_in(namespace, batch)? else { return Ok(()) };
         let mut cells = [NULL; document::CELLS];
         let id = key.need("_id").map_err(|error| malformed(&error))?;
@@ -299,6 +324,7 @@ impl Session {
             _ => Op::Update,
         };
         self.push(op, relation, &cells, event, mark, batch)?;
+        self.look_for_images(namespace, operation, event);
         if let Some(index) = self.watched(namespace) {
             let id = key.nameless("_id").map_err(|error| malformed(&error))?;
             let is_whole = op == Op::Delete || event.after.is_some();
@@ -364,48 +390,6 @@ impl Session {
         written.map_err(|fault| too_large(&fault))
     }
 
-    /// A collection, or all of a database's, was dropped or renamed.
-    fn of_a_whole(
-        &mut self,
-        operation: Operation,
-        event: &Event<'_>,
-        mark: Mark,
-        batch: &mut ChangeBatch,
-    ) -> Result<()> {
-        let namespace = event.namespace.ok_or_else(|| malformed(&Malformed::Field("ns")))?;
-        let word = Operation::ALL.iter().find(|(_, known)| *known == operation).map_or("", |(word, _)| *word);
-        let name = full_name(namespace);
-        let to = event.to.map(full_name);
-        // A dropped database's collections were dropped one by one before.
-        let named = !namespace.collection.is_empty();
-        if let Some(to) = &to {
-            tracing::info!(collection = %name, %to, "a captured collection was renamed");
-        } else if named || self.settings.collections.iter().any(|p| p.database() == Some(name.as_str())) {
-            tracing::info!(name = %name, operation = word, "captured documents were dropped");
-        }
-        if !named {
-            return Ok(());
-        }
-        let Some(relation) = self.relation_in(namespace, batch)? else { return Ok(()) };
-        let mut cells = [NULL; document::CELLS];
-        cells[document::OPERATION] = text(batch, |out| {
-            out.extend_from_slice(b"{\"operationType\":");
-            write_text(word.as_bytes(), out);
-            if let Some(to) = &to {
-                out.extend_from_slice(b",\"to\":");
-                write_text(to.as_bytes(), out);
-            }
-            out.push(b'}');
-            Ok(())
-        })
-        .map_err(|fault| too_large(&fault))?;
-        self.session_cells(event, &mut cells, batch)?;
-        if let Some(index) = self.watched(namespace) {
-            self.tracker.dropped(index, ClusterTime(mark.commit));
-        }
-        self.push(Op::Truncate, relation, &cells, event, mark, batch)
-    }
-
     fn push(
         &mut self,
         op: Op,
@@ -438,6 +422,7 @@ impl Session {
             previous_commit: None,
             snapshot: SnapshotMark::No,
             again: 0,
+            origin: None,
             part: Part { delivered, ..Part::default() },
         });
         index
@@ -448,7 +433,14 @@ impl Session {
         let rules = self.settings.rules(database, name);
         let watched = (self.tracker.version(), self.tracker.index_of(database.as_bytes(), name.as_bytes()));
         let relation = Arc::new(build(&self.origin, database, name));
-        let collection = Collection { relation: relation.clone(), captured, rules, watched, in_batch: None };
+        let collection = Collection {
+            relation: relation.clone(),
+            captured,
+            rules,
+            lacks_images: false,
+            watched,
+            in_batch: None,
+        };
         self.collections.insert(key.to_vec(), collection);
         relation
     }
@@ -473,6 +465,16 @@ impl Session {
         let known = self.collections.get(key).map(|entry| entry.relation.clone());
         batch.relations.push(known.unwrap_or_else(|| self.define(key, &name.database, &name.collection)));
         Some(outcome)
+    }
+
+    /// Something is to be noted though no change goes out with it.
+    pub fn has_notes(&self) -> bool {
+        self.tracker.has_notes() || self.signals.documents.has_notes()
+    }
+
+    pub fn take_notes(&mut self, into: &mut Vec<Note>) {
+        self.tracker.take_notes(into);
+        self.signals.documents.take_notes(into);
     }
 
     /// Makes the next position another one, though no event came.
@@ -539,11 +541,6 @@ fn at_time(time: ClusterTime) -> Mark {
     Mark { commit: time.0, change: time.0, n: 0 }
 }
 
-/// The newest time before this one.
-fn before(time: ClusterTime) -> ClusterTime {
-    ClusterTime(time.0.saturating_sub(1))
-}
-
 pub fn malformed(error: &Malformed) -> Error {
     Error::fatal(format!("mongodb sent a malformed change event: {error}"))
         .hint("nothing was skipped; report this with the server's version")
@@ -553,6 +550,9 @@ fn too_large(what: &impl std::fmt::Debug) -> Error {
     Error::fatal(format!("a batch of changes is beyond what its offsets reach: {what:?}"))
         .hint("lower batch_bytes_max in [source.mongodb]")
 }
+
+mod images;
+mod whole;
 
 #[cfg(test)]
 mod tests;

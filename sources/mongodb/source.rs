@@ -16,6 +16,7 @@ use millrace_core::progress::Progress;
 use millrace_core::report::Report;
 use millrace_core::requests::{Ears, Requests};
 use millrace_core::signal::Signal;
+use millrace_core::signal::inserted::Heard;
 use millrace_core::source::{Feed, Source};
 use mongodb::Client;
 use tokio::runtime::Handle;
@@ -34,6 +35,7 @@ use crate::reader::{self, Reader, open};
 use crate::relation::Origin;
 use crate::resume_token::ClusterTime;
 use crate::session::Session;
+use crate::signals::SignalCollection;
 use crate::snapshot::collection::{self, Plan, Unread};
 use crate::snapshot::desk::{Desk, Order, desk};
 use crate::snapshot::requests;
@@ -55,21 +57,13 @@ pub struct MongodbSource {
 
 /// Those who read documents beside the stream, and what they have to do.
 struct Rows {
-    reader: Reading,
-    orders: mpsc::Sender<Order>,
-    requests: Arc<Requests>,
+    reader: snapshot::reader::Reader,
+    /// What is being read.
+    reading: Option<Pin<Box<dyn Future<Output = Result<()>> + Send>>>,
     /// How many readings of collections the stream knows.
     known: usize,
     /// What was asked for while others are read, with the number of the first.
     waiting: VecDeque<(usize, Vec<Unread>)>,
-}
-
-/// Whoever reads, or waits for something to read.
-enum Reading {
-    Idle(Box<snapshot::reader::Reader>),
-    Busy(Pin<Box<dyn Future<Output = Result<snapshot::reader::Reader>> + Send>>),
-    /// Only between the two.
-    Ended,
 }
 
 impl Rows {
@@ -84,26 +78,31 @@ impl Rows {
     }
 
     fn go_on(&mut self) {
-        let Reading::Idle(_) = self.reader else { return };
-        let Some((base, unread)) = self.waiting.pop_front() else { return };
-        if let Reading::Idle(reader) = std::mem::replace(&mut self.reader, Reading::Ended) {
-            self.reader = Reading::Busy(Box::pin(reader.run(base, unread)));
+        if self.reading.is_none()
+            && let Some((base, unread)) = self.waiting.pop_front()
+        {
+            self.reading = Some(Box::pin(self.reader.clone().run(base, unread)));
         }
     }
 
     /// Never, where nothing is read.
     async fn through(&mut self) -> Result<()> {
-        let Reading::Busy(reading) = &mut self.reader else { return std::future::pending().await };
-        let reader = reading.await?;
-        self.reader = Reading::Idle(Box::new(reader));
+        let Some(reading) = &mut self.reading else { return std::future::pending().await };
+        reading.await?;
+        self.reading = None;
         self.go_on();
         Ok(())
     }
 
-    /// Does what a signal says. Has the stream told of the collections that it wants read.
-    async fn hear(&mut self, signal: Signal, settings: &Settings, client: &Client) -> Result<()> {
-        let unread = requests::take(&self.requests, signal, settings, client).await?;
-        let order = self.orders.try_send(Order::Add(unread.clone()));
+    /// Does what a signal says. Has the stream told of the collections that it wants read, and that the document
+    /// of this key, which it came in, is done.
+    async fn hear(&mut self, signal: Option<Signal>, heard: Option<String>) -> Result<()> {
+        let snapshot::reader::Reader { client, settings, requests, .. } = &self.reader;
+        let unread = match signal {
+            Some(signal) => requests::take(requests, signal, settings, client).await?,
+            None => Vec::new(),
+        };
+        let order = self.reader.orders.try_send(Order::Add { unread: unread.clone(), heard });
         order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
         self.read(unread);
         Ok(())
@@ -135,23 +134,20 @@ impl MongodbSource {
         facts: &Facts,
         plan: Plan,
         progress: &Arc<Progress>,
-    ) -> (Tracker, Desk, Rows) {
+    ) -> (Tracker, Desk, Rows, mpsc::Receiver<Heard>) {
         let tracker = Tracker::new(plan.unread.clone(), plan.notes);
-        let (desk, counter) = desk();
-        let (orders, requests) = (counter.orders.clone(), self.requests(progress));
-        let (client, settings) = (client.clone(), self.settings.clone());
-        let reader = snapshot::reader::Reader::new(
-            client,
-            settings,
-            facts.is_mongos,
-            counter,
-            requests.clone(),
-            progress.clone(),
-        );
-        let reader = Reading::Idle(Box::new(reader));
-        let mut rows = Rows { reader, orders, requests, known: 0, waiting: VecDeque::new() };
+        let (desk, orders, heard) = desk();
+        let reader = snapshot::reader::Reader {
+            client: client.clone(),
+            settings: self.settings.clone(),
+            is_mongos: facts.is_mongos,
+            orders,
+            requests: self.requests(progress),
+            progress: progress.clone(),
+        };
+        let mut rows = Rows { reader, reading: None, known: 0, waiting: VecDeque::new() };
         rows.read(plan.unread);
-        (tracker, desk, rows)
+        (tracker, desk, rows, heard)
     }
 
     /// Opens the stream and starts its two halves.
@@ -160,7 +156,7 @@ impl MongodbSource {
         client: &Client,
         facts: &Facts,
         position: Streamed,
-        (feed, tracker, desk): (Feed, Tracker, Desk),
+        (feed, tracker, signals, desk): (Feed, Tracker, SignalCollection, Desk),
     ) -> Result<(JoinHandle<()>, JoinHandle<Result<()>>)> {
         let settings = &self.settings;
         let begin = start::begin(&position);
@@ -184,6 +180,7 @@ impl MongodbSource {
             is_mongos: facts.is_mongos,
         };
         let session = Session::new(settings.clone(), self.origin.clone(), position, tracker);
+        let session = session.listening(signals);
         let stream = Stream::new(Handle::current(), replies, session, feed, limits, desk);
         let decoding = tokio::task::spawn_blocking(move || stream.run());
         Ok((reading, decoding))
@@ -194,7 +191,7 @@ impl MongodbSource {
         &self,
         client: &Client,
         decoding: &mut JoinHandle<Result<()>>,
-        (mut rows, progress): (Rows, &Progress),
+        (mut rows, mut heard, progress): (Rows, mpsc::Receiver<Heard>, &Progress),
         ears: &mut Ears,
     ) -> Result<()> {
         let mut sample = interval(SAMPLE_EVERY);
@@ -210,12 +207,14 @@ impl MongodbSource {
                     });
                 }
                 read = rows.through() => read?,
+                // Where this fails, its note is still there.
+                Some(heard) = heard.recv() => rows.hear(heard.signal(), Some(heard.key)).await?,
                 signal = ears.next() => {
-                    let heard = rows.hear(signal.clone(), &self.settings, client).await;
-                    if heard.is_err() {
+                    let done = rows.hear(Some(signal.clone()), None).await;
+                    if done.is_err() {
                         ears.again(signal);
                     }
-                    heard?;
+                    done?;
                 }
                 _ = sample.tick(), if log.is_some() => {
                     if let Some(forecast) = log.take() {
@@ -260,10 +259,10 @@ async fn look_at_log(client: &Client, progress: &Progress, mut forecast: Forecas
 
 impl Source for MongodbSource {
     async fn check(&self) -> Result<Report> {
-        check::check(&self.settings).await
+        check::check(&self.settings, None).await
     }
 
-    async fn preconditions(&self) -> Result<()> {
+    async fn preconditions(&self, _progress: &Progress) -> Result<()> {
         let settings = &self.settings;
         let client = client::connect(settings).await?;
         let facts = client::facts(&client, settings).await?;
@@ -288,10 +287,14 @@ impl Source for MongodbSource {
             return Ok(());
         }
         let progress = feed.progress.clone();
-        let (tracker, desk, rows) = self.rows(&client, &facts, plan, &progress);
-        let (reading, mut decoding) = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
+        // One that begins anew has nothing behind it.
+        let waiting = if is_first { VecDeque::new() } else { Heard::noted(&feed.notes) };
+        let signals = SignalCollection::new(self.settings.signal_collection.clone(), waiting);
+        let (tracker, desk, rows, heard) = self.rows(&client, &facts, plan, &progress);
+        let (reading, mut decoding) =
+            self.stream(&client, &facts, position, (feed, tracker, signals, desk)).await?;
         let mut ears = std::mem::take(&mut self.ears);
-        let result = self.attend(&client, &mut decoding, (rows, &progress), &mut ears).await;
+        let result = self.attend(&client, &mut decoding, (rows, heard, &progress), &mut ears).await;
         self.ears = ears;
         // Gone before the next attempt, and its cursor with it.
         reading.abort();

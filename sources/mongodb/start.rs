@@ -12,10 +12,11 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::State;
 use mongodb::Client;
+use mongodb::bson::{DateTime, Timestamp};
 
 use crate::client::{self, Facts};
 use crate::config::Settings;
-use crate::errors::{Phase, classified};
+use crate::errors::{Phase, classified, is_resumable};
 use crate::oplog::Window;
 use crate::pipeline::{Begin, fingerprint};
 use crate::position::{Stored, Streamed, forgotten};
@@ -24,6 +25,9 @@ use crate::resume_token::{ClusterTime, ResumeToken};
 
 /// How long a member may take to catch up with the position before it counts as restored.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// For a position of another set.
+const OLD_SET: &str = "point source.mongodb.url at the old set, or start this connector under a new name";
 
 /// Where the stream is to begin.
 pub struct Place {
@@ -40,13 +44,19 @@ pub async fn place(
     from: Option<&Position>,
 ) -> Result<Place> {
     match from.map(Stored::parse).transpose()? {
-        Some(Stored::Streamed(position)) => {
+        Some(Stored::Streamed(mut position)) => {
             verify(settings, client, facts, &position).await?;
+            // One of before it was kept, or of a user who may read it since.
+            let known = position.replica_set_id.take();
+            position.replica_set_id = facts.replica_set_id.clone().or(known);
             Ok(Place { position: *position, is_first: false })
         }
         None | Some(Stored::Forgotten) => {
-            let position = now(settings, client, facts).await?;
-            tracing::info!(at = %position.cluster_time, "first start: changes from now on");
+            let position = match settings.start_at {
+                Some(time) => at(settings, client, facts, time).await?,
+                None => now(settings, client, facts).await?,
+            };
+            tracing::info!(from = %position.cluster_time, "first start: changes from here on");
             Ok(Place { position, is_first: true })
         }
     }
@@ -60,7 +70,7 @@ async fn now(settings: &Settings, client: &Client, facts: &Facts) -> Result<Stre
     let mut cursor = open(client, settings, &Begin::Now, splits).await.map_err(failed)?;
     let reply = cursor.next().await.transpose().map_err(failed)?;
     let token = match &reply {
-        Some(reply) => place_after(reply).and_then(|token| token.map(ResumeToken::read).transpose()),
+        Some(reply) => place_after(reply),
         None => Ok(None),
     };
     let token = token.ok().flatten();
@@ -72,6 +82,30 @@ async fn now(settings: &Settings, client: &Client, facts: &Facts) -> Result<Stre
     Ok(starting_at(settings, facts, Some(token), time))
 }
 
+/// The time that the file names, proved to be one that the server can serve, before anything is remembered of it.
+async fn at(settings: &Settings, client: &Client, facts: &Facts, time: ClusterTime) -> Result<Streamed> {
+    const HINT: &str = "correct start_at in [source.mongodb], or remove it to start now";
+    if time > facts.end {
+        let what = format!("start_at = {time} is later than the newest place of the server, {}", facts.end);
+        return Err(Error::config(what).hint(HINT));
+    }
+    let opened = async {
+        let mut cursor = open(client, settings, &Begin::At(time), facts.splits()).await?;
+        cursor.next().await.transpose()
+    };
+    match opened.await {
+        Ok(_) => Ok(starting_at(settings, facts, None, time)),
+        Err(error) if is_resumable(&error) => {
+            let what = format!("cannot open a change stream on {} of {}", settings.scope, settings.place());
+            Err(classified(what, error, settings, Phase::Reading))
+        }
+        Err(error) => {
+            let what = format!("the server cannot serve changes from start_at = {time} on");
+            Err(Error::config(what).source(error).hint(HINT))
+        }
+    }
+}
+
 /// A position that nothing is known of but the place.
 pub fn starting_at(
     settings: &Settings,
@@ -80,7 +114,9 @@ pub fn starting_at(
     time: ClusterTime,
 ) -> Streamed {
     let pipeline = fingerprint(settings, facts.splits());
-    Streamed::starting_at(&facts.replica_set, &settings.scope.to_string(), &pipeline, token, time)
+    let (set, scope) = (&facts.replica_set, settings.scope.to_string());
+    let position = Streamed::starting_at(set, &scope, &pipeline, token, time);
+    Streamed { replica_set_id: facts.replica_set_id.clone(), ..position }
 }
 
 /// Where the stream is to be opened for a position: inside a transaction where that began.
@@ -101,7 +137,17 @@ async fn verify(settings: &Arc<Settings>, client: &Client, facts: &Facts, positi
             "the position is of replica set {:?}, and this is {:?}",
             position.replica_set, facts.replica_set
         ))
-        .hint("point source.mongodb.url at the old set, or start this connector under a new name")
+        .hint(OLD_SET)
+        .state(State::PositionLost));
+    }
+    if let (Some(of_position), Some(now)) = (&position.replica_set_id, &facts.replica_set_id)
+        && of_position != now
+    {
+        return Err(Error::fatal(format!(
+            "the position is of another replica set {:?}: its id is {of_position}, and that of this one is {now}",
+            position.replica_set
+        ))
+        .hint(OLD_SET)
         .state(State::PositionLost));
     }
     let scope = settings.scope.to_string();
@@ -127,13 +173,16 @@ async fn caught_up(
     facts: &Facts,
     position: &Streamed,
 ) -> Result<()> {
+    // A place between events says nothing of its own time, and that of a first start lies a step beyond the log's end.
+    let is_of_event = position.event_time == position.cluster_time;
+    let needed = if is_of_event { position.cluster_time } else { position.cluster_time.before() };
     let mut end = facts.end;
     let deadline = Instant::now() + CATCH_UP_PATIENCE;
-    while end < position.cluster_time && Instant::now() < deadline {
+    while end < needed && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(250)).await;
         end = client::facts(client, settings).await?.end;
     }
-    if end >= position.cluster_time {
+    if end >= needed {
         return Ok(());
     }
     Err(Error::fatal(format!(
@@ -155,6 +204,7 @@ pub async fn chosen(settings: &Settings, place: Option<&str>) -> Result<Position
     let facts = client::facts(&client, &settings).await?;
     facts.preconditions()?;
     let position = match place {
+        Some("now") => now(&settings, &client, &facts).await?,
         Some(text) => typed(&settings, &facts, text)?,
         None => {
             let what = format!("cannot read the log of {}", settings.place());
@@ -178,15 +228,32 @@ pub async fn chosen(settings: &Settings, place: Option<&str>) -> Result<Position
 
 fn typed(settings: &Settings, facts: &Facts, text: &str) -> Result<Streamed> {
     let not_one = || {
-        Error::config(format!("{text:?} is not a place in a change stream"))
-            .hint("a resume token (hexadecimal digits from 82 on), or a cluster time like 1700000000.1")
+        Error::config(format!("{text:?} is not a place in a change stream")).hint(
+            "a resume token (hexadecimal digits from 82 on), a cluster time like 1700000000.1, a time like \
+                 2026-01-31T18:00:00Z, or now",
+        )
     };
+    if text.contains(':') {
+        let time = DateTime::parse_rfc3339_str(text).map_err(|error| not_one().source(error))?;
+        let seconds = u32::try_from(time.timestamp_millis() / 1000).map_err(|_| not_one())?;
+        let time = ClusterTime::from(Timestamp { time: seconds, increment: 0 });
+        return if time <= facts.end {
+            Ok(starting_at(settings, facts, None, time))
+        } else {
+            Err(to_come(text))
+        };
+    }
     if let Ok(time) = text.parse::<ClusterTime>() {
         return Ok(starting_at(settings, facts, None, time));
     }
     let token = ResumeToken::typed(text).map_err(|_| not_one())?;
     let time = token.cluster_time().map_err(|_| not_one())?;
     Ok(starting_at(settings, facts, Some(token), time))
+}
+
+fn to_come(time: &str) -> Error {
+    Error::config(format!("{time} is still to come, by the server's clock"))
+        .hint("begin with what comes from now on: millrace position <file> set --to now --yes")
 }
 
 /// The position of a connector that never ran.

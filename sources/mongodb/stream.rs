@@ -13,13 +13,12 @@ use millrace_core::progress::State;
 use millrace_core::source::{
     BATCH_AGE_MAX, BATCH_WAIT, Ended, Feed, STOP_DELIVERY_PATIENCE, STOP_OPEN_PATIENCE, TICK,
 };
-use mongodb::raw_batch_cursor::RawBatch;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::bson::{Doc, Malformed};
 use crate::position::Stored;
-use crate::reader::{REPLY_EVENTS, Reply};
+use crate::reader::{Answer, REPLY_EVENTS, Reply};
 use crate::resume_token::ClusterTime;
 use crate::session::Session;
 use crate::snapshot::desk::{Desk, Order};
@@ -119,7 +118,7 @@ impl Stream {
                 Next::Tick if self.session.is_whole() && self.is_filled() => self.send(true)?,
                 Next::Tick => {}
                 Next::Order(order) => self.obey(order),
-                Next::Reply(Some(Reply::Batch(reply, _room))) => self.take(&reply)?,
+                Next::Reply(Some(Reply::Batch(answer))) => self.take(&answer)?,
                 Next::Reply(Some(Reply::Failed(error))) => {
                     // What was read is good; where it ends is where the next attempt goes on.
                     if self.session.is_whole() && self.is_filled() {
@@ -151,18 +150,27 @@ impl Stream {
 
     /// What the reader of documents wants of the stream.
     fn obey(&mut self, order: Order) {
-        let seen = self.session.cluster_time();
+        let seen = self.session.seen();
         let tracker = &mut self.session.tracker;
         match order {
-            Order::Open { collection, reply } => {
-                let id = tracker.open(collection, seen);
+            Order::Cut { collection, parts } => tracker.cut(collection, parts),
+            Order::Open { collection, part, reply } => {
+                let id = tracker.open((collection, part), seen);
                 if reply.send((id, seen)).is_err() {
                     tracker.cancel(id);
                 }
             }
-            Order::Read(read) => tracker.read(*read),
+            Order::Read { read, reply } => {
+                self.desk.expect(read.id, reply);
+                tracker.read(*read);
+            }
             Order::Cancel(id) => tracker.cancel(id),
-            Order::Add(unread) => tracker.add(unread),
+            Order::Add { unread, heard } => {
+                tracker.add(unread);
+                if let Some(key) = heard {
+                    self.session.signals.documents.done(&key);
+                }
+            }
             Order::Drop(collection) => tracker.drop_collection(collection),
         }
     }
@@ -189,7 +197,8 @@ impl Stream {
 
     /// What was asked for, or is no longer wanted, is noted at once: a crash must not forget it.
     fn note(&mut self) -> Result<(), Ended> {
-        if self.session.tracker.has_notes() && self.session.is_whole() && self.have_batch()? {
+        self.session.signals.documents.tell(&self.desk.heard);
+        if self.session.has_notes() && self.session.is_whole() && self.have_batch()? {
             self.session.next_number();
             self.send(true)?;
         }
@@ -206,7 +215,8 @@ impl Stream {
         Ok(true)
     }
 
-    fn take(&mut self, reply: &RawBatch) -> Result<(), Ended> {
+    fn take(&mut self, answer: &Answer) -> Result<(), Ended> {
+        let reply = &answer.batch;
         let cursor = Doc::new(reply.as_raw_document().as_bytes())
             .and_then(|reply| reply.need("cursor")?.document("cursor"))
             .map_err(malformed)?;
@@ -227,7 +237,8 @@ impl Stream {
                 _ => {}
             }
         }
-        self.session.reply_ended(token, count == 0 && !self.limits.is_mongos)?;
+        let drained = count == 0 && answer.has_moved && !self.limits.is_mongos;
+        self.session.reply_ended(token, drained)?;
         self.feed.progress.received.fetch_max(self.session.cluster_time().0, Ordering::Relaxed);
         // One that had room for more has everything that there was.
         let has_more =
@@ -289,7 +300,7 @@ impl Stream {
         batch.end = Some(position.to_position());
         batch.whole = self.session.is_whole();
         batch.drained = drained;
-        self.session.tracker.take_notes(&mut batch.notes);
+        self.session.take_notes(&mut batch.notes);
         let progress = &self.feed.progress;
         progress.received.fetch_max(self.sent.0, Ordering::Relaxed);
         progress.transactions.fetch_add(batch.transactions.len() as u64, Ordering::Relaxed);

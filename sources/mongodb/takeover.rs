@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use millrace_core::encode::base64;
 use millrace_core::error::{Error, Result};
-use millrace_core::position::Position;
+use millrace_core::position::{Notes, Position};
+use millrace_core::takeover::{self, Incremental};
 use mongodb::bson::{Bson, RawDocumentBuf};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ use crate::client;
 use crate::config::Settings;
 use crate::position::Stored;
 use crate::resume_token::{ClusterTime, ResumeToken};
+use crate::snapshot::collection;
 use crate::start::starting_at;
 
 /// An offset as Debezium writes it, of what counts here.
@@ -32,6 +34,8 @@ struct Offset {
     /// While documents are read that were there before.
     #[serde(default, skip_serializing)]
     initsync: Option<bool>,
+    #[serde(flatten, skip_serializing)]
+    incremental: Incremental,
 }
 
 /// The position that an offset means. Whether the server still has what comes after it is seen at the start.
@@ -45,12 +49,14 @@ pub async fn taken(settings: &Settings, offset: &str) -> Result<Position> {
 }
 
 /// The offset from which Debezium goes on where this position stands.
-pub fn handed_back(position: &Position) -> Result<String> {
+pub fn handed_back(position: &Position, notes: &Notes) -> Result<String> {
     let Stored::Streamed(at) = Stored::parse(position)? else {
         return Err(Error::config("the connector has not begun yet: there is nothing to hand back"));
     };
+    takeover::all_rows_are_read(&collection::unfinished(notes))?;
     let token = at.resume_token.map(|token| written(&token)).transpose()?;
-    let offset = Offset { sec: Some(at.sec), ord: Some(at.ord.into()), resume_token: token, initsync: None };
+    let (sec, ord) = (Some(at.sec), Some(at.ord.into()));
+    let offset = Offset { sec, ord, resume_token: token, ..Offset::default() };
     // Numbers and a text: serde_json cannot fail on them.
     Ok(serde_json::to_string(&offset).unwrap_or_default())
 }
@@ -59,6 +65,7 @@ fn place(text: &str) -> Result<(Option<ResumeToken>, ClusterTime)> {
     let offset: Offset = serde_json::from_str(text).map_err(|error| {
         Error::config("the offset is not one of Debezium's MongoDB connector").source(error)
     })?;
+    offset.incremental.refuse()?;
     if offset.initsync == Some(true) {
         return Err(Error::config("Debezium has not finished its snapshot").hint(
             "let it finish, or begin anew: no document of it can be told from those that are missing",
@@ -127,6 +134,7 @@ mod tests {
     fn an_unfinished_snapshot_and_an_offset_of_something_else_are_refused() {
         for text in [
             r#"{"sec":1,"ord":2,"initsync":true}"#,
+            r#"{"sec":1,"ord":2,"incremental_snapshot_collections":"[{}]"}"#,
             r#"{"lsn":7}"#,
             r#"{"sec":1,"ord":2,"resume_token":"82"}"#,
             r#"{"sec":1,"ord":2,"resume_token":"!"}"#,
@@ -141,8 +149,11 @@ mod tests {
         let token = ResumeToken::typed(DATA).unwrap();
         let time = token.cluster_time().unwrap();
         let at = Streamed::starting_at("rs0", "deployment", "ab", Some(token.clone()), time);
-        let offset = handed_back(&at.to_position()).unwrap();
+        let notes = |text: &str| Notes::from([("snapshot shop.orders".to_owned(), text.to_owned())]);
+        let offset = handed_back(&at.to_position(), &notes(r#"{"state":"done"}"#)).unwrap();
         assert!(offset.starts_with(r#"{"sec":1700000000,"ord":5,"resume_token":""#), "{offset}");
         assert_eq!(place(&offset).unwrap(), (Some(token), time));
+        let error = handed_back(&at.to_position(), &notes(r#"{"state":"pending"}"#)).unwrap_err();
+        assert!(error.message().contains("shop.orders"), "{error}");
     }
 }

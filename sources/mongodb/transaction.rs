@@ -130,6 +130,7 @@ impl Open {
             previous_commit: None,
             snapshot: SnapshotMark::No,
             again: 0,
+            origin: None,
             part: Part { name, ..part },
         });
         self.in_batch = Some((number, index));

@@ -234,10 +234,12 @@ pub async fn load_types(client: &Client, types: &mut Types, oids: &[u32]) -> Res
           WHERE made_of.oid <> 0)
         SELECT json_build_object('oid', t.oid::bigint, 'name', t.typname,
           'shape', CASE WHEN t.typtype = 'e' THEN 'enum' WHEN t.typtype = 'd' THEN 'domain'
-                        WHEN e.oid IS NOT NULL THEN 'array' ELSE 'other' END,
+                        WHEN e.oid IS NOT NULL THEN 'array' WHEN t.typtype = 'b' THEN 'base'
+                        ELSE 'other' END,
           'labels', (SELECT coalesce(json_agg(l.enumlabel ORDER BY l.enumsortorder), '[]')
                      FROM pg_enum l WHERE l.enumtypid = t.oid),
-          'base', t.typbasetype::bigint, 'typmod', t.typtypmod, 'element', e.oid::bigint)::text
+          'base', t.typbasetype::bigint, 'typmod', t.typtypmod, 'element', e.oid::bigint,
+          'delimiter', e.typdelim)::text
         FROM wanted w
         JOIN pg_type t ON t.oid = w.oid
         LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid";
@@ -249,21 +251,21 @@ pub async fn load_types(client: &Client, types: &mut Types, oids: &[u32]) -> Res
     Ok(())
 }
 
-/// The version of a relation that a Relation message begins: the message, completed by the catalog.
+/// The version of a relation that a Relation message begins, and the table that completes it, as the catalog has it.
 pub async fn describe(
     client: &Client,
     describing: &Statement,
     types: &mut Types,
     message: &RelationMessage,
     origin: &Origin,
-) -> Result<Relation> {
+) -> Result<(Relation, Option<TableInfo>)> {
     let rows = client.query(describing, &[&message.id]).await;
     // One that is gone is left out.
     let rows = rows.map_err(|error| errors::query("cannot read a table from the catalog", error))?;
     let info: Option<TableInfo> = parsed(rows)?.pop();
     let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
     load_types(client, types, &oids).await?;
-    Ok(relation::build(types, info.as_ref(), message, origin))
+    Ok((relation::build(types, info.as_ref(), message, origin), info))
 }
 
 /// The partitioned table that this one is a part of; `None` for any other table.

@@ -10,7 +10,7 @@ use crate::publication::{self, Plan, Publication, Wanted};
 use crate::server::{self, CONDITIONS, ServerFacts};
 use crate::slot::{self, Slot};
 use crate::tables::quoted;
-use crate::{control, errors, janitor};
+use crate::{control, errors, failover, janitor};
 
 /// What was found, one line a precondition; a server that cannot be reached is a finding too.
 pub async fn check(settings: &Settings) -> Result<Report> {
@@ -49,8 +49,9 @@ async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> 
         }
     }
     minor_release(report, &facts);
-    let wanted = publication::wanted(client, settings).await?;
+    let mut wanted = publication::wanted(client, settings).await?;
     let found = publication::read(client, &settings.publication, &facts).await?;
+    publication::keep_captured(settings, found.as_ref(), &mut wanted.tables);
     let (all, of_signals) = publication::published(client, settings, &wanted.tables).await?;
     tables(report, &wanted, found.as_ref(), settings);
     for missing in of_signals {
@@ -68,6 +69,7 @@ async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> 
     janitor::check(report, client, &wanted.tables, settings).await?;
     let found = slot::read(client, &settings.slot).await?;
     of_slot(report, found.as_ref(), settings);
+    failover::check(report, client, settings, &facts, found.as_ref()).await?;
     room(report, found.as_ref(), &facts);
     Ok(())
 }
@@ -160,16 +162,18 @@ fn published(
     let name = &settings.publication;
     let subject = format!("publication {name}");
     if wanted.tables.is_empty() {
+        if settings.only_published && wanted.missing.is_empty() {
+            report.fail(subject, "sends no table that the file asks for", "add the tables to it");
+        }
         return;
     }
-    let Plan::Run(statements) = publication::plan(name, found, &wanted.tables, settings.create_publication)
-    else {
+    let Plan::Run(statements) = publication::plan(name, found, &wanted.tables) else {
         return report.pass(subject, "sends what is asked for");
     };
     let typed = format!("{};", statements.join("; "));
     let lack = if found.is_some() { "does not send what is asked for" } else { "does not exist" };
-    if !settings.create_publication {
-        report.fail(subject, format!("{lack}, and create_publication is false"), typed);
+    if !publication::may_change(settings, found) {
+        report.fail(subject, publication::lack(settings, found.is_some()), typed);
     } else if facts.in_recovery {
         report.fail(subject, format!("{lack}, and a standby cannot change it"), typed);
     } else if found.is_none() && !facts.can_create {

@@ -3,7 +3,9 @@
 
 mod reselect;
 mod signals;
+mod snapshot;
 mod url;
+mod wal;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,7 +23,9 @@ use crate::messages::Prefixes;
 use crate::tables::{TableName, TablePattern};
 pub use reselect::Reselected;
 pub use signals::Signals;
+pub use snapshot::{Snapshot, SnapshotMode};
 pub use url::{Host, Password, Server, Target};
+pub use wal::{WalPolicy, gigabytes};
 
 /// 1 MiB: some thousand rows, enough to spread what a batch costs, and small enough to stay in the cache.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -37,6 +41,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const STATUS: Duration = Duration::from_secs(10);
 /// The server sends a keepalive after half its `wal_sender_timeout`, 30 s by default: twice that is dead.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// As Debezium: longer than most transactions, shorter than an operator's patience.
+const CREATE_SLOT: Duration = Duration::from_secs(90);
 /// Longer than a slow name server, shorter than an operator's patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Postgres cuts longer names short (NAMEDATALEN - 1), and two cut names can be one.
@@ -48,6 +54,7 @@ const NAME_BYTES_MAX: usize = 63;
 pub struct Raw {
     /// `postgres://user@host:port/database`. May hold the password, hence a secret.
     pub url: Secret,
+    pub primary_hosts: Option<Vec<String>>,
     pub password: Option<Secret>,
     pub tables: Vec<String>,
     #[serde(default)]
@@ -71,7 +78,10 @@ pub struct Raw {
     pub publication: Option<String>,
     pub slot: Option<String>,
     pub create_publication: Option<bool>,
+    pub alter_publication: Option<bool>,
+    pub only_published: Option<bool>,
     pub create_slot: Option<bool>,
+    pub create_slot_timeout_s: Option<u64>,
     pub failover_slot: Option<bool>,
     pub snapshot: Option<SnapshotMode>,
     pub snapshot_rows: Option<bool>,
@@ -80,6 +90,7 @@ pub struct Raw {
     pub snapshot_chunk_rows: Option<u64>,
     pub snapshot_workers: Option<usize>,
     pub sslmode: Option<SslMode>,
+    pub channel_binding: Option<ChannelBinding>,
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
     pub sslkey: Option<PathBuf>,
@@ -88,91 +99,12 @@ pub struct Raw {
     pub receive_timeout_s: Option<u64>,
     pub connect_timeout_s: Option<u64>,
     pub slot_made_beforehand: Option<bool>,
-    pub wal_limit_gb: Option<u64>,
+    pub wal_limit_gb: Option<f64>,
     pub wal_policy: Option<WalPolicy>,
     pub existing_slot: Option<ExistingSlot>,
     pub heartbeat_query: Option<String>,
     pub batch_bytes_max: Option<usize>,
     pub batch_rows_max: Option<usize>,
-}
-
-/// What becomes of the rows that are there before the changes are, by the names that Debezium gave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnapshotMode {
-    /// The rows that are there when a table is first seen, and every change after them.
-    #[default]
-    Initial,
-    /// The rows, and no change.
-    InitialOnly,
-    /// The rows, at every start of the daemon.
-    Always,
-    /// Nothing: changes from the slot's consistent point on.
-    #[serde(alias = "never")]
-    NoData,
-    /// As `initial`, and once more when the changes after the position are gone.
-    WhenNeeded,
-    /// As the three keys beside it say.
-    ConfigurationBased,
-}
-
-/// What a mode means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The rows of a table that is new to the connector are read.
-    pub rows: bool,
-    /// Those of every table are, at every start of the daemon.
-    pub always: bool,
-    /// Changes follow.
-    pub stream: bool,
-    /// A position that the server cannot serve any more is given up, and all tables are read anew.
-    pub on_loss: bool,
-}
-
-impl Snapshot {
-    fn resolve(raw: &Raw, problems: &mut Problems) -> Self {
-        let mode = raw.snapshot.unwrap_or_default();
-        let based = [
-            ("snapshot_rows", raw.snapshot_rows),
-            ("snapshot_stream", raw.snapshot_stream),
-            ("snapshot_on_loss", raw.snapshot_on_loss),
-        ];
-        let initial = Self { rows: true, always: false, stream: true, on_loss: false };
-        if mode != SnapshotMode::ConfigurationBased {
-            for (key, _) in based.iter().filter(|(_, value)| value.is_some()) {
-                let what = format!("{key} has no effect beside this snapshot mode");
-                problems.add(what, "set snapshot = \"configuration_based\", or remove it");
-            }
-        }
-        match mode {
-            SnapshotMode::Initial => initial,
-            SnapshotMode::InitialOnly => Self { stream: false, ..initial },
-            SnapshotMode::Always => Self { always: true, ..initial },
-            SnapshotMode::NoData => Self { rows: false, ..initial },
-            SnapshotMode::WhenNeeded => Self { on_loss: true, ..initial },
-            SnapshotMode::ConfigurationBased => {
-                let [rows, stream, on_loss] = based.map(|(_, value)| value.unwrap_or(false));
-                if !rows && !stream {
-                    problems.add(
-                        "snapshot = \"configuration_based\" asks for neither rows nor changes",
-                        "set snapshot_rows = true, snapshot_stream = true, or both",
-                    );
-                }
-                Self { rows, always: false, stream, on_loss }
-            }
-        }
-    }
-}
-
-/// Whom a limit on the log that the server keeps protects.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WalPolicy {
-    /// The changes: above the limit the log says so.
-    #[default]
-    ProtectData,
-    /// The server's disk: above the limit the slot is dropped, and the changes behind it are given up.
-    ProtectSource,
 }
 
 /// As in libpq.
@@ -208,6 +140,18 @@ pub enum ExistingSlot {
     Refuse,
     /// Its confirmed position is the start.
     Take,
+}
+
+/// As in libpq: whether a password is tied to the TLS session that it goes over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelBinding {
+    Disable,
+    /// Where the server offers it.
+    #[default]
+    Prefer,
+    /// A server that cannot is refused, and one that asks for no such proof.
+    Require,
 }
 
 impl SslMode {
@@ -251,10 +195,13 @@ pub struct Settings {
     /// In the order in which they are tried.
     pub servers: Vec<Server>,
     pub target: Target,
+    /// Where rows are read, where `servers` are standbys.
+    pub primaries: Vec<Server>,
     pub user: String,
     pub database: String,
     pub password: Option<Password>,
     pub tls: Tls,
+    pub channel_binding: ChannelBinding,
     pub tables: Vec<TablePattern>,
     /// And what of it not.
     pub exclude_tables: Vec<TablePattern>,
@@ -271,7 +218,12 @@ pub struct Settings {
     pub publication: String,
     pub slot: String,
     pub create_publication: bool,
+    /// One that somebody else made is changed, too.
+    pub alter_publication: bool,
+    /// Of `tables`, only those that are published: where nobody here publishes the others.
+    pub only_published: bool,
     pub create_slot: bool,
+    pub create_slot_timeout: Duration,
     /// A slot that is made follows a promotion, where the server can have it so.
     pub failover_slot: bool,
     pub snapshot: Snapshot,
@@ -310,9 +262,13 @@ impl Settings {
         let own = format!("millrace_{}", connector.to_lowercase().replace(|c| !is_slot_char(c), "_"));
         let heartbeat = problems.seconds("heartbeat_interval_s", raw.heartbeat_interval_s, HEARTBEAT, 0);
         let snapshot = Snapshot::resolve(&raw, &mut problems);
+        let (wal_limit, wal_policy) = wal::limit(&raw, &mut problems);
+        let to_connect = raw.connect_timeout_s.or(url.connect_timeout_s);
+        let to_make_a_slot = raw.create_slot_timeout_s;
         let settings = Self {
             connector: connector.to_owned(),
             tls: tls(&raw, &url, &mut problems),
+            channel_binding: raw.channel_binding.or(url.channel_binding).unwrap_or_default(),
             message_events: message_events(&raw, &mut problems),
             reselected: Reselected::resolve(&raw, &mut problems),
             signals: Signals::resolve(&raw, &mut problems),
@@ -321,13 +277,10 @@ impl Settings {
                 url.password.as_ref().map(|_| Password::OfUrl(raw.url)),
                 "password",
             ),
-            server: url
-                .servers
-                .first()
-                .cloned()
-                .unwrap_or_else(|| Server { host: Host::Tcp(String::new()), port: 0 }),
+            server: url.first(),
             servers: url.servers,
             target: url.target,
+            primaries: problems.servers(raw.primary_hosts.as_deref().unwrap_or_default()),
             user: url.user,
             database: url.database,
             tables: tables(&raw.tables, &mut problems),
@@ -338,7 +291,10 @@ impl Settings {
             publication: problems.name("publication", raw.publication, &own),
             slot: problems.slot(raw.slot, &own),
             create_publication: raw.create_publication.unwrap_or(true),
+            alter_publication: raw.alter_publication.unwrap_or(true),
+            only_published: raw.only_published.unwrap_or(false),
             create_slot: raw.create_slot.unwrap_or(true),
+            create_slot_timeout: problems.seconds("create_slot_timeout_s", to_make_a_slot, CREATE_SLOT, 1),
             failover_slot: raw.failover_slot.unwrap_or(true),
             snapshot,
             snapshot_chunk_rows: problems.within(
@@ -351,16 +307,9 @@ impl Settings {
             heartbeat_interval: Some(heartbeat).filter(|interval| !interval.is_zero()),
             status_interval: problems.seconds("status_interval_s", raw.status_interval_s, STATUS, 1),
             receive_timeout: problems.seconds("receive_timeout_s", raw.receive_timeout_s, RECEIVE_TIMEOUT, 1),
-            connect_timeout: problems.seconds(
-                "connect_timeout_s",
-                raw.connect_timeout_s.or(url.connect_timeout_s),
-                CONNECT_TIMEOUT,
-                1,
-            ),
-            wal_limit: raw
-                .wal_limit_gb
-                .map(|gb| problems.within("wal_limit_gb", Some(gb), gb, 1..=1_000_000) << 30),
-            wal_policy: problems.wal_policy(raw.wal_policy, raw.wal_limit_gb),
+            connect_timeout: problems.seconds("connect_timeout_s", to_connect, CONNECT_TIMEOUT, 1),
+            wal_limit,
+            wal_policy,
             slot_made_beforehand: raw.slot_made_beforehand.unwrap_or(false),
             takes_slot: raw.existing_slot == Some(ExistingSlot::Take),
             heartbeat_query: problems.heartbeat_query(raw.heartbeat_query, heartbeat),
@@ -373,6 +322,12 @@ impl Settings {
     /// `user@host:port/database`, for messages: everything but the password.
     pub fn place(&self) -> String {
         format!("{}@{}/{}", self.user, self.server, self.database)
+    }
+
+    /// The same on the server where rows are read.
+    pub fn on_primary(&self) -> Self {
+        let Some(server) = self.primaries.first().cloned() else { return self.clone() };
+        Self { server, servers: self.primaries.clone(), target: Target::ReadWrite, ..self.clone() }
     }
 
     /// The password as it is now.
@@ -421,7 +376,8 @@ fn tls(raw: &Raw, url: &url::Url, problems: &mut Problems) -> Tls {
         }
     };
     // Nobody listens in on this machine; everywhere else a server has to prove who it is.
-    let is_local = url.servers.iter().all(Server::is_local);
+    let primaries = raw.primary_hosts.iter().flatten().filter_map(|text| url::place(text));
+    let is_local = url.servers.iter().cloned().chain(primaries).all(|server| server.is_local());
     let usual = if is_local { SslMode::Prefer } else { SslMode::VerifyFull };
     let mode = match (raw.sslmode.or(url.sslmode).unwrap_or(usual), &root_cert) {
         // As libpq: who names a root wants it looked at.
@@ -469,9 +425,6 @@ fn message_keys(
 ) -> Vec<(TablePattern, Vec<String>)> {
     let mut keys = Vec::new();
     for (table, columns) in given {
-        if columns.is_empty() {
-            problems.add(format!("message_keys: {table:?} names no column"), "name one, or remove the entry");
-        }
         match TablePattern::parse(&table) {
             Ok(pattern) => keys.push((pattern, columns)),
             Err(what) => {
@@ -506,11 +459,17 @@ impl Problems {
         own.or(of_url)
     }
 
-    fn wal_policy(&mut self, given: Option<WalPolicy>, limit_gb: Option<u64>) -> WalPolicy {
-        if given.is_some() && limit_gb.is_none() {
-            self.add("wal_policy has no effect without a limit", "set wal_limit_gb, or remove it");
+    fn servers(&mut self, given: &[String]) -> Vec<Server> {
+        let mut servers = Vec::new();
+        for text in given {
+            match url::place(text) {
+                Some(server) => servers.push(server),
+                None => {
+                    self.add(format!("primary_hosts: {text:?} is no host"), "write \"db1.internal:5432\"");
+                }
+            }
         }
-        given.unwrap_or_default()
+        servers
     }
 
     fn heartbeat_query(&mut self, given: Option<String>, interval: Duration) -> Option<String> {

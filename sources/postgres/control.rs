@@ -6,11 +6,11 @@ use std::time::Duration;
 use millrace_core::error::{Error, Kind, Result};
 use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode as Demand;
+use tokio_postgres::config::{ChannelBinding as Binding, SslMode as Demand};
 use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{Host, Server, Settings, SslMode, Target};
+use crate::config::{ChannelBinding, Host, Server, Settings, SslMode, Target};
 use crate::{errors, tls};
 
 /// A dead peer is noticed after 30 + 3 * 10 seconds of silence, and after 30 with data under way.
@@ -19,11 +19,17 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
-/// Fixes what text looks like, so that a default reads as a value does, and bounds every wait for a lock:
-/// making a slot waits for the transactions that are under way.
+/// Fixes what text looks like, so that a default reads as a value does, and bounds every wait for a lock.
 const OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 \
-     -c search_path=pg_catalog -c statement_timeout=90s -c lock_timeout=60s \
+     -c statement_timeout=90s -c lock_timeout=60s \
      -c idle_in_transaction_session_timeout=90s";
+
+/// Our own queries find nothing by the role's search path, and names come with their schema.
+pub const OWN_PATH: &str = "SET search_path = pg_catalog";
+
+/// For what users write, and for values: the stream prints names as the role's search path has them. Until the
+/// transaction ends.
+pub const PATH_OF_ROLE: &str = "SET LOCAL search_path TO DEFAULT";
 
 /// An open session. It ends when the client is dropped.
 #[derive(Debug)]
@@ -74,18 +80,21 @@ async fn connect_to(settings: &Settings) -> Result<Control> {
     let config = client_config(settings)?;
     let server = settings.server.clone();
     let opening = async {
-        match tls::client_config(&settings.tls)? {
+        let control = match tls::client_config(&settings.tls)? {
             None => {
                 let opened = config.connect(NoTls).await;
                 let (client, connection) = opened.map_err(|error| errors::connection(settings, error))?;
-                Ok(Control { client, server, ended: drive(settings, connection) })
+                Control { client, server, ended: drive(settings, connection) }
             }
             Some(tls) => {
                 let opened = config.connect(MakeRustlsConnect::new(tls)).await;
                 let (client, connection) = opened.map_err(|error| errors::connection(settings, error))?;
-                Ok(Control { client, server, ended: drive(settings, connection) })
+                Control { client, server, ended: drive(settings, connection) }
             }
-        }
+        };
+        let prepared = control.client.batch_execute(OWN_PATH).await;
+        prepared.map_err(|error| errors::query("cannot prepare the connection", error))?;
+        Ok(control)
     };
     tokio::time::timeout(settings.connect_timeout, opening).await.unwrap_or_else(|_| {
         let seconds = settings.connect_timeout.as_secs();
@@ -123,6 +132,11 @@ fn client_config(settings: &Settings) -> Result<tokio_postgres::Config> {
             (SslMode::Disable, _) | (_, Host::Unix(_)) => Demand::Disable,
             (SslMode::Prefer, _) => Demand::Prefer,
             (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => Demand::Require,
+        })
+        .channel_binding(match settings.channel_binding {
+            ChannelBinding::Disable => Binding::Disable,
+            ChannelBinding::Prefer => Binding::Prefer,
+            ChannelBinding::Require => Binding::Require,
         });
     if let Some(password) = settings.present_password()? {
         config.password(password.expose_secret());

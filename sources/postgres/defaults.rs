@@ -143,11 +143,13 @@ fn zero(kind: &Kind) -> Option<String> {
         | Kind::Geography
         | Kind::Vector { .. }
         | Kind::SparseVector
+        | Kind::LongSparseVector
         | Kind::Verbatim
         | Kind::Bytes
         | Kind::Enum { .. }
         | Kind::TimeTz { .. }
         | Kind::Array(_)
+        | Kind::Delimited { .. }
         | Kind::Other { .. } => return None,
     };
     Some(text.to_owned())
@@ -187,11 +189,13 @@ fn spelled(text: String, kind: &Kind) -> Option<String> {
         | Kind::Geography
         | Kind::Vector { .. }
         | Kind::SparseVector
+        | Kind::LongSparseVector
         | Kind::Verbatim
         | Kind::Bytes
         | Kind::Enum { .. }
         | Kind::TimeTz { .. }
         | Kind::Array(_)
+        | Kind::Delimited { .. }
         | Kind::Other { .. } => None,
     }
 }

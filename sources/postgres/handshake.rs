@@ -13,12 +13,12 @@ use pgwire_replication::protocol::framing::{
 };
 use pgwire_replication::protocol::messages::{ErrorFields, auth, parse_auth_request};
 use postgres_protocol::authentication::sasl::{
-    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+    ChannelBinding as Binding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
 };
 use secrecy::ExposeSecret;
 use tokio_postgres::error::SqlState;
 
-use crate::config::Settings;
+use crate::config::{ChannelBinding, Settings};
 use crate::errors;
 use crate::lsn::Lsn;
 use crate::socket::Socket;
@@ -37,6 +37,8 @@ pub struct Handshake {
     pub backend_pid: i32,
     /// `user@host:port/database`, for messages.
     peer: String,
+    /// The password was tied to the TLS session.
+    is_bound: bool,
     /// The SQLSTATE with which the server answered last, if it refused.
     refusal: Option<String>,
 }
@@ -51,7 +53,8 @@ impl Handshake {
 
     async fn connect_now(settings: &Settings, application: &str) -> Result<Self> {
         let stream = Socket::open(settings).await?;
-        let mut handshake = Self { stream, backend_pid: 0, peer: settings.place(), refusal: None };
+        let (peer, backend_pid) = (settings.place(), 0);
+        let mut handshake = Self { stream, backend_pid, peer, is_bound: false, refusal: None };
         match handshake.authenticate(settings, application).await {
             Ok(()) => Ok(handshake),
             Err(error) => Err(match &handshake.refusal {
@@ -99,7 +102,10 @@ impl Handshake {
     async fn answer(&mut self, settings: &Settings, password: &str, message: &BackendMessage) -> Result<()> {
         let (code, data) =
             parse_auth_request(&message.payload).map_err(|error| from_pgwire(&self.peer, error))?;
+        let must_bind = settings.channel_binding == ChannelBinding::Require && !self.is_bound;
         match code {
+            auth::SASL => self.scram(settings.channel_binding, password, data).await,
+            _ if must_bind => Err(unbound(&self.peer)),
             auth::OK => Ok(()),
             auth::CLEARTEXT_PASSWORD => self.password(&[password.as_bytes(), b"\0"].concat()).await,
             auth::MD5_PASSWORD => {
@@ -111,7 +117,6 @@ impl Handshake {
                 );
                 self.password(&[hash.as_bytes(), b"\0"].concat()).await
             }
-            auth::SASL => self.scram(password, data).await,
             other => Err(Error::config(format!(
                 "postgres at {} asks for authentication method {other}, which is not supported",
                 self.peer
@@ -120,15 +125,18 @@ impl Handshake {
         }
     }
 
-    async fn scram(&mut self, password: &str, mechanisms: &[u8]) -> Result<()> {
+    async fn scram(&mut self, wanted: ChannelBinding, password: &str, mechanisms: &[u8]) -> Result<()> {
         let offers = |wanted: &str| mechanisms.split(|byte| *byte == 0).any(|name| name == wanted.as_bytes());
-        let (mechanism, binding) = match self.stream.server_end_point() {
+        let end_point = self.stream.server_end_point().filter(|_| wanted != ChannelBinding::Disable);
+        let (mechanism, binding) = match end_point {
             Some(end_point) if offers(SCRAM_SHA_256_PLUS) => {
-                (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(end_point))
+                self.is_bound = true;
+                (SCRAM_SHA_256_PLUS, Binding::tls_server_end_point(end_point))
             }
+            _ if wanted == ChannelBinding::Require => return Err(unbound(&self.peer)),
             // Tells the server that we would have: it breaks off if somebody took its offer out.
-            Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
-            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+            Some(_) => (SCRAM_SHA_256, Binding::unrequested()),
+            None => (SCRAM_SHA_256, Binding::unsupported()),
         };
         if !offers(mechanism) {
             return Err(Error::config(format!("postgres at {} does not offer SCRAM-SHA-256", self.peer))
@@ -238,6 +246,14 @@ impl Handshake {
             char::from(tag)
         ))
     }
+}
+
+fn unbound(peer: &str) -> Error {
+    Error::config(format!("postgres at {peer} does not tie the login to its TLS session, and channel_binding is require"))
+        .hint(
+            "use hostssl and scram-sha-256 for this role in pg_hba.conf, and a certificate that is signed with RSA or \
+             ECDSA; a pooler in between cannot have it: then channel_binding = \"prefer\"",
+        )
 }
 
 /// A server, or a pooler before it, that accepts and then says nothing must not hold up an attempt for ever.

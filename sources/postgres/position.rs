@@ -3,6 +3,8 @@
 //! Debezium's field names stand beside ours, so that whoever reads offsets today can go on reading them;
 //! only ours decide anything.
 
+use std::collections::BTreeMap;
+
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::State;
@@ -45,6 +47,38 @@ pub struct Streamed {
     /// Where that chunk was placed: what its rows show was committed before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_lsn: Option<Lsn>,
+    /// An operator chose a time: transactions that were committed before it are passed over, until the first one that
+    /// was not. Microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_us: Option<i64>,
+    /// Nothing more is to come from this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Drained>,
+    /// By an operator, who accepted what is missing before it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub chosen: bool,
+}
+
+/// That everything was delivered when nobody wrote any more: what an upgrade of the server waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
+    /// What the captured tables held, by name. `None`: nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<BTreeMap<String, Contents>>,
+}
+
+/// What a table holds, so that it can be told from what it holds later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    pub rows: i64,
+    /// Of the hashes of all rows, in whatever order they come; larger than any integer of JSON.
+    pub sum: String,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// What was found in the sink at opening.
@@ -54,7 +88,7 @@ pub enum Stored {
     Creating {
         slot: String,
     },
-    Streamed(Streamed),
+    Streamed(Box<Streamed>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,6 +121,9 @@ impl Streamed {
             ts_usec: None,
             snapshot_chunk: None,
             snapshot_lsn: None,
+            since_us: None,
+            drained: None,
+            chosen: false,
         }
     }
 
@@ -158,7 +195,7 @@ mod tests {
     #[test]
     fn a_position_comes_back_as_it_was_written() {
         let stored = Stored::parse(&streamed().to_position()).expect("parse");
-        assert_eq!(stored, Stored::Streamed(streamed()));
+        assert_eq!(stored, Stored::Streamed(Box::new(streamed())));
     }
 
     #[test]

@@ -10,11 +10,8 @@ use tokio_postgres::error::SqlState;
 use crate::catalog::{self, Form, TableInfo};
 use crate::config::Settings;
 use crate::errors;
-use crate::server::ServerFacts;
-use crate::tables::{TableName, TablePattern, quoted};
-
-/// The first version with `FOR TABLES IN SCHEMA`.
-const SCHEMAS_VERSION: u32 = 150_000;
+use crate::server::{self, SCHEMAS_VERSION, ServerFacts};
+use crate::tables::{TablePattern, quoted};
 
 /// A publication as the catalog knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -26,9 +23,14 @@ pub struct Publication {
     pub via_root: bool,
     /// Oids of the tables that it lists.
     pub tables: BTreeSet<u32>,
-    /// Names of the tables that it lists.
-    pub names: BTreeSet<TableName>,
     pub schemas: BTreeSet<String>,
+    /// Where a connector leaves word that it made it.
+    pub comment: Option<String>,
+}
+
+/// The comment on a publication that a connector made: others may be shared with anybody.
+pub fn made_by(connector: &str) -> String {
+    format!("made by millrace for connector {connector}")
 }
 
 /// The publication of this name, if there is one.
@@ -45,9 +47,7 @@ pub async fn read(client: &Client, name: &str, facts: &ServerFacts) -> Result<Op
            'all_operations', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate,
            'tables', (SELECT coalesce(json_agg(r.prrelid::bigint), '[]')
              FROM pg_publication_rel r WHERE r.prpubid = p.oid),
-           'names', (SELECT coalesce(json_agg(json_build_object('schema', n.nspname, 'table', c.relname)), '[]')
-             FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
-             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.prpubid = p.oid),
+           'comment', obj_description(p.oid, 'pg_publication'),
            'schemas', coalesce(({schemas}), '[]'))::text
          FROM pg_publication p WHERE p.pubname = $1"
     );
@@ -79,6 +79,30 @@ pub async fn wanted(client: &Client, settings: &Settings) -> Result<Wanted> {
     Ok(Wanted { tables, missing })
 }
 
+/// Whether this connector may make the publication, or change the one that is there.
+pub fn may_change(settings: &Settings, found: Option<&Publication>) -> bool {
+    let is_own = |found: &Publication| found.comment == Some(made_by(&settings.connector));
+    settings.create_publication && (settings.alter_publication || found.is_none_or(is_own))
+}
+
+/// Where the publication says what is captured, keeps of the tables those that it sends.
+pub fn keep_captured(settings: &Settings, found: Option<&Publication>, tables: &mut Vec<TableInfo>) {
+    if let Some(found) = found.filter(|found| settings.only_published && !may_change(settings, Some(found))) {
+        tables.retain(|table| found.sends(table));
+    }
+}
+
+/// The tables of the file that this connector is for.
+pub async fn captured(client: &Client, settings: &Settings) -> Result<Vec<TableInfo>> {
+    let mut tables = wanted(client, settings).await?.tables;
+    if settings.only_published {
+        let facts = server::facts(client).await?;
+        let found = read(client, &settings.publication, &facts).await?;
+        keep_captured(settings, found.as_ref(), &mut tables);
+    }
+    Ok(tables)
+}
+
 /// The tables that have to be published: those of the file, and the signal table.
 pub async fn published(
     client: &Client,
@@ -103,9 +127,9 @@ pub enum Plan {
     Run(Vec<String>),
 }
 
-/// Compares a publication with the tables that are wanted. With `in_step`, tables that it lists and nobody
-/// wants leave it too; without, they are filtered here.
-pub fn plan(name: &str, found: Option<&Publication>, wanted: &[TableInfo], in_step: bool) -> Plan {
+/// Compares a publication with the tables that are wanted. Nothing is ever taken out: nobody can know who else reads
+/// it, and to send too much costs bytes, to send too little costs changes.
+pub fn plan(name: &str, found: Option<&Publication>, wanted: &[TableInfo]) -> Plan {
     // A root's own changes do not exist: they are its parts', and come under its name only on request.
     let via_root = wanted.iter().any(|table| table.form == Form::Partitioned);
     let name = quoted(name);
@@ -132,11 +156,6 @@ pub fn plan(name: &str, found: Option<&Publication>, wanted: &[TableInfo], in_st
             if !added.is_empty() {
                 statements.push(format!("ALTER PUBLICATION {name} ADD TABLE {}", list(&added)));
             }
-            let asked: BTreeSet<_> = wanted.iter().map(TableInfo::name).collect();
-            let extra: Vec<_> = found.names.difference(&asked).map(TableName::sql).collect();
-            if in_step && !extra.is_empty() {
-                statements.push(format!("ALTER PUBLICATION {name} DROP TABLE {}", extra.join(", ")));
-            }
         }
     }
     if statements.is_empty() { Plan::Keep } else { Plan::Run(statements) }
@@ -150,15 +169,21 @@ fn hides_a_part(found: &Publication, wanted: &[TableInfo]) -> bool {
 impl Publication {
     /// Whether the server sends this table's changes.
     pub fn sends(&self, table: &TableInfo) -> bool {
-        self.all_tables || self.tables.contains(&table.oid) || self.schemas.contains(&table.schema)
+        let with_root = table.root.is_some_and(|root| !self.via_root && self.tables.contains(&root));
+        self.all_tables
+            || self.tables.contains(&table.oid)
+            || with_root
+            || self.schemas.contains(&table.schema)
     }
 }
 
-/// Makes the publication, or brings it in step with the file, where that is allowed; where it is not, an
+/// Makes the publication, or adds to it what the file asks for, where that is allowed; where it is not, an
 /// error says what to type. Gives the tables as they are now.
 pub async fn ensure(client: &Client, settings: &Settings, facts: &ServerFacts) -> Result<Vec<TableInfo>> {
     let name = &settings.publication;
-    let Wanted { tables, mut missing } = wanted(client, settings).await?;
+    let Wanted { mut tables, mut missing } = wanted(client, settings).await?;
+    let found = read(client, name, facts).await?;
+    keep_captured(settings, found.as_ref(), &mut tables);
     let (all, of_signals) = published(client, settings, &tables).await?;
     missing.extend(of_signals);
     if !missing.is_empty() {
@@ -167,15 +192,15 @@ pub async fn ensure(client: &Client, settings: &Settings, facts: &ServerFacts) -
     for table in &all {
         replicable(table)?;
     }
-    let found = read(client, name, facts).await?;
-    let Plan::Run(statements) = plan(name, found.as_ref(), &all, settings.create_publication) else {
-        return Ok(tables);
-    };
+    if all.is_empty() {
+        return Err(Error::config(format!("publication {name} sends no table that the file asks for"))
+            .hint(format!("ALTER PUBLICATION {} ADD TABLE ...;", quoted(name))));
+    }
+    let Plan::Run(statements) = plan(name, found.as_ref(), &all) else { return Ok(tables) };
     let typed = format!("{};", statements.join("; "));
-    if !settings.create_publication {
-        let lack = if found.is_some() { "does not send what is asked for" } else { "does not exist" };
+    if !may_change(settings, found.as_ref()) {
         return Err(
-            Error::config(format!("publication {name} {lack}, and create_publication is false")).hint(typed)
+            Error::config(format!("publication {name} {}", lack(settings, found.is_some()))).hint(typed)
         );
     }
     if facts.in_recovery {
@@ -189,7 +214,13 @@ pub async fn ensure(client: &Client, settings: &Settings, facts: &ServerFacts) -
         identified(table, name)?;
     }
     // One message of several statements is one transaction.
-    client.batch_execute(&typed).await.map_err(|error| match error.code() {
+    let mark = format!(
+        "COMMENT ON PUBLICATION {} IS '{}';",
+        quoted(name),
+        made_by(&settings.connector).replace('\'', "''")
+    );
+    let run = if found.is_none() { format!("{typed} {mark}") } else { typed.clone() };
+    client.batch_execute(&run).await.map_err(|error| match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             errors::query(format!("role {} may not change publication {name}", settings.user), error)
                 .hint(format!("as the owner of the tables: {typed}"))
@@ -201,6 +232,17 @@ pub async fn ensure(client: &Client, settings: &Settings, facts: &ServerFacts) -
         _ => errors::query(format!("cannot change publication {name}"), error).hint(typed.clone()),
     })?;
     Ok(tables)
+}
+
+/// What is wrong with a publication that is to be left alone.
+pub fn lack(settings: &Settings, is_there: bool) -> &'static str {
+    match (settings.create_publication, is_there) {
+        (false, false) => "does not exist, and create_publication is false",
+        (false, true) => "does not send what is asked for, and create_publication is false",
+        (true, _) => {
+            "does not send what is asked for, and alter_publication is false: somebody else made it, and may share it"
+        }
+    }
 }
 
 /// Passes by: migrations often run as a job of their own.
@@ -264,14 +306,14 @@ mod tests {
         }
     }
 
-    fn publication(tables: &[(u32, &str)]) -> Publication {
+    fn publication(tables: &[u32]) -> Publication {
         Publication {
             all_tables: false,
             all_operations: true,
             via_root: false,
-            tables: tables.iter().map(|(oid, _)| *oid).collect(),
-            names: tables.iter().map(|(_, name)| TableName::new("public", *name)).collect(),
+            tables: tables.iter().copied().collect(),
             schemas: BTreeSet::new(),
+            comment: None,
         }
     }
 
@@ -282,7 +324,7 @@ mod tests {
     #[test]
     fn a_missing_publication_is_made_for_the_wanted_tables() {
         assert_eq!(
-            plan("p", None, &[table(1, "a"), table(2, "B\"b")], true),
+            plan("p", None, &[table(1, "a"), table(2, "B\"b")]),
             run(&["CREATE PUBLICATION \"p\" FOR TABLE \"public\".\"a\", \"public\".\"B\"\"b\" \
                    WITH (publish_via_partition_root = false)"])
         );
@@ -290,31 +332,58 @@ mod tests {
 
     #[test]
     fn a_publication_that_fits_is_left_alone() {
-        let found = publication(&[(1, "a")]);
-        assert_eq!(plan("p", Some(&found), &[table(1, "a")], true), Plan::Keep);
+        let found = publication(&[1]);
+        assert_eq!(plan("p", Some(&found), &[table(1, "a")]), Plan::Keep);
         let all = Publication { all_tables: true, ..publication(&[]) };
-        assert_eq!(plan("p", Some(&all), &[table(1, "a")], true), Plan::Keep);
+        assert_eq!(plan("p", Some(&all), &[table(1, "a")]), Plan::Keep);
         let schema = Publication { schemas: ["public".to_owned()].into(), ..publication(&[]) };
-        assert_eq!(plan("p", Some(&schema), &[table(1, "a")], true), Plan::Keep);
+        assert_eq!(plan("p", Some(&schema), &[table(1, "a")]), Plan::Keep);
     }
 
     #[test]
-    fn tables_join_and_leave_with_the_file() {
-        let found = publication(&[(1, "a"), (2, "b")]);
+    fn tables_join_with_the_file_and_those_of_others_stay() {
+        let found = publication(&[1, 2]);
         let wanted = [table(1, "a"), table(3, "c")];
         let add = "ALTER PUBLICATION \"p\" ADD TABLE \"public\".\"c\"";
-        assert_eq!(
-            plan("p", Some(&found), &wanted, true),
-            run(&[add, "ALTER PUBLICATION \"p\" DROP TABLE \"public\".\"b\""])
-        );
-        assert_eq!(plan("p", Some(&found), &wanted, false), run(&[add]));
+        assert_eq!(plan("p", Some(&found), &wanted), run(&[add]));
+    }
+
+    fn settings(more: &str) -> Settings {
+        let raw = format!("url = 'postgres://bob@db/shop'\ntables = ['/public\\..*/']\n{more}");
+        Settings::resolve(toml::from_str(&raw).unwrap(), "orders").unwrap()
+    }
+
+    #[test]
+    fn a_publication_of_somebody_else_is_left_alone_and_says_what_is_captured_where_the_file_says_so() {
+        let own = Publication { comment: Some(made_by("orders")), ..publication(&[1]) };
+        let other = Publication { comment: Some(made_by("others")), ..publication(&[1]) };
+        let shared = "alter_publication = false\nonly_published = true";
+        for (more, found, may, kept) in [
+            ("", &other, true, 2),
+            (shared, &own, true, 2),
+            (shared, &other, false, 1),
+            ("create_publication = false", &own, false, 2),
+            ("create_publication = false\nonly_published = true", &own, false, 1),
+        ] {
+            let (settings, mut tables) = (settings(more), vec![table(1, "a"), table(2, "b")]);
+            keep_captured(&settings, Some(found), &mut tables);
+            assert_eq!((may_change(&settings, Some(found)), tables.len()), (may, kept), "{more}");
+        }
+        assert!(may_change(&settings(shared), None));
+    }
+
+    #[test]
+    fn a_part_is_sent_with_its_root_under_its_own_name() {
+        let part = TableInfo { root: Some(1), ..table(2, "part") };
+        assert!(publication(&[1]).sends(&part));
+        assert!(!Publication { via_root: true, ..publication(&[1]) }.sends(&part));
     }
 
     #[test]
     fn operations_that_are_not_published_are_never_silently_missing() {
-        let found = Publication { all_operations: false, ..publication(&[(1, "a")]) };
+        let found = Publication { all_operations: false, ..publication(&[1]) };
         assert_eq!(
-            plan("p", Some(&found), &[table(1, "a")], true),
+            plan("p", Some(&found), &[table(1, "a")]),
             run(&["ALTER PUBLICATION \"p\" SET (publish = 'insert, update, delete, truncate')"])
         );
     }
@@ -324,8 +393,8 @@ mod tests {
         let root = TableInfo { form: Form::Partitioned, ..table(1, "root") };
         let all = Publication { all_tables: true, ..publication(&[]) };
         let set = "ALTER PUBLICATION \"p\" SET (publish_via_partition_root = true)";
-        assert_eq!(plan("p", Some(&all), std::slice::from_ref(&root), true), run(&[set]));
-        let Plan::Run(statements) = plan("p", None, &[root], true) else { panic!() };
+        assert_eq!(plan("p", Some(&all), std::slice::from_ref(&root)), run(&[set]));
+        let Plan::Run(statements) = plan("p", None, &[root]) else { panic!() };
         assert!(statements[0].ends_with("WITH (publish_via_partition_root = true)"), "{statements:?}");
     }
 
@@ -334,9 +403,9 @@ mod tests {
         let part = TableInfo { root: Some(1), ..table(2, "part") };
         let all = Publication { all_tables: true, via_root: true, ..publication(&[]) };
         let set = "ALTER PUBLICATION \"p\" SET (publish_via_partition_root = false)";
-        assert_eq!(plan("p", Some(&all), std::slice::from_ref(&part), true), run(&[set]));
-        let only_part = Publication { via_root: true, ..publication(&[(2, "part")]) };
-        assert_eq!(plan("p", Some(&only_part), &[part], true), Plan::Keep);
+        assert_eq!(plan("p", Some(&all), std::slice::from_ref(&part)), run(&[set]));
+        let only_part = Publication { via_root: true, ..publication(&[2]) };
+        assert_eq!(plan("p", Some(&only_part), &[part]), Plan::Keep);
     }
 
     #[test]

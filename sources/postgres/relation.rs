@@ -29,7 +29,7 @@ pub fn build(
 ) -> Relation {
     let known = |name: &str| info.and_then(|info| info.columns.iter().find(|column| column.name == name));
     let columns = message.columns.iter().map(|sent| column(types, sent, known(&sent.name))).collect();
-    let key = key(info, message);
+    let key = key(info, message).unwrap_or_default();
     Relation {
         version: Relation::next_version(),
         namespace: message.namespace.clone(),
@@ -55,30 +55,85 @@ fn column(types: &Types, sent: &RelationColumn, known: Option<&ColumnInfo>) -> C
     Column { name: sent.name.clone(), kind, nullable, default, declared }
 }
 
-/// The key's columns as places in the message; the replica identity where the catalog's key does not fit.
-fn key(info: Option<&TableInfo>, message: &RelationMessage) -> Vec<u16> {
-    let places = || 0_u16..;
-    let place = |name: &String| {
-        places().zip(&message.columns).find(|(_, column)| column.name == *name).map(|(place, _)| place)
-    };
-    let of_catalog: Option<Vec<u16>> = info
-        .map(TableInfo::key)
-        .filter(|key| !key.is_empty())
-        .and_then(|key| key.iter().map(place).collect());
-    let sent: Vec<u16> =
-        places().zip(&message.columns).filter(|(_, column)| column.key).map(|(place, _)| place).collect();
+/// The key's columns as places in the message; the replica identity where the catalog's key does not fit. `None` where
+/// neither tells what the key was.
+fn key(info: Option<&TableInfo>, message: &RelationMessage) -> Option<Vec<u16>> {
+    let of_catalog: Option<Vec<u16>> =
+        info.and_then(|info| info.key().iter().map(|name| place(info, message, name)).collect());
+    let sent = (0_u16..).zip(&message.columns).filter(|(_, column)| column.key);
+    let sent: Vec<u16> = sent.map(|(place, _)| place).collect();
     match (of_catalog, message.identity) {
-        // Every column is marked there, which is no key.
-        (of_catalog, Identity::Full | Identity::Nothing) => of_catalog.unwrap_or_default(),
+        // Every column is marked there, or none, which says nothing of a key.
+        (of_catalog, Identity::Full | Identity::Nothing) => of_catalog,
         // The catalog knows the key of now and its order; rows from before it changed hold the old one.
         (Some(key), Identity::Default | Identity::Index)
             if sent.is_empty()
                 || (key.len() == sent.len() && key.iter().all(|place| sent.contains(place))) =>
         {
-            key
+            Some(key)
         }
-        (_, Identity::Default | Identity::Index) => sent,
+        (_, Identity::Default | Identity::Index) => Some(sent),
     }
+}
+
+/// Where the message has a column of the catalog. By its name; one that was renamed since stands between the same
+/// neighbours: columns keep their order and their numbers for life.
+fn place(info: &TableInfo, message: &RelationMessage, name: &str) -> Option<u16> {
+    let sent_as = |name: &str| message.columns.iter().position(|sent| sent.name == name);
+    if let Some(place) = sent_as(name) {
+        return u16::try_from(place).ok();
+    }
+    let at = info.columns.iter().position(|column| column.name == name)?;
+    let (before, after) = info.columns.split_at_checked(at)?;
+    let neighbour = |column: &ColumnInfo| Some((sent_as(&column.name)?, column.number));
+    let before = before.iter().rev().find_map(neighbour);
+    let after = after.iter().find_map(neighbour);
+    let (first, low) = before.map_or((0, 0), |(place, number)| (place + 1, number));
+    let end = after.map_or(message.columns.len(), |(place, _)| place);
+    let sent = message.columns.get(first..end)?;
+    // One that stands elsewhere now: names were swapped, and say nothing.
+    if sent.iter().any(|sent| info.columns.iter().any(|column| column.name == sent.name)) {
+        return None;
+    }
+    let number = info.columns.get(at)?.number;
+    let nth = match after {
+        // Every number between the neighbours was sent, so each is known.
+        Some((_, high)) if usize::try_from(high - low - 1) == Ok(sent.len()) => {
+            usize::try_from(number - low - 1).ok()?
+        }
+        _ => {
+            let high = after.map_or(i16::MAX, |(_, number)| number);
+            let between = |column: &&ColumnInfo| low < column.number && column.number < high;
+            let now = info.columns.iter().filter(between).filter(|column| !column.generated);
+            let now: Vec<&ColumnInfo> = now.collect();
+            // What was added since stands at the end.
+            let fits = now.len() == sent.len() || (after.is_none() && now.len() > sent.len());
+            let same = sent.iter().zip(&now).all(|(sent, now)| sent.type_oid == now.type_oid);
+            let nth = now.iter().position(|column| column.number == number)?;
+            (fits && same && nth < sent.len()).then_some(nth)?
+        }
+    };
+    u16::try_from(first + nth).ok()
+}
+
+/// Refuses changes whose key nobody knows any more: without it they would lose their order, and their deletes would
+/// leave their rows behind in a compacted topic.
+pub fn must_have_its_key(info: Option<&TableInfo>, message: &RelationMessage) -> Result<()> {
+    if key(info, message).is_some() {
+        return Ok(());
+    }
+    let table = format!("{}.{}", message.namespace, message.name);
+    let why = match info {
+        Some(_) => "its key is of other columns by now",
+        None => "it was dropped meanwhile",
+    };
+    Err(Error::config(format!(
+        "the key that table {table} had when these rows were changed is not known: {why}"
+    ))
+    .hint(format!(
+        "name its columns of then in message_keys in [source.postgres], \"{table}\" = [\"column\"], or none, \
+             \"{table}\" = [], if it had no key; remove the entry once these changes are delivered"
+    )))
 }
 
 /// The places of these columns, in the table's order.
@@ -111,8 +166,8 @@ pub fn source_block(schema: &str, table: &str, origin: &Origin) -> SourceBlock {
         ("txId", SourceValue::TransactionId),
         ("lsn", SourceValue::Place),
         ("xmin", SourceValue::NoLong),
-        ("origin", SourceValue::NoText),
-        ("origin_lsn", SourceValue::NoLong),
+        ("origin", SourceValue::Origin),
+        ("origin_lsn", SourceValue::OriginPlace),
     ];
     SourceBlock {
         schema_name: "io.debezium.connector.postgresql.Source",
@@ -191,6 +246,61 @@ mod tests {
         let message = message(Identity::Default, vec![sent(false, "x", 25), sent(true, "id", 23)]);
         assert_eq!(built(Some(&info), &message).key, [1]);
         assert_eq!(built(None, &message).key, [1]);
+    }
+
+    /// `public.orders` of the catalog: numbers, names and types of its columns, keyed by these.
+    fn full(columns: &[(i16, &str, u32)], key: &[&str]) -> TableInfo {
+        let columns = columns.iter().map(|(number, name, type_oid)| ColumnInfo {
+            number: *number,
+            ..known(name, *type_oid, true, None)
+        });
+        table(catalog::Identity::Full, columns.collect(), vec![index("pk", true, key)])
+    }
+
+    fn keyed(info: &TableInfo, columns: &[(&str, u32)]) -> Option<Vec<u16>> {
+        let columns = columns.iter().map(|(name, type_oid)| sent(true, name, *type_oid));
+        key(Some(info), &message(Identity::Full, columns.collect()))
+    }
+
+    #[test]
+    fn a_key_column_renamed_since_is_found_by_where_it_stands() {
+        let sent = [("id", 20), ("part", 23), ("note", 25)];
+        let of = |columns: &[(i16, &str, u32)], key: &[&str]| keyed(&full(columns, key), &sent);
+        let renamed = [(1, "nr", 20), (2, "part", 23), (3, "note", 25)];
+        assert_eq!(of(&renamed, &["nr"]), Some(vec![0]));
+        assert_eq!(of(&renamed, &["part", "nr"]), Some(vec![1, 0]));
+        // Two of them, one behind another; and the last column of all, with one added behind it.
+        assert_eq!(of(&[(1, "a", 20), (2, "b", 23), (3, "note", 25)], &["b", "a"]), Some(vec![1, 0]));
+        let added = [(1, "id", 20), (2, "part", 23), (3, "words", 25), (4, "more", 25)];
+        assert_eq!(of(&added, &["words"]), Some(vec![2]));
+        // A column between was dropped since: the numbers tell.
+        assert_eq!(of(&[(2, "p", 23), (3, "note", 25)], &["p"]), Some(vec![1]));
+        // One was dropped before the rows were written.
+        let gap = [(1, "nr", 20), (3, "part", 23), (4, "note", 25)];
+        assert_eq!(of(&gap, &["nr"]), Some(vec![0]));
+    }
+
+    #[test]
+    fn a_key_that_no_column_of_the_message_can_be_is_not_guessed() {
+        let sent = [("id", 20), ("note", 25)];
+        let of = |columns: &[(i16, &str, u32)], key: &[&str]| keyed(&full(columns, key), &sent);
+        // A new column, one of another type, one of which there are two, names that were swapped.
+        assert_eq!(of(&[(1, "id", 20), (2, "note", 25), (3, "nr", 20)], &["nr"]), None);
+        assert_eq!(of(&[(1, "id", 20), (3, "nr", 23)], &["nr"]), None);
+        assert_eq!(of(&[(5, "nr", 20), (6, "no", 20)], &["nr"]), None);
+        assert_eq!(of(&[(1, "old", 20), (2, "id", 25)], &["old"]), None);
+    }
+
+    #[test]
+    fn rows_whose_key_nobody_knows_are_refused_and_those_without_one_are_not() {
+        let of_full = || message(Identity::Full, vec![sent(true, "id", 20)]);
+        let error = must_have_its_key(None, &of_full()).unwrap_err();
+        assert!(error.to_string().contains("public.orders"), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("message_keys")), "{error:?}");
+        let keyless = table(catalog::Identity::Full, vec![], vec![]);
+        assert!(must_have_its_key(Some(&keyless), &of_full()).is_ok());
+        let marked = message(Identity::Default, vec![sent(true, "id", 20)]);
+        assert!(must_have_its_key(None, &marked).is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use crate::config::Settings;
 use crate::control;
 use crate::errors;
+use crate::publication::made_by;
 use crate::slot;
 use crate::tables::quoted;
 
@@ -18,7 +19,7 @@ const ORPHANS: &str = "SELECT format('slot %s, which keeps %s of log', slot_name
     WHERE database = current_database() AND plugin = 'pgoutput' AND NOT active
       AND slot_name LIKE 'millrace\\_%' AND slot_name <> $1 ORDER BY slot_name";
 
-/// What is there of this connector, and what looks as if its connector were gone.
+/// What is there of this connector; a publication that it did not make is not its own. and what looks as if its connector were gone.
 pub async fn remnants(settings: &Settings) -> Result<(Vec<String>, Vec<String>)> {
     let control = control::connect(settings).await?;
     let mut there = Vec::new();
@@ -26,7 +27,7 @@ pub async fn remnants(settings: &Settings) -> Result<(Vec<String>, Vec<String>)>
         slot.free(None)?;
         there.push(format!("slot {}, which keeps {} bytes of log", slot.name, slot.retained.unwrap_or(0)));
     }
-    if settings.create_publication && has_publication(&control.client, settings).await? {
+    if has_publication(&control.client, settings).await? {
         there.push(format!("publication {}", settings.publication));
     }
     let rows = control.client.query(ORPHANS, &[&settings.slot]).await;
@@ -42,7 +43,7 @@ pub async fn remove(settings: &Settings) -> Result<()> {
     if slot::drop(&control.client, &settings.slot).await? {
         tracing::info!(slot = %settings.slot, "dropped the slot");
     }
-    if settings.create_publication && has_publication(&control.client, settings).await? {
+    if has_publication(&control.client, settings).await? {
         let name = &settings.publication;
         let dropped = control.client.batch_execute(&format!("DROP PUBLICATION {}", quoted(name))).await;
         dropped.map_err(|error| errors::query(format!("cannot drop publication {name}"), error))?;
@@ -52,7 +53,8 @@ pub async fn remove(settings: &Settings) -> Result<()> {
 
 async fn has_publication(client: &Client, settings: &Settings) -> Result<bool> {
     let what = || format!("cannot look up publication {}", settings.publication);
-    let sql = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)";
-    let row = client.query_one(sql, &[&settings.publication]).await;
+    let sql = "SELECT EXISTS (SELECT FROM pg_publication
+               WHERE pubname = $1 AND obj_description(oid, 'pg_publication') = $2)";
+    let row = client.query_one(sql, &[&settings.publication, &made_by(&settings.connector)]).await;
     row.and_then(|row| row.try_get(0)).map_err(|error| errors::query(what(), error))
 }

@@ -1,7 +1,11 @@
 //! Values that an update left as they were and the server did not send again (TOAST), read from the table as they
 //! are now. Start at `Reselect::fill`.
+//!
+//! What is not known stays as it was sent: of a table that is another one by now, or of a transaction that the
+//! database does not show yet, of which it would give the values of before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use millrace_core::batch::{Before, Cell, Change, ChangeBatch, Op, Row, Tag, Value};
 use millrace_core::error::{Error, Result};
@@ -11,8 +15,25 @@ use crate::config::Reselected;
 use crate::snapshot::key::literal;
 use crate::tables::{TableName, quoted};
 
-/// Runs a statement that finds one row at most: its values as texts.
-pub type Query = Box<dyn FnMut(&str) -> Result<Option<Vec<Option<String>>>> + Send>;
+/// What a statement came to.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// The values of the row as texts; `None` where there is none.
+    Row(Option<Vec<Option<String>>>),
+    /// The transaction is in the log, and other sessions do not see it yet.
+    Unseen,
+    /// The table is not as it was when the row was changed: the server's words.
+    Refused(String),
+}
+
+/// Runs a statement that finds one row at most, as they are after the transaction of this number.
+pub type Query = Box<dyn FnMut(&str, u32) -> Result<Found> + Send>;
+
+/// A commit is in the log a little before it is visible. With a synchronous standby away it may take for ever.
+const UNSEEN_MAX: Duration = Duration::from_secs(1);
+
+/// Between two looks.
+const GLANCE: Duration = Duration::from_millis(2);
 
 /// Versions of tables whose columns are remembered.
 const RELATIONS_MAX: usize = 4096;
@@ -22,14 +43,18 @@ pub struct Reselect {
     query: Query,
     /// Of each relation version, the places of the columns that are meant.
     meant: HashMap<u64, Vec<usize>>,
+    /// The relation versions that were told to be refused.
+    refused: HashSet<u64>,
+    /// The transaction that was waited for in vain.
+    unseen: Option<u32>,
 }
 
 impl Reselect {
     pub fn new(columns: Reselected, query: Query) -> Self {
-        Self { columns, query, meant: HashMap::new() }
+        Self { columns, query, meant: HashMap::new(), refused: HashSet::new(), unseen: None }
     }
 
-    /// Completes the newest change of a batch. What is gone by now stays as it was not sent.
+    /// Completes the newest change of a batch. What is not found stays as it was sent.
     pub fn fill(&mut self, batch: &mut ChangeBatch) -> Result<()> {
         let Some(change) = batch.changes.last().copied() else { return Ok(()) };
         let is_new = match change.op {
@@ -49,16 +74,51 @@ impl Reselect {
             return Ok(());
         }
         let Some(sql) = select(batch, &change, &relation, &lacking) else { return Ok(()) };
-        let Some(values) = (self.query)(&sql)? else { return Ok(()) };
-        for (at, value) in lacking.into_iter().zip(values) {
-            put(batch, change.after, at, value.as_deref())?;
+        let transaction = batch.transactions.get(change.transaction as usize).map_or(0, |of| of.id);
+        match self.ask(&sql, u32::try_from(transaction).unwrap_or_default(), &relation)? {
+            Found::Row(Some(values)) => {
+                for (at, value) in lacking.into_iter().zip(values) {
+                    put(batch, change.after, at, value.as_deref())?;
+                }
+            }
+            Found::Refused(why) if self.refused.insert(relation.version) => tracing::warn!(
+                table = relation.full_name(),
+                why,
+                "the table has changed since its rows did: what reselect_columns asks for cannot be read, and stays \
+                 as it was sent"
+            ),
+            Found::Row(None) | Found::Refused(_) | Found::Unseen => {}
         }
         Ok(())
+    }
+
+    /// Waits a little for a transaction that is not visible yet, and once for each.
+    fn ask(&mut self, sql: &str, transaction: u32, relation: &Relation) -> Result<Found> {
+        let since = Instant::now();
+        loop {
+            let found = (self.query)(sql, transaction)?;
+            if !matches!(found, Found::Unseen) || self.unseen == Some(transaction) {
+                return Ok(found);
+            }
+            if since.elapsed() >= UNSEEN_MAX {
+                self.unseen = Some(transaction);
+                tracing::warn!(
+                    table = relation.full_name(),
+                    transaction,
+                    hint = "a synchronous standby may be away: see synchronous_standby_names",
+                    "a commit is in the log and not visible: what reselect_columns asks for of its rows stays as it \
+                     was sent"
+                );
+                return Ok(found);
+            }
+            std::thread::sleep(GLANCE);
+        }
     }
 
     fn meant(&mut self, relation: &Relation) -> &[usize] {
         if self.meant.len() >= RELATIONS_MAX {
             self.meant.clear();
+            self.refused.clear();
         }
         let (table, chosen) = (relation.full_name(), &self.columns);
         self.meant.entry(relation.version).or_insert_with(|| {
@@ -144,6 +204,7 @@ mod tests {
             previous_commit: None,
             snapshot: SnapshotMark::No,
             again: 0,
+            origin: None,
             part: Part::default(),
         };
         batch.transactions.push(transaction);
@@ -176,19 +237,46 @@ mod tests {
     ) -> (Vec<String>, Vec<String>) {
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let (told, found) = (asked.clone(), found.map(|row| row.map(|value| value.map(str::to_owned))));
-        let query = move |sql: &str| {
+        let query = move |sql: &str, _: u32| {
             told.lock().unwrap().push(sql.to_owned());
-            Ok(found.clone().map(Vec::from))
+            Ok(Found::Row(found.clone().map(Vec::from)))
         };
         Reselect::new(columns, Box::new(query)).fill(&mut batch).unwrap();
-        let cells = batch.cells_of(batch.changes[0].after).to_vec();
-        let shown = cells.iter().map(|cell| match batch.value(*cell) {
+        let asked = asked.lock().unwrap().clone();
+        (asked, row_after(&batch))
+    }
+
+    fn row_after(batch: &ChangeBatch) -> Vec<String> {
+        let cells = batch.cells_of(batch.changes[0].after).iter();
+        let shown = cells.map(|cell| match batch.value(*cell) {
             Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
             Value::Null => "null".to_owned(),
             Value::Unchanged => "-".to_owned(),
         });
-        let asked = asked.lock().unwrap().clone();
-        (asked, shown.collect())
+        shown.collect()
+    }
+
+    /// The row after the change, where the queries come to these one after another, the last one for ever.
+    fn filled_by(batch: &mut ChangeBatch, answers: Vec<Found>) -> Vec<String> {
+        let last = answers.last().cloned().expect("an answer");
+        let mut answers = answers.into_iter();
+        let query = move |_: &str, _: u32| Ok(answers.next().unwrap_or_else(|| last.clone()));
+        Reselect::new(Reselected::of("*", true), Box::new(query)).fill(batch).unwrap();
+        row_after(batch)
+    }
+
+    #[test]
+    fn a_transaction_that_is_not_visible_yet_is_waited_for_and_not_for_ever() {
+        let update = || batch(Op::Update, None, [Some("1"), None, Some("-")]);
+        let row = || Found::Row(Some(vec![None, Some("note".to_owned())]));
+        assert_eq!(filled_by(&mut update(), vec![Found::Unseen, row()]), ["1", "null", "note"]);
+        assert_eq!(filled_by(&mut update(), vec![Found::Unseen]), ["1", "null", "-"]);
+    }
+
+    #[test]
+    fn a_table_that_has_changed_since_leaves_the_row_as_it_was_sent() {
+        let mut update = batch(Op::Update, None, [Some("1"), None, Some("-")]);
+        assert_eq!(filled_by(&mut update, vec![Found::Refused("no column".to_owned())]), ["1", "null", "-"]);
     }
 
     #[test]

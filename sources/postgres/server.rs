@@ -17,6 +17,8 @@ const OLDEST_VERSION: u32 = 140_000;
 const STANDBY_VERSION: u32 = 160_000;
 /// The first version with slots that follow a failover.
 pub const FAILOVER_VERSION: u32 = 170_000;
+/// The first version with `FOR TABLES IN SCHEMA`.
+pub const SCHEMAS_VERSION: u32 = 150_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ServerFacts {

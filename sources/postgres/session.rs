@@ -6,21 +6,23 @@
 //! their LSN and their index among the changes of that LSN. What is skipped is decoded all the same. The
 //! transaction under way is `open`.
 
+mod labels;
+mod logical;
 mod open;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use millrace_core::batch::{Before, Change, ChangeBatch, Op, Part, Row, SnapshotMark, Transaction};
+use millrace_core::batch::{Before, Change, ChangeBatch, Op, Row, SnapshotMark, Transaction};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
-use millrace_core::progress::{State, now_us};
 use millrace_core::relation::Relation;
 use tokio::sync::mpsc;
 
-use self::open::{OpenTransaction, Skip};
+use self::labels::Labels;
+use self::open::{OpenTransaction, Skip, lost_open};
 use crate::lsn::Lsn;
-use crate::messages::{self, Messages};
+use crate::messages::Messages;
 use crate::pgoutput::{self, Malformed, Message, OldKind, RelationMessage, Tuple};
 use crate::position::{Open, Streamed};
 use crate::signals::SignalTable;
@@ -37,6 +39,9 @@ pub enum Step {
     Ended,
     /// The table must be looked up and handed to `define` before the next message.
     Relation(RelationMessage),
+    /// The newest change has a label that its table's enumeration has not: the table must be looked up again and
+    /// handed to `redefine` before the next message.
+    Outgrown(RelationMessage),
 }
 
 /// What becomes of a table's changes.
@@ -52,6 +57,7 @@ enum Capture {
 struct Entry {
     relation: Arc<Relation>,
     capture: Capture,
+    has_labels: bool,
     /// Its index in the batch with this number.
     in_batch: Option<(u64, u32)>,
 }
@@ -63,6 +69,7 @@ struct Place {
     columns: usize,
     /// The snapshot of its table that is under way.
     watched: Option<usize>,
+    has_labels: bool,
 }
 
 pub struct Session {
@@ -83,6 +90,7 @@ pub struct Session {
     /// Of captured logical messages, by prefix.
     messages: Messages,
     signals: SignalTable,
+    labels: Labels,
 }
 
 impl Session {
@@ -90,13 +98,15 @@ impl Session {
         Self {
             messages,
             signals: SignalTable::default(),
+            labels: Labels::default(),
             tracker,
             read_relations: HashMap::new(),
             relations: HashMap::new(),
             batch_number: 0,
             opened_at: from.end_lsn,
             reopened: from.open,
-            whole: from,
+            // It goes on: more is to come after all.
+            whole: Streamed { drained: None, ..from },
             transaction: None,
         }
     }
@@ -171,15 +181,14 @@ impl Session {
     pub fn apply(&mut self, data: &[u8], lsn: Lsn, batch: &mut ChangeBatch) -> Result<Step> {
         match pgoutput::parse(data).map_err(malformed)? {
             Message::Insert { relation, new } => {
-                let change = (Op::Insert, None, Some(&new));
-                self.change(relation, lsn, change, batch)?;
+                return self.change(relation, lsn, (Op::Insert, None, Some(&new)), batch);
             }
             Message::Update { relation, old, new } => {
                 let old = old.as_ref().map(|(kind, tuple)| (*kind, tuple));
-                self.change(relation, lsn, (Op::Update, old, Some(&new)), batch)?;
+                return self.change(relation, lsn, (Op::Update, old, Some(&new)), batch);
             }
             Message::Delete { relation, kind, old } => {
-                self.change(relation, lsn, (Op::Delete, Some((kind, &old)), None), batch)?;
+                return self.change(relation, lsn, (Op::Delete, Some((kind, &old)), None), batch);
             }
             Message::Truncate { relations, .. } => {
                 if let Some(mark) = self.count(lsn)? {
@@ -209,9 +218,18 @@ impl Session {
             Message::Message { transactional: false, lsn, prefix, content, .. } => {
                 self.outside(Lsn(lsn), prefix, content, batch)?;
             }
-            Message::Relation(message) => return Ok(Step::Relation(message)),
-            // Sent once a session, so they must never count.
-            Message::Type { .. } | Message::Origin { .. } => {}
+            Message::Relation(message) => {
+                self.labels.described(&message);
+                return Ok(Step::Relation(message));
+            }
+            // Right behind the begin.
+            Message::Origin { commit_lsn, name } => {
+                if let Some(open) = &mut self.transaction {
+                    open.origin = Some((name.to_owned(), commit_lsn));
+                }
+            }
+            // Sent once a session, so it must never count.
+            Message::Type { .. } => {}
         }
         Ok(Step::Quiet)
     }
@@ -225,15 +243,16 @@ impl Session {
             false => Capture::No,
             true => watched().map_or(Capture::Yes, Capture::Watched),
         };
+        let has_labels = self.labels.define(oid, &relation);
         if let Some(entry) = self.relations.get_mut(&oid)
             && same_shape(&entry.relation, &relation)
         {
-            entry.capture = capture;
+            (entry.capture, entry.has_labels) = (capture, has_labels);
             return;
         }
         let read = self.read_relations.get(&oid).filter(|read| same_shape(read, &relation)).cloned();
         let relation = read.unwrap_or_else(|| Arc::new(relation));
-        self.relations.insert(oid, Entry { relation, capture, in_batch: None });
+        self.relations.insert(oid, Entry { relation, capture, has_labels, in_batch: None });
     }
 
     /// The relation of a chunk, in the version that the stream has if it is the same.
@@ -287,7 +306,7 @@ impl Session {
         if let Some(tracker) = &mut self.tracker {
             tracker.take_notes(&mut batch.notes);
         }
-        self.signals.take_notes(&mut batch.notes);
+        self.signals.rows.take_notes(&mut batch.notes);
     }
 
     /// Rows of these tables are about to be read.
@@ -338,8 +357,9 @@ impl Session {
                 open.xid
             )));
         }
+        let is_passed = final_lsn < self.opened_at || self.is_too_early(commit_ts_us);
         let skip = match self.reopened {
-            _ if final_lsn < self.opened_at => Skip::Everything,
+            _ if is_passed => Skip::Everything,
             Some(open) if final_lsn < open.final_lsn => Skip::Everything,
             Some(open) if (final_lsn, xid) == (open.final_lsn, open.xid) => {
                 self.reopened = None;
@@ -348,9 +368,9 @@ impl Session {
             Some(open) => return Err(lost_open(open, "another transaction came in its place")),
             None => Skip::Nothing,
         };
-        let (last, in_batch) = (None, None);
+        let (origin, last, in_batch) = (None, None, None);
         self.transaction =
-            Some(OpenTransaction { final_lsn, xid, commit_ts_us, begin, skip, last, in_batch });
+            Some(OpenTransaction { final_lsn, xid, commit_ts_us, begin, origin, skip, last, in_batch });
         Ok(())
     }
 
@@ -361,7 +381,7 @@ impl Session {
         if let Some(tracker) = &mut self.tracker {
             tracker.committed(done.xid);
         }
-        self.signals.committed();
+        self.signals.rows.committed();
         // A transaction from before the position ends before it: positions only rise (Invariant 3).
         if end_lsn > self.whole.end_lsn {
             self.whole.end_lsn = end_lsn;
@@ -406,12 +426,13 @@ impl Session {
         lsn: Lsn,
         (op, old, new): (Op, Option<(OldKind, &Tuple<'_>)>, Option<&Tuple<'_>>),
         batch: &mut ChangeBatch,
-    ) -> Result<()> {
-        let Some(mark) = self.count(lsn)? else { return Ok(()) };
+    ) -> Result<Step> {
+        let Some(mark) = self.count(lsn)? else { return Ok(Step::Quiet) };
         if op == Op::Insert && self.signals.is(oid) {
             self.hear(oid, mark, new, batch)?;
         }
-        let Some(Place { relation, columns, watched }) = self.relation_in(oid, batch)? else { return Ok(()) };
+        let Some(place) = self.relation_in(oid, batch)? else { return Ok(Step::Quiet) };
+        let Place { relation, columns, watched, has_labels } = place;
         let transaction = self.transaction_in(batch);
         let (has_before, before) = match old {
             None => (Before::None, Row::default()),
@@ -441,7 +462,7 @@ impl Session {
         {
             tracker.changed(table, open.xid, batch, &change, &relation.identity);
         }
-        Ok(())
+        Ok(if has_labels { self.labels.look(oid, batch) } else { Step::Quiet })
     }
 
     /// A row of the signal table, whether it makes events or not. One that was delivered counts too, as long as the
@@ -453,49 +474,6 @@ impl Session {
         self.signals.hear(batch, row, mark);
         batch.bytes.truncate(bytes);
         batch.cells.truncate(cells);
-        Ok(())
-    }
-
-    /// A message outside any transaction, a place of its own: it carries the end of its record, and a commit
-    /// record may start exactly there. One at or below the position was delivered before.
-    fn outside(&mut self, end: Lsn, prefix: &str, content: &[u8], batch: &mut ChangeBatch) -> Result<()> {
-        if self.transaction.is_some() || end <= self.whole.end_lsn {
-            return Ok(());
-        }
-        self.advance(end)?;
-        // As Debezium counts it: a place up to which everything is committed.
-        (self.whole.lsn, self.whole.lsn_proc, self.whole.lsn_commit) =
-            (Some(end.0), Some(end.0), Some(end.0));
-        let Some(captured) = self.messages.relation_in(prefix, false, self.batch_number, batch) else {
-            return Ok(());
-        };
-        let transaction = u32::try_from(batch.transactions.len()).unwrap_or(u32::MAX);
-        batch.transactions.push(Transaction {
-            id: 0,
-            commit_ts_us: now_us(),
-            previous_commit: self.whole.lsn_commit,
-            snapshot: SnapshotMark::No,
-            again: 0,
-            part: Part::default(),
-        });
-        // Behind every change before it, and before those of a commit record that starts at its end.
-        let mark = Mark { commit: end.0.saturating_sub(1), change: end.0, n: 0 };
-        let after = messages::append(batch, prefix, content, captured.as_row)?;
-        let (op, has_before, before) = (Op::Insert, Before::None, Row::default());
-        let relation = captured.relation;
-        batch.changes.push(Change { op, has_before, relation, transaction, mark, before, after });
-        Ok(())
-    }
-
-    fn message(&mut self, prefix: &str, content: &[u8], mark: Mark, batch: &mut ChangeBatch) -> Result<()> {
-        let Some(captured) = self.messages.relation_in(prefix, true, self.batch_number, batch) else {
-            return Ok(());
-        };
-        let transaction = self.transaction_in(batch);
-        let (op, has_before, before) = (Op::Insert, Before::None, Row::default());
-        let after = messages::append(batch, prefix, content, captured.as_row)?;
-        let relation = captured.relation;
-        batch.changes.push(Change { op, has_before, relation, transaction, mark, before, after });
         Ok(())
     }
 
@@ -530,16 +508,16 @@ impl Session {
                 Some(table)
             }
         };
-        let columns = entry.relation.columns.len();
+        let (columns, has_labels) = (entry.relation.columns.len(), entry.has_labels);
         if let Some((number, relation)) = entry.in_batch
             && number == self.batch_number
         {
-            return Ok(Some(Place { relation, columns, watched }));
+            return Ok(Some(Place { relation, columns, watched, has_labels }));
         }
         let index = u32::try_from(batch.relations.len()).unwrap_or(u32::MAX);
         batch.relations.push(entry.relation.clone());
         entry.in_batch = Some((self.batch_number, index));
-        Ok(Some(Place { relation: index, columns, watched }))
+        Ok(Some(Place { relation: index, columns, watched, has_labels }))
     }
 
     /// The open transaction's index in the batch. Only called inside one: `count` has seen to that.
@@ -551,12 +529,14 @@ impl Session {
             return index;
         }
         let index = u32::try_from(batch.transactions.len()).unwrap_or(u32::MAX);
+        let origin = transaction.origin_in(batch);
         batch.transactions.push(Transaction {
             id: i64::from(transaction.xid),
             commit_ts_us: transaction.commit_ts_us,
             previous_commit: self.whole.lsn_commit,
             snapshot: SnapshotMark::No,
             again: 0,
+            origin,
             part: transaction.part(),
         });
         transaction.in_batch = Some((self.batch_number, index));
@@ -580,15 +560,6 @@ fn malformed(error: Malformed) -> Error {
     Error::fatal("postgres sent a malformed pgoutput message")
         .hint("nothing was skipped; report this with the server's version and the table's definition")
         .source(error)
-}
-
-fn lost_open(open: Open, why: &str) -> Error {
-    Error::fatal(format!(
-        "transaction {} with its commit at {} was delivered in part, and the rest is gone: {why}",
-        open.xid, open.final_lsn
-    ))
-    .hint("the slot was changed behind this connector; compare the table with its topic, then set the position anew with `millrace position`")
-    .state(State::PositionLost)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::blocker;
 use crate::config::Settings;
 use crate::errors;
 use crate::lsn::Lsn;
@@ -133,7 +134,7 @@ impl Slot {
 }
 
 /// Makes the slot and gives its consistent point: every transaction that commits after it will be sent.
-/// Waits for the transactions that are under way now.
+/// Waits for the transactions that are under way now, each of which is a lock to the server.
 pub async fn create(client: &Client, settings: &Settings, facts: &ServerFacts) -> Result<Lsn> {
     let name = &settings.slot;
     if !settings.create_slot {
@@ -148,7 +149,16 @@ pub async fn create(client: &Client, settings: &Settings, facts: &ServerFacts) -
         "SELECT lsn::text FROM pg_create_logical_replication_slot($1, $2, false, false)"
     };
     let what = || format!("cannot create slot {name}");
-    let row = client.query_one(sql, &[&name, &PLUGIN]).await.map_err(|error| match error.code() {
+    let limit = settings.create_slot_timeout.as_secs();
+    let patience = format!("SET statement_timeout = '{limit}s'; SET lock_timeout = 0");
+    client.batch_execute(&patience).await.map_err(|error| errors::query(what(), error))?;
+    let row = match client.query_one(sql, &[&name, &PLUGIN]).await {
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+            return Err(blocker::timed_out(client, settings, facts).await);
+        }
+        made => made,
+    };
+    let row = row.map_err(|error| match error.code() {
         Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) => errors::query(what(), error)
             .hint("raise max_replication_slots and restart the server, or drop a slot that nobody reads"),
         // Seen absent a moment ago: another instance starts too. Look again.
@@ -157,6 +167,8 @@ pub async fn create(client: &Client, settings: &Settings, facts: &ServerFacts) -
         }
         _ => errors::query(what(), error),
     })?;
+    let as_before = "RESET statement_timeout; RESET lock_timeout";
+    client.batch_execute(as_before).await.map_err(|error| errors::query(what(), error))?;
     let text: String = row.try_get(0).map_err(|error| errors::query(what(), error))?;
     text.parse().map_err(|error| Error::fatal(what()).source(error))
 }

@@ -4,11 +4,12 @@
 //! here, for the heartbeat, for what the status shows (`beside`), and to notice that the server is going down.
 
 mod beside;
+mod drained;
 
 use std::collections::{HashSet, VecDeque};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use millrace_core::chaos::{self, Point};
@@ -19,6 +20,7 @@ use millrace_core::report::Report;
 use millrace_core::requests::{Ears, Requests};
 use millrace_core::signal::Signal;
 use millrace_core::signal::file::SignalFile;
+use millrace_core::signal::inserted::Heard;
 use millrace_core::source::{Feed, Source};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -30,13 +32,14 @@ use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
 use crate::janitor::{self, Janitor};
+use crate::membership::{self, Membership};
 use crate::messages::Messages;
 use crate::pgoutput::RelationMessage;
-use crate::position::{Streamed, creating};
+use crate::position::{Drained, Streamed, creating};
 use crate::relation::{self, Origin};
 use crate::server::{self, ServerFacts};
 use crate::session::Session;
-use crate::signals::{Heard, SignalTable};
+use crate::signals::SignalTable;
 use crate::snapshot::desk::{self, Desk, Order};
 use crate::snapshot::reader::{Counter, Reader};
 use crate::snapshot::requests;
@@ -46,7 +49,7 @@ use crate::snapshot::visibility::Visibility;
 use crate::stream::{Describe, Limits, Stream, Told};
 use crate::tables::TableName;
 use crate::types::Types;
-use crate::{catalog, check, publication, slot, start};
+use crate::{catalog, check, drain, publication, slot, start};
 
 /// How often the status learns what the server keeps for us.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
@@ -57,9 +60,8 @@ const SAMPLE_STANDBY_EVERY: Duration = Duration::from_secs(1);
 /// A query on a healthy connection takes milliseconds; past this the connection counts as lost.
 const QUERY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// From the first byte to the stream: within it a slot may be created (90 s at most, by the server's own
-/// limit) and a standby may catch up (60 s).
-const START_PATIENCE: Duration = Duration::from_secs(240);
+/// From the first byte to the stream, beside the making of a slot: within it a standby may catch up (60 s).
+const START_PATIENCE: Duration = Duration::from_secs(150);
 
 /// The largest frame that is read into memory: a row cannot be larger in Postgres.
 const FRAME_BYTES_MAX: usize = 1_073_741_824;
@@ -74,6 +76,9 @@ pub struct PostgresSource {
     requests: Option<Arc<Requests>>,
     /// The slot has to go.
     over_limit: AtomicBool,
+    /// Ends once the server has nothing more to give, and how it was then.
+    drain: Option<drain::Wish>,
+    drained: OnceLock<Drained>,
 }
 
 impl PostgresSource {
@@ -93,6 +98,8 @@ impl PostgresSource {
             ears,
             requests: None,
             over_limit: AtomicBool::new(false),
+            drain: None,
+            drained: OnceLock::new(),
         }
     }
 
@@ -130,12 +137,10 @@ impl PostgresSource {
 
     /// Everything up to the first byte of the stream.
     async fn start(&mut self, from: Option<Position>, mut feed: Feed) -> Result<Begun> {
+        self.may_start(from.as_ref())?;
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
-        let mut tables = publication::wanted(&client, &self.settings).await?.tables;
-        // One that was made just now is not sent yet: it joins at the next start.
-        let published = publication::read(&client, &self.settings.publication, &facts).await?;
-        tables.retain(|table| published.as_ref().is_some_and(|published| published.sends(table)));
+        let (tables, membership) = membership::sent(&client, &self.settings, &facts).await?;
         let mut wish = self.wish();
         let mut from = from;
         if self.settings.snapshot.on_loss
@@ -146,8 +151,13 @@ impl PostgresSource {
             wish = Wish::Anew;
         }
         let is_first = start::is_first(from.as_ref())?;
+        if let (Some(end), Some(membership)) = (start::unbroken(from.as_ref())?, &membership) {
+            let gaps = membership::gaps(&self.settings, membership, &feed.notes, end)?;
+            wish = table::read_anew(&gaps, &mut feed.notes, wish);
+        }
         let mut plan = table::plan(wish, &tables, &feed.notes, is_first)?;
-        possible(&plan, &facts)?;
+        plan.notes.extend(membership.iter().flat_map(|membership| membership.notes(&feed.notes)));
+        possible(&plan, &facts, &self.settings)?;
         if !self.settings.snapshot.stream && !is_first && plan.unread.is_empty() {
             self.let_go(&client).await?;
             return Ok(Begun::Through);
@@ -172,16 +182,22 @@ impl PostgresSource {
             requests: self.requests(&progress),
             progress,
         };
-        let tracker = Tracker::new(plan.unread.clone(), plan.notes, counter.token.to_string());
         let tables = plan.unread.len();
-        let reader = self.reader(&counter, 0, plan.unread).await?.map(|reader| reader.joined(plan.joined));
+        let mut waiting = table::apart(plan.unread);
+        let (base, unread) = waiting.pop_front().unwrap_or_default();
+        let mut tracker = Tracker::new(unread.clone(), plan.notes, counter.token.to_string());
+        waiting.iter().for_each(|(_, unread)| tracker.add(unread.clone()));
+        let reader = self.reader(&counter, base, unread).await?.map(|reader| reader.joined(plan.joined));
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
         let mut janitor = JoinSet::new();
         let orders = counter.orders.clone();
-        if let Some(own) = Janitor::new(&self.settings, counter.progress.clone(), orders, swept) {
+        // While it is drained, its deletes would be somebody's writes, and leave other rows to be compared.
+        if let Some(own) = Janitor::new(&self.settings, counter.progress.clone(), orders, swept)
+            && self.drain.is_none()
+        {
             janitor.spawn(own.run());
         }
-        let rows = Rows { counter, tables, reader };
+        let rows = Rows { counter, tables, reader, waiting, membership };
         Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows, heard, janitor })))
     }
 
@@ -190,8 +206,8 @@ impl PostgresSource {
         if unread.is_empty() {
             return Ok(None);
         }
-        let control = control::connect(&self.settings).await?;
-        let (settings, origin) = (self.settings.clone(), self.origin.clone());
+        let (settings, origin) = (self.settings.on_primary(), self.origin.clone());
+        let control = control::connect(&settings).await?;
         Ok(Some(Reader::new(settings, origin, control, counter.clone(), (base, unread))))
     }
 
@@ -267,9 +283,11 @@ impl PostgresSource {
             }
             let described = catalog::describe(&client, &describing, &mut types, message, &origin);
             let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));
-            let mut relation = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
-            if let Some(names) = settings.message_key(&message.namespace, &message.name) {
-                relation.key = relation::keyed_by(&relation, names)?;
+            let (mut relation, info) = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
+            match settings.message_key(&message.namespace, &message.name) {
+                Some(names) => relation.key = relation::keyed_by(&relation, names)?,
+                None if captured => relation::must_have_its_key(info.as_ref(), message)?,
+                None => {}
             }
             Ok(Some((message.id, relation, captured)))
         })
@@ -284,7 +302,7 @@ impl PostgresSource {
         reading: &mut Reading,
         (rows, heard, ears): (Rows, &mut mpsc::Receiver<Heard>, &mut Ears),
     ) -> Result<()> {
-        let Rows { counter, mut tables, reader } = rows;
+        let Rows { counter, mut tables, reader, mut waiting, mut membership } = rows;
         let progress = &*counter.progress;
         let mut heartbeat = interval(self.settings.heartbeat_interval.unwrap_or(SAMPLE_EVERY));
         let mut is_standby = facts.in_recovery;
@@ -298,9 +316,14 @@ impl PostgresSource {
             Some(reader) => Box::pin(reader.run()),
             None => Box::pin(std::future::pending()),
         };
-        // Tables that were asked for while others are read, with the number of the first.
-        let mut waiting: VecDeque<(usize, Vec<Unread>)> = VecDeque::new();
+        let mut draining = pin!(self.drains(progress));
         loop {
+            if !reads
+                && let Some((base, unread)) = waiting.pop_front()
+                && let Some(reader) = self.reader(&counter, base, unread).await?
+            {
+                (reads, rows) = (true, Box::pin(reader.run()));
+            }
             tokio::select! {
                 biased;
                 ended = &mut reading.thread => return joined(ended),
@@ -313,31 +336,25 @@ impl PostgresSource {
                 read = &mut rows, if reads => {
                     read?;
                     reads = false;
-                    if let Some((base, unread)) = waiting.pop_front() {
-                        if let Some(reader) = self.reader(&counter, base, unread).await? {
-                            (reads, rows) = (true, Box::pin(reader.run()));
-                        }
-                    } else if !self.settings.snapshot.stream {
-                        enough = Some(self.beat(client).await?);
+                    if waiting.is_empty() && !self.settings.snapshot.stream {
+                        enough = Some(self.last_beat(client, is_standby).await?);
                     }
                 }
+                // Once all rows are read.
+                proven = &mut draining, if !reads && self.drained.get().is_none() => {
+                    let _ = self.drained.set(proven?);
+                    reading.told.enough.store(true, Ordering::Relaxed);
+                }
                 demand = next_demand(heard, ears) => {
-                    match self.hear(demand, client, (&counter, ears), (is_standby, &mut tables)).await? {
-                        Some(asked) if reads => waiting.push_back(asked),
-                        Some((base, unread)) => {
-                            if let Some(reader) = self.reader(&counter, base, unread).await? {
-                                (reads, rows) = (true, Box::pin(reader.run()));
-                            }
-                        }
-                        None => {}
-                    }
+                    let known = (is_standby, &mut tables);
+                    waiting.extend(self.hear(demand, client, (&counter, ears), known).await?);
                 }
                 _ = sample.tick() => {
                     // Confirmed is what is delivered: the last rows lie before it.
                     if enough.is_some_and(|end| progress.confirmed.load(Ordering::Relaxed) >= end.0) {
                         reading.told.enough.store(true, Ordering::Relaxed);
                     }
-                    self.sample(client, progress).await?;
+                    self.sample(client, &counter, &mut membership).await?;
                     if is_standby {
                         is_standby = self.follow(client, &reading.told).await?;
                     }
@@ -365,7 +382,7 @@ impl PostgresSource {
             }
             unread = taken?;
         }
-        if is_standby && !unread.is_empty() {
+        if is_standby && self.settings.primaries.is_empty() && !unread.is_empty() {
             tracing::warn!("rows cannot be read from a standby: the signal is passed over");
             unread.clear();
         }
@@ -385,15 +402,18 @@ impl Source for PostgresSource {
         check::check(&self.settings).await
     }
 
-    async fn preconditions(&self) -> Result<()> {
-        patiently(self.settings.place(), async {
+    async fn preconditions(&self, progress: &Progress) -> Result<()> {
+        patiently(&self.settings, async {
             let control = control::connect(&self.settings).await?;
             let facts = server::preconditions(&control.client, &self.settings).await?;
             publication::ensure(&control.client, &self.settings, &facts).await?;
             // A slot that a healthy instance reads is left alone before its producers are shut out for
             // nothing.
             match slot::read(&control.client, &self.settings.slot).await? {
-                Some(slot) => slot.free(None),
+                Some(slot) => {
+                    slot.free(None)?;
+                    self.watch_kept(&control.client, &slot, progress).await
+                }
                 None => Ok(()),
             }
         })
@@ -402,12 +422,12 @@ impl Source for PostgresSource {
 
     async fn run(&mut self, from: Option<Position>, feed: Feed) -> Result<()> {
         let (progress, stop, stopped) = (feed.progress.clone(), feed.stop(), feed.stop());
-        let place = self.settings.place();
+        let settings = self.settings.clone();
         // A cancelled start is a crash at that place, which every later one can deal with.
         let started = tokio::select! {
             biased;
             () = stop => return Ok(()),
-            started = patiently(place, self.start(from, feed)) => started?,
+            started = patiently(&settings, self.start(from, feed)) => started?,
         };
         let started = match started {
             Begun::Stopping => return Ok(()),
@@ -431,10 +451,10 @@ impl Source for PostgresSource {
             }
         }
         if self.over_limit.swap(false, Ordering::Relaxed) {
-            patiently(self.settings.place(), self.let_go(&client)).await?;
+            patiently(&self.settings, self.let_go(&client)).await?;
         }
-        if result.is_ok() && reading.told.enough.load(Ordering::Relaxed) {
-            patiently(self.settings.place(), self.let_go(&client)).await?;
+        if result.is_ok() && self.drain.is_none() && reading.told.enough.load(Ordering::Relaxed) {
+            patiently(&self.settings, self.let_go(&client)).await?;
             rest(&progress, stopped).await;
         }
         result
@@ -492,10 +512,14 @@ struct Rows {
     tables: usize,
     /// While rows of tables are left to be read.
     reader: Option<Reader>,
+    /// Those that are read when it is through, with the number of the first.
+    waiting: VecDeque<(usize, Vec<Unread>)>,
+    /// How the captured tables are published.
+    membership: Option<Membership>,
 }
 
 /// Says what cannot be read: on a standby nobody knows which transactions a snapshot saw.
-fn possible(plan: &Plan, facts: &ServerFacts) -> Result<()> {
+fn possible(plan: &Plan, facts: &ServerFacts, settings: &Settings) -> Result<()> {
     for table in &plan.again {
         tracing::warn!(
             %table,
@@ -503,11 +527,11 @@ fn possible(plan: &Plan, facts: &ServerFacts) -> Result<()> {
         );
     }
     match plan.unread.first() {
-        Some(unread) if facts.in_recovery => Err(Error::config(format!(
+        Some(unread) if facts.in_recovery && settings.primaries.is_empty() => Err(Error::config(format!(
             "the rows of {} cannot be read from a standby: it does not know which transactions are under way",
             unread.table
         ))
-        .hint("point source.postgres.url at the primary, or set snapshot = \"no_data\"")),
+        .hint("name the primary in primary_hosts, or set snapshot = \"no_data\"")),
         _ => Ok(()),
     }
 }
@@ -519,12 +543,14 @@ struct Reading {
 }
 
 /// A server that is half gone, or a proxy that is, takes a query and never answers it.
-async fn patiently<T>(place: String, work: impl Future<Output = Result<T>>) -> Result<T> {
-    match tokio::time::timeout(START_PATIENCE, work).await {
+async fn patiently<T>(settings: &Settings, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let patience = START_PATIENCE + settings.create_slot_timeout;
+    match tokio::time::timeout(patience, work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Error::transient(format!(
-            "postgres at {place} let a start wait for {} s",
-            START_PATIENCE.as_secs()
+            "postgres at {} let a start wait for {} s",
+            settings.place(),
+            patience.as_secs()
         ))
         .hint("look at pg_stat_activity for what the connection waits for, and at what lies between")),
     }

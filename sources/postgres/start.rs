@@ -12,9 +12,12 @@ use millrace_core::position::{Note, Position};
 use millrace_core::progress::State;
 use millrace_core::source::Feed;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
+use crate::blocker;
 use crate::config::Settings;
 use crate::control;
+use crate::errors;
 use crate::handshake::Handshake;
 use crate::lsn::Lsn;
 use crate::position::{Stored, Streamed, creating};
@@ -32,6 +35,31 @@ const ACTIVE_PATIENCE: Duration = Duration::from_secs(5);
 pub fn is_first(from: Option<&Position>) -> Result<bool> {
     let stored = from.map(Stored::parse).transpose()?;
     Ok(!matches!(stored, Some(Stored::Streamed(_))))
+}
+
+/// Refuses to go on where an operator said that nothing more is to come from the server.
+pub fn undrained(from: Option<&Position>) -> Result<()> {
+    let Some(Stored::Streamed(position)) = from.map(Stored::parse).transpose()? else { return Ok(()) };
+    if position.drained.is_none() {
+        return Ok(());
+    }
+    let (at, of) = (position.end_lsn, position.system_identifier);
+    Err(Error::config(format!("the connector was drained at {at} of server {of}, for an upgrade"))
+        .hint(
+            "when the server is upgraded, and before anybody writes: millrace adopt <file>; to go on at the old \
+             server as it was: the same",
+        )
+        .state(State::Stopped))
+}
+
+/// The end of what is delivered, where something was and no operator has accepted what is missing before it: what
+/// was noted of the publication says something only then.
+pub fn unbroken(from: Option<&Position>) -> Result<Option<Lsn>> {
+    let stored = from.map(Stored::parse).transpose()?;
+    Ok(match stored {
+        Some(Stored::Streamed(position)) if !position.chosen => Some(position.end_lsn),
+        _ => None,
+    })
 }
 
 /// Why the server cannot serve the position any more, if it cannot.
@@ -69,7 +97,7 @@ pub async fn place(
         (Some(Stored::Streamed(position)), slot) => {
             let facts = replayed(client, facts, &position).await?;
             verify(settings, &facts, &position, slot.as_ref())?;
-            Ok(Some(position))
+            Ok(Some(Streamed { chosen: false, ..*position }))
         }
         // Nothing was delivered from it: the crash came between creating it and saying so.
         (Some(Stored::Creating { slot: begun }), found) => {
@@ -127,10 +155,18 @@ pub async fn chosen(settings: &Settings, lsn: Option<&str>) -> Result<Position> 
     slot.usable(settings)?;
     slot.free(None)?;
     let oldest = slot.confirmed_flush_lsn.unwrap_or(facts.end);
+    let mut since_us = None;
     let at = match lsn {
         None => oldest,
+        Some("now") => facts.end,
+        Some(time) if time.contains(['-', ':']) => {
+            since_us = Some(past(&control.client, time).await?);
+            oldest
+        }
         Some(text) => text.parse().map_err(|error| {
-            Error::config("that is not a place in the log").source(error).hint("an LSN like 16/B374D848")
+            Error::config("that is not a place in the log")
+                .source(error)
+                .hint("an LSN like 16/B374D848, a time like 2026-01-31T18:00:00Z, or now")
         })?,
     };
     if at < oldest || at > facts.end {
@@ -140,7 +176,29 @@ pub async fn chosen(settings: &Settings, lsn: Option<&str>) -> Result<Position> 
         )));
     }
     let system = facts.system_identifier.to_string();
-    Ok(Streamed::starting_at(&system, facts.timeline, &settings.slot, at).to_position())
+    let position = Streamed::starting_at(&system, facts.timeline, &settings.slot, at);
+    Ok(Streamed { since_us, chosen: true, ..position }.to_position())
+}
+
+/// A time as the server reads it, which has to lie behind it: one to come would pass over what nobody meant.
+async fn past(client: &Client, time: &str) -> Result<i64> {
+    let sql = "SELECT (extract(epoch FROM $1::text::timestamptz) * 1000000)::bigint, $1::text::timestamptz <= now()";
+    let row = client.query_one(sql, &[&time]).await.map_err(|error| match error.code() {
+        Some(&SqlState::INVALID_DATETIME_FORMAT | &SqlState::DATETIME_FIELD_OVERFLOW) => {
+            Error::config(format!("{time} is not a time"))
+                .source(error)
+                .hint("write it like 2026-01-31T18:00:00Z")
+        }
+        _ => errors::query(format!("cannot read {time} as a time"), error),
+    })?;
+    let what = "cannot read a time";
+    let column = |at| row.try_get(at).map_err(|error| errors::query(what, error));
+    let is_past: bool = row.try_get(1).map_err(|error| errors::query(what, error))?;
+    if is_past {
+        return column(0);
+    }
+    Err(Error::config(format!("{time} is still to come, by the server's clock"))
+        .hint("begin with what is committed from now on: millrace position <file> set --to now --yes"))
 }
 
 /// The position of a connector that never ran: its slot, if there is one, is dropped at the next start.
@@ -250,7 +308,13 @@ async fn replayed(client: &Client, facts: &ServerFacts, position: &Streamed) -> 
     Ok(facts)
 }
 
-fn verify(settings: &Settings, facts: &ServerFacts, position: &Streamed, slot: Option<&Slot>) -> Result<()> {
+/// Whether the server can serve the position, with this slot.
+pub fn verify(
+    settings: &Settings,
+    facts: &ServerFacts,
+    position: &Streamed,
+    slot: Option<&Slot>,
+) -> Result<()> {
     if position.system_identifier != facts.system_identifier.to_string() {
         return Err(Error::fatal(format!(
             "the position is of server {}, and this is server {}",
@@ -307,7 +371,8 @@ async fn create(
     notes: Vec<Note>,
 ) -> Result<Option<Streamed>> {
     chaos::pass(Point::CreatingCommitted);
-    let consistent = slot::create(client, settings, facts).await?;
+    let making = slot::create(client, settings, facts);
+    let consistent = blocker::shown_while(settings, &feed.progress, making).await?;
     chaos::pass(Point::SlotCreated);
     tracing::info!(slot = %settings.slot, at = %consistent, "created the replication slot");
     begin_at(settings, facts, feed, consistent, notes).await

@@ -3,6 +3,8 @@
 //! Reads frames, lets the session decode them into the batch, sends batches, and confirms to the server
 //! what was delivered. It answers the server on a timer whatever the rest of the pipeline is doing.
 
+mod copy_data;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use millrace_core::source::{
     BATCH_AGE_MAX, BATCH_WAIT, Ended, Feed, STOP_DELIVERY_PATIENCE, STOP_OPEN_PATIENCE, TICK,
 };
 
+use self::copy_data::{CopyData, read_copy_data, status_update};
 use crate::frames::Frame;
 use crate::lsn::Lsn;
 use crate::pgoutput::RelationMessage;
@@ -47,15 +50,6 @@ const UNSEEN_MAX: Duration = Duration::from_secs(10);
 
 /// Tables that were described before their transaction was visible are looked up again this often.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
-
-/// Bytes of a status update.
-const STATUS_BYTES: usize = 34;
-
-/// Microseconds from 1970 to 2000, where Postgres counts from.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
-
-/// Bytes of the header of an XLogData message: its kind and three numbers.
-const XLOG_DATA_HEADER: usize = 25;
 
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -229,12 +223,20 @@ impl Stream {
                     stood(desk.hold())?;
                     tracker.open(*opened);
                 }
+                Order::Block(block) => {
+                    stood(desk.resume())?;
+                    tracker.block(*block);
+                }
+                Order::Unblock => {
+                    tracker.unblock();
+                    desk.resume();
+                }
                 Order::Open(opened) => tracker.open(*opened),
                 Order::Cut { table, key, parts } => tracker.cut(table, key, parts),
                 Order::Add { unread, row } => {
                     self.session.watch(unread);
                     if let Some(row) = row {
-                        self.session.signals().done(&row);
+                        self.session.signals().rows.done(&row);
                     }
                 }
                 Order::Drop(table) => self.session.give_up(table),
@@ -243,10 +245,17 @@ impl Stream {
                 Order::Note(note) => tracker.note(note),
             }
         }
-        self.session.signals().tell(&desk.heard);
+        self.session.signals().rows.tell(&desk.heard);
         if self.session.is_between() {
             if let Some(tracker) = self.session.tracker() {
                 desk.pause(|| tracker.streamed());
+                if let Some(passed) = tracker.stand() {
+                    desk.stand(passed);
+                    // What came before the rows does not wait for them.
+                    if self.batch.as_ref().is_some_and(|batch| !batch.is_idle()) {
+                        self.send(true)?;
+                    }
+                }
             }
             if self.session.has_chunk() {
                 self.place_chunk()?;
@@ -314,10 +323,17 @@ impl Stream {
                             self.undefined = Some(message);
                             late = true;
                         }
+                        // Whoever wrote the label has seen it, and so does the catalog: nothing to wait for.
+                        Step::Outgrown(message) => {
+                            if let Some((oid, relation, captured)) = (self.describe)(&message, None)? {
+                                session.redefine(oid, relation, captured, batch)?;
+                            }
+                            late = Instant::now() >= self.next_status;
+                        }
                     }
                     if let Some(reselect) = self.reselect.as_mut().filter(|_| batch.changes.len() > changes) {
                         reselect.fill(batch)?;
-                        late = Instant::now() >= self.next_status;
+                        late |= Instant::now() >= self.next_status;
                     }
                 }
             }
@@ -540,62 +556,4 @@ enum Standing {
     Going,
     /// A snapshot is being taken.
     Still,
-}
-
-enum CopyData<'a> {
-    XLog { lsn: Lsn, data: &'a [u8] },
-    Keepalive { end: Lsn, reply_requested: bool },
-}
-
-/// The replication message inside a CopyData frame. Of the two places in an XLogData header only the first
-/// is used, and never as a position: it is the place of a change, which proves nothing about others.
-fn read_copy_data(data: &[u8]) -> Result<CopyData<'_>> {
-    let malformed = |what: &str| Error::fatal(format!("postgres sent a malformed replication frame: {what}"));
-    match data.split_first() {
-        Some((b'w', rest)) => {
-            let lsn = rest.first_chunk::<8>().ok_or_else(|| malformed("XLogData is cut short"))?;
-            let data = data.get(XLOG_DATA_HEADER..).ok_or_else(|| malformed("XLogData is cut short"))?;
-            Ok(CopyData::XLog { lsn: Lsn(u64::from_be_bytes(*lsn)), data })
-        }
-        Some((b'k', rest)) => {
-            let end = rest.first_chunk::<8>().ok_or_else(|| malformed("a keepalive is cut short"))?;
-            let reply = rest.get(16).ok_or_else(|| malformed("a keepalive is cut short"))?;
-            Ok(CopyData::Keepalive { end: Lsn(u64::from_be_bytes(*end)), reply_requested: *reply != 0 })
-        }
-        Some((kind, _)) => Err(malformed(&format!("unknown kind '{}'", char::from(*kind)))),
-        None => Err(malformed("it is empty")),
-    }
-}
-
-/// A standby status update: written, flushed and applied up to the same place.
-fn status_update(confirmed: Lsn, now_us: i64, reply_requested: bool) -> [u8; STATUS_BYTES] {
-    let mut update = [0; STATUS_BYTES];
-    let place = confirmed.0.to_be_bytes();
-    let time = (now_us - POSTGRES_EPOCH_US).to_be_bytes();
-    let parts = [b"r", &place[..], &place, &place, &time, &[u8::from(reply_requested)]].concat();
-    for (to, from) in update.iter_mut().zip(parts) {
-        *to = from;
-    }
-    update
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_update_names_one_place_three_times() {
-        let update = status_update(Lsn(0x0102), POSTGRES_EPOCH_US + 5, true);
-        assert_eq!(update[0], b'r');
-        assert_eq!(update[1..9], update[9..17]);
-        assert_eq!(update[9..17], update[17..25]);
-        assert_eq!((update[24], update[32], update[33]), (2, 5, 1));
-    }
-
-    #[test]
-    fn a_truncated_or_unknown_replication_frame_is_an_error() {
-        for frame in [&b""[..], b"w123", b"k12345678", b"x", b"w123456789012345678901234"] {
-            assert!(read_copy_data(frame).is_err() || frame.len() == XLOG_DATA_HEADER, "{frame:?}");
-        }
-    }
 }

@@ -35,10 +35,14 @@ pub enum Shape {
         base: u32,
         typmod: i32,
     },
-    /// A true array: its text is `{...}`.
+    /// A true array: its text is `{...}`, with this between the elements.
     Array {
         element: u32,
+        delimiter: char,
     },
+    /// Of an extension, made by functions of its own.
+    Base,
+    /// Composites, ranges: whatever their names are.
     Other,
 }
 
@@ -93,7 +97,10 @@ impl Types {
                     Kind::Other { type_name: known.name().to_owned() }
                 }
                 // A modifier of an array is the one of its elements.
-                builtin::Kind::Array(element) => Kind::Array(Box::new(scalar(element, typmod))),
+                builtin::Kind::Array(element) => {
+                    // The one built-in type that has no comma there.
+                    array(scalar(element, typmod), if *element == Type::BOX { ';' } else { ',' })
+                }
                 _ => scalar(&known, typmod),
             };
         }
@@ -101,16 +108,25 @@ impl Types {
             None => unknown(oid),
             Some(PgType { shape: Shape::Enum { labels }, .. }) => Kind::Enum { labels: labels.clone() },
             Some(PgType { shape: Shape::Domain { base, typmod }, .. }) => self.nested(*base, *typmod, depth),
-            Some(PgType { shape: Shape::Array { element }, .. }) => {
-                Kind::Array(Box::new(self.nested(*element, typmod, depth)))
+            Some(PgType { shape: Shape::Array { element, delimiter }, .. }) => {
+                array(self.nested(*element, typmod, depth), *delimiter)
             }
-            Some(PgType { shape: Shape::Other, name, .. }) => of_extension(name),
+            Some(PgType { shape: Shape::Base, name, .. }) => of_extension(name, typmod),
+            Some(PgType { shape: Shape::Other, name, .. }) => Kind::Other { type_name: name.clone() },
         }
     }
 }
 
+fn array(element: Kind, delimiter: char) -> Kind {
+    let element = Box::new(element);
+    match u8::try_from(delimiter) {
+        Ok(delimiter) if delimiter != b',' => Kind::Delimited { element, delimiter },
+        _ => Kind::Array(element),
+    }
+}
+
 /// Types of extensions have no oid of their own: they are known by their names.
-fn of_extension(name: &str) -> Kind {
+fn of_extension(name: &str, typmod: i32) -> Kind {
     match name {
         "hstore" => Kind::Hstore,
         "ltree" => Kind::Ltree,
@@ -119,7 +135,9 @@ fn of_extension(name: &str) -> Kind {
         "geography" => Kind::Geography,
         "vector" => Kind::Vector { is_single: false },
         "halfvec" => Kind::Vector { is_single: true },
-        "sparsevec" => Kind::SparseVector,
+        // The modifier is the number of dimensions; without one there is no limit but the type's own.
+        "sparsevec" if (1..=i32::from(i16::MAX)).contains(&typmod) => Kind::SparseVector,
+        "sparsevec" => Kind::LongSparseVector,
         _ => Kind::Other { type_name: name.to_owned() },
     }
 }
@@ -268,11 +286,11 @@ mod tests {
         let mood = Shape::Enum { labels: vec!["sad".into(), "glad".into()] };
         for (oid, name, shape) in [
             (90_000, "mood", mood),
-            (90_001, "_mood", Shape::Array { element: 90_000 }),
+            (90_001, "_mood", Shape::Array { element: 90_000, delimiter: ',' }),
             (90_002, "moods", Shape::Domain { base: 90_001, typmod: -1 }),
             (90_003, "more_moods", Shape::Domain { base: 90_002, typmod: -1 }),
             (90_004, "price", Shape::Domain { base: 1700, typmod: 655_366 }),
-            (90_005, "citext", Shape::Other),
+            (90_005, "citext", Shape::Base),
             (90_006, "loop", Shape::Domain { base: 90_006, typmod: -1 }),
         ] {
             types.insert(PgType { oid, name: name.into(), shape });
@@ -283,5 +301,40 @@ mod tests {
         assert_eq!(types.kind(90_005, -1), Kind::Verbatim);
         assert_eq!(types.kind(90_006, -1), other("oid 90006"));
         assert!(types.knows(90_000) && types.knows(25) && !types.knows(90_009));
+    }
+
+    #[test]
+    fn a_type_of_a_user_s_own_is_not_taken_for_one_of_an_extension() {
+        let mut types = Types::default();
+        for (oid, name, shape) in [
+            (1, "vector", Shape::Other),
+            (2, "geometry", Shape::Domain { base: 25, typmod: -1 }),
+            (3, "geometry", Shape::Base),
+        ] {
+            types.insert(PgType { oid: 90_000 + oid, name: name.into(), shape });
+        }
+        assert_eq!(types.kind(90_001, -1), other("vector"));
+        assert_eq!(types.kind(90_002, -1), Kind::Text);
+        assert_eq!(types.kind(90_003, -1), Kind::Geometry);
+    }
+
+    #[test]
+    fn what_stands_between_the_elements_of_an_array_is_what_their_type_says() {
+        let delimited = |element, delimiter| Kind::Delimited { element: Box::new(element), delimiter };
+        assert_eq!(kind(1020, -1), delimited(other("box"), b';'));
+        let mut types = Types::default();
+        let shape = Shape::Array { element: 90_001, delimiter: ':' };
+        types.insert(PgType { oid: 90_002, name: "_geometry".into(), shape });
+        types.insert(PgType { oid: 90_001, name: "geometry".into(), shape: Shape::Base });
+        assert_eq!(types.kind(90_002, -1), delimited(Kind::Geometry, b':'));
+    }
+
+    #[test]
+    fn a_sparse_vector_of_more_dimensions_than_a_short_counts_is_of_another_kind() {
+        let mut types = Types::default();
+        types.insert(PgType { oid: 90_001, name: "sparsevec".into(), shape: Shape::Base });
+        let kinds = [5, 32_767, 32_768, -1].map(|typmod| types.kind(90_001, typmod));
+        assert_eq!(kinds[..2], [Kind::SparseVector, Kind::SparseVector]);
+        assert_eq!(kinds[2..], [Kind::LongSparseVector, Kind::LongSparseVector]);
     }
 }

@@ -28,6 +28,12 @@ pub struct Rule {
     /// Only where the daemon wrote this.
     #[serde(default = "anything")]
     pub ours: String,
+    /// Only in rows that a snapshot read.
+    #[serde(default)]
+    pub in_rows: bool,
+    /// Only where both are numbers.
+    #[serde(default)]
+    pub both_numbers: bool,
     /// Only where both are the same but for the spelling of numbers.
     #[serde(default)]
     pub same_numbers: bool,
@@ -51,12 +57,14 @@ impl Allowed {
     }
 
     /// Whether a difference is one of the list's; counts it.
-    pub fn covers(&mut self, topic: &str, place: &str, theirs: &str, ours: &str) -> bool {
+    pub fn covers(&mut self, topic: &str, (place, is_row): (&str, bool), theirs: &str, ours: &str) -> bool {
         let fits = |rule: &Rule| {
             matches(&rule.place, place)
                 && matches(&rule.topic, topic)
                 && matches(&rule.theirs, theirs)
                 && matches(&rule.ours, ours)
+                && (is_row || !rule.in_rows)
+                && (!rule.both_numbers || are_numbers(theirs, ours))
                 && (!rule.same_numbers || are_same_numbers(theirs, ours))
         };
         match self.rules.iter_mut().find(|(rule, _)| fits(rule)) {
@@ -79,6 +87,10 @@ fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, tail)) = pattern.split_once('*') else { return pattern == text };
     let Some(rest) = text.strip_prefix(head) else { return false };
     (0..=rest.len()).any(|at| rest.is_char_boundary(at) && matches(tail, &rest[at..]))
+}
+
+fn are_numbers(left: &str, right: &str) -> bool {
+    [left, right].iter().all(|text| text.parse::<i64>().is_ok())
 }
 
 /// Whether two texts differ only in how the same numbers are spelled.

@@ -11,7 +11,7 @@ use crate::records::{Topics, Written};
 use crate::tokens::{Token, tokens};
 
 /// In the names of topics of heartbeats.
-const HEARTBEATS: &str = "heartbeat";
+pub const HEARTBEATS: &str = "heartbeat";
 
 /// How many kinds of difference a report shows.
 const SHOWN_MAX: usize = 60;
@@ -125,7 +125,7 @@ fn keyless_in_one(topics: &Topics) -> Topics {
     for ((topic, _), records) in &mut merged {
         if !has_key(topic) {
             records.retain(|record| !is_tombstone(record));
-            records.sort_by_key(place_in_log);
+            records.sort_by_cached_key(|record| (place_in_log(record), row(record)));
         }
     }
     merged
@@ -134,6 +134,21 @@ fn keyless_in_one(topics: &Topics) -> Topics {
 /// Also where a converter wrote the null with its schema.
 fn is_tombstone(record: &Written) -> bool {
     record.value.as_deref().is_none_or(|value| value.ends_with(",\"payload\":null}"))
+}
+
+/// What an event says that was done.
+pub fn operation(record: &Written) -> Option<String> {
+    let value: Json = serde_json::from_str(record.value.as_deref()?).ok()?;
+    let payload = if value["payload"].is_null() { &value } else { &value["payload"] };
+    payload["op"].as_str().map(str::to_owned)
+}
+
+/// What a snapshot's row holds: all of them may have one place.
+fn row(record: &Written) -> Option<String> {
+    let is_row = operation(record).as_deref() == Some("r");
+    let value: Json = serde_json::from_str(record.value.as_deref().filter(|_| is_row)?).ok()?;
+    let payload = if value["payload"].is_null() { &value } else { &value["payload"] };
+    Some(format!("{} {}", payload["after"], payload["source"]["snapshot"]))
 }
 
 fn place_in_log(record: &Written) -> u64 {
@@ -146,8 +161,9 @@ fn place_in_log(record: &Written) -> u64 {
 
 fn pair(topic: &str, left: &Written, right: &Written, allowed: &mut Allowed) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
+    let is_row = operation(left).as_deref() == Some("r");
     let mut differ = |place: &str, theirs: &str, ours: &str| {
-        if theirs != ours && !allowed.covers(topic, place, theirs, ours) {
+        if theirs != ours && !allowed.covers(topic, (place, is_row), theirs, ours) {
             let (theirs, ours) = (theirs.to_owned(), ours.to_owned());
             found.push(Difference { topic: topic.to_owned(), place: place.to_owned(), theirs, ours });
         }

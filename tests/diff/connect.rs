@@ -77,6 +77,13 @@ impl Worker {
         Ok(())
     }
 
+    /// The offset of a connector that has one source partition.
+    pub async fn offset(&self, name: &str) -> Result<Json> {
+        let url = format!("{}/connectors/{name}/offsets", self.url);
+        let answer: Json = self.http.get(&url).send().await?.error_for_status()?.json().await?;
+        Ok(answer["offsets"][0]["offset"].clone())
+    }
+
     async fn has_tasks(&self, name: &str) -> Result<bool> {
         let url = format!("{}/connectors/{name}/tasks", self.url);
         let tasks: Json = self.http.get(&url).send().await?.json().await?;

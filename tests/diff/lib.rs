@@ -1,7 +1,7 @@
 //! Compares what the daemon writes with what a live Debezium writes of the same database at the same time.
 //!
-//! [`postgres::run`] is a whole run, and the place to start reading: it makes random tables, has both sides
-//! read them, writes random rows, and hands both sides' topics to [`compare`]. [`connect`] talks to Kafka
+//! [`postgres::run`] is a whole run, and the place to start reading: it makes random tables with rows, has both sides
+//! read them, writes, and hands both sides' topics to [`compare`]. [`connect`] talks to Kafka
 //! Connect, [`sides`] runs the two, [`records`] reads topics, [`tokens`] takes JSON apart without losing a byte, and [`allowed`] is
 //! the short list of differences that are meant to be. [`mongodb::run`] is the same for documents, [`outbox::run`]
 //! for the event router, where both sides are given one file.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use millrace_ledger::daemon::Daemon;
 use serde_json::{Map, Value as Json, json};
 
+use crate::compare::HEARTBEATS;
 use crate::connect::Worker;
-use crate::records::{Decoder, Topics, read};
+use crate::records::{Decoder, Topics, Written, read};
 use crate::{Encoding, Encodings, Place, Result};
 
 /// Both sides are done with a workload of this size within seconds.
@@ -93,6 +94,9 @@ impl Sides {
     /// An error if one of them has failed.
     pub async fn still_run(&mut self) -> Result<()> {
         self.daemon.still_runs()?;
+        if self.daemon.state().await.is_some_and(|state| state.name == "FAILED") {
+            return Err(format!("the daemon has failed; {}", self.log_tail()).into());
+        }
         self.worker.runs(&self.name).await.map(drop)
     }
 
@@ -110,24 +114,40 @@ impl Sides {
         Ok(found)
     }
 
-    /// Waits until both have written so many records of this table.
-    pub async fn both_hold(&mut self, table: &str, records: usize) -> Result<()> {
+    /// Waits until both have written the row with this id of a table.
+    pub async fn both_hold(&mut self, table: &str, id: usize) -> Result<()> {
         let mut decoder = self.decoder()?;
         let deadline = Instant::now() + DONE_WITHIN;
+        let ending = format!("\"id\":{id}");
+        let is_row = |record: &Written| {
+            record.key.as_deref().is_some_and(|key| key.trim_end_matches('}').ends_with(&ending))
+        };
         for prefix in [format!("{ASIDE}{}.{table}", self.name), format!("{}.{table}", self.name)] {
             loop {
                 self.still_run().await?;
                 let topics = read(&self.place.bootstrap, &prefix, &mut decoder).await?;
-                if topics.values().map(Vec::len).sum::<usize>() >= records {
+                if topics.values().flatten().any(is_row) {
                     break;
                 }
                 if Instant::now() >= deadline {
-                    return Err(format!("{prefix} has not {records} records; {}", self.log_tail()).into());
+                    return Err(format!("{prefix} has no row {id}; {}", self.log_tail()).into());
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
         Ok(())
+    }
+
+    /// Stops both in good order.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.worker.ask(&self.name, "stop").await?;
+        self.daemon.stop().await.map(drop)
+    }
+
+    /// Has both go on.
+    pub async fn resume(&mut self) -> Result<()> {
+        self.daemon.start()?;
+        self.worker.ask(&self.name, "resume").await
     }
 
     fn decoder(&self) -> Result<Decoder> {
@@ -161,14 +181,14 @@ impl Sides {
             self.still_run().await?;
             write().await?;
             let bootstrap = &self.place.bootstrap;
-            let done = [
-                is_done(&read(bootstrap, &theirs, &mut decoder).await?),
-                is_done(&read(bootstrap, &ours, &mut decoder).await?),
-            ];
+            let now =
+                [read(bootstrap, &theirs, &mut decoder).await?, read(bootstrap, &ours, &mut decoder).await?];
+            let done = [is_done(&now[0]), is_done(&now[1])];
             if done == [true; 2] {
                 return self.at_rest(&theirs, &ours, &mut decoder).await;
             }
             if Instant::now() >= deadline {
+                list(&self.place.dir, "", &now[0], &now[1])?;
                 let [theirs, ours] = done;
                 let log = self.log_tail();
                 return Err(format!("not done: debezium {theirs}, millrace {ours}; {log}").into());
@@ -183,7 +203,10 @@ impl Sides {
     /// was, and ends of transactions come behind their last rows.
     async fn at_rest(&self, theirs: &str, ours: &str, decoder: &mut Decoder) -> Result<(Topics, Topics)> {
         let bootstrap = &self.place.bootstrap;
-        let count = |topics: &Topics| topics.values().map(Vec::len).sum::<usize>();
+        let count = |topics: &Topics| -> usize {
+            let counted = topics.iter().filter(|((topic, _), _)| !topic.contains(HEARTBEATS));
+            counted.map(|(_, records)| records.len()).sum()
+        };
         let mut before = None;
         loop {
             let now = (read(bootstrap, theirs, decoder).await?, read(bootstrap, ours, decoder).await?);

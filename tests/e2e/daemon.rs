@@ -85,6 +85,12 @@ impl Daemon {
         }
     }
 
+    /// Where its REST listens, as another verb is told.
+    pub fn rest(&self) -> &str {
+        let url = self.rest.as_deref().expect("the daemon listens");
+        url.strip_prefix("http://").unwrap_or(url)
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

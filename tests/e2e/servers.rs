@@ -7,8 +7,8 @@ use std::ops::Deref;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use xtask::services::{
-    Home, Kafka, KafkaConfig, Mongodb, MongodbConfig, POSTGRES, Postgres, PostgresConfig, PostgresVersion,
-    Registry, Services,
+    Home, Kafka, KafkaConfig, Mongodb, MongodbConfig, Postgres, PostgresConfig, PostgresVersion, Registry,
+    Services, version_of_tests,
 };
 
 /// Tests at work at the same time.
@@ -19,6 +19,8 @@ static QUEUE: Semaphore = Semaphore::const_new(TURNS as usize);
 #[derive(Default)]
 pub struct Own {
     pub postgres: Option<PostgresConfig>,
+    /// Which the database server is, whatever version the run is about.
+    pub version: Option<PostgresVersion>,
     pub kafka: Option<KafkaConfig>,
     pub mongodb: Option<MongodbConfig>,
 }
@@ -35,6 +37,11 @@ impl Own {
         Self { postgres: Some(config), ..Self::default() }
     }
 
+    /// A database server of this version.
+    pub fn postgres_of(version: PostgresVersion) -> Self {
+        Self { version: Some(version), ..Self::postgres() }
+    }
+
     pub fn kafka() -> Self {
         Self { kafka: Some(KafkaConfig::default()), ..Self::default() }
     }
@@ -49,6 +56,12 @@ impl Own {
     pub fn mongodb_with(auth: bool, args: &[&str]) -> Self {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         Self { mongodb: Some(MongodbConfig { members: 1, auth, args }), ..Self::default() }
+    }
+
+    /// A replica set of so many members that can be told to fail, by `configureFailPoint`.
+    pub fn mongodb_with_failpoints(members: u16) -> Self {
+        let args = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).into();
+        Self { mongodb: Some(MongodbConfig { members, auth: false, args }), ..Self::default() }
     }
 
     pub fn both() -> Self {
@@ -82,7 +95,9 @@ impl Servers {
             match own.postgres {
                 None => Held::Shared(&shared.postgres),
                 Some(config) => {
-                    let config = PostgresConfig { version: version(), ..config };
+                    let of_run = version_of_tests().expect("a major version of Postgres");
+                    let version = own.version.unwrap_or(of_run);
+                    let config = PostgresConfig { version, ..config };
                     Held::Own(Postgres::start_new(&config, &home()).await.expect("Postgres starts"))
                 }
             }
@@ -104,12 +119,6 @@ impl Servers {
         let (postgres, kafka, mongodb) = tokio::join!(postgres, kafka, mongodb);
         Self { postgres, kafka, mongodb, registry: &shared.registry, _turn: turn }
     }
-}
-
-/// Of Postgres: the one that the run is about, where it is about one.
-fn version() -> PostgresVersion {
-    let wanted = std::env::var(POSTGRES).ok();
-    wanted.map(|version| version.parse().expect("a major version of Postgres")).unwrap_or_default()
 }
 
 fn home() -> Home {

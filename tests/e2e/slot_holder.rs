@@ -9,12 +9,10 @@ pub struct SlotHolder(Child);
 impl SlotHolder {
     /// Streams the slot to nowhere, confirming nothing that was not confirmed before.
     pub fn start(server: &Postgres, database: &str, slot: &str, publication: &str) -> Self {
-        // The program lies beside the server's own, wherever that was installed.
-        let pid = server.pid().expect("the server runs");
-        let postgres = std::fs::read_link(format!("/proc/{pid}/exe")).expect("the server's program");
+        let program = server.client("pg_recvlogical").expect("pg_recvlogical is installed");
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
-            .arg(postgres.with_file_name("pg_recvlogical"))
+            .arg(program)
             .arg(format!("--dbname={}", server.url_of(database)))
             .args([&format!("--slot={slot}"), "--start", "--no-loop", "--file=/dev/null"])
             // Longer than any test: what it reads it is not to confirm.

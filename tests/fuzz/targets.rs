@@ -299,6 +299,7 @@ fn row(kind: &Kind, text: &str) -> ChangeBatch {
             previous_commit: None,
             snapshot: SnapshotMark::No,
             again: 0,
+            origin: None,
             part: Part::default(),
         }],
         relations: vec![Arc::new(relation)],

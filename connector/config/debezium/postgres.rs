@@ -158,14 +158,23 @@ fn slot(given: &mut Given, keys: &mut Keys) {
     keys.set(SOURCE, "failover_slot", failover, "slot.failover");
     let publication = given.get("publication.name").unwrap_or("dbz_publication").to_owned();
     keys.set(SOURCE, "publication", publication, "publication.name");
-    let modes = [("all_tables", "true"), ("filtered", "true"), ("disabled", "false"), ("no_tables", "false")];
-    let create = given.word("publication.autocreate.mode", &modes) == "true";
-    keys.set(SOURCE, "create_publication", create, "publication.autocreate.mode");
+    altering(given, keys);
     let via_root = given.flag("publish.via.partition.root", false);
     let partitions = if via_root { "root" } else { "parts" };
     keys.set(SOURCE, "partitions", partitions, "publish.via.partition.root");
     let interval = given.number("status.update.interval.ms").and_then(seconds);
     keys.set_some(SOURCE, "status_interval_s", interval, "status.update.interval.ms");
+}
+
+/// There only `filtered` alters a publication that is there, and without a list of tables what it sends is captured.
+fn altering(given: &mut Given, keys: &mut Keys) {
+    let origin = "publication.autocreate.mode";
+    let names = ["all_tables", "filtered", "disabled", "no_tables"];
+    let mode = given.word(origin, &names.map(|name| (name, name)));
+    keys.set(SOURCE, "create_publication", matches!(mode, "all_tables" | "filtered"), origin);
+    keys.set(SOURCE, "alter_publication", mode == "filtered", origin);
+    let is_listed = ["schema.include.list", "table.include.list"].map(|list| !given.list(list).is_empty());
+    keys.set(SOURCE, "only_published", mode != "filtered" && !is_listed.contains(&true), origin);
 }
 
 fn tables(given: &mut Given, keys: &mut Keys) {
@@ -221,8 +230,6 @@ fn columns(given: &mut Given, keys: &mut Keys) {
         let columns = given.expressions(property);
         keys.set(FORMAT, key, list(columns), property);
     }
-    let comments = given.flag("include.schema.comments", false);
-    keys.set(FORMAT, "comments", comments, "include.schema.comments");
     let skip = given.flag("skip.messages.without.change", false);
     keys.set(FORMAT, "skip_unchanged", skip, "skip.messages.without.change");
     for (key, before, after) in [

@@ -231,8 +231,7 @@ pub const SHARED: &[Property] = &[
     ("snapshot.fetch.size", "10240", Idle("rows are read in chunks of snapshot_chunk_rows")),
     ("snapshot.max.threads.multiplier", "1", Idle("rows are read in chunks beside the stream")),
     ("legacy.snapshot.max.threads", "false", Idle("rows are read in chunks beside the stream")),
-    ("snapshot.include.collection.list", "all", Refused("every captured table is read, or none")),
-    ("snapshot.tables.order.by.row.count", "disabled", Idle("tables are read one after the other")),
+    ("snapshot.tables.order.by.row.count", "disabled", Idle("tables are read in the order of their names")),
     ("snapshot.mode.custom.name", "", Refused(CODE)),
     ("guardrail.collections.max", "0", Only(&["0"], "tables are not counted")),
     ("guardrail.collections.limit.action", "warn", Idle("tables are not counted")),
@@ -260,7 +259,9 @@ pub const POSTGRES: &[Property] = &[
     (
         "*.reselect.error.handling.mode",
         "warn",
-        Idle("a query that fails is tried again, and what is gone keeps the placeholder"),
+        Idle(
+            "what is gone, or of a table that has changed, keeps the placeholder; any other failure is tried again",
+        ),
     ),
     (
         "signal.enabled.channels",
@@ -314,7 +315,7 @@ pub const POSTGRES: &[Property] = &[
         "publication.autocreate.mode",
         "all_tables",
         Becomes(
-            "source.postgres.create_publication; the publication lists the captured tables, and one for all tables is taken as it is",
+            "source.postgres.create_publication, alter_publication and only_published; the publication lists the captured tables, and one that is there is altered only by filtered, which adds tables and takes none out",
         ),
     ),
     ("publish.via.partition.root", "false", Becomes("source.postgres.partitions")),
@@ -346,6 +347,7 @@ pub const POSTGRES: &[Property] = &[
         ),
     ),
     ("snapshot.max.threads", "1", Becomes("source.postgres.snapshot_workers")),
+    ("snapshot.include.collection.list", "all", Refused("every captured table is read, or none")),
     (
         "snapshot.isolation.mode",
         "serializable",
@@ -371,7 +373,11 @@ pub const POSTGRES: &[Property] = &[
     ("column.truncate.to.*.chars", "", Becomes("format.truncate_columns")),
     ("column.propagate.source.type", "", Becomes("format.source_types")),
     ("datatype.propagate.source.type", "", Becomes("format.source_types_of")),
-    ("include.schema.comments", "false", Becomes("format.comments")),
+    (
+        "include.schema.comments",
+        "false",
+        Idle("Debezium writes none for Postgres; format.comments does, in a TOML file"),
+    ),
     ("time.precision.mode", "adaptive", Becomes("format.times")),
     ("decimal.handling.mode", "precise", Becomes("format.decimals")),
     ("money.fraction.digits", "2", Only(&["2"], "amounts have two digits after the point")),
@@ -397,10 +403,12 @@ pub const MONGODB: &[Property] = &[
     (
         "signal.enabled.channels",
         "source",
-        Only(
-            &["source", "kafka", "source,kafka", "source, kafka", "kafka,source", "kafka, source"],
-            "a topic is heard, and what REST takes",
-        ),
+        Becomes("source.mongodb.signal_collection, sink.kafka.signal_topic; file and jmx are refused"),
+    ),
+    (
+        "signal.data.collection",
+        "",
+        Becomes("source.mongodb.signal_collection; its documents make no events unless it is captured"),
     ),
     ("signal.poll.interval.ms", "5000", Idle("a topic is heard at once")),
     ("mongodb.connection.string", "", Becomes("source.mongodb.url")),
@@ -419,7 +427,11 @@ pub const MONGODB: &[Property] = &[
     ("connect.max.attempts", "16", Idle(RETRY)),
     ("connect.backoff.initial.delay.ms", "1000", Idle(RETRY)),
     ("connect.backoff.max.delay.ms", "120000", Idle(RETRY)),
-    ("database.include.list", "all", Becomes("source.mongodb.collections")),
+    (
+        "database.include.list",
+        "all",
+        Becomes("source.mongodb.collections; source.mongodb.databases beside expressions of collections"),
+    ),
     ("database.exclude.list", "", Becomes("source.mongodb.exclude_collections")),
     ("collection.include.list", "all", Becomes("source.mongodb.collections")),
     ("collection.exclude.list", "", Becomes("source.mongodb.exclude_collections")),
@@ -433,8 +445,8 @@ pub const MONGODB: &[Property] = &[
     ),
     ("capture.mode.full.update.type", "lookup", Becomes("source.mongodb.update_document")),
     ("capture.scope", "deployment", Becomes("source.mongodb.scope")),
-    ("capture.target", "", Idle("the collections say it")),
-    ("capture.start.op.time", "-1", Only(&["-1"], "a first start begins now")),
+    ("capture.target", "", Becomes("source.mongodb.collections, where no list names them")),
+    ("capture.start.op.time", "-1", Becomes("source.mongodb.start_at")),
     ("cursor.pipeline", "", Refused("stages of the aggregation are the connector's own")),
     (
         "cursor.pipeline.order",
@@ -452,19 +464,15 @@ pub const MONGODB: &[Property] = &[
     (
         "snapshot.mode",
         "initial",
-        Only(
-            &["initial", "no_data", "never"],
-            "documents are read once, and what was lost is not replaced unasked",
+        Becomes(
+            "source.mongodb.snapshot: initial, no_data, never, and configuration_based where it comes to one of these; each other is refused with its reason",
         ),
     ),
-    ("snapshot.mode.configuration.based.*", "false", Idle("no such mode can be had")),
-    (
-        "snapshot.max.threads",
-        "1",
-        Idle("collections are read one after the other, in chunks beside the stream"),
-    ),
-    ("snapshot.collection.filter.overrides", "", Refused("whole collections are captured")),
-    ("snapshot.collection.filter.overrides.*", "", Refused("whole collections are captured")),
+    ("snapshot.mode.configuration.based.*", "false", Becomes("source.mongodb.snapshot")),
+    ("snapshot.max.threads", "1", Becomes("source.mongodb.snapshot_workers")),
+    ("snapshot.include.collection.list", "all", Becomes("source.mongodb.snapshot_collections")),
+    ("snapshot.collection.filter.overrides", "", Becomes("source.mongodb.snapshot_filters")),
+    ("snapshot.collection.filter.overrides.*", "", Becomes("source.mongodb.snapshot_filters")),
     (
         "topic.naming.strategy",
         "io.debezium.schema.DefaultTopicNamingStrategy",

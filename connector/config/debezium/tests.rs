@@ -1,5 +1,7 @@
 //! Files as Kafka Connect is given them.
 
+mod mongodb;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -77,6 +79,7 @@ fn a_connector_of_postgres_runs_as_it_is() {
     assert_eq!((source.user.as_str(), source.database.as_str()), ("debe zium", "shop"));
     assert_eq!((source.slot.as_str(), source.publication.as_str()), ("debezium", "dbz_publication"));
     assert!(source.takes_slot && source.create_publication && source.heartbeat_interval.is_none());
+    assert!(!source.alter_publication && !source.only_published);
     for (table, expected) in [("orders", true), ("Items_12", true), ("items_1234", false), ("carts", false)] {
         assert_eq!(source.wants("public", table), expected, "{table}");
     }
@@ -84,6 +87,24 @@ fn a_connector_of_postgres_runs_as_it_is() {
     let topic = sink.declared("anything");
     assert_eq!((topic.partitions, topic.replication), (Some(6), None));
     assert_eq!(topic.config.get("cleanup.policy").map(String::as_str), Some("compact"));
+}
+
+#[test]
+fn what_the_publication_sends_is_captured_where_no_table_is_named_and_only_filtered_alters_it() {
+    let unnamed = POSTGRES_FILE
+        .replace("\"table.include.list\": \"public\\\\.orders,public\\\\.items_\\\\d{1\\\\,3}\",", "");
+    assert_ne!(unnamed, POSTGRES_FILE);
+    for (mode, create, alter, only) in [
+        ("all_tables", true, false, true),
+        ("filtered", true, true, false),
+        ("disabled", false, false, true),
+        ("no_tables", false, false, true),
+    ] {
+        let connector = read(&with(&unnamed, "publication.autocreate.mode", mode)).unwrap();
+        let Source::Postgres(source) = &connector.source else { panic!("{:?}", connector.source) };
+        let found = (source.create_publication, source.alter_publication, source.only_published);
+        assert_eq!(found, (create, alter, only), "{mode}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use super::disguise::{Disguise, Disguised};
 use super::scene::*;
 use super::*;
-use crate::batch::{Before, Op, SnapshotMark};
+use crate::batch::{Before, Cell, Op, ReplicationOrigin, SnapshotMark, Tag};
 use crate::error::Kind as ErrorKind;
 use crate::pattern::Pattern;
 use crate::relation::{Column, Kind};
@@ -72,6 +72,27 @@ fn a_snapshot_s_row_says_what_it_is_in_it_and_where_the_stream_stood() {
         (&"last_in_data_collection".into(), &0xABC.into(), &"[\"90\",\"2748\"]".into())
     );
     assert_eq!(header(&seen[0], "position"), Some("0000000000000ABC/0000000000000064/2/0"));
+}
+
+#[test]
+fn a_row_that_was_asked_for_is_of_no_transaction_in_debezium_s_dialect() {
+    let mut batch = batch(&relation(columns(), &[0]));
+    add(&mut batch, Op::Read, Before::None, &[], &row("7", "a"));
+    batch.transactions[0].snapshot = SnapshotMark::Incremental;
+    let in_json = |format: Format| Format { encoding: Encoding::Json { schemas: false }, ..format };
+    for (format, id, lsn) in [
+        (debezium(), Json::Null, Json::Null),
+        (in_json(debezium()), Json::Null, Json::Null),
+        (millrace(), 77.into(), 0xABC.into()),
+    ] {
+        let seen = Desk::new(format).encode(&batch);
+        let source = &seen[0].value.as_ref().unwrap()["source"];
+        assert_eq!((&source["txId"], &source["lsn"]), (&id, &lsn));
+        assert_eq!(
+            (&source["snapshot"], &source["sequence"], &source["table"], &source["xmin"]),
+            (&"incremental".into(), &"[\"90\",\"2748\"]".into(), &"t".into(), &Json::Null)
+        );
+    }
 }
 
 #[test]
@@ -222,6 +243,21 @@ fn a_delete_by_key_holds_zeros_where_the_row_was_not_sent() {
     let value = seen[0].value.as_ref().unwrap();
     assert_eq!(value["before"], json!({"id": 7, "name": "", "amount": null}));
     assert_eq!(value["after"], Json::Null);
+}
+
+#[test]
+fn a_zero_in_text_has_the_column_s_scale_in_debezium_s_dialect() {
+    for (format, kind, zero) in [
+        (debezium(), Kind::Decimal { precision: 8, scale: 3 }, "0.000"),
+        (debezium(), Kind::Decimal { precision: 8, scale: 0 }, "0"),
+        (debezium(), Kind::VariableDecimal, "0"),
+        (millrace(), Kind::Decimal { precision: 8, scale: 3 }, "0"),
+    ] {
+        let mut batch = batch(&relation(vec![column("id", Kind::Int64), column("x", kind)], &[0]));
+        add(&mut batch, Op::Delete, Before::Key, &[t("7"), C::N], &[]);
+        let seen = Desk::new(Format { decimals: Decimals::Text, ..format }).encode(&batch);
+        assert_eq!(seen[0].value.as_ref().unwrap()["before"]["x"], zero);
+    }
 }
 
 #[test]
@@ -449,4 +485,57 @@ fn what_the_batch_says_of_itself_is_handed_on() {
     assert_eq!(out.commit_ts_us, 1_700_000_000_123_456);
     change_batch.seq = 3;
     assert_eq!(desk.try_encode(&change_batch).unwrap_err().kind(), ErrorKind::Fatal);
+}
+
+#[test]
+fn an_event_says_from_where_its_transaction_was_replicated() {
+    for format in [millrace(), json(true, debezium())] {
+        let mut batch = batch(&relation(columns(), &[0]));
+        insert(&mut batch, &row("1", "Ann"));
+        let start = batch.bytes.len() as u32;
+        batch.bytes.extend_from_slice(b"dc1");
+        let name = Cell { start, len: 3, tag: Tag::Text };
+        batch.transactions[0].origin = Some(ReplicationOrigin { name, commit: 74_565 });
+        let mut desk = Desk::new(format.clone());
+        let seen = desk.encode(&batch);
+        let value = seen[0].value.as_ref().unwrap();
+        let source = value.pointer("/payload/source").unwrap_or(&value["source"]);
+        assert_eq!((&source["origin"], &source["origin_lsn"]), (&json!("dc1"), &json!(74_565)), "{source}");
+        // The next batch is of another transaction.
+        batch.transactions[0].origin = None;
+        let seen = desk.encode(&batch);
+        let value = seen[0].value.as_ref().unwrap();
+        let source = value.pointer("/payload/source").unwrap_or(&value["source"]);
+        assert_eq!((&source["origin"], &source["origin_lsn"]), (&Json::Null, &Json::Null));
+    }
+}
+
+#[test]
+fn a_sparse_vector_of_any_number_of_dimensions_is_text_and_debezium_s_holds_what_a_short_counts() {
+    let of = |format, text: &str| {
+        let columns = vec![column("id", Kind::Int64), column("x?", Kind::LongSparseVector)];
+        let mut batch = batch(&relation(columns, &[0]));
+        insert(&mut batch, &[t("1"), t(text)]);
+        let mut desk = Desk::new(format);
+        desk.try_encode(&batch).map(|_| desk.encode(&batch)[0].value.as_ref().unwrap()["after"]["x"].clone())
+    };
+    let long = "{40000:1.5}/100000";
+    assert_eq!(of(millrace(), long).unwrap(), json!(long));
+    assert_eq!(of(debezium(), "{2:1.5}/5").unwrap()["dimensions"], 5);
+    assert_eq!(of(debezium(), long).unwrap_err().kind(), ErrorKind::Record);
+}
+
+#[test]
+fn elements_are_parted_by_what_their_array_says() {
+    let mut batch = batch(&relation(
+        vec![
+            column("id", Kind::Int64),
+            column("x?", Kind::Delimited { element: Box::new(Kind::Geometry), delimiter: b':' }),
+        ],
+        &[0],
+    ));
+    let point = "0101000000000000000000F03F0000000000000040";
+    insert(&mut batch, &[t("1"), t(&format!("{{{point}:{point}}}"))]);
+    let seen = Desk::new(millrace()).encode(&batch);
+    assert_eq!(seen[0].value.as_ref().unwrap()["after"]["x"].as_array().map(Vec::len), Some(2));
 }

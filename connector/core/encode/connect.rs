@@ -198,9 +198,10 @@ pub(crate) fn source_field(value: &SourceValue) -> Schema {
         | SourceValue::TransactionId
         | SourceValue::Place
         | SourceValue::CellLong(_)
+        | SourceValue::OriginPlace
         | SourceValue::NoLong => Schema::new(Base::Int64).optional(),
         SourceValue::Increment => Schema::new(Base::Int32),
-        SourceValue::Sequence | SourceValue::CellText(_) | SourceValue::NoText => {
+        SourceValue::Sequence | SourceValue::CellText(_) | SourceValue::Origin | SourceValue::NoText => {
             Schema::new(Base::String).optional()
         }
         SourceValue::Snapshot => {

@@ -49,6 +49,7 @@ pub(super) fn batch(changes: &[(Op, &[(usize, &str)])]) -> ChangeBatch {
         previous_commit: None,
         snapshot: SnapshotMark::No,
         again: 0,
+        origin: None,
         part: Part::default(),
     };
     let mut batch = ChangeBatch {

@@ -23,7 +23,7 @@ pub(crate) fn shown_columns<'a>(
         is_included && !is_one(&format.columns_excluded)
     };
     let shown = relation.columns.iter().enumerate();
-    shown.filter(move |(_, column)| is_shown(&column.kind, format) && is_chosen(column))
+    shown.filter(move |(_, column)| is_shown(column, format) && is_chosen(column))
 }
 
 /// A column that letters do not show as it is: left out, or its text in disguise.

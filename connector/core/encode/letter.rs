@@ -14,7 +14,8 @@ use super::change::{Context, Pass};
 use super::disguise::Disguise;
 use super::{header, reject};
 use crate::batch::{
-    Before, Cell, Change, ChangeBatch, Op, Record, Row, Span, Tag, Transaction, Value as CellValue,
+    Before, Cell, Change, ChangeBatch, Op, Record, ReplicationOrigin, Row, Span, Tag, Transaction,
+    Value as CellValue,
 };
 use crate::chaos::{self, Point};
 use crate::error::Error;
@@ -33,6 +34,9 @@ pub struct Letter {
     pub position: String,
     pub mark: Mark,
     pub transaction: Transaction,
+    /// Its replication origin by name, and where it committed there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<(String, u64)>,
     pub relation: Relation,
     pub op: Op,
     pub has_before: Before,
@@ -77,13 +81,19 @@ impl Letter {
             return None;
         }
         let mut batch = ChangeBatch {
-            transactions: vec![self.transaction],
             relations: vec![Arc::new(self.relation.clone())],
             end: Some(Position::new("{}")),
             whole: true,
             seq,
             ..ChangeBatch::default()
         };
+        let origin = match &self.origin {
+            Some((name, commit)) => {
+                Some(ReplicationOrigin { name: put_text(&mut batch, Tag::Text, name)?, commit: *commit })
+            }
+            None => None,
+        };
+        batch.transactions.push(Transaction { origin, ..self.transaction });
         let before = put_row(&mut batch, self.before.as_deref().unwrap_or_default())?;
         let after = put_row(&mut batch, self.after.as_deref().unwrap_or_default())?;
         let (op, has_before, mark) = (self.op, self.has_before, self.mark);
@@ -112,11 +122,16 @@ fn put_row(batch: &mut ChangeBatch, cells: &[Json]) -> Option<Row> {
             Json::Null => (Tag::Null, ""),
             _ => (Tag::Unchanged, ""),
         };
-        let (at, len) = (u32::try_from(batch.bytes.len()).ok()?, u32::try_from(text.len()).ok()?);
-        batch.cells.push(Cell { start: at, len, tag });
-        batch.bytes.extend_from_slice(text.as_bytes());
+        let cell = put_text(batch, tag, text)?;
+        batch.cells.push(cell);
     }
     Some(Row { start, len: u32::try_from(cells.len()).ok()? })
+}
+
+fn put_text(batch: &mut ChangeBatch, tag: Tag, text: &str) -> Option<Cell> {
+    let (start, len) = (u32::try_from(batch.bytes.len()).ok()?, u32::try_from(text.len()).ok()?);
+    batch.bytes.extend_from_slice(text.as_bytes());
+    Some(Cell { start, len, tag })
 }
 
 impl Pass<'_> {
@@ -144,6 +159,10 @@ impl Pass<'_> {
             position: reject::place(change.mark),
             mark: change.mark,
             transaction: *context.transaction,
+            origin: context.transaction.origin.map(|origin| {
+                let name = self.batch.text(origin.name);
+                (String::from_utf8_lossy(name).into_owned(), origin.commit)
+            }),
             relation: self.batch.relations.get(change.relation as usize)?.as_ref().clone(),
             op: change.op,
             has_before: change.has_before,

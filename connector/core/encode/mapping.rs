@@ -45,7 +45,8 @@ pub(crate) fn map(kind: &Kind, format: &Format) -> (Type, Schema) {
             }
         },
         Kind::Point | Kind::Geometry | Kind::Geography => spatial(kind),
-        Kind::Vector { .. } | Kind::SparseVector => vector(kind),
+        Kind::LongSparseVector if format.dialect == Dialect::Millrace => plain(Type::Text, Base::String),
+        Kind::Vector { .. } | Kind::SparseVector | Kind::LongSparseVector => vector(kind),
         Kind::Enum { labels } => {
             let schema = Schema::named(Base::String, "io.debezium.data.Enum");
             (Type::Text, schema.parameter("allowed", labels.join(",")))
@@ -62,22 +63,28 @@ pub(crate) fn map(kind: &Kind, format: &Format) -> (Type, Schema) {
                 named(Type::Rare(Rare::IntervalIso), Base::String, "io.debezium.time.Interval")
             }
         },
-        Kind::Array(element) => array(element, format),
+        Kind::Array(element) => array(element, b',', format),
+        Kind::Delimited { element, delimiter } => array(element, *delimiter, format),
     }
 }
 
-/// Whether a column of this kind is in the events. Debezium leaves out what it has no mapping for.
-pub(crate) fn is_shown(kind: &Kind, format: &Format) -> bool {
-    if format.dialect == Dialect::Millrace {
-        return true;
-    }
+/// Whether a column is in the events. Debezium leaves out what it has no mapping for.
+pub(crate) fn is_shown(column: &Column, format: &Format) -> bool {
+    format.dialect == Dialect::Millrace || is_mapped(&column.kind, &column.declared.type_name)
+}
+
+/// Whether Debezium maps a type: this kind, under the name that the database has for it.
+fn is_mapped(kind: &Kind, type_name: &str) -> bool {
     match kind {
         Kind::Other { .. } => false,
-        Kind::Array(element) => match element.as_ref() {
+        Kind::Array(element) | Kind::Delimited { element, .. } => match element.as_ref() {
             Kind::Money | Kind::Interval | Kind::Point | Kind::Xml | Kind::Geometry | Kind::Geography => {
                 false
             }
-            element => is_shown(element, format),
+            // Arrays of `name` and of `bit varying`; those of `text` and of `bit` are there.
+            Kind::Text => type_name != "_name",
+            Kind::Bits { .. } => type_name != "_varbit",
+            element => is_mapped(element, type_name),
         },
         _ => true,
     }
@@ -199,16 +206,16 @@ fn decimal(kind: &Kind, format: &Format) -> (Type, Schema) {
 }
 
 /// Several dimensions are one type with a single one, so elements come in reading order.
-fn array(element: &Kind, format: &Format) -> (Type, Schema) {
-    if let Kind::Array(inner) = element {
-        return array(inner, format);
+fn array(element: &Kind, delimiter: u8, format: &Format) -> (Type, Schema) {
+    match element {
+        Kind::Array(inner) => return array(inner, b',', format),
+        Kind::Delimited { element, delimiter } => return array(element, *delimiter, format),
+        _ => {}
     }
     // Debezium's elements of an enumeration are never null; a NULL there cannot be said in its schema.
     let optional = !(matches!(element, Kind::Enum { .. }) && format.dialect == Dialect::Debezium);
-    // Boxes are the one type of Postgres whose arrays are not delimited by commas.
-    let is_box = matches!(element, Kind::Other { type_name } if type_name == "box");
     let (r#type, schema) = map(element, format);
-    let items = Items { element: r#type, optional, delimiter: if is_box { b';' } else { b',' } };
+    let items = Items { element: r#type, optional, delimiter };
     (Type::Array(Box::new(items)), Schema::new(Base::Array(Box::new(Schema { optional, ..schema }))))
 }
 
@@ -280,6 +287,16 @@ pub(crate) fn told(schema: Schema, relation: &Relation, column: &Column, format:
         schema.doc = comment.clone().map(Cow::Owned);
     }
     schema
+}
+
+/// Zero as a number of this kind is printed.
+pub(crate) fn scaled_zero(kind: &Kind) -> String {
+    match kind {
+        Kind::Decimal { scale, .. } if *scale > 0 => {
+            format!("0.{:0<1$}", "", usize::try_from(*scale).unwrap_or(0))
+        }
+        _ => "0".to_owned(),
+    }
 }
 
 /// The text of a type's zero: what a required column holds where the old row was not sent.

@@ -71,6 +71,7 @@ mod transaction;
 mod typed;
 mod value;
 
+pub(crate) use self::lexical::array::elements;
 pub use self::lexical::hex::base64;
 pub use self::lexical::number::java_double;
 

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::scene::*;
 use super::*;
-use crate::batch::{Before, Op};
+use crate::batch::{Before, Cell, Op, ReplicationOrigin, Tag};
 use crate::error::Kind as ErrorKind;
 use crate::pattern::Pattern;
 use crate::relation::{Column, Kind};
@@ -91,6 +91,9 @@ fn rejects_become_dead_letters_between_their_neighbours_and_are_counted() {
     ];
     let mut batch = batch(&relation(columns(), &[0]));
     rows.iter().for_each(|row| insert(&mut batch, row));
+    let name = Cell { start: batch.bytes.len() as u32, len: 3, tag: Tag::Text };
+    batch.bytes.extend_from_slice(b"dc1");
+    batch.transactions[0].origin = Some(ReplicationOrigin { name, commit: 5 });
     let out = desk.try_encode(&batch).unwrap();
     let codes: Vec<_> = out
         .records
@@ -117,6 +120,7 @@ fn rejects_become_dead_letters_between_their_neighbours_and_are_counted() {
     assert_eq!((out.records.len(), out.buried), (1, 1));
     let letter = Letter::parse(out.records[0].value.map(|span| out.slice(span)).unwrap()).unwrap();
     assert_eq!((letter.attempt, letter.mark), (2, batch.changes[4].mark));
+    assert_eq!(letter.origin, Some(("dc1".to_owned(), 5)));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::flat::FlatPlan;
 use super::flat::rows::{FlatRowPlan, RowParts};
 use super::hidden::{Hidden, disguise, hidden, shown_columns};
 use super::json::Json;
-use super::mapping::{field, told, zero};
+use super::mapping::{field, scaled_zero, told, zero};
 use super::message::MessagePlan;
 use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::routed::RoutedPlan;
@@ -335,7 +335,12 @@ impl<'a> Draft<'a> {
             key,
             header_key,
             key_columns: key_columns().map(|(index, _)| index).collect(),
-            envelope: EnvelopePlan::compile::<W>(relation, &head, self.format.transactions.is_some()),
+            envelope: EnvelopePlan::compile::<W>(
+                relation,
+                &head,
+                self.format.transactions.is_some(),
+                self.format.dialect,
+            ),
             update: (relation.shape == Shape::Documents).then(UpdatePlan::compile::<W>),
             message: (relation.shape == Shape::Messages).then(|| MessagePlan::compile::<W>(&head, foot)),
             flat: self.flat,
@@ -517,6 +522,8 @@ impl ColumnPlan {
             (None, None, Type::TimestampTz { .. }) => {
                 value(&Type::TimestampTz { precision: 0 }, zero(&r#type))
             }
+            // And this one the column's scale.
+            (None, None, Type::DecimalText { java: true }) => value(&r#type, &scaled_zero(&column.kind)),
             (None, None, _) => value(&r#type, zero(&r#type)),
         };
         let mut unchanged = lead.clone();

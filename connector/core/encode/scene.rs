@@ -56,8 +56,8 @@ pub fn relation(columns: Vec<Column>, key: &[u16]) -> Arc<Relation> {
         ("txId", SourceValue::TransactionId),
         ("lsn", SourceValue::Place),
         ("xmin", SourceValue::NoLong),
-        ("origin", SourceValue::NoText),
-        ("origin_lsn", SourceValue::NoLong),
+        ("origin", SourceValue::Origin),
+        ("origin_lsn", SourceValue::OriginPlace),
     ];
     let fields = fields.map(|(name, value)| SourceField { name, value }).into();
     Arc::new(Relation {
@@ -80,6 +80,7 @@ pub fn batch(relation: &Arc<Relation>) -> ChangeBatch {
         previous_commit: Some(90),
         snapshot: SnapshotMark::No,
         again: 0,
+        origin: None,
         part: Part::default(),
     };
     ChangeBatch {

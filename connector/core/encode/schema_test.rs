@@ -204,3 +204,24 @@ fn structs_without_a_name_share_one_where_they_are_equal_and_have_numbers_where_
     assert_eq!((&kind(0)["name"], &kind(1)["name"]), (&json!("ConnectDefault"), &json!("ConnectDefault2")));
     assert_eq!(kind(2), json!("io.confluent.connect.avro.ConnectDefault"));
 }
+
+#[test]
+fn arrays_of_names_and_of_varying_bits_are_in_our_dialect_and_not_in_debezium_s() {
+    let array = |kind, type_name: &str| {
+        let mut array = column("x?", Kind::Array(Box::new(kind)));
+        array.declared.type_name = type_name.into();
+        vec![column("id", Kind::Int32), array]
+    };
+    let bits = || Kind::Bits { length: None };
+    for (kind, type_name, is_there) in [
+        (Kind::Text, "_name", false),
+        (Kind::Text, "_text", true),
+        (bits(), "_varbit", false),
+        (bits(), "_bit", true),
+    ] {
+        for (format, is_there) in [(debezium(), is_there), (millrace(), true)] {
+            let schemas = registered(format, array(kind.clone(), type_name));
+            assert_eq!(schemas[1].1.contains(r#""name":"x""#), is_there, "{type_name}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use super::lexical::number;
 use super::plan::{Plan, SourceField};
 use super::short::{Lead, Short};
 use super::value::Writer;
-use crate::batch::{Change, ChangeBatch, Op, Tag, Transaction};
+use crate::batch::{Change, ChangeBatch, Op, SnapshotMark, Tag, Transaction};
 
 /// The block of the newest transaction and relation.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl Source {
     ) {
         let wanted = Some((plan.version, change.transaction));
         if self.built_for != wanted {
-            self.build::<W>(plan, transaction);
+            self.build::<W>(plan, batch, transaction);
             self.built_for = wanted;
         }
         // A row of a snapshot has no place of its own in the log.
@@ -63,18 +63,33 @@ impl Source {
         out.extend_from_slice(self.bytes.get(start..).unwrap_or_default());
     }
 
-    fn build<W: Writer>(&mut self, plan: &Plan, transaction: &Transaction) {
+    fn build<W: Writer>(&mut self, plan: &Plan, batch: &ChangeBatch, transaction: &Transaction) {
         self.bytes.clear();
         self.cuts.clear();
         let commit_us = transaction.commit_ts_us;
+        let is_asked = transaction.snapshot == SnapshotMark::Incremental;
         for (index, step) in plan.envelope.source.iter().enumerate() {
+            if let Some(null) = step.null.as_ref().filter(|_| is_asked) {
+                null.put(&mut self.bytes);
+                continue;
+            }
             step.lead.put(&mut self.bytes);
-            match step.field {
+            match &step.field {
                 SourceField::Snapshot => W::string(&mut self.bytes, transaction.snapshot.name().as_bytes()),
                 SourceField::CommitMs => W::long(&mut self.bytes, commit_us.div_euclid(1000)),
                 SourceField::CommitUs => W::long(&mut self.bytes, commit_us),
                 SourceField::CommitNs => W::long(&mut self.bytes, commit_us.saturating_mul(1000)),
                 SourceField::TransactionId => W::long(&mut self.bytes, transaction.id),
+                SourceField::Origin { is_place, value, null } => match &transaction.origin {
+                    None => null.put(&mut self.bytes),
+                    Some(origin) => {
+                        value.put(&mut self.bytes);
+                        match is_place {
+                            true => W::long(&mut self.bytes, origin.commit.cast_signed()),
+                            false => W::string(&mut self.bytes, batch.text(origin.name)),
+                        }
+                    }
+                },
                 SourceField::Sequence
                 | SourceField::Place
                 | SourceField::Increment

@@ -19,9 +19,12 @@ impl Spelling {
         self.spelled(name, '.')
     }
 
-    /// A name of a column.
+    /// A name of a column. A digit at its begin stays, behind a `_`.
     pub(crate) fn field<'a>(self, name: &'a str) -> Cow<'a, str> {
-        self.spelled(name, '_')
+        match self == Self::Legal && name.starts_with(|c: char| c.is_ascii_digit()) {
+            true => Cow::Owned(self.spelled(&format!("_{name}"), '_').into_owned()),
+            false => self.spelled(name, '_'),
+        }
     }
 
     /// `also` is allowed behind the first character.
@@ -57,7 +60,8 @@ mod tests {
             ("id", "id", "id"),
             ("id-x", "id_x", "id_u002dx"),
             ("my_id", "my_id", "my_u005fid"),
-            ("1st", "_st", "_u0031st"),
+            ("1st", "_1st", "_u0031st"),
+            ("1-", "_1_", "_u0031_u002d"),
             ("größe", "gr__e", "gr_u00f6_u00dfe"),
         ] {
             assert_eq!(Spelling::Legal.field(name), legal);

@@ -126,6 +126,7 @@ pub fn append(
             previous_commit: None,
             snapshot: SnapshotMark::No,
             again: 0,
+            origin: None,
             part: Part::default(),
         });
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use millrace_core::batch::ChangeBatch;
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
+use millrace_core::progress::Progress;
 use millrace_core::report::Report;
 use millrace_core::source::{Feed, Source, Stopping};
 
@@ -70,7 +71,7 @@ impl<R: Reading> Source for Scripted<R> {
         Ok(Report::default())
     }
 
-    async fn preconditions(&self) -> Result<()> {
+    async fn preconditions(&self, _progress: &Progress) -> Result<()> {
         self.points.here("preconditions").await;
         Ok(())
     }

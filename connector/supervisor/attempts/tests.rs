@@ -21,7 +21,7 @@ impl Source for Script {
     async fn check(&self) -> Result<Report> {
         Ok(Report::default())
     }
-    async fn preconditions(&self) -> Result<()> {
+    async fn preconditions(&self, _progress: &Progress) -> Result<()> {
         Ok(())
     }
     async fn run(&mut self, _from: Option<Position>, feed: Feed) -> Result<()> {

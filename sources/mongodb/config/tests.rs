@@ -92,3 +92,28 @@ fn an_unknown_key_is_refused() {
     let error = toml::from_str::<Raw>(&format!("{SHORTEST}colections = []")).unwrap_err();
     assert!(error.to_string().contains("colections"), "{error}");
 }
+
+#[test]
+fn what_a_first_start_reads_and_where_it_begins_is_checked_before_any_server_is_asked() {
+    let settings = resolved(&format!(
+        "{SHORTEST}snapshot_workers = 4\nsnapshot_collections = ['shop.*']\nstart_at = '1700000000.2'\n\
+         signal_collection = 'ops.signals'\nsnapshot_filters = {{ 'shop.orders' = '{{\"a\": 1}}' }}"
+    ));
+    assert_eq!((settings.snapshot_workers, settings.reads("other", "x")), (4, false));
+    assert!(settings.snapshot_filter("shop", "orders").is_some() && settings.reads("shop", "x"));
+    assert_eq!(settings.start_at, Some(ClusterTime(1_700_000_000 << 32 | 2)));
+    assert!(resolved(SHORTEST).reads("shop", "x") && resolved(SHORTEST).snapshot_workers == SNAPSHOT_WORKERS);
+    for (toml, expected) in [
+        ("snapshot_workers = 0", "snapshot_workers = 0 is out of range"),
+        ("snapshot_filters = { 'shop.orders' = 'a > 1' }", "is no query in JSON"),
+        ("snapshot_filters = { 'shop' = '{}' }", "snapshot_filters: \"shop\" names no collection"),
+        ("start_at = 'noon'", "start_at: \"noon\" is not a cluster time"),
+        ("signal_collection = 'shop.*'", "is not one collection"),
+        ("databases = ['/(/']", "databases: \"/(/\" is not an expression"),
+        ("scope = 'collection'\nsignal_collection = 'shop.signals'", "is not seen by a stream on collection"),
+        ("scope = 'database'\nsignal_collection = 'ops.signals'", "is not seen by a stream on database shop"),
+    ] {
+        let found = problems(&format!("{SHORTEST}{toml}"));
+        assert!(found.len() == 1 && found[0].contains(expected), "{toml}: {found:?}");
+    }
+}

@@ -357,3 +357,82 @@ fn an_end_that_was_not_told_before_a_crash_is_told_after_it() {
     assert_eq!(parts(&batch), [(false, true, Some(0), NAME.into())]);
     assert!(second.is_whole());
 }
+
+fn session_at(position: Streamed) -> Session {
+    let origin = Origin { version: "1".into(), name: "shop".into() };
+    let mut session = Session::new(settings(""), origin, position, Tracker::new(Vec::new(), Vec::new()));
+    session.begin_batch();
+    session
+}
+
+#[test]
+fn nothing_from_a_server_that_may_not_know_what_is_committed_ends_no_transaction() {
+    let (mut session, mut batch) = (session(), ChangeBatch::default());
+    for n in 0..2 {
+        apply(&mut session, &insert(5, n, Some(1)), &mut batch).unwrap();
+    }
+    ended(&mut session, &token(5, 1), false);
+    assert!(!session.is_whole() && !session.has_end());
+    let seen = session.seen();
+    apply(&mut session, &insert(5, 2, Some(1)), &mut batch).unwrap();
+    ended(&mut session, &token(5, 2), true);
+    assert!(session.is_whole());
+    assert_eq!((batch.transactions.len(), seen.to_string().as_str()), (1, "5.1"));
+}
+
+#[test]
+fn an_answer_inside_a_transaction_that_comes_again_never_moves_the_position_back() {
+    let (mut first, mut batch) = (session(), ChangeBatch::default());
+    for n in 0..4 {
+        apply(&mut first, &insert(5, n, Some(1)), &mut batch).unwrap();
+    }
+    let cut = first.position().unwrap();
+    for drained in [false, true] {
+        let (mut second, mut batch) = (session_at(cut.clone()), ChangeBatch::default());
+        for n in 0..2 {
+            apply(&mut second, &insert(5, n, Some(1)), &mut batch).unwrap();
+        }
+        ended(&mut second, &token(5, 1), drained);
+        assert_eq!(second.is_whole(), drained, "a server that knows it all has no more of it");
+        assert_eq!(second.position().unwrap().resume_token, cut.resume_token);
+        if !drained {
+            assert_eq!(second.position().unwrap(), cut);
+            for n in 2..5 {
+                apply(&mut second, &insert(5, n, Some(1)), &mut batch).unwrap();
+            }
+            assert_eq!(parts(&batch), [(false, false, Some(3), NAME.into())]);
+        }
+    }
+}
+
+#[test]
+fn a_transaction_before_the_one_that_was_cut_does_not_end_the_coming_again() {
+    let (mut first, mut batch) = (session(), ChangeBatch::default());
+    for n in 0..3 {
+        apply(&mut first, &insert(5, n, Some(2)), &mut batch).unwrap();
+    }
+    let cut = first.position().unwrap();
+    // Of a collection that has joined since.
+    let (mut second, mut batch) = (session_at(cut.clone()), ChangeBatch::default());
+    apply(&mut second, &insert(4, 0, Some(1)), &mut batch).unwrap();
+    ended(&mut second, &token(4, 7), true);
+    ended(&mut second, &token(5, 0), false);
+    assert_eq!(second.position().unwrap(), cut);
+    for n in 0..3 {
+        apply(&mut second, &insert(5, n, Some(2)), &mut batch).unwrap();
+    }
+    assert_eq!(second.position().unwrap(), cut, "they were delivered");
+}
+
+#[test]
+fn documents_are_read_as_of_a_time_that_the_server_has() {
+    // The place of a stream that begins now is a step beyond the newest entry.
+    assert_eq!(session().seen().to_string(), "0.4294967295");
+    let (mut session, mut batch) = (session(), ChangeBatch::default());
+    ended(&mut session, &token(5, 0), false);
+    assert_eq!(session.seen().to_string(), "5.0", "events of that time may still come");
+    apply(&mut session, &insert(5, 1, None), &mut batch).unwrap();
+    assert_eq!(session.seen().to_string(), "5.1", "and then that time holds them");
+    ended(&mut session, &token(6, 0), true);
+    assert_eq!(session.seen().to_string(), "6.1");
+}

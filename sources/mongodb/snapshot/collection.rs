@@ -2,6 +2,7 @@
 //! Start at `plan`.
 
 use millrace_core::error::{Error, Result};
+use millrace_core::pattern::Pattern as Names;
 use millrace_core::position::{Note, Notes};
 use millrace_core::requests;
 use millrace_core::snapshot::Phase;
@@ -15,12 +16,15 @@ use crate::snapshot::id::{self, Id};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionNote {
     pub state: Phase,
-    /// The last id that was read, in the order of the index.
+    /// The last id that was read, in the order of the index, where it is read as one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<String>,
-    /// No document comes after the last one: only the listed ones are left.
+    /// No document is left but the listed ones.
     #[serde(default)]
     pub ended: bool,
+    /// Where it is read in several parts: how far each is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) parts: Vec<PartNote>,
     /// Documents delivered.
     #[serde(default)]
     pub rows: u64,
@@ -29,9 +33,81 @@ pub struct CollectionNote {
     pub asked: Option<requests::Asked>,
 }
 
+/// One of the parts, which follow each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartNote {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<String>,
+    #[serde(default)]
+    ended: bool,
+}
+
+/// A range of ids that is read by itself: of all, or of some.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdPart {
+    /// The first id; `None` where nothing is before it.
+    pub from: Option<Id>,
+    /// The first id of the next part.
+    pub until: Option<Id>,
+    /// The last one that was read.
+    pub last: Option<Id>,
+    /// Nothing in it is left.
+    pub ended: bool,
+}
+
+impl IdPart {
+    /// The parts that ids cut, each the first one of the next part; they rise.
+    pub fn cut(bounds: &[Id]) -> Vec<Self> {
+        let mut parts = vec![Self::default()];
+        for bound in bounds {
+            if let Some(last) = parts.last_mut() {
+                last.until = Some(bound.clone());
+            }
+            parts.push(Self { from: Some(bound.clone()), ..Self::default() });
+        }
+        parts
+    }
+}
+
 impl CollectionNote {
     pub fn new(state: Phase) -> Self {
-        Self { state, last: None, ended: false, rows: 0, asked: None }
+        Self { state, last: None, ended: false, parts: Vec::new(), rows: 0, asked: None }
+    }
+
+    /// How far its parts are.
+    pub fn put_parts(&mut self, parts: &[IdPart]) {
+        let text = |id: &Option<Id>| id.as_deref().map(id::to_text);
+        self.ended = parts.iter().all(|part| part.ended);
+        match parts {
+            [one] => self.last = text(&one.last),
+            several => {
+                let note = |part: &IdPart| PartNote {
+                    until: text(&part.until),
+                    last: text(&part.last),
+                    ended: part.ended,
+                };
+                self.parts = several.iter().map(note).collect();
+            }
+        }
+    }
+
+    /// One of everything, where nobody has cut it.
+    fn parts(&self, name: &str) -> Result<Vec<IdPart>> {
+        let id = |text: &Option<String>| text.as_deref().map(|text| noted_id(name, text)).transpose();
+        if self.parts.is_empty() {
+            return Ok(vec![IdPart { last: id(&self.last)?, ended: self.ended, ..IdPart::default() }]);
+        }
+        let mut parts = Vec::new();
+        let mut from = None;
+        for note in &self.parts {
+            let until = id(&note.until)?;
+            let next = until.clone();
+            parts.push(IdPart { from, until, last: id(&note.last)?, ended: note.ended });
+            from = next;
+        }
+        Ok(parts)
     }
 
     /// A request that is through leaves nothing behind: it says nothing of the collection's first documents.
@@ -49,7 +125,7 @@ impl CollectionNote {
 
     /// The listed documents are those that its chunks left out.
     fn has_begun(&self) -> bool {
-        self.ended || self.last.is_some()
+        self.ended || self.last.is_some() || !self.parts.is_empty()
     }
 }
 
@@ -79,7 +155,8 @@ pub fn listed(name: &str, id: &[u8], is_listed: bool) -> Note {
 pub struct Unread {
     pub name: Name,
     pub note: CollectionNote,
-    pub last: Option<Id>,
+    /// One at least.
+    pub parts: Vec<IdPart>,
     /// Ids to be read again.
     pub listed: Vec<Id>,
 }
@@ -96,10 +173,10 @@ impl Plan {
     fn add(&mut self, name: &Name, note: CollectionNote, known: &Notes) -> Result<()> {
         let text = name.to_string();
         self.notes.push(note.to_note(&text));
-        let last = note.last.as_deref().map(|last| noted_id(&text, last)).transpose()?;
+        let parts = note.parts(&text)?;
         // Of several readings of one collection, they belong to the one that is under way.
         let listed = if note.has_begun() { listed_ids(&text, known)? } else { Vec::new() };
-        self.unread.push(Unread { name: name.clone(), note, last, listed });
+        self.unread.push(Unread { name: name.clone(), note, parts, listed });
         Ok(())
     }
 }
@@ -108,13 +185,19 @@ impl Plan {
 struct Asked {
     collections: Vec<String>,
     exclude_collections: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    databases: Vec<String>,
 }
 
 impl Asked {
     fn of(settings: &Settings) -> Self {
         let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
         let (collections, exclude_collections) = (&settings.collections, &settings.exclude_collections);
-        Self { collections: texts(collections), exclude_collections: texts(exclude_collections) }
+        Self {
+            collections: texts(collections),
+            exclude_collections: texts(exclude_collections),
+            databases: settings.databases.iter().map(ToString::to_string).collect(),
+        }
     }
 
     fn wanted(&self, name: &Name) -> bool {
@@ -122,7 +205,10 @@ impl Asked {
             let mut patterns = entries.iter().filter_map(|entry| Pattern::parse(entry).ok());
             patterns.any(|pattern| pattern.matches(&name.database, &name.collection))
         };
-        any(&self.collections) && !any(&self.exclude_collections)
+        let mut databases = self.databases.iter().filter_map(|entry| Names::parse(entry).ok());
+        let is_of_database =
+            self.databases.is_empty() || databases.any(|names| names.matches(&name.database));
+        is_of_database && any(&self.collections) && !any(&self.exclude_collections)
     }
 }
 
@@ -144,7 +230,9 @@ pub fn plan(settings: &Settings, there: &[Name], found: &Notes, is_first_start: 
         let note = match (settings.snapshot, noted) {
             (_, Some(CollectionNote { state: Phase::Done | Phase::Skipped, .. })) => continue,
             (Snapshot::Initial, Some(note)) => note,
-            (Snapshot::Initial, None) if joins => CollectionNote::new(Phase::Pending),
+            (Snapshot::Initial, None) if joins && settings.reads(&name.database, &name.collection) => {
+                CollectionNote::new(Phase::Pending)
+            }
             (Snapshot::Initial, None) | (Snapshot::NoData, _) => {
                 plan.notes.push(CollectionNote::new(Phase::Skipped).to_note(&text));
                 continue;
@@ -169,6 +257,17 @@ pub fn plan(settings: &Settings, there: &[Name], found: &Notes, is_first_start: 
     plan.notes.extend(gone);
     plan.notes.retain(|note| found.get(&*note.key).map(String::as_str) != note.text.as_deref());
     Ok(plan)
+}
+
+/// Collections whose documents are not all delivered.
+pub fn unfinished(found: &Notes) -> Vec<&str> {
+    let is_through = |text: &str| {
+        let note = serde_json::from_str::<CollectionNote>(text);
+        note.is_ok_and(|note| matches!(note.state, Phase::Done | Phase::Skipped))
+    };
+    let is_of_one = |key: &str| key.starts_with(COLLECTION) || key.starts_with(ASKED_FOR);
+    let noted = found.iter().filter(|(key, text)| is_of_one(key) && !is_through(text));
+    noted.filter_map(|(key, _)| Some(key.split_once(' ')?.1)).collect()
 }
 
 fn wants(settings: &Settings, name: &str) -> bool {
@@ -260,6 +359,28 @@ mod tests {
     }
 
     #[test]
+    fn first_documents_are_read_where_the_file_names_them_and_one_passed_over_stays_so() {
+        let some = settings("collections = ['s.*']\nsnapshot_collections = ['s.a']");
+        let there = names(&["s.a", "s.b"]);
+        let first = plan(&some, &there, &Notes::new(), true).unwrap();
+        assert_eq!(unread(&first), ["s.a"]);
+        let notes = after(&Notes::new(), &first);
+        let all = plan(&settings("collections = ['s.*']"), &there, &notes, false).unwrap();
+        assert_eq!(unread(&all), ["s.a"], "s.b was decided");
+    }
+
+    #[test]
+    fn one_of_another_database_is_not_wanted_until_that_is() {
+        let one = settings("collections = ['/.*/']\ndatabases = ['s']");
+        assert!(one.wants("s", "a") && !one.wants("t", "a"));
+        let first = plan(&one, &names(&["s.a"]), &Notes::new(), true).unwrap();
+        let notes = after(&Notes::new(), &first);
+        let both = settings("collections = ['/.*/']\ndatabases = ['s', 't']");
+        let next = plan(&both, &names(&["s.a", "s.new", "t.old"]), &notes, false).unwrap();
+        assert_eq!(unread(&next), ["s.a", "t.old"]);
+    }
+
+    #[test]
     fn one_that_left_the_file_is_forgotten_and_read_when_it_comes_back() {
         let both = settings("snapshot = 'no_data'\ncollections = ['s.a', 's.b']");
         let first = plan(&both, &names(&["s.a", "s.b"]), &Notes::new(), true).unwrap();
@@ -271,6 +392,27 @@ mod tests {
         assert!(!notes.contains_key("snapshot s.b"), "{notes:?}");
         let back = plan(&settings("collections = ['s.a', 's.b']"), &names(&["s.a", "s.b"]), &notes, false);
         assert_eq!(unread(&back.unwrap()), ["s.b"]);
+    }
+
+    #[test]
+    fn parts_are_read_on_where_each_of_them_is() {
+        let settings = settings("collections = ['s.a']");
+        let there = names(&["s.a"]);
+        let first = plan(&settings, &there, &Notes::new(), true).unwrap();
+        assert_eq!(first.unread[0].parts, [IdPart::default()]);
+        let id = |number: u8| Id::from([0x10, 0, number, 0, 0, 0]);
+        let mut parts = IdPart::cut(&[id(3), id(7)]);
+        (parts[0].ended, parts[1].last) = (true, Some(id(5)));
+        let mut note = CollectionNote::new(Phase::Reading);
+        note.put_parts(&parts);
+        assert!(!note.ended);
+        let begun = Plan { notes: vec![note.to_note("s.a"), listed("s.a", &id(1), true)], unread: vec![] };
+        let notes = after(&after(&Notes::new(), &first), &begun);
+        let next = plan(&settings, &there, &notes, false).unwrap();
+        assert_eq!((&next.unread[0].parts, &next.unread[0].listed), (&parts, &vec![id(1)]));
+        parts.iter_mut().for_each(|part| part.ended = true);
+        note.put_parts(&parts);
+        assert!(note.ended);
     }
 
     #[test]

@@ -11,13 +11,18 @@ use crate::bson::{Dialect, Doc, FieldRules, Malformed, Value};
 use crate::cells::{CELLS, NULL, of_document, of_id};
 use crate::collections::Name;
 use crate::resume_token::ClusterTime;
+use crate::snapshot::collection::IdPart;
 use crate::snapshot::id::{self, Id};
 use crate::snapshot::tracker::row;
+
+/// Enough that parts are about alike, and read at once.
+const SAMPLES_A_PART: usize = 100;
 
 /// Which documents.
 #[derive(Clone, Copy, Debug)]
 pub enum Range<'a> {
-    After(Option<&'a [u8]>),
+    /// What is left of a part.
+    Of(&'a IdPart),
     These(&'a [Id]),
 }
 
@@ -50,11 +55,18 @@ impl Chunk<'_> {
         let mut elements = base_elements(&base)?;
         let mut filter = Vec::new();
         match self.range {
-            Range::After(None) => {}
-            Range::After(Some(last)) => {
-                // Where a comparison would stay inside one type, `min` goes on in the index. It takes its bound in.
-                put_document("min", &element("_id", last), &mut elements);
-                put_document("_id", &element("$ne", last), &mut filter);
+            Range::Of(part) => {
+                // Where a comparison would stay inside one type, these go on in the index. `min` takes its bound in,
+                // and `max` does not.
+                if let Some(first) = part.last.as_ref().or(part.from.as_ref()) {
+                    put_document("min", &element("_id", first), &mut elements);
+                }
+                if let Some(until) = &part.until {
+                    put_document("max", &element("_id", until), &mut elements);
+                }
+                if let Some(last) = &part.last {
+                    put_document("_id", &element("$ne", last), &mut filter);
+                }
             }
             Range::These(ids) => {
                 let mut list = Vec::new();
@@ -197,7 +209,7 @@ fn time_of(reply: Doc<'_>, is_mongos: bool) -> Result<ClusterTime, Malformed> {
     time.timestamp("operationTime").map(ClusterTime)
 }
 
-/// A condition as a signal has it: a query in JSON, extended or plain.
+/// A condition as a signal or the file has it: a query in JSON, extended or plain.
 pub fn condition(text: &str) -> Result<RawDocumentBuf, Box<dyn std::error::Error + Send + Sync>> {
     let document: Document = serde_json::from_str(text)?;
     Ok(RawDocumentBuf::try_from(&document)?)
@@ -207,6 +219,29 @@ pub fn condition(text: &str) -> Result<RawDocumentBuf, Box<dyn std::error::Error
 pub fn explained(name: &Name, condition: &RawDocumentBuf) -> RawDocumentBuf {
     let find = rawdoc! { "find": name.collection.as_str(), "filter": condition.clone() };
     rawdoc! { "explain": find, "verbosity": "queryPlanner" }
+}
+
+/// Some ids in their order, to cut a collection at: many for each of its parts, so that these are about alike.
+pub fn sampled(name: &Name, parts: usize) -> Document {
+    let size = i64::try_from(parts.saturating_mul(SAMPLES_A_PART)).unwrap_or(i64::MAX);
+    let pipeline = [
+        doc! { "$sample": { "size": size } },
+        doc! { "$project": { "_id": 1 } },
+        doc! { "$sort": { "_id": 1 } },
+    ];
+    doc! { "aggregate": &name.collection, "pipeline": pipeline.to_vec(), "cursor": { "batchSize": size } }
+}
+
+/// Where that many parts meet, from the answer to `sampled`. One id may be in it twice.
+pub fn bounds(reply: Doc<'_>, parts: usize) -> Result<Vec<Id>, Malformed> {
+    let mut ids: Vec<Id> = Vec::new();
+    let batch = reply.need("cursor")?.document("cursor")?.need("firstBatch")?.array("firstBatch")?;
+    for document in batch.elements() {
+        ids.push(id::of(document?.1.document("firstBatch")?)?);
+    }
+    let mut bounds: Vec<Id> = (1..parts).filter_map(|n| ids.get(n * ids.len() / parts).cloned()).collect();
+    bounds.dedup();
+    Ok(bounds)
 }
 
 /// A rough count, from the collection's figures.
@@ -244,6 +279,10 @@ mod tests {
         id::of(Doc::new(raw.as_bytes()).unwrap()).unwrap()
     }
 
+    fn behind(id: impl Into<Bson>) -> IdPart {
+        IdPart { last: Some(id_of(id)), ..IdPart::default() }
+    }
+
     fn asked(range: Range<'_>, is_exact: bool) -> Document {
         asked_where(range, is_exact, None)
     }
@@ -259,17 +298,17 @@ mod tests {
         let text = r#"{"_id": {"$gt": {"$oid": "070707070707070707070707"}}, "n": {"$lt": 5}}"#;
         let condition = condition(text).unwrap();
         let document = doc! { "_id": { "$gt": ObjectId::from_bytes([7; 12]) }, "n": { "$lt": 5 } };
-        let next = asked_where(Range::After(Some(&id_of(7_i64))), true, Some(&condition));
+        let next = asked_where(Range::Of(&behind(7_i64)), true, Some(&condition));
         let filter = next.get_document("filter").unwrap();
         assert_eq!(filter, &doc! { "_id": { "$ne": 7_i64 }, "$and": [document.clone()] });
-        let first = asked_where(Range::After(None), true, Some(&condition));
+        let first = asked_where(Range::Of(&IdPart::default()), true, Some(&condition));
         assert_eq!(first.get_document("filter").unwrap(), &doc! { "$and": [document] });
         assert!(super::condition("id > 5").is_err());
     }
 
     #[test]
     fn a_range_begins_after_an_id_whatever_comes_next_to_it_in_the_index() {
-        let first = asked(Range::After(None), true);
+        let first = asked(Range::Of(&IdPart::default()), true);
         assert_eq!(first.get_document("hint").unwrap(), &doc! { "_id": 1 });
         let at = Timestamp { time: 5, increment: 6 };
         assert_eq!(
@@ -277,11 +316,45 @@ mod tests {
             &doc! { "level": "snapshot", "atClusterTime": at }
         );
         assert!(!first.contains_key("min") && first.get_i64("limit").is_ok_and(|limit| limit == 10));
-        let next = asked(Range::After(Some(&id_of(7_i64))), false);
+        let next = asked(Range::Of(&behind(7_i64)), false);
         assert_eq!(next.get_document("min").unwrap(), &doc! { "_id": 7_i64 });
         assert_eq!(next.get_document("filter").unwrap(), &doc! { "_id": { "$ne": 7_i64 } });
         let concern = doc! { "level": "majority", "afterClusterTime": at };
         assert_eq!(next.get_document("readConcern").unwrap(), &concern);
+    }
+
+    #[test]
+    fn a_part_ends_before_the_next_one_begins() {
+        let parts = IdPart::cut(&[id_of(3), id_of("a")]);
+        let min_max = |part: &IdPart| {
+            let asked = asked(Range::Of(part), true);
+            ["min", "max"]
+                .map(|bound| asked.get_document(bound).ok().and_then(|bound| bound.get("_id").cloned()))
+        };
+        let [first, middle, last] = &parts[..] else { panic!("{parts:?}") };
+        assert_eq!(min_max(first), [None, Some(Bson::from(3))]);
+        assert_eq!(min_max(middle), [Some(Bson::from(3)), Some("a".into())]);
+        assert_eq!(min_max(last), [Some("a".into()), None]);
+        assert!(
+            asked(Range::Of(middle), true).get_document("filter").unwrap().is_empty(),
+            "its first id is its own"
+        );
+        let begun = IdPart { last: Some(id_of(5)), ..middle.clone() };
+        assert_eq!(min_max(&begun), [Some(Bson::from(5)), Some("a".into())]);
+    }
+
+    #[test]
+    fn parts_meet_at_ids_that_are_spread_over_a_sample() {
+        let meet = |ids: &[i32], parts: usize| {
+            let mut list = mongodb::bson::RawArrayBuf::new();
+            ids.iter().for_each(|id| list.push(rawdoc! { "_id": *id }));
+            let reply = rawdoc! { "cursor": { "firstBatch": list, "id": 0_i64, "ns": "d.c" }, "ok": 1.0 };
+            bounds(Doc::new(reply.as_bytes()).unwrap(), parts).unwrap()
+        };
+        assert_eq!(meet(&[1, 2, 3, 4, 5, 6], 3), [id_of(3), id_of(5)]);
+        assert_eq!(meet(&[1, 1, 1], 3), [id_of(1)], "rises");
+        assert_eq!(meet(&[], 2), [] as [Id; 0]);
+        assert_eq!(meet(&[1, 2], 1), [] as [Id; 0]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use mongodb::Client;
 
 use crate::collections::{self, Name};
 use crate::config::Settings;
-use crate::snapshot::collection::{CollectionNote, Unread};
+use crate::snapshot::collection::{CollectionNote, IdPart, Unread};
 use crate::snapshot::find;
 
 /// Does what a signal says; gives the collections that it wants read.
@@ -26,6 +26,15 @@ pub async fn take(
             continue;
         }
         let filter = execute.filter(&text).map(str::to_owned);
+        if execute.blocking {
+            tracing::warn!(
+                collection = %name,
+                hint = "use type incremental: documents come beside the changes, each where nothing newer of it has gone out",
+                "a blocking snapshot of documents is refused"
+            );
+            requests.scanned(Some(&asked), text, "SKIPPED");
+            continue;
+        }
         let has_order = execute.surrogate_key.is_some();
         if has_order {
             tracing::warn!(collection = %name, "documents are read in the order of their ids: a surrogate key is refused");
@@ -34,9 +43,9 @@ pub async fn take(
             requests.scanned(Some(&asked), text, "SQL_EXCEPTION");
             continue;
         }
-        let of_collection = Asked { id: asked.id.clone(), filter, surrogate_key: None };
+        let of_collection = Asked { id: asked.id.clone(), filter, surrogate_key: None, blocking: false };
         let note = CollectionNote { asked: Some(of_collection), ..CollectionNote::new(Phase::Reading) };
-        unread.push(Unread { name, note, last: None, listed: Vec::new() });
+        unread.push(Unread { name, note, parts: IdPart::cut(&[]), listed: Vec::new() });
     }
     let names: Vec<String> = unread.iter().map(|unread| unread.name.to_string()).collect();
     requests.started(&asked, &names);

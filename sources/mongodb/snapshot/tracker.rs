@@ -9,8 +9,8 @@ use millrace_core::snapshot::{KEY_OVERHEAD, LISTED_AT_ONCE, Marks, Phase, TOUCHE
 
 use crate::collections::Name;
 use crate::resume_token::ClusterTime;
-use crate::snapshot::collection::{CollectionNote, Unread, listed};
-use crate::snapshot::id::{Id, to_text};
+use crate::snapshot::collection::{CollectionNote, IdPart, Unread, listed};
+use crate::snapshot::id::Id;
 
 /// What was read of a chunk.
 #[derive(Debug)]
@@ -22,9 +22,11 @@ pub struct Read {
     pub ids: Vec<Id>,
     /// Ids that were looked up, where it is not a range.
     pub requested: Option<Vec<Id>>,
-    /// The range has no document after these.
+    /// The id behind which the range begins, where it is not the beginning of its part.
+    pub after: Option<Id>,
+    /// Its part has no document after these.
     pub ended: bool,
-    /// No collection after this one has a document.
+    /// Its last document is the last of all collections'.
     pub is_last_collection: bool,
     /// The rows are placed when the stream has passed this.
     pub until: ClusterTime,
@@ -33,11 +35,18 @@ pub struct Read {
 /// What became of a chunk.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// Its number.
+    pub chunk: u64,
     /// Too much changed under it, or it came after one of which that is true: to be read again after this id.
     pub spoiled: bool,
+    /// How far its part is.
     pub last: Option<Id>,
     pub ended: bool,
-    /// Documents of the collection that are on their way or delivered, all in all.
+    /// Every part has ended and no chunk of the collection is under way: whoever learns this sees to what is listed.
+    pub whole: bool,
+    /// Documents of the chunk that are on their way.
+    pub placed: u64,
+    /// Of the collection that are on their way or delivered, all in all.
     pub rows: u64,
     /// Some of the ids that are to be read again.
     pub listed: Vec<Id>,
@@ -50,6 +59,7 @@ pub struct Outcome {
 struct Chunk {
     id: u64,
     collection: usize,
+    part: usize,
     /// Its rows are as of this time.
     seen: ClusterTime,
     /// Ids of later changes, and whether the newest of each left something out.
@@ -60,26 +70,40 @@ struct Chunk {
     read: Option<Read>,
 }
 
+impl Chunk {
+    fn touched_bytes(&self) -> usize {
+        self.touched.keys().map(|id| id.len() + KEY_OVERHEAD).sum()
+    }
+}
+
 struct Collection {
     name: Name,
     note: CollectionNote,
-    last: Option<Id>,
+    parts: Vec<IdPart>,
     /// Ids of documents that were dropped for a change that did not carry all of them.
     listed: HashSet<Id>,
 }
 
 impl Collection {
-    fn new(Unread { name, note, last, listed }: Unread) -> Self {
-        Self { name, note, last, listed: listed.into_iter().collect() }
+    fn new(Unread { name, note, parts, listed }: Unread) -> Self {
+        Self { name, note, parts, listed: listed.into_iter().collect() }
     }
 
     fn is_done(&self) -> bool {
         self.note.state == Phase::Done
     }
+
+    /// A range may only go on where its part stands: one that was read behind a chunk that came to nothing would
+    /// leave that one's documents out.
+    fn goes_on_with(&self, part: usize, read: &Read) -> bool {
+        let at = self.parts.get(part);
+        !self.is_done() && (read.requested.is_some() || at.is_some_and(|part| part.last == read.after))
+    }
 }
 
 pub struct Tracker {
-    /// Each is one reading of a collection: the first, or one that was asked for. They are read one after the other.
+    /// Each is one reading of a collection: the first, or one that was asked for. Those of the same collection are
+    /// read one after the other.
     collections: Vec<Collection>,
     /// Rises when one of them is added or is through.
     version: u64,
@@ -160,12 +184,20 @@ impl Tracker {
         into.append(&mut self.notes);
     }
 
-    /// Watches a chunk of what is there at `seen`: its number.
-    pub fn open(&mut self, collection: usize, seen: ClusterTime) -> u64 {
+    /// A collection of which nothing was read is read in these parts.
+    pub fn cut(&mut self, index: usize, parts: Vec<IdPart>) {
+        if let Some(collection) = self.collections.get_mut(index) {
+            collection.parts = parts;
+        }
+    }
+
+    /// Watches a chunk of what is there at `seen`, of a part of a collection: its number.
+    pub fn open(&mut self, (collection, part): (usize, usize), seen: ClusterTime) -> u64 {
         self.newest_id += 1;
         self.chunks.push_back(Chunk {
             id: self.newest_id,
             collection,
+            part,
             seen,
             touched: HashMap::new(),
             dropped: false,
@@ -201,8 +233,10 @@ impl Tracker {
                 }
             }
         }
-        if self.touched_bytes > TOUCHED_BYTES_MAX {
-            self.spoil(index);
+        if self.touched_bytes > TOUCHED_BYTES_MAX
+            && let Some(heaviest) = self.heaviest()
+        {
+            self.spoil(heaviest);
         }
     }
 
@@ -227,24 +261,46 @@ impl Tracker {
     }
 
     fn weigh(&mut self) {
-        let ids = self.chunks.iter().flat_map(|chunk| chunk.touched.keys());
-        self.touched_bytes = ids.map(|id| id.len() + KEY_OVERHEAD).sum();
+        self.touched_bytes = self.chunks.iter().map(Chunk::touched_bytes).sum();
     }
 
-    /// Whether the oldest chunk is here and its turn has come. Every change up to `passed` was taken.
+    /// The collection with the most ids of changes.
+    fn heaviest(&self) -> Option<usize> {
+        let of = |collection: usize| {
+            let own = self.chunks.iter().filter(move |chunk| chunk.collection == collection);
+            own.map(Chunk::touched_bytes).sum::<usize>()
+        };
+        self.chunks.iter().map(|chunk| chunk.collection).max_by_key(|collection| of(*collection))
+    }
+
+    /// Whether the turn of a chunk has come. Every change up to `passed` was taken.
     pub fn is_ready(&self, passed: ClusterTime) -> bool {
-        self.chunks.front().is_some_and(|chunk| {
+        self.ready(passed).is_some()
+    }
+
+    /// Where the first chunk is that is here and may be placed. Only the oldest one of a part may: where it is slow,
+    /// those of other parts and collections go past it.
+    fn ready(&self, passed: ClusterTime) -> Option<usize> {
+        let may_go = |chunk: &Chunk| {
             chunk.read.as_ref().is_some_and(|read| chunk.spoiled || read.until.max(chunk.seen) <= passed)
-        })
+        };
+        let is_oldest = |at: usize, chunk: &Chunk| {
+            let is_same = |other: &Chunk| (other.collection, other.part) == (chunk.collection, chunk.part);
+            !self.chunks.iter().take(at).any(is_same)
+        };
+        self.chunks
+            .iter()
+            .enumerate()
+            .find(|(at, chunk)| may_go(chunk) && is_oldest(*at, chunk))
+            .map(|(at, _)| at)
     }
 
     /// Takes the chunk whose turn has come.
     pub fn take_ready(&mut self, passed: ClusterTime) -> Option<Ready> {
-        if !self.is_ready(passed) {
-            return None;
-        }
-        let mut chunk = self.chunks.pop_front()?;
+        let mut chunk = self.chunks.remove(self.ready(passed)?)?;
         let read = chunk.read.take()?;
+        let collection = self.collections.get(chunk.collection);
+        chunk.spoiled |= !collection.is_some_and(|collection| collection.goes_on_with(chunk.part, &read));
         self.weigh();
         Some(Ready { chunk, read })
     }
@@ -256,14 +312,29 @@ impl Tracker {
 
     /// What becomes of a chunk that was spoiled.
     pub fn spoiled(&self, ready: Ready) -> Outcome {
-        let collection = self.collections.get(ready.chunk.collection);
+        let Ready { chunk, read } = ready;
+        let buffer = read.rows;
+        match self.collections.get(chunk.collection) {
+            Some(collection) => Outcome { spoiled: true, ..self.outcome(&chunk, collection, buffer) },
+            None => Outcome { chunk: chunk.id, spoiled: true, buffer, ..Outcome::default() },
+        }
+    }
+
+    /// Where the collection of a chunk is, and the chunk's part.
+    fn outcome(&self, chunk: &Chunk, collection: &Collection, buffer: ChangeBatch) -> Outcome {
+        let part = collection.parts.get(chunk.part).cloned().unwrap_or_default();
+        let is_open = self.chunks.iter().any(|other| other.collection == chunk.collection);
         Outcome {
-            spoiled: true,
-            last: collection.and_then(|collection| collection.last.clone()),
-            ended: collection.is_some_and(|collection| collection.note.ended),
-            rows: collection.map_or(0, |collection| collection.note.rows),
-            buffer: ready.read.rows,
-            ..Outcome::default()
+            chunk: chunk.id,
+            spoiled: false,
+            last: part.last,
+            ended: part.ended,
+            whole: collection.note.ended && !is_open,
+            placed: 0,
+            rows: collection.note.rows,
+            listed: collection.listed.iter().take(LISTED_AT_ONCE).cloned().collect(),
+            done: collection.is_done(),
+            buffer,
         }
     }
 
@@ -278,7 +349,7 @@ impl Tracker {
         std::mem::swap(&mut batch.bytes, &mut read.rows.bytes);
         std::mem::swap(&mut batch.cells, &mut read.rows.cells);
         let Some(collection) = self.collections.get_mut(chunk.collection) else {
-            return Outcome { spoiled: true, buffer: read.rows, ..Outcome::default() };
+            return Outcome { chunk: chunk.id, spoiled: true, buffer: read.rows, ..Outcome::default() };
         };
         let name = collection.name.to_string();
         let rows = read.rows.changes.iter().zip(&read.ids).zip(0_u32..);
@@ -300,10 +371,12 @@ impl Tracker {
                 self.notes.push(listed(&name, id, false));
             }
         }
-        if read.requested.is_none() {
-            collection.last = read.ids.pop().or(collection.last.take());
-            collection.note.last = collection.last.as_deref().map(to_text);
-            collection.note.ended |= read.ended;
+        if read.requested.is_none()
+            && let Some(part) = collection.parts.get_mut(chunk.part)
+        {
+            part.last = read.ids.pop().or(part.last.take());
+            part.ended |= read.ended;
+            collection.note.put_parts(&collection.parts);
             collection.note.state = Phase::Reading;
         }
         let is_first = collection.note.rows == 0;
@@ -323,14 +396,10 @@ impl Tracker {
             let is_last_table = read.is_last_collection;
             Marks { of_all, is_first, is_last: done, is_last_table }.put(transaction, batch);
         }
-        Outcome {
-            spoiled: false,
-            last: collection.last.clone(),
-            ended: collection.note.ended,
-            rows: collection.note.rows,
-            listed: collection.listed.iter().take(LISTED_AT_ONCE).cloned().collect(),
-            done,
-            buffer: read.rows,
+        let placed = batch.changes.len() as u64;
+        match self.collections.get(chunk.collection) {
+            Some(collection) => Outcome { placed, ..self.outcome(&chunk, collection, read.rows) },
+            None => Outcome { chunk: chunk.id, ..Outcome::default() },
         }
     }
 }
@@ -343,6 +412,7 @@ fn as_of(seen: ClusterTime) -> Transaction {
         previous_commit: None,
         snapshot: SnapshotMark::Row,
         again: 0,
+        origin: None,
         part: Part::default(),
     }
 }

@@ -29,6 +29,7 @@ fn the_shortest_file_gets_every_default() {
     assert_eq!(settings.heartbeat_interval, Some(HEARTBEAT));
     assert_eq!(settings.tls.mode, SslMode::VerifyFull, "the server is not on this machine");
     assert!(settings.create_slot && settings.create_publication && !settings.slot_made_beforehand);
+    assert!(settings.alter_publication && !settings.only_published);
     assert!(settings.wants("public", "orders") && !settings.wants("public", "items"));
 }
 
@@ -41,6 +42,20 @@ fn every_part_of_the_url_is_read() {
     assert_eq!(settings.tls.mode, SslMode::VerifyFull);
     assert_eq!(settings.tls.root_cert, Some("/ca.pem".into()));
     assert_eq!(settings.connect_timeout, Duration::from_secs(3));
+}
+
+#[test]
+fn rows_are_read_at_the_primary_that_is_named_beside_a_standby() {
+    let standby = "url = 'postgres://bob@localhost/shop?target_session_attrs=standby&channel_binding=require'\n\
+                   tables = ['a.b']\n";
+    let settings = resolved(&format!("{standby}primary_hosts = ['db1:5433', 'db2']"));
+    assert_eq!(settings.tls.mode, SslMode::VerifyFull, "the primary is not on this machine");
+    assert_eq!(settings.channel_binding, ChannelBinding::Require);
+    let primary = settings.on_primary();
+    let servers: Vec<_> = primary.servers.iter().map(ToString::to_string).collect();
+    assert_eq!((servers, primary.target), (vec!["db1:5433".into(), "db2:5432".into()], Target::ReadWrite));
+    assert_eq!(resolved(standby).on_primary().servers, settings.servers);
+    assert!(problems(&format!("{standby}primary_hosts = ['db1:x']"))[0].contains("db1:x"));
 }
 
 #[test]
@@ -146,4 +161,16 @@ fn an_unknown_key_is_refused() {
 fn a_name_too_long_for_postgres_is_refused_and_not_cut() {
     let error = Settings::resolve(raw(SHORTEST), &"x".repeat(60)).unwrap_err();
     assert!(error.iter().all(|e| e.message().contains("xxx")) && error.len() == 2, "{error:?}");
+}
+
+#[test]
+fn a_limit_that_drops_the_slot_is_refused_where_the_slot_may_not_be_dropped() {
+    let limit = "wal_limit_gb = 0.5\nwal_policy = 'protect_source'\n";
+    let settings = resolved(&format!("{SHORTEST}{limit}"));
+    assert_eq!((settings.wal_limit, settings.wal_policy), (Some(1 << 29), WalPolicy::ProtectSource));
+    assert_eq!(resolved(&format!("{SHORTEST}wal_limit_gb = 2")).wal_limit, Some(2 << 30));
+    for forbidden in ["create_slot = false", "slot_made_beforehand = true"] {
+        let found = problems(&format!("{SHORTEST}{limit}{forbidden}"));
+        assert!(found.len() == 1 && found[0].contains("never dropped"), "{found:?}");
+    }
 }

@@ -9,7 +9,7 @@ use millrace_core::error::{Error, Result as Outcome};
 use millrace_core::secret::Secret;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::SslMode;
+use super::{ChannelBinding, SslMode};
 
 const DEFAULT_PORT: u16 = 5432;
 
@@ -126,6 +126,7 @@ pub(super) struct Url {
     pub database: String,
     pub password: Option<SecretString>,
     pub sslmode: Option<SslMode>,
+    pub channel_binding: Option<ChannelBinding>,
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
     pub sslkey: Option<PathBuf>,
@@ -141,11 +142,20 @@ impl Default for Url {
             database: String::new(),
             password: None,
             sslmode: None,
+            channel_binding: None,
             sslrootcert: None,
             sslcert: None,
             sslkey: None,
             connect_timeout_s: None,
         }
+    }
+}
+
+impl Url {
+    /// The server that is tried first.
+    pub fn first(&self) -> Server {
+        let none = || Server { host: Host::Tcp(String::new()), port: DEFAULT_PORT };
+        self.servers.first().cloned().unwrap_or_else(none)
     }
 }
 
@@ -190,6 +200,14 @@ pub(super) fn parse(url: &SecretString) -> Result<Url, Vec<Error>> {
         }
     }
     if problems.is_empty() { Ok(parsed) } else { Err(problems) }
+}
+
+/// One `host:port` by itself.
+pub(super) fn place(text: &str) -> Option<Server> {
+    let (host, port) = split_port(text);
+    let mut problems = Vec::new();
+    let server = server(host.to_owned(), port, &mut problems);
+    problems.is_empty().then_some(server)
 }
 
 fn server(host: String, port: Option<&str>, problems: &mut Vec<Error>) -> Server {
@@ -245,6 +263,14 @@ fn parameter(url: &mut Url, pair: &str) -> Result<(), &'static str> {
                 _ => return Err("url: target_session_attrs is none of any, read-write, primary, standby"),
             };
         }
+        "channel_binding" => {
+            url.channel_binding = Some(match value.as_str() {
+                "disable" => ChannelBinding::Disable,
+                "prefer" => ChannelBinding::Prefer,
+                "require" => ChannelBinding::Require,
+                _ => return Err("url: channel_binding is none of disable, prefer, require"),
+            });
+        }
         "sslrootcert" => url.sslrootcert = Some(value.into()),
         "sslcert" => url.sslcert = Some(value.into()),
         "sslkey" => url.sslkey = Some(value.into()),
@@ -255,8 +281,8 @@ fn parameter(url: &mut Url, pair: &str) -> Result<(), &'static str> {
         // Not named: behind an unencoded `?` of a password it is a part of that.
         _ => {
             return Err(
-                "url: a parameter is none of sslmode, sslrootcert, sslcert, sslkey, connect_timeout, \
-                 target_session_attrs",
+                "url: a parameter is none of sslmode, channel_binding, sslrootcert, sslcert, sslkey, \
+                 connect_timeout, target_session_attrs",
             );
         }
     }

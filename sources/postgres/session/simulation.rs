@@ -19,7 +19,7 @@ impl Replayed {
 
 fn stored(position: &millrace_core::position::Position) -> Result<Streamed> {
     match Stored::parse(position)? {
-        Stored::Streamed(streamed) => Ok(streamed),
+        Stored::Streamed(streamed) => Ok(*streamed),
         Stored::Creating { .. } => Err(Error::fatal("nobody creates a slot here")),
     }
 }

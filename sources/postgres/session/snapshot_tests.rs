@@ -11,6 +11,7 @@ use crate::snapshot::key;
 use crate::snapshot::table::{Part, Phase, TableNote, Unread};
 use crate::snapshot::tracker::MESSAGE_PREFIX;
 use crate::snapshot::visibility::Visibility;
+use crate::snapshot::window::Block;
 use crate::tables::TableName;
 
 const TABLE: u32 = 7;
@@ -72,6 +73,15 @@ fn read(session: &mut Session, id: u64, ids: &[u32], ended: bool) {
 }
 
 fn read_of(session: &mut Session, id: u64, ids: &[u32], (of, ended): (Of, bool)) {
+    read_after(session, id, ids, (of, None, ended));
+}
+
+fn read_after(
+    session: &mut Session,
+    id: u64,
+    ids: &[u32],
+    (of, after, ended): (Of, Option<Vec<String>>, bool),
+) {
     let mut rows = ChangeBatch::default();
     for id in ids {
         let line = format!("{id}\n");
@@ -85,7 +95,7 @@ fn read_of(session: &mut Session, id: u64, ids: &[u32], (of, ended): (Of, bool))
         oid: TABLE,
         relation: relation(),
         of,
-        after: None,
+        after,
         last,
         ended,
         is_last_table: true,
@@ -428,4 +438,62 @@ fn a_snapshot_must_see_what_was_streamed_until_one_has() {
     assert_eq!(session.tracker().expect("reading").streamed(), [100, 103]);
     open(&mut session, 1, "102:105:103");
     assert_eq!(session.tracker().expect("reading").streamed(), [103]);
+}
+
+/// A blocking snapshot that was taken now, and whoever waits for the stream to stand still behind it.
+fn block(session: &mut Session, id: u64, seen: &str) -> tokio::sync::oneshot::Receiver<bool> {
+    let (told, standing) = tokio::sync::oneshot::channel();
+    let seen = Visibility::parse(seen).expect("a snapshot");
+    let block = Block { id, tables: 0..1, seen, standing: Some(told) };
+    session.tracker().expect("reading").block(block);
+    standing
+}
+
+/// Whether the stream stands still now, and the rows may come.
+fn stands(session: &mut Session) -> Option<bool> {
+    session.tracker().expect("reading").stand().map(|(_, may_come)| may_come)
+}
+
+#[test]
+fn rows_of_a_blocking_snapshot_come_where_the_stream_stands_still_without_those_that_changed_before() {
+    let mut session = reading(Phase::Reading);
+    let mut batch = fresh(&mut session);
+    let log = [vec![described()], transaction(20, 100, insert(20, 1))].concat();
+    play(&mut session, &log, &mut batch).expect("play");
+    let _standing = block(&mut session, 9, "101:105:102");
+    // 103 is in the snapshot; 102 was under way, and 105 came later.
+    let log = [
+        transaction(30, 103, insert(30, 3)),
+        transaction(40, 102, insert(40, 2)),
+        transaction(50, 105, delete(50, 4)),
+    ];
+    play(&mut session, &log.concat(), &mut batch).expect("play");
+    assert!(!session.has_chunk() && stands(&mut session).is_none(), "its message has not come");
+    play(&mut session, &message(60, "us", 9), &mut batch).expect("play");
+    assert!(session.has_chunk());
+    assert_eq!((stands(&mut session), stands(&mut session)), (Some(true), None), "told once");
+    // What is read under it is in several chunks, each of which drops what changed.
+    for (id, ids, left, ended) in [(10, &[1, 2, 3][..], &[1, 3][..], false), (11, &[4, 5], &[5], true)] {
+        open_for(&mut session, id, "101:105:102", Turn::Standing);
+        let after = (id == 11).then(|| vec!["3".to_owned()]);
+        read_after(&mut session, id, ids, (Of::Part(0), after, ended));
+        let (rows, batch, outcome) = place(&mut session);
+        assert_eq!((rows, outcome.done), (reads(left), ended));
+        assert_eq!(batch.transactions.first().map(|t| t.snapshot), Some(SnapshotMark::Row));
+    }
+}
+
+#[test]
+fn a_truncate_on_the_way_to_where_the_stream_stands_still_leaves_no_rows() {
+    let mut session = reading(Phase::Reading);
+    let mut batch = fresh(&mut session);
+    play(&mut session, &[described()], &mut batch).expect("play");
+    let _standing = block(&mut session, 9, "100:100:");
+    let log = [transaction(20, 101, truncate(20)), message(30, "us", 9)].concat();
+    play(&mut session, &log, &mut batch).expect("play");
+    assert_eq!(stands(&mut session), Some(true));
+    open_for(&mut session, 10, "100:100:", Turn::Standing);
+    read(&mut session, 10, &[1, 2], true);
+    let (rows, _, outcome) = place(&mut session);
+    assert!(rows.is_empty() && outcome.done);
 }

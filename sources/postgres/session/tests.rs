@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use millrace_core::progress::State;
 use millrace_core::relation::{Column, Kind, Shape, SourceBlock};
 
 use super::*;
@@ -17,7 +18,12 @@ const OTHER: u32 = 8;
 type Logged = (Lsn, Vec<u8>);
 
 pub(super) fn begin(final_lsn: u64, xid: u32) -> Logged {
-    (Lsn(final_lsn - 9), Writer::default().tag(b'B').u64(final_lsn).u64(0).u32(xid).0)
+    begin_at(final_lsn, xid, 0)
+}
+
+/// Committed so many microseconds after 2000.
+fn begin_at(final_lsn: u64, xid: u32, ts_us: u64) -> Logged {
+    (Lsn(final_lsn - 9), Writer::default().tag(b'B').u64(final_lsn).u64(ts_us).u32(xid).0)
 }
 
 pub(super) fn commit(final_lsn: u64, end_lsn: u64) -> Logged {
@@ -331,4 +337,87 @@ fn a_message_outside_any_transaction_is_an_event_once_and_never_a_row() {
     let mut batch = fresh(&mut again);
     play(&mut again, &log, &mut batch).expect("play");
     assert_eq!(rows(&batch), []);
+}
+
+#[test]
+fn what_was_committed_before_the_chosen_time_is_passed_over_and_a_clock_set_back_hides_nothing_later() {
+    let of_2000 = 946_684_800_000_000;
+    let log = [
+        described(),
+        begin_at(100, 1, 5),
+        insert(90, 1),
+        commit(100, 110),
+        message(115, false),
+        begin_at(200, 2, 10),
+        insert(190, 2),
+        commit(200, 210),
+        begin_at(300, 3, 7),
+        insert(290, 3),
+        commit(300, 310),
+    ];
+    // Wherever it is begun again.
+    for cut in [0, 4, 5, 8, 11] {
+        let since_us = Some(of_2000 + 10);
+        let mut first = Session::new(
+            Streamed { since_us, ..Streamed::starting_at("1", 1, "s", Lsn(1)) },
+            Messages::default(),
+            None,
+        );
+        let mut batch = fresh(&mut first);
+        play(&mut first, &log[..cut], &mut batch).expect("play");
+        let mut found: Vec<String> = rows(&batch).into_iter().map(|(id, _)| id).collect();
+        let position = first.position();
+        assert_eq!(position.since_us.is_some(), cut <= 5, "{cut}");
+        let mut second = Session::new(position, Messages::default(), None);
+        let mut batch = fresh(&mut second);
+        play(&mut second, &log, &mut batch).expect("play again");
+        found.extend(rows(&batch).into_iter().map(|(id, _)| id));
+        assert_eq!(found, ["2", "3"], "{cut}");
+    }
+}
+
+#[test]
+fn a_transaction_has_its_replication_origin_in_each_batch_and_the_next_one_has_none() {
+    let mut session = session_at(0, None);
+    let mut first = fresh(&mut session);
+    let origin = (Lsn(0), Writer::default().tag(b'O').u64(77).string("dc1").0);
+    play(&mut session, &[described(), begin(100, 1), origin, insert(40, 1)], &mut first).unwrap();
+    let mut next = fresh(&mut session);
+    let rest =
+        [insert(60, 2), commit(100, 110), begin(200, 2), insert(150, 3), insert(160, 4), commit(200, 210)];
+    play(&mut session, &rest, &mut next).unwrap();
+    let origins = |batch: &ChangeBatch| -> Vec<Option<(String, u64)>> {
+        let origins = batch.transactions.iter().map(|transaction| transaction.origin);
+        let name = |cell| String::from_utf8_lossy(batch.text(cell)).into_owned();
+        origins.map(|origin| origin.map(|origin| (name(origin.name), origin.commit))).collect()
+    };
+    let expected = Some(("dc1".to_owned(), 77));
+    assert_eq!(origins(&first), std::slice::from_ref(&expected));
+    assert_eq!(origins(&next), [expected, None]);
+    assert_eq!(rows(&next).iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["2", "3", "4"]);
+}
+
+#[test]
+fn a_new_label_has_its_table_described_again_and_one_that_stays_unknown_only_once() {
+    let of = |labels: &[&str]| {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Relation { columns: vec![Column::new("id", Kind::Enum { labels }, false)], ..relation() }
+    };
+    let mut session = session_at(0, None);
+    let mut batch = fresh(&mut session);
+    let apply = |session: &mut Session, batch: &mut ChangeBatch, (lsn, data): Logged| {
+        session.apply(&data, lsn, batch).unwrap()
+    };
+    let Step::Relation(message) = apply(&mut session, &mut batch, described()) else { panic!("no relation") };
+    session.define(TABLE, of(&["1"]), true);
+    apply(&mut session, &mut batch, begin(100, 1));
+    assert_eq!(apply(&mut session, &mut batch, insert(40, 1)), Step::Quiet);
+    assert_eq!(apply(&mut session, &mut batch, insert(50, 2)), Step::Outgrown(message.clone()));
+    session.redefine(TABLE, of(&["1", "2"]), true, &mut batch).unwrap();
+    // Renamed after it was written: the catalog does not have it.
+    assert_eq!(apply(&mut session, &mut batch, insert(60, 3)), Step::Outgrown(message));
+    session.redefine(TABLE, of(&["1", "2"]), true, &mut batch).unwrap();
+    assert_eq!(apply(&mut session, &mut batch, insert(70, 3)), Step::Quiet);
+    let relations: Vec<u32> = batch.changes.iter().map(|change| change.relation).collect();
+    assert_eq!(relations, [0, 1, 1, 1]);
 }

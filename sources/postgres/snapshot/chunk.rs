@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::snapshot::key::Key;
 use crate::snapshot::visibility::Visibility;
+use crate::snapshot::window::Touched;
 
 /// A chunk whose snapshot was taken: from here on, until its rows are placed, changes of its table are watched.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub enum Turn {
     /// As they come: rows without a key, which no change can be told to be of. The message with this number ends
     /// the table.
     AtOnce { last: u64 },
+    /// As they come, too: the stream stands still, behind everything that the snapshot saw.
+    Standing,
 }
 
 /// Which rows of its table a chunk holds.
@@ -83,6 +86,8 @@ pub struct Outcome {
     pub is_alone: bool,
     /// The table is through.
     pub done: bool,
+    /// Rows of the table, all in all.
+    pub rows: u64,
     /// The table has to be read once more from its beginning.
     pub again: bool,
     /// To be used again.
@@ -94,9 +99,7 @@ pub(super) struct Chunk {
     pub opened: Opened,
     /// The stream has passed everything that its snapshot saw.
     pub passed: bool,
-    /// Keys of rows that changed under it, and whether the newest change of each left the whole row behind, or
-    /// none.
-    pub touched: HashMap<Key, bool>,
+    pub touched: Touched,
     /// With `Turn::Overtaken`: the rows that no change has overtaken, by their place among those read.
     pub waiting: HashMap<Key, usize>,
     /// And those that went out before their changes.
@@ -109,7 +112,7 @@ pub(super) struct Chunk {
 impl Chunk {
     pub fn new(opened: Opened) -> Self {
         Self {
-            passed: matches!(opened.turn, Turn::AtOnce { .. }),
+            passed: matches!(opened.turn, Turn::AtOnce { .. } | Turn::Standing),
             opened,
             touched: HashMap::new(),
             waiting: HashMap::new(),
@@ -169,9 +172,11 @@ pub(super) fn transaction(
     previous_commit: Option<u64>,
     snapshot: SnapshotMark,
 ) -> Transaction {
+    // Debezium's first rows know of no commit before them.
+    let previous_commit = previous_commit.filter(|_| snapshot == SnapshotMark::Incremental);
     let part = Part::default();
     let id = i64::from(seen.newest());
-    Transaction { id, commit_ts_us: read_at_us, previous_commit, snapshot, again: 0, part }
+    Transaction { id, commit_ts_us: read_at_us, previous_commit, snapshot, again: 0, origin: None, part }
 }
 
 /// Whether the row after a change is known whole: each value came with it, or with the old row.

@@ -5,12 +5,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use millrace_core::position::Note;
+use millrace_core::signal::inserted::{self, Heard};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::signals::{self, Heard};
 use crate::snapshot::chunk::{Opened, Read};
 use crate::snapshot::table::{Part, Unread};
 use crate::snapshot::visibility::Visibility;
+use crate::snapshot::window::Block;
 
 /// More than the orders of all chunks under way.
 const PLACES: usize = 1024;
@@ -28,6 +29,10 @@ pub enum Order {
     Resume(Option<Box<Opened>>),
     /// Watch a new chunk and stand still for as long as its table is read.
     Hold(Box<Opened>),
+    /// Go on until everything has come that a snapshot of several tables saw, and stand still there.
+    Block(Box<Block>),
+    /// Go on behind that.
+    Unblock,
     /// Another chunk under a snapshot that is known.
     Open(Box<Opened>),
     /// The rows of a chunk.
@@ -60,7 +65,7 @@ pub struct Desk {
 
 pub fn desk() -> (Desk, SyncSender<Order>, mpsc::Receiver<Heard>) {
     let (orders_in, orders) = sync_channel(PLACES);
-    let (heard, heard_out) = signals::way();
+    let (heard, heard_out) = inserted::way();
     (Desk { orders, heard, wanted: None, paused: None, held: false }, orders_in, heard_out)
 }
 
@@ -75,6 +80,11 @@ impl Desk {
         let stood = self.is_paused();
         self.held = stood;
         stood
+    }
+
+    /// At the end of a transaction: stands still until `resume`, if that is still waited for.
+    pub fn stand(&mut self, (standing, may_come): (oneshot::Sender<bool>, bool)) {
+        self.held = standing.send(may_come).is_ok() && may_come;
     }
 
     /// At the end of a transaction: stops, if that is wanted and still waited for.

@@ -16,10 +16,12 @@
 //! - Until its first S a table is pending: its changes are not emitted, and from then on those in S are not,
 //!   until L: the rows hold them.
 //!
-//! Tables without a key are read under one S (`keyless`).
+//! Tables without a key are read under one S (`keyless`), and so are all tables of a blocking snapshot, for which the
+//! stream stands still behind L (`blocking`).
 //!
 //! A crash throws open chunks away with their S, L and touched keys, and their rows were never delivered.
 
+mod blocking;
 pub mod chunk;
 pub mod copy;
 pub mod desk;
@@ -30,6 +32,8 @@ pub mod requests;
 mod select;
 mod statements;
 pub mod table;
+mod taking;
 pub mod tracker;
 pub mod visibility;
+pub mod window;
 mod worker;

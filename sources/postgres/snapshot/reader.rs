@@ -4,13 +4,13 @@
 //! rows that have to be read again.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
-use millrace_core::progress::{Progress, SnapshotFigures, now_us};
+use millrace_core::progress::{Progress, SnapshotFigures, State, now_us};
 use millrace_core::requests::Requests;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +21,9 @@ use crate::config::Settings;
 use crate::control::Control;
 use crate::errors;
 use crate::relation::Origin;
+use crate::snapshot::blocking;
 use crate::snapshot::desk::Order;
+use crate::snapshot::keyless::Whole;
 use crate::snapshot::table::Unread;
 use crate::snapshot::worker::{Range, Worker, refused};
 use crate::tables::TableName;
@@ -40,6 +42,18 @@ const LOOKED_AT_TOGETHER: usize = 100;
 pub(super) enum Job {
     Table(usize),
     Part(Range),
+    /// What is listed of a table.
+    Listed(Range),
+    /// Some of a table that somebody else reads.
+    Help(Arc<Whole>),
+}
+
+/// How the reading of a table ended.
+pub(super) enum End {
+    /// With so many rows.
+    Read(u64),
+    Stopped,
+    Failed,
 }
 
 /// What the workers of one snapshot share.
@@ -52,11 +66,17 @@ pub(super) struct Shared {
     pub unread: Vec<Unread>,
     /// The number of the first of them: the stream knows those that were read before, too.
     base: usize,
-    /// The table whose rows come last.
-    pub last_table: Option<usize>,
+    /// The table whose rows come last; none.
+    last_table: AtomicUsize,
+    /// What is done once the stream has gone on behind a blocking snapshot.
+    put_off: Mutex<Vec<(usize, Job)>>,
     jobs: Mutex<VecDeque<Job>>,
     /// Numbers of the tables that are not through. Told again when there is a new job.
     left: watch::Sender<BTreeSet<usize>>,
+    /// Tables whose snapshots are lent to others.
+    lent: watch::Sender<Vec<Arc<Whole>>>,
+    /// Tables that somebody has begun with.
+    begun: Mutex<BTreeSet<usize>>,
     shown: Mutex<Told>,
 }
 
@@ -96,7 +116,7 @@ impl Shared {
     }
 
     /// The next thing to do; `None` once every table is through.
-    async fn next_job(&self) -> Option<Job> {
+    pub async fn next_job(&self) -> Option<Job> {
         let mut left = self.left.subscribe();
         loop {
             left.mark_unchanged();
@@ -106,29 +126,106 @@ impl Shared {
             if left.borrow().is_empty() {
                 return None;
             }
-            // The sender lives as long as `self`.
-            left.changed().await.ok()?;
+            tokio::select! {
+                // The sender lives as long as `self`.
+                changed = left.changed() => changed.ok()?,
+                whole = self.help_wanted() => return Some(Job::Help(whole)),
+            }
         }
     }
 
-    /// Parts of a table that somebody has begun: before anything else, so that its rows come together.
-    pub fn share(&self, parts: impl DoubleEndedIterator<Item = Range>) {
+    /// Others may read this table under its snapshot.
+    pub fn lend(&self, whole: Arc<Whole>) {
+        self.lent.send_modify(|lent| {
+            lent.retain(|whole| whole.ranges() > 0);
+            lent.push(whole);
+        });
+    }
+
+    /// The next table that others may read. Cancel-safe.
+    pub async fn help_wanted(&self) -> Arc<Whole> {
+        let wanted = |lent: &Vec<Arc<Whole>>| lent.iter().find(|whole| whole.ranges() > 0).cloned();
+        let mut lent = self.lent.subscribe();
+        loop {
+            if let Some(whole) = wanted(&lent.borrow_and_update()) {
+                return whole;
+            }
+            if lent.changed().await.is_err() {
+                // The sender lives as long as `self`.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Parts of tables that somebody has begun: before anything else, so that a table's rows come together.
+    pub fn share(&self, parts: impl DoubleEndedIterator<Item = Job>) {
         let mut jobs = lock(&self.jobs);
-        parts.rev().for_each(|part| jobs.push_front(Job::Part(part)));
+        parts.rev().for_each(|part| jobs.push_front(part));
         drop(jobs);
         self.left.send_modify(|_| {});
     }
 
+    /// The numbers of its tables.
+    pub fn tables(&self) -> std::ops::Range<usize> {
+        self.base..self.base + self.unread.len()
+    }
+
+    /// No other table's rows come after this one's.
+    pub fn is_last(&self, table: usize) -> bool {
+        self.last_table.load(Ordering::Relaxed) == table && lock(&self.put_off).is_empty()
+    }
+
+    /// For when the stream has gone on.
+    pub fn put_off(&self, table: usize, job: Job) {
+        lock(&self.put_off).push((table, job));
+        self.left.send_if_modified(|left| left.remove(&table));
+    }
+
+    pub fn take_put_off(&self) -> Vec<Job> {
+        let all = std::mem::take(&mut *lock(&self.put_off));
+        if let Some((last, _)) = all.last() {
+            self.last_table.store(*last, Ordering::Relaxed);
+        }
+        self.left.send_modify(|left| left.extend(all.iter().map(|(table, _)| *table)));
+        all.into_iter().map(|(_, job)| job).collect()
+    }
+
+    /// Somebody reads rows of this table now.
+    pub fn begun(&self, table: usize) {
+        let Some(unread) = self.unread(table) else { return };
+        let name = unread.table.to_string();
+        self.show(|figures| figures.table = Some(name.clone()));
+        if lock(&self.begun).insert(table) && !unread.note.is_incremental() {
+            let asked = unread.note.asked.as_ref();
+            let all = self.unread.iter().map(|unread| unread.table.to_string());
+            self.counter.requests.in_progress(asked, &name, all);
+        }
+    }
+
     /// The table is through, or was given up. To be told by each of its readers.
-    pub fn through(&self, table: usize, given_up: bool) {
+    pub fn through(&self, table: usize, end: End) {
         if !self.left.send_if_modified(|left| left.remove(&table)) {
             return;
         }
         self.show(|figures| figures.tables_done += 1);
         if let Some(unread) = self.unread(table) {
-            let status = if given_up { "STOPPED" } else { "SUCCEEDED" };
-            self.counter.requests.scanned(unread.note.asked.as_ref(), unread.table.to_string(), status);
+            let (asked, name) = (unread.note.asked.as_ref(), unread.table.to_string());
+            match end {
+                End::Read(rows) => self.counter.requests.scanned_rows(asked, name, rows),
+                End::Stopped => self.counter.requests.scanned(asked, name, "STOPPED"),
+                End::Failed => self.counter.requests.scanned(asked, name, "SQL_EXCEPTION"),
+            }
         }
+    }
+
+    /// Says for which rows the stream stands still, and how to end that; for none: that it goes on.
+    pub fn hold(&self, rows: Option<String>, hint: Option<&str>) {
+        let reason = rows.map(|rows| format!("no change goes out until all rows are: {rows}"));
+        if let Some(reason) = &reason {
+            tracing::info!("{reason}");
+        }
+        self.counter.progress.show(State::Running, reason.clone(), hint.map(str::to_owned));
+        self.show(|figures| figures.holds_stream = reason);
     }
 
     /// Whether somebody has said that the table is no longer wanted.
@@ -196,9 +293,12 @@ impl Reader {
             pausing: Arc::default(),
             unread,
             base,
-            last_table: None,
+            last_table: AtomicUsize::new(usize::MAX),
+            put_off: Mutex::default(),
             jobs: Mutex::default(),
             left: watch::Sender::new(BTreeSet::new()),
+            lent: watch::Sender::new(Vec::new()),
+            begun: Mutex::default(),
             shown: Mutex::new(Told { figures, at: Instant::now() }),
         };
         Self { shared, control, joined: false }
@@ -211,7 +311,7 @@ impl Reader {
 
     /// Ends when every table is through.
     pub async fn run(self) -> Result<()> {
-        let Self { mut shared, control, joined } = self;
+        let Self { shared, control, joined } = self;
         let client = &control.client;
         let (tables, rows) = (shared.unread.len(), estimate(client, &shared.unread).await?);
         shared.show(|figures| (figures.tables, figures.rows_estimated) = (tables as u64, rows));
@@ -220,25 +320,22 @@ impl Reader {
         if shared.unread.iter().any(|unread| unread.note.asked.is_none()) {
             requests.notify(None, "STARTED", []);
         }
-        let base = shared.base;
-        shared.last_table = last_with_rows(client, &shared.unread).await?.map(|index| base + index);
+        let last = last_with_rows(client, &shared.unread).await?.map(|index| shared.base + index);
+        shared.last_table.store(last.unwrap_or(usize::MAX), Ordering::Relaxed);
+        let is_blocking = shared.unread.iter().any(|unread| unread.note.is_blocking());
         let (last, others): (Vec<usize>, Vec<usize>) =
-            (base..base + tables).partition(|table| Some(*table) == shared.last_table);
-        *lock(&shared.jobs) = others.into_iter().chain(last).map(Job::Table).collect();
-        shared.left.send_replace((base..base + tables).collect());
+            shared.tables().partition(|table| Some(*table) == last);
+        let mut order = others;
+        order.extend(last);
+        shared.left.send_replace(shared.tables().collect());
         let shared = Arc::new(shared);
         let mut first = Worker::new(shared.clone(), control).await?;
         first.catch_up().await?;
         wait_for_the_past(&first, joined).await?;
         first.mark(0).await?;
-        let mut workers = JoinSet::new();
-        workers.spawn(work(shared.clone(), Some(first)).in_current_span());
-        for _ in 1..shared.settings.snapshot_workers {
-            workers.spawn(work(shared.clone(), None).in_current_span());
-        }
-        while let Some(ended) = workers.join_next().await {
-            ended
-                .map_err(|panic| Error::fatal("a reader of rows broke a rule of its own").source(panic))??;
+        match is_blocking {
+            true => blocking::read(&shared, first, order).await?,
+            false => beside(&shared, first, order.into_iter().map(Job::Table).collect()).await?,
         }
         let finished_ms = now_us() / 1000;
         shared.show(|figures| (figures.finished_ms, figures.table) = (Some(finished_ms), None));
@@ -246,6 +343,20 @@ impl Reader {
         requests.completed(shared.unread.iter().map(|unread| unread.note.asked.as_ref()));
         Ok(())
     }
+}
+
+/// Reads the tables while the stream goes on.
+pub(super) async fn beside(shared: &Arc<Shared>, first: Worker, jobs: Vec<Job>) -> Result<()> {
+    *lock(&shared.jobs) = jobs.into();
+    let mut workers = JoinSet::new();
+    workers.spawn(work(shared.clone(), Some(first)).in_current_span());
+    for _ in 1..shared.settings.snapshot_workers {
+        workers.spawn(work(shared.clone(), None).in_current_span());
+    }
+    while let Some(ended) = workers.join_next().await {
+        ended.map_err(|panic| Error::fatal("a reader of rows broke a rule of its own").source(panic))??;
+    }
+    Ok(())
 }
 
 /// One worker, which connects when there is something for it to do.
@@ -258,6 +369,8 @@ async fn work(shared: Arc<Shared>, mut worker: Option<Worker>) -> Result<()> {
         match job {
             Job::Table(table) => worker.table(table).await?,
             Job::Part(range) => worker.part(range).await?,
+            Job::Listed(range) => worker.listed(range, Vec::new()).await?,
+            Job::Help(whole) => worker.help(&whole).await?,
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The statements that read a table: in the order of its key, from a row on or row by row.
 
+use millrace_core::requests::Asked;
 use serde::Deserialize;
 
 use crate::catalog::{Form, TableInfo};
@@ -50,7 +51,16 @@ pub enum Rows<'a> {
     /// So many of a part, in the order of the key, after the last one that was read.
     Next(&'a Part, u64),
     These(&'a [key::Key]),
-    All,
+    /// Those in these blocks.
+    Blocks(Blocks),
+}
+
+/// Blocks of a table; of a root: of each of its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    pub from: u64,
+    /// Not among them. `None`: to the end.
+    pub until: Option<u64>,
 }
 
 /// As many parts as wanted, where there are bounds enough to tell them apart.
@@ -65,12 +75,34 @@ pub fn parts(bounds: &[String], count: usize) -> Vec<Part> {
         .collect()
 }
 
+/// Which of them, by the words of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter<'a> {
+    None,
+    /// Those for which this is true.
+    Condition(&'a str),
+    /// Those that this gives: a whole SELECT, as Debezium has it for a blocking snapshot.
+    Statement(&'a str),
+}
+
+impl<'a> Filter<'a> {
+    pub fn of(asked: Option<&'a Asked>) -> Self {
+        let Some((asked, filter)) = asked.and_then(|asked| Some((asked, asked.filter.as_deref()?))) else {
+            return Self::None;
+        };
+        let filter = filter.trim().trim_end_matches(';');
+        let first = filter.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        let is_statement = ["select", "with"].iter().any(|word| first.eq_ignore_ascii_case(word));
+        if asked.blocking && is_statement { Self::Statement(filter) } else { Self::Condition(filter) }
+    }
+}
+
 /// `COPY` of these rows, columns as described; with a filter, of those that it lets through. `names` give the order.
 pub fn copy(
     info: &TableInfo,
     published: &Published,
     message: &RelationMessage,
-    (names, filter): (&[String], Option<&str>),
+    (names, of): (&[String], Filter<'_>),
     rows: Rows<'_>,
 ) -> String {
     let list = |names: &mut dyn Iterator<Item = &String>| {
@@ -84,7 +116,10 @@ pub fn copy(
         .rowfilter
         .as_deref()
         .into_iter()
-        .chain(filter)
+        .chain(match of {
+            Filter::Condition(condition) => Some(condition),
+            Filter::None | Filter::Statement(_) => None,
+        })
         .map(|filter| format!("({filter})"))
         .collect();
     let mut tail = String::new();
@@ -97,7 +132,10 @@ pub fn copy(
             conditions.extend(part.until.as_ref().map(|until| format!("{first} < {}", key::literal(until))));
             tail = format!(" ORDER BY {row} LIMIT {limit}");
         }
-        Rows::All => {}
+        Rows::Blocks(Blocks { from, until }) => {
+            conditions.extend((from > 0).then(|| format!("ctid >= '({from},0)'")));
+            conditions.extend(until.map(|until| format!("ctid < '({until},0)'")));
+        }
         Rows::These([]) => conditions.push("false".to_owned()),
         Rows::These(keys) => {
             let keys: Vec<_> = keys.iter().map(|key| key::literals(&key::texts(key))).collect();
@@ -106,7 +144,11 @@ pub fn copy(
     }
     let filter =
         if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-    format!("COPY (SELECT {columns} FROM {only}{}{filter}{tail}) TO STDOUT", info.name().sql())
+    let from = match of {
+        Filter::Statement(statement) => format!("({statement}) AS {}", quoted(&info.table)),
+        Filter::None | Filter::Condition(_) => format!("{only}{}", info.name().sql()),
+    };
+    format!("COPY (SELECT {columns} FROM {from}{filter}{tail}) TO STDOUT")
 }
 
 #[cfg(test)]
@@ -148,7 +190,7 @@ mod tests {
 
     fn sql(info: &TableInfo, published: &Published, rows: Rows<'_>) -> String {
         let names = info.key().to_vec();
-        copy(info, published, &described(info, published), (&names, None), rows)
+        copy(info, published, &described(info, published), (&names, Filter::None), rows)
     }
 
     #[test]
@@ -177,6 +219,21 @@ mod tests {
     }
 
     #[test]
+    fn a_range_of_blocks_is_asked_for_by_the_places_of_its_rows() {
+        for (from, until, expected) in [
+            (0, None, ""),
+            (0, Some(8), " WHERE ctid < '(8,0)'"),
+            (8, Some(16), " WHERE ctid >= '(8,0)' AND ctid < '(16,0)'"),
+            (16, None, " WHERE ctid >= '(16,0)'"),
+        ] {
+            assert_eq!(
+                sql(&table(), &Published::default(), Rows::Blocks(Blocks { from, until })),
+                format!("COPY (SELECT \"a\", \"b\" FROM ONLY \"public\".\"t\"{expected}) TO STDOUT")
+            );
+        }
+    }
+
+    #[test]
     fn a_table_that_nothing_is_known_of_is_one_part() {
         for (bounds, count) in [(&[][..], 4), (&["a".to_owned(), "b".to_owned()][..], 1), (&[], 0)] {
             assert_eq!(parts(bounds, count), [Part::default()]);
@@ -199,6 +256,30 @@ mod tests {
         assert_eq!(
             sql(&table(), &published, Rows::Next(&Part::default(), 5)),
             "COPY (SELECT \"b\" FROM ONLY \"public\".\"t\" WHERE ((a > 1)) ORDER BY \"b\", \"a\" LIMIT 5) TO STDOUT"
+        );
+    }
+
+    #[test]
+    fn a_whole_statement_stands_for_the_table_where_the_snapshot_blocks() {
+        let asked =
+            |filter: &str, blocking| Asked { filter: Some(filter.to_owned()), blocking, ..Asked::default() };
+        let statement = asked(" Select * FROM t WHERE a > 'x';\n", true);
+        assert_eq!(Filter::of(Some(&statement)), Filter::Statement("Select * FROM t WHERE a > 'x'"));
+        for (filter, blocking) in [("selected > 1", true), ("select > 1", false)] {
+            assert_eq!(Filter::of(Some(&asked(filter, blocking))), Filter::Condition(filter));
+        }
+        let names = table().key().to_vec();
+        let (info, published) = (table(), Published::default());
+        let rows = Rows::Next(&Part::default(), 5);
+        assert_eq!(
+            copy(
+                &info,
+                &published,
+                &described(&info, &published),
+                (&names, Filter::of(Some(&statement))),
+                rows
+            ),
+            "COPY (SELECT \"a\", \"b\" FROM (Select * FROM t WHERE a > 'x') AS \"t\" ORDER BY \"b\", \"a\" LIMIT 5) TO STDOUT"
         );
     }
 

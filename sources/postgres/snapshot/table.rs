@@ -1,7 +1,7 @@
 //! How far the snapshot of each table is: what is noted of it, and which tables a start has to read.
 //! Start at `plan`.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::position::{Note, Notes};
@@ -88,6 +88,16 @@ impl TableNote {
             asked: None,
             again: 0,
         }
+    }
+
+    /// Asked for, and no change goes out meanwhile.
+    pub fn is_blocking(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.blocking)
+    }
+
+    /// Asked for, to come beside the changes.
+    pub fn is_incremental(&self) -> bool {
+        self.asked.as_ref().is_some_and(Asked::is_incremental)
     }
 
     /// Only the listed rows are left.
@@ -193,6 +203,11 @@ pub fn plan(wish: Wish, wanted: &[TableInfo], found: &Notes, is_first_start: boo
             }
             (_, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => continue,
             // Asked for, whatever the file says of other rows.
+            (_, Some(note)) if note.asked.is_some() && note.rows > 0 && is_half_read(&note, table) => {
+                plan.again.push(name.clone());
+                let (again, asked) = (note.again + 1, note.asked);
+                TableNote { again, asked, ..TableNote::new(Phase::Reading) }
+            }
             (_, Some(note)) if note.asked.is_some() => note,
             (Wish::Nothing, _) => {
                 plan.notes.push(TableNote::new(Phase::Skipped).to_note(&name));
@@ -226,13 +241,47 @@ pub fn plan(wish: Wish, wanted: &[TableInfo], found: &Notes, is_first_start: boo
     Ok(plan)
 }
 
+/// Tables that are read together, with the number of the first: those that are read beside the stream, and those of
+/// each signal for which it stands still.
+pub fn apart(mut unread: Vec<Unread>) -> VecDeque<(usize, Vec<Unread>)> {
+    let reason =
+        |unread: &Unread| unread.note.asked.clone().filter(|asked| asked.blocking).map(|asked| asked.id);
+    unread.sort_by_key(reason);
+    let mut groups = VecDeque::new();
+    let mut base = 0;
+    for group in unread.chunk_by(|one, other| reason(one) == reason(other)) {
+        groups.push_back((base, group.to_vec()));
+        base += group.len();
+    }
+    groups
+}
+
+/// Has these tables read as if they were new, whatever was noted of them; gives what is wished then.
+pub fn read_anew(tables: &[TableName], noted: &mut Notes, wish: Wish) -> Wish {
+    for table in tables {
+        let note = TableNote::new(Phase::Pending).to_note(table);
+        noted.extend(note.text.map(|text| (note.key.to_string(), text.to_string())));
+    }
+    if wish == Wish::Nothing && !tables.is_empty() { Wish::New } else { wish }
+}
+
+/// Tables whose rows are not all delivered.
+pub fn unfinished(found: &Notes) -> Vec<&str> {
+    let is_through = |text: &str| {
+        let note = serde_json::from_str::<TableNote>(text);
+        note.is_ok_and(|note| matches!(note.state, Phase::Done | Phase::Skipped))
+    };
+    let tables = found.iter().filter_map(|(key, text)| Some((key.strip_prefix(TABLE)?, text)));
+    tables.filter(|(_, text)| !is_through(text)).map(|(table, _)| table).collect()
+}
+
 /// Rows without a key cannot be gone on with.
 fn is_half_read(note: &TableNote, table: &TableInfo) -> bool {
     table.key().is_empty() && note.state == Phase::Reading && !note.ended()
 }
 
 /// With its root in the file, a part's changes come as the root's, and so do its rows.
-fn is_part(table: &TableInfo, wanted: &[TableInfo]) -> bool {
+pub fn is_part(table: &TableInfo, wanted: &[TableInfo]) -> bool {
     table.root.is_some_and(|root| {
         table.oid != root && wanted.iter().any(|other| other.oid == root && other.form == Form::Partitioned)
     })
@@ -342,6 +391,20 @@ mod tests {
             let next = plan(Wish::New, std::slice::from_ref(&keyless), &notes, false).expect("plan");
             assert_eq!((next.again.len(), next.unread[0].note.again), (again, again as u32));
             assert!(next.unread[0].is_keyless);
+        }
+    }
+
+    #[test]
+    fn a_table_without_a_key_that_a_signal_asked_for_begins_again_only_where_rows_of_it_are_out() {
+        let keyless = TableInfo { indexes: vec![], ..table(3, "keyless") };
+        let asked = Some(Asked { id: "one".into(), blocking: true, ..Asked::default() });
+        for (rows, again) in [(0, 0), (5, 1)] {
+            let note = TableNote { rows, asked: asked.clone(), ..TableNote::new(Phase::Reading) };
+            let note = note.to_note(&keyless.name());
+            let notes = Notes::from([(note.key.to_string(), note.text.expect("text").to_string())]);
+            let next = plan(Wish::New, std::slice::from_ref(&keyless), &notes, false).expect("plan");
+            let note = &next.unread[0].note;
+            assert_eq!((next.again.len(), note.again, &note.asked), (again, again as u32, &asked));
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use millrace_core::batch::{Change, ChangeBatch, SnapshotMark};
+use millrace_core::batch::{Change, ChangeBatch, Op, SnapshotMark};
 use millrace_core::position::{Mark, Note};
 use millrace_core::relation::Relation;
 
@@ -13,6 +13,7 @@ use crate::snapshot::chunk::{
 use crate::snapshot::key::{self, Key};
 use crate::snapshot::table::{Part, Phase, TableNote, Unread, listed};
 use crate::snapshot::visibility::Visibility;
+use crate::snapshot::window::{Block, Touched, Window, touch, weight};
 use crate::tables::TableName;
 
 /// Prefix of the messages that say how far the stream is.
@@ -20,9 +21,6 @@ pub const MESSAGE_PREFIX: &str = "millrace.chunk";
 
 /// Keys of rows that changed under an open chunk. Above it the chunk is read again, smaller.
 const TOUCHED_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// What a key costs beside its bytes.
-const KEY_OVERHEAD: usize = 48;
 
 /// Listed keys that are read again at once.
 pub const LISTED_AT_ONCE: usize = 500;
@@ -33,6 +31,8 @@ const LISTED_MAX: usize = 50_000;
 
 struct Table {
     name: TableName,
+    /// The number of the first table that is read for the same reason.
+    group: usize,
     note: TableNote,
     /// The first snapshot and the number of its message, until that has come.
     first: Option<(Visibility, u64)>,
@@ -49,6 +49,8 @@ pub struct Tracker {
     /// In the order of their snapshots.
     chunks: VecDeque<Chunk>,
     touched_bytes: usize,
+    /// Of the blocking snapshot under way.
+    window: Option<Window>,
     notes: Vec<Note>,
     /// What makes our messages ours.
     token: String,
@@ -61,10 +63,11 @@ impl Tracker {
     pub fn new(unread: Vec<Unread>, notes: Vec<Note>, token: String) -> Self {
         Self {
             left: unread.len(),
-            tables: unread.into_iter().map(Table::new).collect(),
+            tables: unread.into_iter().map(|unread| Table::new(unread, 0)).collect(),
             streamed: Vec::new(),
             chunks: VecDeque::new(),
             touched_bytes: 0,
+            window: None,
             notes,
             token,
             arrived: Vec::new(),
@@ -73,7 +76,8 @@ impl Tracker {
 
     /// More tables, behind those that are known.
     pub fn add(&mut self, unread: Vec<Unread>) {
-        for table in unread.into_iter().map(Table::new) {
+        let group = self.tables.len();
+        for table in unread.into_iter().map(|unread| Table::new(unread, group)) {
             self.notes.push(table.note.to_note(&table.name));
             self.tables.push(table);
             self.left += 1;
@@ -134,7 +138,14 @@ impl Tracker {
 
     /// An emitted change of a row.
     pub fn changed(&mut self, index: usize, xid: u32, batch: &ChangeBatch, change: &Change, columns: &[u16]) {
-        let Some(table) = self.tables.get_mut(index).filter(|_| !columns.is_empty()) else { return };
+        if columns.is_empty() {
+            let newer = self.window.as_mut().filter(|window| window.is_newer(index, xid));
+            if let Some(window) = newer.filter(|_| change.op != Op::Insert) {
+                window.spoil();
+            }
+            return;
+        }
+        let Some(table) = self.tables.get_mut(index) else { return };
         let (old, new) = key::touched(batch, change, columns);
         let whole = is_whole(batch, change);
         let has_moved = old.is_some() && old != new;
@@ -149,17 +160,17 @@ impl Tracker {
                 table.list(new, &mut self.notes);
             }
         }
+        let gone = old.as_ref().filter(|_| has_moved).map(|key| (key, true));
+        let left = new.as_ref().map(|key| (key, whole));
         let watching = self.chunks.iter_mut();
         for chunk in watching.filter(|chunk| chunk.opened.table == index && !chunk.opened.seen.sees(xid)) {
-            let gone = old.as_ref().filter(|_| has_moved).map(|key| (key, true));
-            for (key, whole) in gone.into_iter().chain(new.as_ref().map(|key| (key, whole))) {
-                match chunk.touched.get_mut(key) {
-                    Some(newest) => *newest = whole,
-                    None => {
-                        self.touched_bytes += key.len() + KEY_OVERHEAD;
-                        chunk.touched.insert(key.clone(), whole);
-                    }
-                }
+            for (key, whole) in gone.into_iter().chain(left) {
+                self.touched_bytes += touch(&mut chunk.touched, key, whole);
+            }
+        }
+        if let Some(window) = self.window.as_mut().filter(|window| window.is_newer(index, xid)) {
+            for (key, whole) in gone.into_iter().chain(left) {
+                window.touch(index, key, whole, TOUCHED_BYTES_MAX);
             }
         }
         if self.touched_bytes > TOUCHED_BYTES_MAX {
@@ -198,7 +209,7 @@ impl Tracker {
                 let number = u32::try_from(batch.transactions.len()).unwrap_or(u32::MAX);
                 let seen = &chunk.opened.seen;
                 let word =
-                    if table.note.asked.is_some() { SnapshotMark::Incremental } else { SnapshotMark::Row };
+                    if table.note.is_incremental() { SnapshotMark::Incremental } else { SnapshotMark::Row };
                 let stands_for = transaction(seen, read.read_at_us, previous_commit, word);
                 batch.transactions.push(stands_for);
                 let (relation, mark) = (change.relation, Mark { n, ..at });
@@ -217,6 +228,9 @@ impl Tracker {
             chunk.truncated = true;
             chunk.waiting.clear();
         }
+        if let Some(window) = self.window.as_mut().filter(|window| window.is_newer(index, xid)) {
+            window.truncate(index);
+        }
         if let Some(table) = self.tables.get_mut(index) {
             table.unlist_all(&mut self.notes);
         }
@@ -234,7 +248,7 @@ impl Tracker {
 
     fn weigh(&mut self) {
         let keys = self.chunks.iter().flat_map(|chunk| chunk.touched.keys());
-        self.touched_bytes = keys.map(|key| key.len() + KEY_OVERHEAD).sum();
+        self.touched_bytes = keys.map(weight).sum();
     }
 
     /// A logical message of the transaction under way.
@@ -259,6 +273,9 @@ impl Tracker {
             self.streamed.clear();
         }
         for id in std::mem::take(&mut self.arrived) {
+            if let Some(window) = &mut self.window {
+                window.arrived(id);
+            }
             for chunk in self.chunks.iter_mut().filter(|chunk| chunk.opened.id == id) {
                 chunk.passed = true;
             }
@@ -288,13 +305,29 @@ impl Tracker {
             table.note.state = Phase::Reading;
             table.note.first = Some(opened.seen.to_string());
             let message = match opened.turn {
-                Turn::Message | Turn::Overtaken => opened.id,
+                Turn::Message | Turn::Overtaken | Turn::Standing => opened.id,
                 Turn::AtOnce { last } => last,
             };
             table.first = Some((opened.seen.clone(), message));
             self.notes.push(table.note.to_note(&table.name));
         }
         self.chunks.push_back(Chunk::new(opened));
+    }
+
+    /// A snapshot was taken behind which the stream is to stand still.
+    pub fn block(&mut self, block: Block) {
+        self.seen(&block.seen);
+        self.window = Some(Window::new(block));
+    }
+
+    /// Between two transactions: whom to tell where the stream has to stand still, and whether the rows may come.
+    pub fn stand(&mut self) -> Option<(tokio::sync::oneshot::Sender<bool>, bool)> {
+        self.window.as_mut()?.stand()
+    }
+
+    /// The stream goes on.
+    pub fn unblock(&mut self) {
+        self.window = None;
     }
 
     pub fn read(&mut self, read: Read) {
@@ -320,8 +353,9 @@ impl Tracker {
         all.find(|(index, chunk)| chunk.is_ready() && is_first(*index, chunk)).map(|(index, _)| index)
     }
 
+    /// Something waits for the next end of a transaction: a chunk, or that the stream stands still.
     pub fn is_ready(&self) -> bool {
-        self.ready().is_some()
+        self.ready().is_some() || self.window.as_ref().is_some_and(Window::is_passed)
     }
 
     /// Takes the chunk whose turn has come.
@@ -360,6 +394,12 @@ impl Tracker {
         ended && !self.chunks.iter().any(|chunk| chunk.opened.table == index)
     }
 
+    /// No row has come of any table that is read for the same reason.
+    fn is_first_row(&self, index: usize) -> bool {
+        let group = self.tables.get(index).map_or(0, |table| table.group);
+        self.tables.iter().all(|table| table.group != group || table.note.rows == 0)
+    }
+
     /// Moves the chunk's rows into an empty batch that already has its relation, and notes how far the table is.
     pub fn place(
         &mut self,
@@ -369,7 +409,7 @@ impl Tracker {
         batch: &mut ChangeBatch,
     ) -> Outcome {
         self.weigh();
-        let is_first_row = self.tables.iter().all(|table| table.note.rows == 0);
+        let is_first_row = self.is_first_row(ready.opened.table);
         let is_open = self.chunks.iter().any(|chunk| chunk.opened.table == ready.opened.table);
         let Ready { opened, touched, out, truncated, mut read, .. } = ready;
         std::mem::swap(&mut batch.bytes, &mut read.rows.bytes);
@@ -377,8 +417,11 @@ impl Tracker {
         let Some(table) = self.tables.get_mut(opened.table) else {
             return Outcome { spoiled: true, buffer: read.rows, ..Outcome::default() };
         };
-        if !truncated {
-            table.put(&read, (&touched, &out), (at, &relation.identity), batch, &mut self.notes);
+        let standing = self.window.as_ref().filter(|_| opened.turn == Turn::Standing);
+        let (before, emptied) = standing.map_or((None, truncated), |window| window.of(opened.table));
+        let touched = before.unwrap_or(&touched);
+        if !emptied {
+            table.put(&read, (touched, &out), (at, &relation.identity), batch, &mut self.notes);
         }
         if let Some(part) = table.note.part_mut(&read.of) {
             part.last = read.last.take().or(part.last.take());
@@ -392,7 +435,7 @@ impl Tracker {
         let again = is_last && table.note.repeat;
         // Without a key, changes in the snapshot may still come after the last row.
         let done = is_last && !again && table.first.is_none();
-        let (is_asked, begun_before) = (table.note.asked.is_some(), table.note.again);
+        let (is_incremental, begun_before) = (table.note.is_incremental(), table.note.again);
         if done {
             table.end();
             self.left = self.left.saturating_sub(1);
@@ -408,7 +451,7 @@ impl Tracker {
             is_last: is_last && !again,
             again: begun_before,
         };
-        if is_asked {
+        if is_incremental {
             let (seen, previous) = (&opened.seen, at.previous_commit);
             batch.transactions.push(transaction(seen, read.read_at_us, previous, SnapshotMark::Incremental));
         } else {
@@ -423,6 +466,7 @@ impl Tracker {
             listed: table.some_listed(),
             is_alone,
             done,
+            rows: table.note.rows,
             again,
             buffer: read.rows,
         }
@@ -430,10 +474,12 @@ impl Tracker {
 }
 
 impl Table {
-    fn new(unread: Unread) -> Self {
+    /// `group`: the number of the first table that is read for the same reason.
+    fn new(unread: Unread, group: usize) -> Self {
         let first = unread.note.first.as_deref().and_then(Visibility::parse);
         Self {
             name: unread.table,
+            group,
             // Its old message may have passed unseen: a new one is sent, with the number 0.
             first: first.map(|seen| (seen, 0)),
             note: unread.note,
@@ -451,7 +497,7 @@ impl Table {
     fn put(
         &mut self,
         read: &Read,
-        (touched, out): (&HashMap<Key, bool>, &HashSet<Key>),
+        (touched, out): (&Touched, &HashSet<Key>),
         (at, columns): (Placing, &[u16]),
         batch: &mut ChangeBatch,
         notes: &mut Vec<Note>,
@@ -520,7 +566,7 @@ impl Table {
 /// A chunk whose turn has come.
 pub struct Ready {
     opened: Opened,
-    touched: HashMap<Key, bool>,
+    touched: Touched,
     out: HashSet<Key>,
     truncated: bool,
     pub spoiled: bool,

@@ -4,7 +4,6 @@
 //! row is read; nothing of it outlives a crash.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use millrace_core::batch::ChangeBatch;
@@ -12,7 +11,7 @@ use millrace_core::error::{Error, Kind, Result};
 use millrace_core::progress::now_us;
 use millrace_core::relation::Relation;
 use millrace_core::requests::Asked;
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -21,14 +20,15 @@ use crate::control::{self, Control};
 use crate::errors;
 use crate::pgoutput::RelationMessage;
 use crate::relation;
+use crate::snapshot::blocking::Standing;
 use crate::snapshot::chunk::{Of, Opened, Outcome, Read, Turn, row};
 use crate::snapshot::copy;
 use crate::snapshot::desk::Order;
 use crate::snapshot::key::{self, Key};
-use crate::snapshot::reader::Shared;
-use crate::snapshot::select::{self, Published, Rows};
+use crate::snapshot::reader::{End, Job, Shared};
+use crate::snapshot::select::{self, Filter, Published, Rows};
 use crate::snapshot::statements::Statements;
-use crate::snapshot::table::Part;
+use crate::snapshot::table::{Part, Unread};
 use crate::snapshot::visibility::Visibility;
 use crate::tables::TableName;
 use crate::types::Types;
@@ -51,44 +51,36 @@ const CHUNKS_WORTH_A_PART: u64 = 2;
 /// So often rows are read again beside the stream. Those that are changed all the time need it to stand still.
 const ROUNDS_BESIDE: u32 = 3;
 
-/// The stream stands still at most this long for a snapshot.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// For the end of a transaction on the stream. A longer one is not waited for with a lock in hand.
-const BOUNDARY_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Before a snapshot that could not be taken is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// One look at a commit that is in the log and not visible yet.
-const GLANCE: Duration = Duration::from_millis(2);
-
 /// What a worker's session is set to: rows hidden by a policy are an error and no gap, an index gives the
 /// order, and its messages wait for nobody.
 const SESSION: &str = "SET row_security = off; SET bytea_output = hex; SET lc_monetary = 'C'; SET synchronous_commit = local; \
     SET statement_timeout = 0; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
-    SET lock_timeout = '1s'";
+    SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = 0";
 
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     control: Control,
-    statements: Statements,
+    pub(super) statements: Statements,
     types: Types,
     buffers: Vec<ChangeBatch>,
     outcomes: mpsc::Receiver<Outcome>,
     /// For whoever places its chunks.
     outcomes_in: mpsc::Sender<Outcome>,
+    /// What it reads under, while the stream stands still for a blocking snapshot.
+    pub(super) standing: Option<Arc<Standing>>,
 }
+
+type Outcomes = (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>);
 
 /// Where the reading of a part of a table is.
 pub(super) struct Range {
     pub(super) table: usize,
     pub(super) name: TableName,
     /// The columns that give the order.
-    key: Vec<String>,
-    number: usize,
-    part: Part,
-    rows_max: u64,
+    pub(super) key: Vec<String>,
+    pub(super) number: usize,
+    pub(super) part: Part,
+    pub(super) rows_max: u64,
 }
 
 /// A chunk with its snapshot.
@@ -118,60 +110,61 @@ impl Worker {
         prepared.map_err(|error| errors::query("cannot prepare a snapshot", error))?;
         let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES);
         let statements = Statements::prepare(&control.client).await?;
-        let (types, buffers) = (Types::default(), Vec::new());
-        Ok(Self { shared, control, statements, types, buffers, outcomes, outcomes_in })
+        let (types, buffers, standing) = (Types::default(), Vec::new(), None);
+        Ok(Self { shared, control, statements, types, buffers, outcomes, outcomes_in, standing })
     }
 
     pub fn client(&self) -> &Client {
         &self.control.client
     }
 
-    pub async fn look(&self) -> Result<Visibility> {
-        Visibility::of(&self.control.client).await
-    }
-
-    /// Until the stream has heard of everything that was ordered so far.
-    pub async fn catch_up(&mut self) -> Result<()> {
-        while self.pause().await?.is_none() {
-            self.wait("the end of a large transaction on the stream".to_owned()).await;
-        }
-        self.shared.order(Order::Resume(None))
-    }
-
     /// Reads one table, with the help of others where it is large.
     pub async fn table(&mut self, index: usize) -> Result<()> {
         let shared = self.shared.clone();
         let Some(unread) = shared.unread(index) else { return Ok(()) };
-        let name = unread.table.clone();
-        shared.show(|figures| figures.table = Some(name.to_string()));
+        shared.begun(index);
         if unread.is_keyless {
             return self.keyless(index, unread).await;
         }
-        let table = self.describe(&name).await?;
-        let key = self.key(&name, &table, unread.note.asked.as_ref())?;
+        let mut ranges = self.cut(index, unread).await?;
+        let own = ranges.remove(0);
+        if own.part.ended {
+            return self.listed(own, unread.listed.clone()).await;
+        }
+        shared.share(ranges.into_iter().map(Job::Part));
+        self.part(own).await
+    }
+
+    /// What is left to be read of a table, by parts; one that has ended where only listed rows are left.
+    pub(super) async fn cut(&mut self, index: usize, unread: &Unread) -> Result<Vec<Range>> {
+        let name = &unread.table;
+        let table = self.describe(name).await?;
+        let key = self.key(name, &table, unread.note.asked.as_ref())?;
         let note = &unread.note;
         // In another order, what was read in the old one says nothing.
         let parts = match note.key == key && !note.parts.is_empty() {
             true => note.parts.clone(),
-            false => self.parts(&name, &key).await?,
+            false => self.parts(name, &key).await?,
         };
-        let rows_max = ROWS_FIRST.min(shared.settings.snapshot_chunk_rows);
-        let ranges = parts.iter().cloned().enumerate().map(|(number, part)| {
+        let rows_max = ROWS_FIRST.min(self.shared.settings.snapshot_chunk_rows);
+        let range = |(number, part)| {
             let (name, key) = (name.clone(), key.clone());
             Range { table: index, name, key, number, part, rows_max }
-        });
-        let mut ranges: Vec<Range> = ranges.filter(|range| !range.part.ended).collect();
-        shared.order(Order::Cut { table: index, key: key.clone(), parts })?;
+        };
+        let ended = Part { ended: true, ..Part::default() };
+        let mut ranges: Vec<Range> = parts.iter().cloned().enumerate().map(range).collect();
+        ranges.retain(|range| !range.part.ended);
         if ranges.is_empty() {
-            // Only listed rows were left.
-            let part = Part { ended: true, ..Part::default() };
-            let mut range = Range { table: index, name, key, number: 0, part, rows_max };
-            self.chunk(&mut range, Some(unread.listed.clone()), Turn::Message).await?;
-            return self.outcomes(range, 1).await;
+            ranges.push(range((0, ended)));
         }
-        let own = ranges.remove(0);
-        shared.share(ranges.into_iter());
-        self.part(own).await
+        self.shared.order(Order::Cut { table: index, key: key.clone(), parts })?;
+        Ok(ranges)
+    }
+
+    /// Reads only what is listed of a table.
+    pub(super) async fn listed(&mut self, mut range: Range, keys: Vec<Key>) -> Result<()> {
+        self.chunk(&mut range, Some(keys), Turn::Message).await?;
+        self.outcomes(range, 1).await
     }
 
     /// Reads one part of a table to its end, and again what was listed meanwhile if it is the last one.
@@ -183,14 +176,16 @@ impl Worker {
     async fn outcomes(&mut self, mut range: Range, mut under_way: usize) -> Result<()> {
         let mut rounds = 0;
         loop {
-            self.shared.counter.requests.go_on().await;
+            if self.standing.is_none() {
+                self.shared.counter.requests.go_on().await;
+            }
             if self.shared.is_stopped(range.table) {
                 self.shared.order(Order::Drop(range.table))?;
                 for _ in 0..under_way {
                     let outcome = self.outcome().await;
                     self.buffers.push(outcome.buffer);
                 }
-                self.shared.through(range.table, true);
+                self.shared.through(range.table, End::Stopped);
                 return Ok(());
             }
             while !range.part.ended && under_way < UNDER_WAY_MAX {
@@ -217,12 +212,19 @@ impl Worker {
             self.shared.delivered(outcome.placed);
             if outcome.done {
                 tracing::info!(table = %range.name, "all rows of the table are read");
-                self.shared.through(range.table, false);
+                self.shared.through(range.table, End::Read(outcome.rows));
                 return Ok(());
             }
             if outcome.again {
                 tracing::warn!(table = %range.name, "too many rows were changed in part: all are read once more");
                 (range.number, range.part, rounds) = (0, Part::default(), 0);
+                if self.standing.is_some() {
+                    self.shared.put_off(range.table, Job::Part(range));
+                    return Ok(());
+                }
+            } else if outcome.is_alone && self.standing.is_some() {
+                self.shared.put_off(range.table, Job::Listed(range));
+                return Ok(());
             } else if outcome.is_alone {
                 let turn = if rounds < ROUNDS_BESIDE { Turn::Message } else { Turn::Overtaken };
                 self.chunk(&mut range, Some(outcome.listed), turn).await?;
@@ -233,7 +235,10 @@ impl Worker {
 
     /// Takes a snapshot, reads a chunk under it and hands it over.
     async fn chunk(&mut self, range: &mut Range, requested: Option<Vec<Key>>, turn: Turn) -> Result<()> {
-        let taken = self.take(range.table, &range.name, turn).await?;
+        let taken = match self.standing.clone() {
+            Some(standing) => self.under(&standing, range).await?,
+            None => self.take(range.table, &range.name, turn).await?,
+        };
         let shared = self.shared.clone();
         let asked = shared.unread(range.table).and_then(|unread| unread.note.asked.as_ref());
         let names = self.key(&range.name, &taken.table, asked)?;
@@ -247,21 +252,26 @@ impl Worker {
             None => Rows::Next(&range.part, range.rows_max + 1),
         };
         let Described { info, published, message } = &taken.table;
-        let filter = asked.and_then(|asked| asked.filter.as_deref());
-        let sql = select::copy(info, published, message, (&names, filter), rows);
+        let sql = select::copy(info, published, message, (&names, Filter::of(asked)), rows);
+        self.execute(control::PATH_OF_ROLE, &range.name).await?;
         let read_at_us = now_us();
         let rows_max = requested.as_ref().map_or(range.rows_max, |keys| keys.len() as u64);
         let copied = self.copy(&range.name, &sql, message.columns.len(), rows_max).await;
         // A condition may stumble over a row: that must not be the connector's end.
-        let (rows, cut) = copied.map_err(|error| match asked {
-            Some(Asked { id, .. }) => {
-                Error::transient(format!("the snapshot that signal {id} asked for fails"))
-                    .hint("correct the table, or end it with the signal stop-snapshot")
-                    .source(error)
+        let (rows, cut) = match (copied, asked) {
+            (Ok(copied), _) => copied,
+            (Err(error), Some(_)) if self.standing.is_some() => {
+                self.without(range.table, &range.name, error).await?
             }
-            None => error,
-        })?;
-        self.execute("COMMIT", &range.name).await?;
+            (Err(error), Some(Asked { id, .. })) => {
+                return Err(Error::transient(format!("the snapshot that signal {id} asked for fails"))
+                    .hint("correct the table, or end it with the signal stop-snapshot")
+                    .source(error));
+            }
+            (Err(error), None) => return Err(error),
+        };
+        let end = if self.standing.is_some() { "RELEASE SAVEPOINT rows" } else { "COMMIT" };
+        self.execute(end, &range.name).await?;
         let relation = self.relation(&taken.table)?;
         let after = range.part.last.clone();
         let last = last_key(&rows, &places(message, &names));
@@ -276,18 +286,33 @@ impl Worker {
                 Of::Part(range.number)
             }
         };
-        let is_last_table = self.shared.last_table == Some(range.table);
-        if is_last_table && range.part.ended {
-            self.shared.others_are_through().await;
+        if shared.is_last(range.table) && range.part.ended {
+            self.until_others_are_through().await?;
         }
+        let is_last_table = shared.is_last(range.table);
         let (id, oid, ended) = (taken.id, taken.table.info.oid, range.part.ended);
         let read = Read { id, rows, oid, relation, of, after, last, ended, is_last_table, read_at_us };
         self.shared.order(Order::Read(Box::new(read)))?;
+        if self.standing.is_some() {
+            return Ok(());
+        }
         if taken.held.is_some() {
             self.shared.order(Order::Resume(None))?;
         }
         drop(taken.held);
         self.mark(id).await
+    }
+
+    /// Helps with what others read, meanwhile.
+    async fn until_others_are_through(&mut self) -> Result<()> {
+        let shared = self.shared.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.others_are_through() => return Ok(()),
+                whole = shared.help_wanted() => self.help(&whole).await?,
+            }
+        }
     }
 
     /// The names of the columns that give the order of rows: those that tell them apart, behind the one that was
@@ -336,42 +361,25 @@ impl Worker {
     /// A transaction with a lock on the table and a snapshot that the stream's thread knows of.
     pub(super) async fn take(&mut self, table: usize, name: &TableName, turn: Turn) -> Result<Taken> {
         let id = self.shared.next_id();
-        loop {
-            if !self.begin(name).await? {
-                self.wait(format!("a lock on {name}, which somebody holds")).await;
-                continue;
+        let (seen, pausing) = loop {
+            if let Some(taken) = self.snapshot(std::slice::from_ref(name)).await? {
+                break taken;
             }
-            let pausing = self.shared.pausing.clone().lock_owned().await;
-            let Some(streamed) = self.pause().await? else {
-                drop(pausing);
-                self.execute("ROLLBACK", name).await?;
-                self.wait("the end of a large transaction on the stream".to_owned()).await;
-                continue;
-            };
-            match self.agree(name, &streamed).await? {
-                Ok(seen) => {
-                    let outcomes = self.outcomes_in.clone();
-                    let opened = Box::new(Opened { id, table, seen: seen.clone(), turn, outcomes });
-                    let held = match turn {
-                        Turn::Message => {
-                            self.shared.order(Order::Resume(Some(opened)))?;
-                            None
-                        }
-                        Turn::AtOnce { .. } | Turn::Overtaken => {
-                            self.shared.order(Order::Hold(opened))?;
-                            Some(pausing)
-                        }
-                    };
-                    let table = self.describe(name).await?;
-                    return Ok(Taken { id, seen, table, held });
-                }
-                Err(reason) => {
-                    self.shared.order(Order::Resume(None))?;
-                    drop(pausing);
-                    self.wait(reason).await;
-                }
+        };
+        let outcomes = self.outcomes_in.clone();
+        let opened = Box::new(Opened { id, table, seen: seen.clone(), turn, outcomes });
+        let held = match turn {
+            Turn::Message | Turn::Standing => {
+                self.shared.order(Order::Resume(Some(opened)))?;
+                None
             }
-        }
+            Turn::AtOnce { .. } | Turn::Overtaken => {
+                self.shared.order(Order::Hold(opened))?;
+                Some(pausing)
+            }
+        };
+        let table = self.describe(name).await?;
+        Ok(Taken { id, seen, table, held })
     }
 
     /// Another chunk under a snapshot that is known.
@@ -395,64 +403,8 @@ impl Worker {
             || batch.bytes.len() >= CHUNK_BYTES
     }
 
-    async fn wait(&mut self, reason: String) {
-        self.shared.show(|figures| figures.waits_for = Some(reason));
-        tokio::time::sleep(RETRY).await;
-    }
-
-    /// False where the lock cannot be had now. Before the snapshot: under an older one, a table that an ALTER
-    /// TABLE wrote anew meanwhile looks empty.
-    async fn begin(&self, table: &TableName) -> Result<bool> {
-        let sql = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
-            table.sql()
-        );
-        match self.control.client.batch_execute(&sql).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                self.execute("ROLLBACK", table).await?;
-                Ok(false)
-            }
-            Err(error) => Err(refused(table, error)),
-        }
-    }
-
     pub(super) async fn execute(&self, sql: &str, table: &TableName) -> Result<()> {
         self.control.client.batch_execute(sql).await.map_err(|error| refused(table, error))
-    }
-
-    /// The transactions that the stream has had, once it stands still; `None` where that takes too long.
-    async fn pause(&mut self) -> Result<Option<Vec<u32>>> {
-        let (reply, mut answer) = oneshot::channel();
-        self.shared.order(Order::Pause(reply))?;
-        if let Ok(answered) = tokio::time::timeout(BOUNDARY_PATIENCE, &mut answer).await {
-            return match answered {
-                Ok(streamed) => Ok(Some(streamed)),
-                Err(_) => std::future::pending().await,
-            };
-        }
-        answer.close();
-        Ok(answer.try_recv().ok())
-    }
-
-    /// A snapshot that sees all that was streamed, or why there is none yet. A commit is in the log, and may be
-    /// streamed, before it is visible.
-    async fn agree(&mut self, table: &TableName, streamed: &[u32]) -> Result<Result<Visibility, String>> {
-        let deadline = Instant::now() + PAUSE_MAX;
-        loop {
-            let seen = self.look().await?;
-            let Some(unseen) = streamed.iter().find(|xid| !seen.sees(**xid)) else { return Ok(Ok(seen)) };
-            self.execute("ROLLBACK", table).await?;
-            if Instant::now() > deadline {
-                return Ok(Err(format!(
-                    "transaction {unseen}: its commit is in the log and not visible yet; a synchronous standby may be away"
-                )));
-            }
-            tokio::time::sleep(GLANCE).await;
-            if !self.begin(table).await? {
-                return Ok(Err(format!("a lock on {table}, which somebody holds")));
-            }
-        }
     }
 
     /// The table as the transaction under way sees it, or as it is now.
@@ -489,11 +441,15 @@ impl Worker {
         Ok((batch, false))
     }
 
-    /// When this comes on the stream, everything that a snapshot taken before it saw has come too. It also makes
-    /// a quiet server send what it has.
-    pub(super) async fn mark(&self, id: u64) -> Result<()> {
-        let content = format!("{} {id}", self.shared.counter.token);
-        self.statements.message(&self.control.client, &content).await
+    /// What is placed from now on is told by itself, until `own_outcomes`.
+    pub(super) fn other_outcomes(&mut self) -> Outcomes {
+        let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES);
+        let before = std::mem::replace(&mut self.outcomes_in, outcomes_in);
+        (before, std::mem::replace(&mut self.outcomes, outcomes))
+    }
+
+    pub(super) fn own_outcomes(&mut self, own: Outcomes) {
+        (self.outcomes_in, self.outcomes) = own;
     }
 
     /// Never, once the stream has ended: then the whole run does.

@@ -1,61 +1,63 @@
 //! The load of documents under which Debezium and the daemon read one change stream in turn: start at [`run`]; how they
 //! take turns, in [`crate::turns`].
 
-use std::time::Duration;
-
 use millrace_ledger::mongodb::{Ended, abort, commit, connect};
-use mongodb::Client;
 use mongodb::bson::{Document, doc};
-use serde_json::{Value as Json, json};
+use mongodb::{ClientSession, Collection};
+use serde_json::json;
 
-use crate::turns::{self, Load, Outcome};
+use crate::turns::{self, Outcome, Table, Transaction, Writer};
 use crate::{Place, Result};
 
 const COLLECTION: &str = "load";
 
-pub async fn run(place: &Place, url: &str) -> Result<Outcome> {
-    let name = format!("takeover_documents_{}", std::process::id());
+pub async fn run(place: &Place, url: &str, seed: u64) -> Result<Outcome> {
+    let name = format!("takeover_documents_{seed}_{}", std::process::id());
     let client = connect(url).await?;
-    client.database(&name).create_collection(COLLECTION).await?;
-    let properties = json!({
-        "connector.class": "io.debezium.connector.mongodb.MongoDbConnector",
-        "mongodb.connection.string": url,
-        "collection.include.list": format!("{name}\\.{COLLECTION}"),
-        "capture.mode": "change_streams",
-    });
-    let (topic, load) = (format!("{name}.{name}.{COLLECTION}"), Load::default());
-    // JSON of the id in a text.
-    let number = |key: &Json| key["id"].as_str()?.parse().ok();
-    let write = write(client, name.clone(), load.clone());
-    turns::run(place, &name, (properties, &topic), number, write, load).await
+    let database = client.database(&name);
+    database.create_collection(COLLECTION).await?;
+    let session = async || -> Result<Session> {
+        let session = client.start_session().await?;
+        Ok(Session { session, collection: database.collection(COLLECTION) })
+    };
+    let table = Table {
+        properties: json!({
+            "connector.class": "io.debezium.connector.mongodb.MongoDbConnector",
+            "mongodb.connection.string": url,
+            "collection.include.list": format!("{name}\\.{COLLECTION}"),
+            "capture.mode": "change_streams",
+        }),
+        topic: format!("{name}.{name}.{COLLECTION}"),
+        // JSON of the id in a text.
+        number: |key| key["id"].as_str()?.parse().ok(),
+        writers: [session().await?, session().await?, session().await?, session().await?],
+    };
+    turns::run(place, &name, seed, table).await
 }
 
-/// One to five documents in a transaction, or one after the other, with pauses.
-async fn write(client: Client, database: String, load: Load) -> Result<()> {
-    let collection = client.database(&database).collection::<Document>(COLLECTION);
-    let mut session = client.start_session().await?;
-    let (mut next, mut round) = (1_i64, 0_i64);
-    while load.goes_on() {
-        round += 1;
-        let documents: Vec<_> = (next..=next + round % 5)
-            .map(|id| doc! { "_id": id, "note": format!("document {id}") })
-            .collect();
-        let count = i64::try_from(documents.len())?;
-        if round % 2 == 0 {
-            session.start_transaction().await?;
-            let ended = match collection.insert_many(&documents).session(&mut session).await {
-                Ok(_) => commit(&mut session).await?,
-                Err(error) => abort(&mut session, error).await?,
-            };
-            if ended == Ended::Again {
-                continue;
-            }
-        } else {
-            collection.insert_many(&documents).await?;
+struct Session {
+    session: ClientSession,
+    collection: Collection<Document>,
+}
+
+impl Writer for Session {
+    /// One statement alone is written without a transaction.
+    async fn commit(&mut self, transaction: &Transaction) -> Result<bool> {
+        let documents = |rows: &std::ops::Range<i64>| -> Vec<Document> {
+            rows.clone().map(|id| doc! { "_id": id, "note": format!("document {id}") }).collect()
+        };
+        if let [(rows, _)] = transaction.statements.as_slice() {
+            self.collection.insert_many(documents(rows)).await?;
+            return Ok(true);
         }
-        next += count;
-        load.wrote(next - 1);
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        self.session.start_transaction().await?;
+        for (rows, pause) in &transaction.statements {
+            let inserted = self.collection.insert_many(documents(rows)).session(&mut self.session).await;
+            if let Err(error) = inserted {
+                return Ok(abort(&mut self.session, error).await? != Ended::Again);
+            }
+            tokio::time::sleep(*pause).await;
+        }
+        Ok(commit(&mut self.session).await? != Ended::Again)
     }
-    Ok(())
 }

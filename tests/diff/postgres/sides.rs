@@ -1,29 +1,41 @@
-//! What the two sides are told of a Postgres database.
+//! What the two sides are told of a Postgres database: one file, but for what two readers of one database cannot share.
 
-use serde_json::json;
+use serde_json::{Map, Value as Json, json};
 
-use super::{Config, Table};
-use crate::Result;
-use crate::sides::{Sides, Told, escaped, quoted};
+use super::modes::{BY_ROOT, HEARTBEAT};
+use super::{Config, Table, changes};
+use crate::sides::{Sides, escaped};
+use crate::{Encoding, Result};
 
-/// Starts both and waits until both stream.
+/// Written by the heartbeats, a row for each side.
+pub const PULSES: &str = "pulses";
+/// What the table that a side takes its signals from begins with.
+pub const SIGNALS: &str = "signals_";
+
+/// Starts both.
 pub async fn start(config: &Config, database: &str, url: &str, tables: &[Table]) -> Result<Sides> {
-    let own = super::changes::TABLES;
-    let names = tables.iter().map(|table| table.name.as_str()).chain(own).chain(["the_end"]);
-    let names: Vec<String> = names.map(|name| format!("public.{name}")).collect();
-    let told = Told {
-        source: format!(
-            "[source.postgres]\nurl = \"{url}\"\ntables = [{}]\nsnapshot = \"no_data\"\nheartbeat_interval_s = 0\n\
-             message_events = [\"/audit.*/\"]\npublication = \"millrace_{database}\"\n{}",
-            quoted(&names),
-            config.modes.source.join("\n")
-        ),
-        format: config.modes.format.join("\n"),
-        debezium: debezium(config, database, url, &names)?,
+    let file = file(config, database, url, tables)?;
+    let own = |side: &str| {
+        json!({
+            "slot.name": format!("{side}_{database}"),
+            "publication.name": publication(side, database),
+            "signal.data.collection": format!("public.{SIGNALS}{side}"),
+            "heartbeat.action.query": format!("UPDATE public.{PULSES} SET n = n + 1 WHERE side = '{side}'"),
+        })
     };
-    let mut sides = Sides::start(&config.place, config.encoding, database, told).await?;
-    both_stream(&mut sides, url).await?;
-    Ok(sides)
+    let both = [own("theirs"), own("ours")];
+    Sides::start_with(&config.place, config.encoding.into(), database, &file, both).await
+}
+
+pub fn publication(side: &str, database: &str) -> String {
+    format!("{side}_{database}")
+}
+
+/// The daemon publishes no table whose updates the server would refuse from then on; whoever knows that it has none
+/// does it.
+pub fn publication_of_inserts(config: &Config, database: &str) -> String {
+    let (ours, by_root) = (publication("ours", database), by_root(config));
+    format!("CREATE PUBLICATION {ours} FOR TABLE inserts_only WITH (publish_via_partition_root = {by_root})")
 }
 
 /// Waits until both stream.
@@ -34,7 +46,7 @@ pub async fn both_stream(sides: &mut Sides, url: &str) -> Result<()> {
         let sql = "SELECT count(*) FROM pg_replication_slots WHERE active AND database = current_database()";
         if client.query_one(sql, &[]).await?.get::<_, i64>(0) == 2 {
             // Before 15 the server sends empty transactions too: the newest place is the same for both from here on.
-            client.batch_execute("CREATE TABLE unwatched ()").await?;
+            client.batch_execute("DROP TABLE IF EXISTS unwatched; CREATE TABLE unwatched ()").await?;
             return Ok(());
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -43,7 +55,7 @@ pub async fn both_stream(sides: &mut Sides, url: &str) -> Result<()> {
 }
 
 /// The connector, its login, and a slot and a publication of this name.
-pub fn login(name: &str, url: &str) -> Result<serde_json::Value> {
+pub fn login(name: &str, url: &str) -> Result<Json> {
     let rest = url.strip_prefix("postgres://").ok_or("not a Postgres url")?;
     let (login, place) = rest.split_once('@').ok_or("a url without a user")?;
     let (user, password) = login.split_once(':').ok_or("a url without a password")?;
@@ -63,13 +75,116 @@ pub fn login(name: &str, url: &str) -> Result<serde_json::Value> {
     }))
 }
 
-fn debezium(config: &Config, name: &str, url: &str, tables: &[String]) -> Result<serde_json::Value> {
-    let mut properties = login(name, url)?;
-    properties["table.include.list"] = escaped(tables).into();
-    properties["message.prefix.include.list"] = "audit.*".into();
-    properties["publish.via.partition.root"] = "true".into();
-    for (key, value) in &config.modes.debezium {
-        properties[key.as_str()] = value.clone().into();
+fn file(config: &Config, name: &str, url: &str, tables: &[Table]) -> Result<Map<String, Json>> {
+    let Json::Object(mut file) = login(name, url)? else { return Err("not an object".into()) };
+    let modes = &config.modes;
+    let converter = match config.encoding {
+        Encoding::Avro => "io.confluent.connect.avro.AvroConverter",
+        Encoding::Json | Encoding::Plain => "org.apache.kafka.connect.json.JsonConverter",
+    };
+    let mut all = json!({
+        "tasks.max": "1",
+        "topic.prefix": name,
+        "poll.interval.ms": "20",
+        "producer.override.bootstrap.servers": config.place.bootstrap,
+        "topic.creation.default.partitions": "3",
+        "topic.creation.default.replication.factor": "1",
+        "topic.creation.groups": "one",
+        "topic.creation.one.include": ".*notifications",
+        "topic.creation.one.partitions": "1",
+        "topic.heartbeat.prefix": format!("{name}.heartbeat"),
+        "notification.sink.topic.name": format!("{name}.notifications"),
+    });
+    for side in ["key", "value"] {
+        all[format!("{side}.converter")] = converter.into();
+        match config.encoding {
+            Encoding::Avro => {
+                all[format!("{side}.converter.schema.registry.url")] = config.place.registry.as_str().into();
+            }
+            Encoding::Json | Encoding::Plain => {
+                all[format!("{side}.converter.schemas.enable")] = "true".into()
+            }
+        }
     }
-    Ok(properties)
+    names(config, tables, &mut all);
+    columns(modes.choice("columns"), &mut all);
+    if modes.choice("messages") == "included" {
+        all["message.prefix.include.list"] = "audit.*".into();
+    } else {
+        all["message.prefix.exclude.list"] = "ignored,millrace\\..*".into();
+    }
+    if modes.choice("reselect") == "yes" {
+        all["post.processors"] = "again".into();
+        all["again.type"] = "io.debezium.processors.reselect.ReselectColumnsPostProcessor".into();
+        all["again.reselect.columns.include.list"] = "public\\.heavy:(words|doc|ints|must)".into();
+    }
+    let configuration = "snapshot.mode.configuration.based";
+    all[format!("{configuration}.snapshot.schema")] = "true".into();
+    all[format!("{configuration}.snapshot.data")] = modes.reads_rows().to_string().into();
+    all[format!("{configuration}.start.stream")] = "true".into();
+    let Json::Object(all) = all else { return Err("not an object".into()) };
+    file.extend(all);
+    file.extend(modes.properties().map(|(property, word)| (property.to_owned(), word.into())));
+    Ok(file)
+}
+
+/// Of the tables that are captured.
+pub fn captured(config: &Config, tables: &[Table]) -> Vec<String> {
+    let parts: &[&str] = if by_root(config) { &["partings"] } else { &["partings_1", "partings_2"] };
+    let own = changes::TABLES.iter().chain(parts).map(|name| format!("public.{name}"));
+    let names = tables.iter().map(|table| format!("public.{}", table.name));
+    // Debezium hears only a table that it captures.
+    let beside = ["public.signals_theirs", "public.signals_ours", "other-place.Odd Table", "public.the_end"];
+    names.chain(own).chain(beside.map(str::to_owned)).collect()
+}
+
+fn by_root(config: &Config) -> bool {
+    config.modes.get(BY_ROOT) == "true"
+}
+
+fn names(config: &Config, tables: &[Table], all: &mut Json) {
+    // Debezium reads a table and its parts, where both are named.
+    let unnamed = if by_root(config) { "public\\.partings_.*" } else { "public\\.partings" };
+    let unseen = format!("{unnamed},public\\.(pulses|unwatched|spatial_ref_sys)");
+    match config.modes.choice("tables") {
+        "excluded" => all["table.exclude.list"] = unseen.into(),
+        "schema included" => {
+            all["schema.include.list"] = "public,other-.*".into();
+            all["table.exclude.list"] = unseen.into();
+        }
+        "schema excluded" => {
+            all["schema.exclude.list"] = "unse.n".into();
+            all["table.exclude.list"] = unseen.into();
+        }
+        _ => all["table.include.list"] = escaped(&captured(config, tables)).into(),
+    }
+    if config.modes.choice("keys") == "chosen" {
+        all["message.key.columns"] = "public\\.t[0-3]:id;(.*).heavy_full:id,n".into();
+    }
+}
+
+/// Expressions for names that the random columns have: their type and a number.
+fn columns(choice: &str, all: &mut Json) {
+    let texts = "public\\..*\\.(text|varchar_20|char_5|words|citext|note|line)(_\\d)?";
+    match choice {
+        "masked" => all["column.mask.with.7.chars"] = texts.into(),
+        "hashed" => all["column.mask.hash.SHA-256.with.salt.CzQMA0cB5K"] = texts.into(),
+        "hashed v2" => all["column.mask.hash.v2.MD5.with.salt.CzQMA0cB5K"] = texts.into(),
+        "truncated" => all["column.truncate.to.3.chars"] = texts.into(),
+        "excluded" => {
+            all["column.exclude.list"] = "public\\..*\\.(bool|int4|text|note|numeric.*)(_\\d)?".into()
+        }
+        "included" => all["column.include.list"] = "public\\..*\\.[^b].*,other-.*".into(),
+        "typed" => all["column.propagate.source.type"] = format!("{texts},.*\\.id,.*\\.time.*").into(),
+        "typed by type" => {
+            all["datatype.propagate.source.type"] =
+                ".*\\.VARCHAR,.*\\.INT4,.*\\.TIMESTAMPTZ,.*\\.MOOD".into();
+        }
+        _ => {}
+    }
+}
+
+/// Whether the heartbeats write to the database.
+pub fn beats(config: &Config) -> bool {
+    config.modes.streams() && config.modes.get(HEARTBEAT) != "0"
 }

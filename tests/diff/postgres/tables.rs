@@ -69,6 +69,9 @@ impl Table {
             Key::None => {}
         }
         sql += ")";
+        for column in self.columns.iter().step_by(2) {
+            let _ = write!(sql, "; COMMENT ON COLUMN {}.\"{}\" IS 'of {0}'", self.name, column.name);
+        }
         if self.is_full {
             let _ = write!(sql, "; ALTER TABLE {} REPLICA IDENTITY FULL", self.name);
         }
@@ -90,6 +93,15 @@ impl Table {
             8 if self.is_full => format!("UPDATE {name} SET id = id WHERE id = {id}"),
             _ => format!("DELETE FROM {name} WHERE id = {id}"),
         }
+    }
+
+    pub fn has_key(&self) -> bool {
+        self.key != Key::None
+    }
+
+    /// A row that is there before both start; another one with its key may be there already.
+    pub fn row(&self, random: &mut Random) -> String {
+        self.insert(random) + " ON CONFLICT DO NOTHING"
     }
 
     fn insert(&self, random: &mut Random) -> String {

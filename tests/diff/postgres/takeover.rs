@@ -1,43 +1,46 @@
 //! The load of rows under which Debezium and the daemon read one slot in turn: start at [`run`]; how they take
 //! turns, in [`crate::turns`].
 
-use std::time::Duration;
-
 use serde_json::Value as Json;
 use tokio_postgres::Client;
 
-use crate::turns::{self, Load, Outcome};
+use crate::turns::{self, Outcome, Table, Transaction, Writer};
 use crate::{Place, Result};
 
-pub async fn run(place: &Place, url: &str) -> Result<Outcome> {
-    let name = format!("takeover_{}", std::process::id());
+pub async fn run(place: &Place, url: &str, seed: u64) -> Result<Outcome> {
+    let name = format!("takeover_{seed}_{}", std::process::id());
     super::connect(url).await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
     let url = format!("{}/{name}", url.rsplit_once('/').ok_or("a url without a database")?.0);
-    let client = super::connect(&url).await?;
-    client.batch_execute("CREATE TABLE load (id bigint PRIMARY KEY, note text)").await?;
+    let session = async || super::connect(&url).await;
+    let first = session().await?;
+    first.batch_execute("CREATE TABLE load (id bigint PRIMARY KEY, note text)").await?;
     let mut properties = super::sides::login(&name, &url)?;
     properties["table.include.list"] = "public\\.load".into();
-    let (topic, load) = (format!("{name}.public.load"), Load::default());
-    let number = |key: &Json| key["id"].as_i64();
-    let write = write(client, load.clone());
-    turns::run(place, &name, (properties, &topic), number, write, load).await
+    let table = Table {
+        properties,
+        topic: format!("{name}.public.load"),
+        number: |key| key["id"].as_i64(),
+        writers: [first, session().await?, session().await?, session().await?],
+    };
+    turns::run(place, &name, seed, table).await
 }
 
-/// Transactions of one to five rows, some of several rows a statement, with pauses.
-async fn write(client: Client, load: Load) -> Result<()> {
-    let (mut next, mut round) = (1, 0_i64);
-    while load.goes_on() {
-        round += 1;
-        let count = 1 + round % 5;
-        let values: Vec<_> = (next..next + count).map(|id| format!("({id}, 'row {id}')")).collect();
-        let statements: String = match round % 2 {
-            0 => format!("INSERT INTO load VALUES {};", values.join(", ")),
-            _ => values.iter().map(|row| format!("INSERT INTO load VALUES {row};")).collect(),
-        };
-        client.batch_execute(&format!("BEGIN; {statements} COMMIT")).await?;
-        next += count;
-        load.wrote(next - 1);
-        tokio::time::sleep(Duration::from_millis(3)).await;
+/// Whether an offset's place lies before the end of the newest commit: its transaction was overtaken by that one.
+pub fn is_overtaken(offset: &Json) -> bool {
+    let place = |name: &str| offset[name].as_u64();
+    offset["messageType"] != "COMMIT"
+        && place("lsn").zip(place("lsn_commit")).is_some_and(|(at, end)| at <= end)
+}
+
+impl Writer for Client {
+    async fn commit(&mut self, transaction: &Transaction) -> Result<bool> {
+        self.batch_execute("BEGIN").await?;
+        for (rows, pause) in &transaction.statements {
+            let values: Vec<_> = rows.clone().map(|id| format!("({id}, 'row {id}')")).collect();
+            self.batch_execute(&format!("INSERT INTO load VALUES {}", values.join(", "))).await?;
+            tokio::time::sleep(*pause).await;
+        }
+        self.batch_execute("COMMIT").await?;
+        Ok(true)
     }
-    Ok(())
 }

@@ -3,6 +3,7 @@
 use millrace_ledger::random::Random;
 use tokio_postgres::Client;
 
+use super::modes::Modes;
 use crate::Result;
 
 /// What the tables stand on. The last row of a run goes into `the_end`.
@@ -19,6 +20,9 @@ DO $$ DECLARE name text; BEGIN
     BEGIN EXECUTE format('CREATE EXTENSION IF NOT EXISTS %I', name); EXCEPTION WHEN OTHERS THEN NULL; END;
   END LOOP;
 END $$;";
+
+/// Not for Debezium's `precise` mode.
+pub const NOT_A_NUMBER: &str = "decimal";
 
 /// A type and what to put into it.
 #[derive(Clone, Copy, Debug)]
@@ -49,10 +53,10 @@ impl Family {
     }
 }
 
-/// The types that this server has, of those whose name holds one of `only`.
-pub async fn available(client: &Client, only: &[String]) -> Result<Vec<Family>> {
+/// The types that this server has, of those that these modes take and whose name holds one of `only`.
+pub async fn available(client: &Client, only: &[String], modes: &Modes) -> Result<Vec<Family>> {
     let mut found = Vec::new();
-    for family in families() {
+    for family in FAMILIES.iter().filter(|family| modes.takes(family)) {
         let wanted = only.is_empty() || only.iter().any(|part| family.sql.contains(part.as_str()));
         let sql = format!("SELECT NULL::{}", family.sql);
         if wanted && client.batch_execute(&sql).await.is_ok() {
@@ -71,10 +75,6 @@ const fn plain(sql: &'static str, values: &'static [&'static str]) -> Family {
 }
 
 /// Every type there is a mapping for, and some there is none for.
-pub fn families() -> &'static [Family] {
-    FAMILIES
-}
-
 const FAMILIES: &[Family] = &[
     with_default("bool", &["true", "false"]),
     with_default("int2", &["0", "'-32768'", "32767", "7"]),
@@ -92,6 +92,7 @@ const FAMILIES: &[Family] = &[
     with_default("numeric(5,0)", &["0", "'-99999'", "12345"]),
     with_default("numeric(38,10)", &["1234567890123456789012345678.0123456789", "'-0.0000000001'", "0"]),
     plain("numeric", &["0", "1.50", "'-123456789012345678901234567890.000001'", "1e30", "1e-20", "100"]),
+    plain(NOT_A_NUMBER, &["'NaN'", "'Infinity'", "'-Infinity'", "1.25"]),
     plain("money", &["0", "'-1.5'", "'92233720368547758.07'", "12.34"]),
     with_default(
         "text",
@@ -105,8 +106,9 @@ const FAMILIES: &[Family] = &[
         "date",
         &["'1970-01-01'", "'2026-11-21'", "'0001-01-01'", "'1582-10-04'", "'1582-10-15'", "'9999-12-31'"],
     ),
+    // Under another name of the type, so that it can be told apart.
     plain(
-        "date",
+        "pg_catalog.date",
         &[
             "'infinity'",
             "'-infinity'",
@@ -151,6 +153,10 @@ const FAMILIES: &[Family] = &[
             "'-00:00:00.000001'",
         ],
     ),
+    plain("name", &["'a name'"]),
+    plain("xid", &["'7'"]),
+    plain("regclass", &["'pg_class'"]),
+    plain("int4multirange", &["'{[1,3),[5,7)}'", "'{}'"]),
     plain("uuid", &["'00000000-0000-0000-0000-000000000000'", "'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'"]),
     with_default("json", &["'{\"a\": [1, null,  \"x\"]}'", "'null'", "'\"text\"'"]),
     with_default("jsonb", &["'{\"b\": 1, \"a\": {}}'", "'[]'", "'1.50'"]),
@@ -199,7 +205,6 @@ const FAMILIES: &[Family] = &[
     plain("sparsevec(5)", &["'{1:1.5,3:-2}/5'"]),
     plain("int2[]", &["'{1,NULL,3}'", "'{}'"]),
     plain("int4[]", &["'{1,NULL,3}'", "'{}'"]),
-    // Under another name of the type, so that it can be told apart.
     plain("integer[]", &["'{{1,2},{3,4}}'"]),
     plain("int8[]", &["'{1,9223372036854775807}'"]),
     plain("float4[]", &["'{1.5,NULL}'"]),
@@ -226,6 +231,13 @@ const FAMILIES: &[Family] = &[
     plain("int4range[]", &["ARRAY['[1,10)'::int4range, NULL]"]),
     plain("tsrange[]", &["ARRAY['[2026-01-01 00:00,2026-02-01 12:00)'::tsrange, NULL]"]),
     plain("mood[]", &["'{sad,ok}'"]),
+    plain("price[]", &["'{1.5,NULL}'"]),
+    plain("words[]", &["'{a,NULL}'"]),
+    plain("name[]", &["'{a,NULL}'"]),
+    plain("xml[]", &["'{<a/>}'"]),
+    plain("varbit[]", &["'{101}'"]),
+    plain("pair[]", &["'{\"(1,x)\"}'"]),
+    plain("pg_catalog.text[]", &["'{{a,b},{c,NULL}}'"]),
     plain("money[]", &["'{1.5}'"]),
     plain("interval[]", &["'{1 day}'"]),
     plain("bit(3)[]", &["'{101,NULL}'"]),

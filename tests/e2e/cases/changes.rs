@@ -30,6 +30,31 @@ async fn an_update_shows_the_new_row_and_a_delete_leaves_a_tombstone() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_came_from_another_server_names_it_and_its_place_there() {
+    let mut shop = Shop::open("origin").await;
+    shop.start().await;
+    let set_up = "SELECT pg_replication_origin_create('elsewhere'); SELECT pg_replication_origin_session_setup('elsewhere')";
+    shop.sql.run(set_up).await;
+    shop.sql
+        .run(
+            "BEGIN; SELECT pg_replication_origin_xact_setup('16/B374D848', now()); \
+             INSERT INTO orders VALUES (1, 'theirs'); UPDATE orders SET note = 'changed'; COMMIT",
+        )
+        .await;
+    let end = "SELECT pg_replication_origin_session_reset(); SELECT pg_replication_origin_drop('elsewhere')";
+    shop.sql.run(end).await;
+    shop.rows(2..=2).await;
+    shop.expect_changes(&[("c", 1), ("u", 1), ("c", 2)]).await;
+    let theirs = (json!("elsewhere"), json!(0x16_B374_D848_u64));
+    for (event, expected) in
+        shop.events("public.orders").await.iter().zip([theirs.clone(), theirs, (Json::Null, Json::Null)])
+    {
+        let source = &event.value.as_ref().unwrap()["source"];
+        assert_eq!((&source["origin"], &source["origin_lsn"]), (&expected.0, &expected.1));
+    }
+}
+
+#[tokio::test]
 async fn deletes_leave_no_tombstone_where_the_file_says_so() {
     let mut shop = Shop::open("no-tombstones").await;
     shop.file.set("format/tombstones", false);

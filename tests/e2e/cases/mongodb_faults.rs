@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_e2e::{Archive, Own, Servers, connect, run_to_end, until, within};
+use millrace_e2e::{Archive, Own, Servers, connect, id, run_to_end, until, within};
 use mongodb::bson::{Document, doc};
 
 /// An election on a busy machine, and what was written meanwhile.
@@ -88,10 +88,10 @@ async fn a_server_without_a_replica_set_is_refused() {
     let _ = alone.wait();
 }
 
-#[tokio::test]
-async fn a_user_without_the_right_is_told_which_one() {
+/// An archive whose user has no right, and what its url says of the host.
+async fn of_a_poor_user(name: &str) -> Archive {
     let servers = Arc::new(Servers::with(Own::mongodb_with(true, &[])).await);
-    let mut archive = Archive::on(&servers, "rights").await;
+    let mut archive = Archive::on(&servers, name).await;
     let admin = archive.client.database("admin");
     admin.run_command(doc! { "createUser": "poor", "pwd": "secret", "roles": [] }).await.unwrap();
     let host = format!("127.0.0.1:{}", servers.mongodb.members()[0].port());
@@ -99,19 +99,49 @@ async fn a_user_without_the_right_is_told_which_one() {
         .file
         .set("source/mongodb/url", format!("mongodb://poor@{host}/?replicaSet=rs0"))
         .set("source/mongodb/password", "secret");
+    archive
+}
+
+/// Does what the hint says.
+async fn grant(archive: &Archive, actions: &[&str]) {
+    let admin = archive.client.database("admin");
+    let privilege = doc! { "resource": { "db": "", "collection": "" }, "actions": actions };
+    let role = doc! { "createRole": "millrace", "roles": [], "privileges": [privilege] };
+    admin.run_command(role).await.unwrap();
+    admin.run_command(doc! { "grantRolesToUser": "poor", "roles": ["millrace"] }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_is_told_which_one() {
+    let mut archive = of_a_poor_user("rights").await;
     archive.start_in_any_state().await;
-    archive.not_ready("FAILED").await.expect_hint(&["createRole", "changeStream"]);
+    archive.not_ready("FAILED").await.expect_hint(&["createRole", r#"["find", "changeStream"]"#]);
     let (code, text) = check(&archive);
     assert_ne!(code, Some(0), "{text}");
     says(&text, &["createRole"]);
     // What the hint says is enough.
-    let privilege = doc! { "resource": { "db": "", "collection": "" }, "actions": ["find", "changeStream"] };
-    let role = doc! { "createRole": "millrace", "roles": [], "privileges": [privilege] };
-    admin.run_command(role).await.unwrap();
-    admin.run_command(doc! { "grantRolesToUser": "poor", "roles": ["millrace"] }).await.unwrap();
+    grant(&archive, &["find", "changeStream"]).await;
     archive.kill().start().await.docs(1..=10).await.expect_docs(1..=10).await;
     let (_, text) = check(&archive);
     says(&text, &["oplog window", "grant the user read on database local"]);
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_that_images_need_is_told_of_it() {
+    let mut archive = of_a_poor_user("rights-images").await;
+    archive.with_images("papers").await.file.set("source/mongodb/pre_images", true);
+    archive.start_in_any_state().await;
+    let actions = ["find", "changeStream", "listCollections"];
+    archive
+        .not_ready("FAILED")
+        .await
+        .expect_hint(&["createRole", r#"["find", "changeStream", "listCollections"]"#]);
+    let (code, text) = check(&archive);
+    assert_ne!(code, Some(0), "{text}");
+    grant(&archive, &actions).await;
+    archive.kill().start().await.docs(1..=10).await.expect_docs(1..=10).await;
+    let (code, text) = check(&archive);
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[tokio::test]
@@ -157,6 +187,23 @@ async fn a_token_that_left_the_log_stops_in_position_lost_and_never_begins_at_no
     assert_eq!(ended.code, Some(0), "{}", ended.text());
     archive.start().await;
     archive.expect_docs(1..=9).await;
+}
+
+#[tokio::test]
+async fn a_start_from_now_on_gives_up_what_waits_and_one_at_a_time_to_come_is_refused() {
+    let mut archive = Archive::open("start-now").await;
+    archive.start().await.docs(1..=5).await.expect_docs(1..=5).await.term().await;
+    archive.docs(6..=9).await;
+    let file = archive.write_file().display().to_string();
+    let set = |to: &str| run_to_end(&["position", &file, "set", "--to", to, "--yes"], archive.dir());
+    let refused = set("2099-01-31T18:00:00Z");
+    assert_eq!(refused.code, Some(2), "{}", refused.text());
+    assert!(refused.text().contains("still to come"), "{}", refused.text());
+    let moved = set("now");
+    assert_eq!(moved.code, Some(0), "{}", moved.text());
+    archive.start().await.docs(10..=12).await;
+    let ids: Vec<_> = archive.settled().await.iter().filter_map(id).collect();
+    assert_eq!(ids, (1..=5).chain(10..=12).collect::<Vec<_>>());
 }
 
 /// Writes until the server's log no longer reaches back to a time.
@@ -312,4 +359,114 @@ async fn sigterm_delivers_what_is_whole_and_the_next_start_goes_on() {
         archive.daemon().metric("millrace_lag_seconds", &archive.name).await.filter(|lag| *lag == 0.0)
     })
     .await;
+}
+
+/// Has a collection take the place of the papers, by its name before.
+async fn put_in_the_place_of_papers(archive: &Archive, from: &str) {
+    let [from, to] = [from, "papers"].map(|name| format!("{}.{name}", archive.database_name()));
+    let rename = doc! { "renameCollection": from, "to": to, "dropTarget": true };
+    archive.client.database("admin").run_command(rename).await.expect("the collection is renamed");
+}
+
+#[tokio::test]
+async fn a_collection_that_takes_the_place_of_a_captured_one_is_told_of() {
+    for scope in ["deployment", "database", "collection"] {
+        let mut archive = Archive::open(&format!("replaced-{scope}")).await;
+        archive.file.set("source/mongodb/scope", scope).set("format/truncates", true);
+        archive.start().await.docs(1..=1).await;
+        archive.collection("draft").insert_one(doc! { "_id": 7 }).await.unwrap();
+        put_in_the_place_of_papers(&archive, "draft").await;
+        archive.docs(2..=2).await;
+        let out = doc! { "$out": { "db": archive.database_name(), "coll": "papers" } };
+        archive.collection("draft2").insert_one(doc! { "_id": 8 }).await.unwrap();
+        archive.collection("draft2").aggregate([out]).await.unwrap();
+        archive.docs(3..=3).await;
+        let events = archive.wait_for_events("papers", 5).await;
+        let seen: Vec<(&str, Option<i64>)> = events.iter().map(|event| (event.op(), id(event))).collect();
+        let expected = [("c", Some(1)), ("t", None), ("c", Some(2)), ("t", None), ("c", Some(3))];
+        assert_eq!(seen, expected, "{scope}");
+        let from = format!(r#"{{"operationType":"rename","from":"{}.draft"}}"#, archive.database_name());
+        assert_eq!(events[1].header("operation"), Some(from.as_str()));
+        assert!(events[3].header("operation").is_some_and(|o| o.contains("\"rename\"")), "{:?}", events[3]);
+        assert!(archive.daemon().log().contains("execute-snapshot"), "the log does not say what to do");
+    }
+}
+
+#[tokio::test]
+async fn a_collection_that_changes_its_captured_name_for_another_is_told_of_under_both() {
+    let mut archive = Archive::open("renamed-both").await;
+    archive.file.set("format/truncates", true);
+    archive.capture(&["papers", "draft"]).start().await.docs(1..=1).await;
+    archive.collection("draft").insert_one(doc! { "_id": 7_i64 }).await.unwrap();
+    put_in_the_place_of_papers(&archive, "draft").await;
+    archive.docs(2..=2).await;
+    let papers = archive.wait_for_events("papers", 3).await;
+    let drafts = archive.wait_for_events("draft", 2).await;
+    let ops = |events: &[millrace_e2e::Event]| events.iter().map(|e| e.op().to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        (ops(&papers), ops(&drafts)),
+        (["c", "t", "c"].map(String::from).into(), ["c", "t"].map(String::from).into())
+    );
+    assert_ne!(papers[1].position(), drafts[1].position(), "two records of one position");
+    assert!(papers[1].position() < papers[2].position());
+    // The numbers go on where they were.
+    archive.kill().start().await.docs(3..=3).await;
+    assert_eq!(ops(&archive.wait_for_events("papers", 4).await), ["c", "t", "c", "c"]);
+}
+
+#[tokio::test]
+async fn a_document_without_the_image_that_the_file_asks_for_is_told_of_once_a_collection() {
+    let mut archive = Archive::open("image-less").await;
+    archive.with_images("papers").await;
+    let all = format!("{}.*", archive.database_name());
+    archive
+        .file
+        .set("source/mongodb/collections", vec![all])
+        .set("source/mongodb/update_document", "post_image");
+    archive.start().await.docs(1..=1).await;
+    let later = archive.collection("later");
+    later.insert_one(doc! { "_id": 1_i64 }).await.unwrap();
+    for n in 0..3 {
+        later.update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": n } }).await.unwrap();
+    }
+    archive.papers().update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": 1 } }).await.unwrap();
+    archive.wait_for_events("later", 4).await;
+    archive.wait_for_events("papers", 2).await;
+    let log = archive.daemon().log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("changeStreamPreAndPostImages")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    says(told[0], &["collMod", "later"]);
+}
+
+#[tokio::test]
+async fn another_cluster_under_the_same_name_is_not_taken_for_the_one_of_the_position() {
+    let mut archive = Archive::open("same-name").await;
+    archive.start().await.docs(1..=5).await.expect_docs(1..=5).await.term().await;
+    let position = archive.position().await;
+    let (topic, key) = (archive.position_topic(), position.key.to_string());
+    let id = position.value["replica_set_id"].as_str().expect("the set's id").to_owned();
+    let mut other = position.value.clone();
+    other["replica_set_id"] = "0123456789abcdef01234567".into();
+    archive.broker().produce(&topic, 0, key.as_bytes(), other.to_string().as_bytes()).await;
+    archive.docs(6..=9).await.start_in_any_state().await;
+    let refusal = archive.not_ready("POSITION_LOST").await;
+    refusal.expect_reason(&[id.as_str(), "0123456789abcdef01234567"]).expect_hint(&["new name"]);
+    // One that was written before ids were goes on, and has it from then on.
+    archive.kill();
+    let mut old = position.value.clone();
+    old.as_object_mut().expect("an object").remove("replica_set_id");
+    archive.broker().produce(&topic, 0, key.as_bytes(), old.to_string().as_bytes()).await;
+    archive.start().await.expect_docs(1..=9).await;
+    assert_eq!(archive.position().await.value["replica_set_id"], id.as_str());
+}
+
+#[tokio::test]
+async fn check_says_how_far_the_position_is_from_the_log_s_beginning() {
+    let mut archive = Archive::open("headroom").await;
+    let (_, text) = check(&archive);
+    assert!(!text.contains("oplog headroom"), "nothing was delivered yet:\n{text}");
+    archive.start().await.docs(1..=5).await.expect_docs(1..=5).await.term().await;
+    let (code, text) = check(&archive);
+    assert_eq!(code, Some(0), "{text}");
+    says(&text, &["oplog headroom", "replSetResizeOplog"]);
 }

@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use super::mongodb_snapshots::{
     PAPERS, THROUGH, Writers, assert_once, fill, folded, key, mark, read_twice, there,
 };
+use super::signals::until_acknowledged;
 
 /// An archive that streams, and has read nothing.
 async fn streaming(archive: Archive, papers: i64) -> Archive {
@@ -120,6 +121,11 @@ async fn what_no_query_can_be_made_of_is_told_and_the_connector_goes_on() {
         wait_until_told(&archive, id, "COMPLETED").await;
         assert_eq!(told(&archive, id).await, ["TABLE_SCAN_COMPLETED", "STARTED", "COMPLETED"]);
     }
+    let mut blocking = papers(&archive, None);
+    blocking["type"] = "blocking".into();
+    ask(&archive, "blocking", "execute-snapshot", blocking).await;
+    wait_until_told(&archive, "blocking", "COMPLETED").await;
+    assert!(archive.daemon().log().contains("use type incremental"));
     archive.docs(11..=20).await;
     assert_eq!(read_ids(&archive.settled().await), BTreeSet::new());
     archive.wait_for_state("RUNNING").await;
@@ -140,4 +146,72 @@ async fn a_request_for_documents_outlives_the_primary() {
     assert_once(&events);
     assert_eq!(read_ids(&events), (0..10_000).collect());
     assert_eq!(read_twice(&events), [] as [String; 0]);
+}
+
+#[tokio::test]
+async fn documents_of_the_signal_collection_are_heard_once_and_make_no_events() {
+    let mut archive = Archive::open("mongo-signal-collection").await;
+    let signals = archive.collection("signals");
+    let name = format!("{}.signals", archive.database_name());
+    archive.file.set("source/mongodb/signal_collection", name);
+    // Where its events would be.
+    archive.broker().create_topic(&archive.topic("signals"), 1).await;
+    let mut archive = streaming(archive, 500).await;
+    let data = doc! { "data-collections": [format!("{}.{PAPERS}", archive.database_name())] };
+    let insert = async |id: &str| {
+        let document = doc! { "_id": id, "type": "execute-snapshot", "data": data.clone() };
+        signals.insert_one(document).await.expect("the signal is inserted");
+    };
+    insert("one").await;
+    wait_until_told(&archive, "one", "COMPLETED").await;
+    assert_eq!(read_ids(&archive.settled().await), (0..500).collect());
+
+    insert("killed").await;
+    archive.kill();
+    signals.insert_one(doc! { "_id": "nonsense", "type": "dance" }).await.expect("it is inserted");
+    insert("meanwhile").await;
+    archive.start().await;
+    wait_until_told(&archive, "meanwhile", "COMPLETED").await;
+    let reads = archive.settled().await.iter().filter(|event| event.op() == "r").count();
+    assert_eq!(reads, 3 * 500, "each was heard once");
+    // What was done is not done again, and nothing of it is left.
+    archive.term().await.start().await;
+    let reads = archive.settled().await.iter().filter(|event| event.op() == "r").count();
+    assert_eq!(reads, 3 * 500);
+    let notes = archive.position_records().await;
+    let mut newest = BTreeMap::new();
+    for record in notes {
+        newest.insert(record.key.to_string(), record.value);
+    }
+    let left = newest.iter().filter(|(key, value)| key.contains("\"signal ") && !value.is_null());
+    assert_eq!(left.count(), 0, "{newest:?}");
+    let events = archive.events("signals").await;
+    assert!(events.is_empty(), "{events:?}");
+}
+
+#[tokio::test]
+async fn records_of_a_topic_have_documents_read_and_one_that_comes_while_the_daemon_is_down_too() {
+    let mut archive = Archive::open("mongo-signal-topic").await;
+    let topic = format!("{}.signals", archive.name);
+    let broker = archive.broker();
+    broker.create_topic(&topic, 1).await;
+    archive.file.set("sink/kafka/signal_topic", topic.as_str());
+    let mut archive = streaming(archive, 500).await;
+    let (name, data) = (archive.name.clone(), papers(&archive, None));
+    let say = async |id: &str| {
+        let value = json!({"id": id, "type": "execute-snapshot", "data": data}).to_string();
+        broker.produce(&topic, 0, name.as_bytes(), value.as_bytes()).await;
+    };
+    let is_heard = async || archive.daemon().log().contains("signals are heard").then_some(());
+    within(THROUGH, "signals are heard", is_heard).await;
+    say("first").await;
+    wait_until_told(&archive, "first", "COMPLETED").await;
+    assert_eq!(read_ids(&archive.settled().await), (0..500).collect());
+    until_acknowledged(&archive.servers, &name, &topic).await;
+    archive.kill();
+    say("meanwhile").await;
+    archive.start().await;
+    wait_until_told(&archive, "meanwhile", "COMPLETED").await;
+    let reads = archive.settled().await.iter().filter(|event| event.op() == "r").count();
+    assert_eq!(reads, 2 * 500, "each was heard once");
 }

@@ -15,11 +15,11 @@ pub(super) const THROUGH: Duration = Duration::from_secs(90);
 
 pub(super) const PAPERS: &str = "papers";
 
-async fn archive(name: &str) -> Archive {
+pub(super) async fn archive(name: &str) -> Archive {
     with_snapshot(Archive::open(name).await)
 }
 
-fn with_snapshot(mut archive: Archive) -> Archive {
+pub(super) fn with_snapshot(mut archive: Archive) -> Archive {
     // In which numbers are numbers.
     archive.file.set("source/mongodb/snapshot", "initial").set("source/mongodb/json", "relaxed");
     archive
@@ -33,7 +33,7 @@ pub(super) async fn noted(archive: &Archive, collection: &str) -> Option<String>
     newest.value["state"].as_str().map(ToOwned::to_owned)
 }
 
-async fn read_through(archive: &Archive, collection: &str) {
+pub(super) async fn read_through(archive: &Archive, collection: &str) {
     within(THROUGH, &format!("all documents of {collection} are read"), async || {
         (noted(archive, collection).await.as_deref() == Some("done")).then_some(())
     })
@@ -115,8 +115,12 @@ pub(super) fn read_twice(events: &[Event]) -> Vec<String> {
 }
 
 pub(super) async fn fill(archive: &Archive, documents: i64) {
+    fill_in(archive, PAPERS, documents).await;
+}
+
+pub(super) async fn fill_in(archive: &Archive, collection: &str, documents: i64) {
     let all = (0..documents).map(|id| doc! { "_id": id, "version": 0_i64, "text": "x".repeat(80) });
-    archive.papers().insert_many(all).await.expect("the papers are inserted");
+    archive.collection(collection).insert_many(all).await.expect("the documents are inserted");
 }
 
 /// Changes papers from several sessions until it is told to stop.
@@ -128,10 +132,16 @@ pub(super) struct Writers {
 impl Writers {
     /// Each changes documents of its own among so many, one after another.
     pub(super) async fn at_work(archive: &Archive, documents: i64) -> Self {
+        Self::on(archive, PAPERS, documents).await
+    }
+
+    /// The same in a collection of this name.
+    pub(super) async fn on(archive: &Archive, collection: &str, documents: i64) -> Self {
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let mut tasks = Vec::new();
         for writer in 0..4_i64 {
-            let (client, papers, stopped) = (archive.client.clone(), archive.papers(), stopped.clone());
+            let (client, papers, stopped) =
+                (archive.client.clone(), archive.collection(collection), stopped.clone());
             tasks.push(tokio::spawn(async move {
                 let mut session = client.start_session().await.expect("a session");
                 let mut version = 1;
@@ -181,6 +191,8 @@ impl Writers {
 async fn documents_that_were_there_come_once_in_id_order_and_then_the_changes() {
     let mut archive = archive("mongo-snapshot").await;
     archive.capture(&[PAPERS, "zero"]).file.set("source/mongodb/snapshot_chunk_rows", 100);
+    // Several would read parts of it at once.
+    archive.file.set("source/mongodb/snapshot_workers", 1);
     fill(&archive, 1_000).await;
     archive.start().await;
     read_through(&archive, PAPERS).await;
@@ -203,7 +215,7 @@ async fn documents_that_were_there_come_once_in_id_order_and_then_the_changes() 
 #[tokio::test]
 async fn ids_of_mixed_types_are_read_across_their_borders() {
     let mut archive = archive("mongo-snapshot-types").await;
-    archive.file.set("source/mongodb/snapshot_chunk_rows", 2);
+    archive.file.set("source/mongodb/snapshot_chunk_rows", 2).set("source/mongodb/snapshot_workers", 1);
     let ids: Vec<Bson> = vec![
         Bson::MinKey,
         Bson::Null,
@@ -407,4 +419,22 @@ async fn a_connector_that_begins_anew_reads_everything_anew() {
     archive.start().await;
     let events = archive.wait_for_events(PAPERS, 100).await;
     assert!(events.iter().all(|event| event.op() == "r"));
+}
+
+#[tokio::test]
+async fn the_documents_of_an_idle_set_are_read_as_of_one_time() {
+    let servers = Arc::new(Servers::with(Own::mongodb(1)).await);
+    let mut archive = with_snapshot(Archive::on(&servers, "as-of").await);
+    archive.docs(1..=100).await;
+    archive.database().run_command(doc! { "profile": 2 }).await.unwrap();
+    archive.start().await;
+    read_through(&archive, PAPERS).await;
+    let chunks = doc! { "op": "query", "command.find": PAPERS, "command.hint": { "_id": 1 } };
+    let found = all(&archive.collection("system.profile"), chunks).await;
+    assert!(!found.is_empty(), "no chunk was seen");
+    for chunk in &found {
+        let concern = chunk.get_document("command").unwrap().get_document("readConcern").unwrap();
+        assert_eq!(concern.get_str("level").unwrap(), "snapshot", "{chunk}");
+        assert!(concern.contains_key("atClusterTime") && !chunk.contains_key("errCode"), "{chunk}");
+    }
 }

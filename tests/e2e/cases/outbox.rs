@@ -371,8 +371,13 @@ async fn rows_of_an_outbox_that_left_the_publication_for_a_while_are_not_deleted
     shop.sql.run(&format!("ALTER PUBLICATION {publication} DROP TABLE outbox")).await;
     write(&shop, "unsent", 3).await;
     shop.sql.run(&format!("ALTER PUBLICATION {publication} ADD TABLE outbox")).await;
+    shop.not_ready("POSITION_LOST").await.expect_reason(&["public.outbox"]);
     expect_kept(&shop, 3).await;
-    shop.kill().start().await;
+    shop.kill().wait_for_slot(false).await;
+    let file = shop.write_file();
+    let accepted = run_to_end(&["position", file.to_str().expect("a path"), "set", "--yes"], shop.dir());
+    assert_eq!(accepted.code, Some(0), "{}", accepted.text());
+    shop.start().await;
     expect_kept(&shop, 3).await;
 }
 

@@ -1,6 +1,6 @@
 //! What stands in the position topic, and where the server may let its log go.
 
-use millrace_e2e::{PositionRecord, Shop, until};
+use millrace_e2e::{Ended, PositionRecord, Shop, run_to_end, until};
 use serde_json::{Value as Json, json};
 
 #[tokio::test]
@@ -104,6 +104,47 @@ async fn an_idle_database_s_slot_moves_by_the_heartbeat() {
         shop.daemon().metric("millrace_lag_bytes", &shop.name).await.filter(|lag| *lag == 0.0)
     });
     assert_eq!(lag.await, 0.0);
+}
+
+/// `millrace position set --to` on a stopped shop.
+async fn set(shop: &Shop, to: &str) -> Ended {
+    shop.wait_for_slot(false).await;
+    let file = shop.write_file();
+    run_to_end(&["position", file.to_str().expect("a path"), "set", "--to", to, "--yes"], shop.dir())
+}
+
+#[tokio::test]
+async fn a_start_at_a_time_passes_over_what_was_committed_before_it_over_restarts_too() {
+    let mut shop = Shop::open("start-time").await;
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await.term().await;
+    shop.rows(11..=20).await;
+    let time: String = shop.sql.one("SELECT to_char(clock_timestamp(), 'YYYY-MM-DD HH24:MI:SS.USOF')").await;
+    shop.rows(21..=30).await;
+    let moved = set(&shop, &time).await;
+    assert_eq!(moved.code, Some(0), "{}", moved.text());
+    assert!(shop.position().await.value["since_us"].is_i64(), "it is not recorded");
+    shop.start_to_die_at("slot-checked:1").await;
+    shop.start().await.rows(31..=40).await;
+    let ids: Vec<_> = shop.settled().await.iter().filter_map(millrace_e2e::Event::id).collect();
+    assert_eq!(ids, (1..=10).chain(21..=40).collect::<Vec<_>>());
+    assert_eq!(shop.position().await.value["since_us"], Json::Null);
+}
+
+#[tokio::test]
+async fn a_start_at_a_time_to_come_is_refused_and_one_from_now_on_gives_up_what_waits() {
+    let mut shop = Shop::open("start-now").await;
+    shop.start().await.rows(1..=10).await.expect_rows(1..=10).await.term().await;
+    shop.rows(11..=20).await;
+    let refused = set(&shop, "2999-01-31T18:00:00Z").await;
+    assert_eq!(refused.code, Some(2), "{}", refused.text());
+    assert!(refused.text().contains("still to come"), "{}", refused.text());
+    let refused = set(&shop, "18:00 or so").await;
+    assert_eq!(refused.code, Some(2), "{}", refused.text());
+    let moved = set(&shop, "now").await;
+    assert_eq!(moved.code, Some(0), "{}", moved.text());
+    shop.start().await.rows(21..=30).await;
+    let ids: Vec<_> = shop.settled().await.iter().filter_map(millrace_e2e::Event::id).collect();
+    assert_eq!(ids, (1..=10).chain(21..=30).collect::<Vec<_>>());
 }
 
 /// `0/16B3748` as a number.

@@ -35,3 +35,16 @@ async fn a_removed_connector_leaves_nothing_and_begins_anew() {
     let events = shop.settled().await;
     assert_eq!(events.iter().filter(|event| event.op() == "r").count(), 20);
 }
+
+#[tokio::test]
+async fn a_publication_that_somebody_else_made_stays_when_a_connector_is_removed() {
+    let mut shop = Shop::open("remove-shared").await;
+    shop.sql.run(&format!("CREATE PUBLICATION {} FOR TABLE orders", shop.slot())).await;
+    shop.start().await.rows(1..=1).await.wait_for_events(ORDERS, 1).await;
+    shop.term().await;
+    shop.wait_for_slot(false).await;
+    let file = shop.write_file();
+    let removed = run_to_end(&["remove", file.to_str().expect("a path"), "--yes"], shop.dir());
+    assert_eq!(removed.code, Some(0), "{}", removed.text());
+    assert_eq!(shop.sql.one::<i64>("SELECT count(*) FROM pg_publication").await, 1);
+}

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use millrace_e2e::{Archive, Own, Papers, Servers, Shop, Sql, until};
 use mongodb::bson::doc;
 
+use super::secure_source::{give, secure};
+
 fn put(path: &Path, text: impl AsRef<[u8]>) {
     std::fs::write(path, text).expect("a file in a temporary directory");
 }
@@ -61,30 +63,6 @@ async fn a_password_of_postgres_that_only_a_restart_changes_ends_the_connector()
     shop.not_ready("FAILED").await.expect_reason(&["28P01"]).expect_hint(&["${file:/path}"]);
 }
 
-/// Has the server keep a file beside its data, as its own user.
-async fn give(sql: &Sql, name: &str, text: &str) {
-    let lines = format!("SELECT unnest(string_to_array($text${text}$text$, E'\\n'))");
-    sql.run(&format!("COPY ({lines}) TO PROGRAM 'umask 077; cat > {name}'")).await;
-}
-
-/// The server shows a certificate of this authority and believes those of it.
-async fn secure(sql: &Sql, papers: &Papers) {
-    give(sql, "server.crt", &papers.text("server.crt")).await;
-    give(sql, "server.key", &papers.text("server.key")).await;
-    give(sql, "clients.pem", &papers.text("ca.pem")).await;
-    for setting in
-        ["ssl_cert_file = 'server.crt'", "ssl_key_file = 'server.key'", "ssl_ca_file = 'clients.pem'"]
-    {
-        sql.run(&format!("ALTER SYSTEM SET {setting}")).await;
-    }
-    sql.run("ALTER SYSTEM SET ssl = on").await;
-    sql.run("SELECT pg_reload_conf()").await;
-    until("TLS is offered", async || {
-        (sql.another().await.one::<String>("SHOW ssl").await == "on").then_some(())
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn certificates_of_postgres_that_change_in_their_files_are_taken_up_without_a_restart() {
     let authorities = [Papers::new(), Papers::new()];
@@ -96,7 +74,7 @@ async fn certificates_of_postgres_that_change_in_their_files_are_taken_up_withou
     shop.sql.run("CREATE ROLE app SUPERUSER LOGIN").await;
     let access = "hostssl all app 127.0.0.1/32 cert\nhost all all 127.0.0.1/32 scram-sha-256";
     give(&shop.sql, "pg_hba.conf", access).await;
-    secure(&shop.sql, &authorities[0]).await;
+    secure(&shop.sql, &authorities[0], "server").await;
 
     let file = |name: &str| shop.dir().join(name);
     let [root, cert, key] = [file("root.pem"), file("app.crt"), file("app.key")];
@@ -113,7 +91,7 @@ async fn certificates_of_postgres_that_change_in_their_files_are_taken_up_withou
     }
     shop.start().await.rows(1..=10).await.expect_rows(1..=10).await;
 
-    secure(&shop.sql, &authorities[1]).await;
+    secure(&shop.sql, &authorities[1], "server").await;
     // The server takes its time to read its own files.
     let own = until("the old certificates are refused", async || {
         end_sessions(&shop.sql, "app").await;

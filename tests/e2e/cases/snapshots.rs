@@ -357,7 +357,7 @@ async fn rows_without_a_key_whose_reading_was_broken_off_come_again_and_say_so()
 }
 
 /// The rows that events without a key leave, each as often as it is there.
-fn left(events: &[Event]) -> Vec<String> {
+pub(super) fn left(events: &[Event]) -> Vec<String> {
     let mut rows: BTreeMap<String, i64> = BTreeMap::new();
     for event in events {
         let value = event.value.as_ref().expect("no tombstones without a key");

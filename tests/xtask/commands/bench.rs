@@ -248,6 +248,7 @@ pub fn commit() -> Result<String> {
         ":!tests/bench/REPORT.md",
         ":!tests/ledger/REPORT.md",
         ":!tests/ledger/REPORT-MONGODB.md",
+        ":!tests/diff/REPORT*.md",
     ])?;
     Ok(if changed.is_empty() { commit } else { format!("{commit} with uncommitted changes") })
 }

@@ -1,6 +1,8 @@
 //! `cargo xtask diff`: the daemon and a live Debezium read the same database at the same time, and every
 //! record of the one is compared with that of the other.
 
+mod takeover;
+
 use std::process::ExitCode;
 
 use millrace_diff::allowed::Allowed;
@@ -20,15 +22,8 @@ pub enum Subject {
     Mongodb(OfDocuments),
     /// Debezium's outbox event router, by one file for both.
     Outbox(OfEvents),
-    /// Debezium, the daemon and Debezium again read one slot in turn, by each other's offsets, under a load.
-    Takeover {
-        /// One change stream instead.
-        #[arg(long)]
-        mongodb: bool,
-        /// The daemon's release build.
-        #[arg(long)]
-        release: bool,
-    },
+    /// Debezium and the daemon read one slot in turn, by each other's offsets, under a load.
+    Takeover(takeover::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -62,7 +57,7 @@ pub struct OfDocuments {
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Decides tables and rows; several, parted by commas, are as many runs.
+    /// Decides tables, rows and modes; several, parted by commas, are as many runs.
     #[arg(long = "seed", value_delimiter = ',', default_values_t = [1])]
     seeds: Vec<u64>,
     /// json (with schemas) or avro; both, one after the other, where it is not given.
@@ -80,15 +75,9 @@ pub struct Arguments {
     /// The major version of the server, 14 to 18.
     #[arg(long, default_value = "15")]
     postgres: String,
-    /// A line for the daemon's [format], given as often as there are lines.
+    /// A property of Debezium, key=value, instead of what the seed draws; given as often as there are some.
     #[arg(long)]
-    format: Vec<String>,
-    /// A line for the daemon's [source.postgres].
-    #[arg(long)]
-    source: Vec<String>,
-    /// A property for Debezium, key=value, that says the same.
-    #[arg(long)]
-    debezium: Vec<String>,
+    property: Vec<String>,
     /// The daemon's release build.
     #[arg(long)]
     release: bool,
@@ -111,7 +100,7 @@ async fn compared(subject: &Subject) -> Result<ExitCode> {
         Subject::Postgres(arguments) => against_debezium(arguments).await,
         Subject::Mongodb(arguments) => of_documents(arguments).await,
         Subject::Outbox(arguments) => of_events(arguments).await,
-        Subject::Takeover { mongodb, release } => in_turn(*mongodb, *release).await,
+        Subject::Takeover(arguments) => takeover::in_turn(arguments).await,
     }
 }
 
@@ -152,30 +141,17 @@ async fn of_events(arguments: &OfEvents) -> Result<ExitCode> {
     Ok(stand.verdict())
 }
 
-async fn in_turn(documents: bool, release: bool) -> Result<ExitCode> {
-    let connect = ConnectConfig { is_distributed: true, ..ConnectConfig::default() };
-    let stand = Stand::set_up_with(&Config::default(), &connect, release).await?;
-    let outcome = match documents {
-        true => mongodb::takeover::run(&stand.place, &stand.services.mongodb.url()).await,
-        false => postgres::takeover::run(&stand.place, &stand.services.postgres.url()).await,
-    };
-    let outcome = outcome.context(|| "the run could not be finished".to_owned())?;
-    let (lost, doubled) = (outcome.lost.len(), outcome.doubled.len());
-    println!("-- {} rows, {lost} lost, {doubled} doubled; by turns {:?}", outcome.rows, outcome.turns);
-    if !outcome.passed() {
-        println!("lost: {:?}, doubled: {:?}", outcome.lost, outcome.doubled);
-    }
-    Ok(if outcome.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Every seed in each encoding.
+/// Every seed, in the modes that it draws, in each encoding.
 async fn against_debezium(arguments: &Arguments) -> Result<ExitCode> {
     let encodings = encodings(arguments.encoding.as_deref())?;
     let version: PostgresVersion = arguments.postgres.parse()?;
     let config =
         Config { postgres: PostgresConfig { version, ..PostgresConfig::default() }, ..Config::default() };
+    let given = properties(&arguments.property)?;
     let mut stand = Stand::set_up(&config, arguments.release).await?;
     for seed in &arguments.seeds {
+        let modes = postgres::Modes::of(*seed, &given);
+        println!("-- seed {seed}: {modes}");
         for encoding in &encodings {
             let config = postgres::Config {
                 place: stand.place.clone(),
@@ -185,7 +161,7 @@ async fn against_debezium(arguments: &Arguments) -> Result<ExitCode> {
                 tables: arguments.tables,
                 transactions: arguments.transactions,
                 only: arguments.only.clone(),
-                modes: modes(arguments)?,
+                modes: modes.clone(),
             };
             let report = postgres::run(&config, &mut stand.allowed).await;
             stand.note(&format!("seed {seed}, {encoding:?}"), report);
@@ -263,14 +239,10 @@ fn encoding(name: &str) -> Result<Encoding> {
     }
 }
 
-fn modes(arguments: &Arguments) -> Result<postgres::Modes> {
+fn properties(given: &[String]) -> Result<Vec<(String, String)>> {
     let property = |text: &String| {
         let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
         pair.ok_or_else(|| Error::new(format!("{text} is no key=value")))
     };
-    Ok(postgres::Modes {
-        source: arguments.source.clone(),
-        format: arguments.format.clone(),
-        debezium: arguments.debezium.iter().map(property).collect::<Result<_>>()?,
-    })
+    given.iter().map(property).collect()
 }

@@ -17,6 +17,7 @@ mod process;
 mod registry;
 mod server;
 mod standby;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::fs;
@@ -130,7 +131,8 @@ impl Services {
     pub async fn for_tests() -> Result<&'static Self> {
         static SHARED_SET: tokio::sync::OnceCell<Services> = tokio::sync::OnceCell::const_new();
         let set = SHARED_SET.get_or_try_init(|| async {
-            let config = Config::default();
+            let postgres = PostgresConfig { version: version_of_tests()?, ..PostgresConfig::default() };
+            let config = Config { postgres, ..Config::default() };
             match std::env::var_os(SHARED) {
                 Some(dir) => Self::up(&config, &borrowed(dir)).await,
                 None => Self::start_new(&config, &Home::temporary()?).await,
@@ -138,6 +140,11 @@ impl Services {
         });
         set.await
     }
+}
+
+/// Of Postgres: the one that the run is about, where it is about one.
+pub fn version_of_tests() -> Result<PostgresVersion> {
+    std::env::var(POSTGRES).ok().map_or(Ok(PostgresVersion::default()), |version| version.parse())
 }
 
 fn borrowed(dir: OsString) -> Home {

@@ -152,6 +152,17 @@ impl Postgres {
         format!("postgres://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port())
     }
 
+    /// One of the programs for clients: the one beside the server, or Debian's, which speak with every version. The
+    /// archives have none.
+    pub fn client(&self, name: &str) -> Result<PathBuf> {
+        let beside = self.program().with_file_name(name);
+        if beside.exists() {
+            return Ok(beside);
+        }
+        debians()?;
+        Ok(Path::new(DEBIANS).join(name))
+    }
+
     /// The superuser's.
     pub fn password(&self) -> &str {
         &self.password
@@ -169,13 +180,13 @@ impl Postgres {
 }
 
 /// Where one server's programs and data lie, and whose they are.
-struct Site {
+pub(super) struct Site {
     /// The server's own directory, with its log.
-    dir: PathBuf,
+    pub dir: PathBuf,
     /// What the server's user has to reach; `dir`, unless that is closed to others.
-    place: PathBuf,
-    programs: PathBuf,
-    user: Option<(u32, u32)>,
+    pub place: PathBuf,
+    pub programs: PathBuf,
+    pub user: Option<(u32, u32)>,
 }
 
 impl Site {
@@ -194,12 +205,13 @@ impl Site {
             Some(download) => unpack(&download, &place)?,
         };
         let site = Self { dir, place, programs, user };
-        site.initdb(password)?;
+        site.initdb(password, &[])?;
         site.configure(config)?;
         Ok(site)
     }
 
-    fn initdb(&self, password: &str) -> Result<()> {
+    /// `more`: arguments that not every version has.
+    pub fn initdb(&self, password: &str, more: &[&str]) -> Result<()> {
         let data = self.data();
         create(&data)?;
         let secret = self.place.join("password");
@@ -212,6 +224,7 @@ impl Site {
         launch.args = ["--no-sync", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"]
             .map(String::from)
             .to_vec();
+        launch.args.extend(more.iter().map(ToString::to_string));
         launch.args.push(format!("--username={USER}"));
         launch.args.push(format!("--pwfile={}", secret.display()));
         launch.args.push(format!("--pgdata={}", data.display()));
@@ -220,7 +233,7 @@ impl Site {
         outcome
     }
 
-    fn configure(&self, config: &PostgresConfig) -> Result<()> {
+    pub fn configure(&self, config: &PostgresConfig) -> Result<()> {
         let file = self.data().join("postgresql.conf");
         let mut text = fs::read_to_string(&file).context(|| format!("{}", file.display()))?;
         // A socket's path has at most 107 bytes; TCP is there in any case.
@@ -245,7 +258,7 @@ impl Site {
         fs::write(&file, text).context(|| format!("{}", file.display()))
     }
 
-    fn launch(&self, port: u16) -> Launch {
+    pub fn launch(&self, port: u16) -> Launch {
         Launch {
             program: self.programs.join("postgres"),
             args: vec![
@@ -263,11 +276,11 @@ impl Site {
         }
     }
 
-    fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.place.join("data")
     }
 
-    fn give_away(&self, path: &Path) -> Result<()> {
+    pub fn give_away(&self, path: &Path) -> Result<()> {
         match self.user {
             None => Ok(()),
             Some((uid, gid)) => chown(path, Some(uid), Some(gid)).context(|| format!("{}", path.display())),
@@ -319,7 +332,7 @@ fn only_file(dir: &Path) -> Result<PathBuf> {
 
 /// A place under the temporary directory that every user can enter. Servers that go with their handle
 /// get one that is swept when this process was killed; lasting ones one that is not.
-fn place_elsewhere(lifetime: Lifetime) -> Result<PathBuf> {
+pub(super) fn place_elsewhere(lifetime: Lifetime) -> Result<PathBuf> {
     let place = match lifetime {
         Lifetime::Handle | Lifetime::Borrowed => temporary_dir()?,
         Lifetime::Lasting => std::env::temp_dir().join(format!("millrace-lasting-{}", random_hex()?)),

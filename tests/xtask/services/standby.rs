@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use super::blocking;
 use super::home::{Home, create, free_port, remove};
@@ -22,6 +22,8 @@ impl Postgres {
     /// A standby that follows this server and keeps its failover slots, from a copy of its data: this one is
     /// stopped for it and started again. It has the primary's settings and its own port.
     pub async fn standby(&self, home: &Home) -> Result<Postgres> {
+        // From 17 on slots follow.
+        let synced = self.major().await? >= 17;
         self.run(&format!("SELECT pg_create_physical_replication_slot('{SLOT}', true)")).await?;
         self.stop().await?;
         let launch = self.record(|record| record.launch.clone());
@@ -33,7 +35,7 @@ impl Postgres {
         );
         let (site, own) = (launch.cwd.with_extension("standby"), dir.clone());
         let place = site.clone();
-        let made = blocking(move || copied(&launch, &place, &own, &conninfo)).await?;
+        let made = blocking(move || copied(&launch, &place, &own, (&conninfo, synced))).await?;
         self.start().await?;
         let password = self.password().to_owned();
         let record = Record {
@@ -47,7 +49,9 @@ impl Postgres {
         let server = Server::new(dir, home.lifetime, record);
         server.start_new(|port| Ok(at(&made, port))).await?;
         // What this one acknowledges, and what it sends to readers of failover slots, the standby has.
-        self.run(&format!("ALTER SYSTEM SET synchronized_standby_slots = '{SLOT}'")).await?;
+        if synced {
+            self.run(&format!("ALTER SYSTEM SET synchronized_standby_slots = '{SLOT}'")).await?;
+        }
         self.run("ALTER SYSTEM SET synchronous_standby_names = '*'").await?;
         self.run("SELECT pg_reload_conf()").await?;
         Ok(Postgres::from_server(server, password))
@@ -58,18 +62,31 @@ impl Postgres {
         self.run("SELECT pg_promote(true, 60)").await
     }
 
+    async fn major(&self) -> Result<i32> {
+        let rows = self.query("SELECT current_setting('server_version_num')::int / 10000").await?;
+        let first = rows.iter().find_map(|row| match row {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        first.ok_or_else(|| Error::new("the server does not say its version"))
+    }
+
     async fn run(&self, sql: &str) -> Result<()> {
+        self.query(sql).await.map(drop)
+    }
+
+    async fn query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
         let failed = |error: tokio_postgres::Error| Error::new(format!("{sql}: {error}"));
         let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await.map_err(failed)?;
         let connection = tokio::spawn(connection);
-        let outcome = client.batch_execute(sql).await.map_err(failed);
+        let outcome = client.simple_query(sql).await.map_err(failed);
         connection.abort();
         outcome
     }
 }
 
 /// How the copy is started, but for its port.
-fn copied(primary: &Launch, place: &Path, own: &Path, conninfo: &str) -> Result<Launch> {
+fn copied(primary: &Launch, place: &Path, own: &Path, (conninfo, synced): (&str, bool)) -> Result<Launch> {
     let data = PathBuf::from(primary.args.get(1).ok_or_else(|| Error::new("the primary has no data"))?);
     let copy = place.join("data");
     remove(place)?;
@@ -81,9 +98,11 @@ fn copied(primary: &Launch, place: &Path, own: &Path, conninfo: &str) -> Result<
     let conf = copy.join("postgresql.conf");
     let mut text = fs::read_to_string(&conf).context(|| format!("{}", conf.display()))?;
     text += &format!(
-        "\nprimary_conninfo = '{conninfo}'\nprimary_slot_name = '{SLOT}'\nhot_standby_feedback = on\n\
-         sync_replication_slots = on\n"
+        "\nprimary_conninfo = '{conninfo}'\nprimary_slot_name = '{SLOT}'\nhot_standby_feedback = on\n"
     );
+    if synced {
+        text += "sync_replication_slots = on\n";
+    }
     fs::write(&conf, text).context(|| format!("{}", conf.display()))?;
     // An empty file is enough; the server reads that it is there.
     finish(Command::new("cp").arg("-a").arg(copy.join("PG_VERSION")).arg(copy.join("standby.signal")))?;

@@ -96,6 +96,8 @@ pub(crate) enum Taken {
     Source(SourceValue),
     /// Debezium's transform reads the mark without its default, which is all that a change has.
     SnapshotMark,
+    /// What a row that somebody asked for does not have.
+    OfTransaction(SourceValue),
     TransactionId,
     TotalOrder,
     CollectionOrder,
@@ -136,6 +138,9 @@ impl Taken {
                 let value = &field.ok_or_else(|| no_field(name, relation))?.value;
                 let taken = match (value, dialect) {
                     (SourceValue::Snapshot, Dialect::Debezium) => Self::SnapshotMark,
+                    (SourceValue::Place | SourceValue::TransactionId, Dialect::Debezium) => {
+                        Self::OfTransaction(value.clone())
+                    }
                     _ => Self::Source(value.clone()),
                 };
                 (Schema { default: None, ..source_field(value) }, taken)
@@ -161,6 +166,8 @@ impl Taken {
             Self::Updated => facts.text(document::UPDATED),
             Self::Source(value) => facts.source(value),
             Self::SnapshotMark if facts.transaction.snapshot == SnapshotMark::No => Node::Null,
+            Self::OfTransaction(_) if facts.transaction.snapshot == SnapshotMark::Incremental => Node::Null,
+            Self::OfTransaction(value) => facts.source(value),
             Self::SnapshotMark => facts.source(&SourceValue::Snapshot),
         }
     }
@@ -220,6 +227,13 @@ impl Facts<'_> {
             SourceValue::Sequence => {
                 let text = sequence(self.transaction, place);
                 Node::Text(String::from_utf8_lossy(text.as_slice()).into_owned())
+            }
+            SourceValue::Origin => self.transaction.origin.map_or(Node::Null, |origin| {
+                Node::Text(String::from_utf8_lossy(self.batch.text(origin.name)).into_owned())
+            }),
+            SourceValue::OriginPlace => {
+                let origin = self.transaction.origin;
+                origin.map_or(Node::Null, |origin| Node::Int64(origin.commit.cast_signed()))
             }
             SourceValue::NoLong | SourceValue::NoText => Node::Null,
         }

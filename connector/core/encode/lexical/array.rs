@@ -5,6 +5,14 @@
 
 use super::Bad;
 
+/// The elements of an array that are not null; `None` where the text is not one.
+pub(crate) fn elements(text: &[u8], delimiter: u8) -> Option<impl Iterator<Item = Vec<u8>>> {
+    let mut elements = Elements::default();
+    elements.parse(text, delimiter).ok()?;
+    let owned: Vec<Vec<u8>> = elements.iter().flatten().map(<[u8]>::to_vec).collect();
+    Some(owned.into_iter())
+}
+
 /// The elements of one array, unescaped. Used again and again.
 #[derive(Debug, Default)]
 pub(crate) struct Elements {

@@ -1,6 +1,7 @@
 //! The constant parts of envelopes: what stands around the rows, and between the fields of the source block.
 
 use crate::batch::document;
+use crate::encode::Dialect;
 use crate::encode::short::Lead;
 use crate::encode::transaction::BlockPlan;
 use crate::encode::value::{Union, Writer};
@@ -26,6 +27,8 @@ pub(crate) struct EnvelopePlan {
 #[derive(Debug)]
 pub(crate) struct SourceStep {
     pub lead: Lead,
+    /// Instead of lead and value, where there may be none.
+    pub null: Option<Lead>,
     pub field: SourceField,
 }
 
@@ -46,12 +49,23 @@ pub(crate) enum SourceField {
         value: Lead,
         null: Lead,
     },
+    /// The whole field, by whether the transaction has an origin.
+    Origin {
+        is_place: bool,
+        value: Lead,
+        null: Lead,
+    },
 }
 
 impl EnvelopePlan {
-    pub(super) fn compile<W: Writer>(relation: &Relation, head: &[u8], has_block: bool) -> Self {
+    pub(super) fn compile<W: Writer>(
+        relation: &Relation,
+        head: &[u8],
+        has_block: bool,
+        dialect: Dialect,
+    ) -> Self {
         let open = [head, W::STRUCT_OPEN].concat();
-        let (source, mut constant) = Self::source::<W>(&relation.source);
+        let (source, mut constant) = Self::source::<W>(&relation.source, dialect);
         constant.extend_from_slice(W::STRUCT_CLOSE);
         let block = has_block.then(|| BlockPlan::of::<W>(relation.shape, &constant));
         let (op, cells) = match relation.shape {
@@ -83,11 +97,15 @@ impl EnvelopePlan {
     }
 
     /// The block's changing fields, and the constant bytes after the last of them.
-    fn source<W: Writer>(block: &SourceBlock) -> (Vec<SourceStep>, Vec<u8>) {
+    fn source<W: Writer>(block: &SourceBlock, dialect: Dialect) -> (Vec<SourceStep>, Vec<u8>) {
         let mut steps = Vec::new();
         let mut constant = [W::lead("source", false, Union::Required), W::STRUCT_OPEN.into()].concat();
         for (place, field) in block.fields.iter().enumerate() {
             let is_first = place == 0;
+            let (value, null) = (
+                || W::lead(field.name, is_first, Union::NullFirst).into(),
+                || W::null(field.name, is_first, Union::NullFirst).into(),
+            );
             let mut lead = |union| constant.extend(W::lead(field.name, is_first, union));
             let changing = match &field.value {
                 SourceValue::Text(text) => {
@@ -110,18 +128,33 @@ impl EnvelopePlan {
                 SourceValue::CellText(index) | SourceValue::CellLong(index) => SourceField::Cell {
                     index: *index,
                     is_long: matches!(field.value, SourceValue::CellLong(_)),
-                    value: W::lead(field.name, is_first, Union::NullFirst).into(),
-                    null: W::null(field.name, is_first, Union::NullFirst).into(),
+                    value: value(),
+                    null: null(),
+                },
+                SourceValue::Origin | SourceValue::OriginPlace => SourceField::Origin {
+                    is_place: field.value == SourceValue::OriginPlace,
+                    value: value(),
+                    null: null(),
                 },
             };
+            let null = match (&changing, dialect) {
+                // Debezium's rows that somebody asked for are of no transaction.
+                (SourceField::Place | SourceField::TransactionId, Dialect::Debezium) => {
+                    let null = W::null(field.name, is_first, Union::NullFirst);
+                    Some([constant.as_slice(), &null].concat().into())
+                }
+                _ => None,
+            };
+            let mut lead = |union| constant.extend(W::lead(field.name, is_first, union));
             match changing {
                 SourceField::Snapshot => lead(Union::NullLast),
                 SourceField::CommitMs | SourceField::Increment => lead(Union::Required),
-                // Whether it is null is known with the change only.
-                SourceField::Cell { .. } => {}
+                // Whether it is null is known with the change only, or with the transaction.
+                SourceField::Cell { .. } | SourceField::Origin { .. } => {}
                 _ => lead(Union::NullFirst),
             }
-            steps.push(SourceStep { lead: std::mem::take(&mut constant).into(), field: changing });
+            let lead = std::mem::take(&mut constant).into();
+            steps.push(SourceStep { lead, null, field: changing });
         }
         (steps, constant)
     }
