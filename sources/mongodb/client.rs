@@ -9,7 +9,7 @@ use mongodb::{Client, Database};
 use secrecy::ExposeSecret;
 
 use crate::config::Settings;
-use crate::errors::{Phase, classified, is_unauthorized};
+use crate::errors::{Phase, classified, code_of, is_passing};
 use crate::resume_token::ClusterTime;
 
 /// Change streams tell their place after each reply from here on.
@@ -141,7 +141,8 @@ pub async fn facts(client: &Client, settings: &Arc<Settings>) -> Result<Facts> {
 async fn replica_set_id(client: &Client) -> mongodb::error::Result<Option<String>> {
     let sets = client.database("local").collection::<Document>("system.replset");
     let found = match sets.find_one(doc! {}).projection(doc! { "settings.replicaSetId": 1 }).await {
-        Err(error) if is_unauthorized(&error) => None,
+        // Whatever it is refused for: without it the set is known by its name.
+        Err(error) if code_of(&error).is_some() && !is_passing(&error) => None,
         found => found?,
     };
     let settings = found.as_ref().and_then(|set| set.get_document("settings").ok());

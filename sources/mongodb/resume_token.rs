@@ -82,6 +82,14 @@ pub struct ResumeToken {
 }
 
 impl ResumeToken {
+    /// Of an event, and not of a place between two: that has the kind 0 behind the version, `2B`, version, `29`.
+    pub fn is_of_event(&self) -> bool {
+        let is = |at: std::ops::Range<usize>, digits: &str| {
+            self.data.get(at).is_some_and(|found| found.eq_ignore_ascii_case(digits))
+        };
+        !(is(18..20, "2B") && is(22..24, "29"))
+    }
+
     /// The token that a person typed: its digits.
     pub fn typed(digits: &str) -> Result<Self, Malformed> {
         let token = Self { data: digits.to_owned(), type_bits: None };
@@ -157,6 +165,13 @@ mod tests {
         let token = Doc::new(token.as_bytes()).unwrap();
         assert_eq!(cluster_time_of(token).unwrap().to_string(), "1700000000.5");
         assert_eq!(ResumeToken::read(token).unwrap().to_document(), doc! { "_data": DATA });
+    }
+
+    #[test]
+    fn a_token_of_an_event_is_told_from_that_of_a_place() {
+        let of = |data: &str| ResumeToken::typed(data).expect("a token").is_of_event();
+        assert!(of("826553F100000000052B042C0100296E5A1004"));
+        assert!(!of("826553F100000000052B0429296E1404") && !of("826553f100000000052b0229296e04"));
     }
 
     #[test]

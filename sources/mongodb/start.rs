@@ -115,8 +115,11 @@ pub fn starting_at(
 ) -> Streamed {
     let pipeline = fingerprint(settings, facts.splits());
     let (set, scope) = (&facts.replica_set, settings.scope.to_string());
+    // The event that the token is of does not come: what is read as of this place has to have it.
+    let is_delivered = token.as_ref().is_some_and(ResumeToken::is_of_event);
     let position = Streamed::starting_at(set, &scope, &pipeline, token, time);
-    Streamed { replica_set_id: facts.replica_set_id.clone(), ..position }
+    let event_time = if is_delivered { time } else { position.event_time };
+    Streamed { event_time, replica_set_id: facts.replica_set_id.clone(), ..position }
 }
 
 /// Where the stream is to be opened for a position: inside a transaction where that began.

@@ -76,7 +76,7 @@ impl Shop {
     async fn sql(&self, sql: &str) {
         run(self.client(), "SET search_path = public").await;
         run(self.client(), sql).await;
-        run(self.client(), "RESET search_path").await;
+        run(self.client(), "SET search_path = pg_catalog").await;
     }
 
     async fn facts(&self) -> ServerFacts {

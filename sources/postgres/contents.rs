@@ -26,7 +26,7 @@ pub async fn of(settings: &Settings) -> Result<BTreeMap<String, Contents>> {
     let begun = client.batch_execute(BEGIN).await;
     begun.map_err(|error| errors::query("cannot begin to read the tables", error))?;
     let mut contents = BTreeMap::new();
-    for table in publication::wanted(client, settings).await?.tables {
+    for table in publication::captured(client, settings).await? {
         tracing::info!(table = %table.name(), "reading all rows");
         contents.insert(table.name().to_string(), of_table(client, &table).await?);
     }

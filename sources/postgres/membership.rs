@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use millrace_core::error::{Error, Result};
-use millrace_core::position::{Note, Notes};
+use millrace_core::position::{Note, Notes, Position};
 use millrace_core::progress::State;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
@@ -19,9 +19,9 @@ use crate::catalog::TableInfo;
 use crate::config::Settings;
 use crate::errors;
 use crate::lsn::Lsn;
-use crate::publication;
 use crate::server::{SCHEMAS_VERSION, ServerFacts};
 use crate::tables::TableName;
+use crate::{publication, start};
 
 /// The key of the publication's note, and what that of each table begins with.
 const PUBLICATION: &str = "publication";
@@ -245,7 +245,11 @@ pub async fn sent(
     client: &Client,
     settings: &Settings,
     facts: &ServerFacts,
+    (from, noted): (Option<&Position>, &Notes),
 ) -> Result<(Vec<TableInfo>, Option<Membership>)> {
+    if start::unbroken(from)?.is_some() && !noted.contains_key(PUBLICATION) {
+        publication::claim(client, settings, facts).await?;
+    }
     let mut tables = publication::wanted(client, settings).await?.tables;
     let published = publication::read(client, &settings.publication, facts).await?;
     publication::keep_captured(settings, published.as_ref(), &mut tables);
@@ -285,7 +289,8 @@ pub fn gaps(settings: &Settings, now: &Membership, noted: &Notes, end: Lsn) -> R
         return Ok(others);
     }
     let mend = format!(
-        "find out who altered the publication; compare the tables with their topics, then accept the gap with \
+        "find out who altered the publication (where a column list or a row filter was changed by one ALTER \
+         PUBLICATION ... SET TABLE, nothing is missing); compare the tables with their topics, then accept the gap with \
          `millrace position <file> set --to {end} --yes`, or begin anew with `millrace position <file> reset --yes`"
     );
     Err(Error::fatal(why).hint(mend).state(State::PositionLost))

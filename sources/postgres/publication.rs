@@ -92,6 +92,30 @@ pub fn keep_captured(settings: &Settings, found: Option<&Publication>, tables: &
     }
 }
 
+/// Says that a publication is this connector's, which earlier releases kept in step without saying so. For a connector
+/// that ran with them.
+pub async fn claim(client: &Client, settings: &Settings, facts: &ServerFacts) -> Result<()> {
+    let found = read(client, &settings.publication, facts).await?;
+    let is_unmarked = |found: &Publication| found.comment.is_none() && !found.all_tables;
+    if !settings.create_publication || facts.in_recovery || !found.as_ref().is_some_and(is_unmarked) {
+        return Ok(());
+    }
+    match client.batch_execute(&marking(settings)).await {
+        // Then it is not.
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
+        Err(error) => {
+            let what = format!("cannot mark publication {} as this connector's", settings.publication);
+            Err(errors::query(what, error))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn marking(settings: &Settings) -> String {
+    let by = made_by(&settings.connector).replace('\'', "''");
+    format!("COMMENT ON PUBLICATION {} IS '{by}';", quoted(&settings.publication))
+}
+
 /// The tables of the file that this connector is for.
 pub async fn captured(client: &Client, settings: &Settings) -> Result<Vec<TableInfo>> {
     let mut tables = wanted(client, settings).await?.tables;
@@ -214,12 +238,7 @@ pub async fn ensure(client: &Client, settings: &Settings, facts: &ServerFacts) -
         identified(table, name)?;
     }
     // One message of several statements is one transaction.
-    let mark = format!(
-        "COMMENT ON PUBLICATION {} IS '{}';",
-        quoted(name),
-        made_by(&settings.connector).replace('\'', "''")
-    );
-    let run = if found.is_none() { format!("{typed} {mark}") } else { typed.clone() };
+    let run = if found.is_none() { format!("{typed} {}", marking(settings)) } else { typed.clone() };
     client.batch_execute(&run).await.map_err(|error| match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             errors::query(format!("role {} may not change publication {name}", settings.user), error)

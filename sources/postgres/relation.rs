@@ -64,7 +64,9 @@ fn key(info: Option<&TableInfo>, message: &RelationMessage) -> Option<Vec<u16>> 
     let sent: Vec<u16> = sent.map(|(place, _)| place).collect();
     match (of_catalog, message.identity) {
         // Every column is marked there, or none, which says nothing of a key.
-        (of_catalog, Identity::Full | Identity::Nothing) => of_catalog,
+        (of_catalog, Identity::Full) => of_catalog,
+        // Rows are only inserted, and a list of columns may leave the key out.
+        (of_catalog, Identity::Nothing) => of_catalog.or_else(|| info.map(|_| Vec::new())),
         // The catalog knows the key of now and its order; rows from before it changed hold the old one.
         (Some(key), Identity::Default | Identity::Index)
             if sent.is_empty()

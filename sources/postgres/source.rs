@@ -140,7 +140,8 @@ impl PostgresSource {
         self.may_start(from.as_ref())?;
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
-        let (tables, membership) = membership::sent(&client, &self.settings, &facts).await?;
+        let past = (from.as_ref(), &feed.notes);
+        let (tables, membership) = membership::sent(&client, &self.settings, &facts, past).await?;
         let mut wish = self.wish();
         let mut from = from;
         if self.settings.snapshot.on_loss
@@ -332,7 +333,7 @@ impl PostgresSource {
                     reading.told.abandoned.store(true, Ordering::Relaxed);
                     return joined((&mut reading.thread).await);
                 }
-                _ = heartbeat.tick(), if beats && !is_standby => self.heartbeat(client).await?,
+                _ = heartbeat.tick(), if beats && !is_standby && self.drain.is_none() => self.heartbeat(client).await?,
                 read = &mut rows, if reads => {
                     read?;
                     reads = false;
@@ -421,6 +422,8 @@ impl Source for PostgresSource {
     }
 
     async fn run(&mut self, from: Option<Position>, feed: Feed) -> Result<()> {
+        // What was proved in an attempt that failed is proved anew.
+        self.drained = OnceLock::new();
         let (progress, stop, stopped) = (feed.progress.clone(), feed.stop(), feed.stop());
         let settings = self.settings.clone();
         // A cancelled start is a crash at that place, which every later one can deal with.

@@ -250,8 +250,13 @@ async fn find(client: &Client, settings: &Settings, xid: u32, last: Last) -> Res
             }
             seen += 1;
         }
-        if seen < limit || limit >= PEEK_MAX {
+        if seen < limit {
             return Ok(None);
+        }
+        if limit >= PEEK_MAX {
+            let what =
+                format!("transaction {xid} of the offset is not among the first {seen} messages of the slot");
+            return Err(Error::config(what).hint("let Debezium catch up, stop it, and take over then"));
         }
         limit = limit.saturating_mul(4);
     }

@@ -127,6 +127,17 @@ impl Shop {
         self.seen_in(&self.topic(table)).await
     }
 
+    /// All events of a table without a key up to now; a row with the id -1 marks their end, and stays.
+    pub async fn events_to_the_end(&mut self, table: &str) -> Vec<Event> {
+        self.sql.run(&format!("INSERT INTO {table} (id, note) VALUES (-1, 'the end')")).await;
+        until("the end of the events", async || {
+            let events = self.events(table).await;
+            let end = events.iter().position(|event| event.id() == Some(-1))?;
+            Some(events[..end].to_vec())
+        })
+        .await
+    }
+
     /// Waits for at least so many events of a table, and answers all.
     pub async fn wait_for_events(&mut self, table: &str, count: usize) -> Vec<Event> {
         self.events_of_topic(&self.topic(table), count).await

@@ -92,7 +92,11 @@ impl Session {
         .map_err(|fault| too_large(&fault))?;
         self.session_cells(event, &mut cells, batch)?;
         if let Some(index) = self.watched(namespace) {
-            self.tracker.dropped(index, ClusterTime(mark.commit));
+            let time = ClusterTime(mark.commit);
+            match other {
+                Some(("from", _)) => self.tracker.replaced(index, time),
+                _ => self.tracker.dropped(index, time),
+            }
         }
         self.push(Op::Truncate, relation, &cells, event, mark, batch)?;
         Ok(true)

@@ -8,6 +8,7 @@ use mongodb::Client;
 
 use crate::collections::{self, Name};
 use crate::config::Settings;
+use crate::errors::{self, classified, is_passing};
 use crate::snapshot::collection::{CollectionNote, IdPart, Unread};
 use crate::snapshot::find;
 
@@ -39,7 +40,7 @@ pub async fn take(
         if has_order {
             tracing::warn!(collection = %name, "documents are read in the order of their ids: a surrogate key is refused");
         }
-        if has_order || !is_condition(client, &name, filter.as_deref()).await {
+        if has_order || !is_condition(client, settings, &name, filter.as_deref()).await? {
             requests.scanned(Some(&asked), text, "SQL_EXCEPTION");
             continue;
         }
@@ -53,18 +54,28 @@ pub async fn take(
 }
 
 /// Whether the server understands a condition; without running it.
-async fn is_condition(client: &Client, name: &Name, filter: Option<&str>) -> bool {
-    let Some(filter) = filter else { return true };
+async fn is_condition(
+    client: &Client,
+    settings: &Settings,
+    name: &Name,
+    filter: Option<&str>,
+) -> Result<bool> {
+    let Some(filter) = filter else { return Ok(true) };
     let refused = match find::condition(filter) {
         Err(error) => error,
         Ok(condition) => {
             let explain = find::explained(name, &condition);
             match client.database(&name.database).run_raw_command(explain).await {
-                Ok(_) => return true,
+                Ok(_) => return Ok(true),
+                // The signal is heard again.
+                Err(error) if is_passing(&error) => {
+                    let what = format!("cannot ask whether a condition on {name} is understood");
+                    return Err(classified(what, error, settings, errors::Phase::Reading));
+                }
                 Err(error) => error.into(),
             }
         }
     };
     tracing::warn!(collection = %name, filter, "a signal's filter is refused, it has to be a query in JSON: {refused}");
-    false
+    Ok(false)
 }

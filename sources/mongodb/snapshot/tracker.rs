@@ -251,6 +251,15 @@ impl Tracker {
         }
     }
 
+    /// Another collection took its name. Of what that one brought the server tells nothing, so the ranges of the chunks
+    /// from before are read again.
+    pub fn replaced(&mut self, index: usize, time: ClusterTime) {
+        self.dropped(index, time);
+        if self.chunks.iter().any(|chunk| chunk.collection == index && chunk.seen < time) {
+            self.spoil(index);
+        }
+    }
+
     /// A later chunk of the same collection must not be placed before this one's range was read again.
     fn spoil(&mut self, collection: usize) {
         for chunk in self.chunks.iter_mut().filter(|chunk| chunk.collection == collection) {

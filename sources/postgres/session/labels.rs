@@ -25,7 +25,7 @@ struct Labelled {
 }
 
 impl Labels {
-    /// Every table comes by here, and those without labels do not stay.
+    /// Every table comes by here.
     pub(super) fn described(&mut self, message: &RelationMessage) {
         let (message, columns) = (message.clone(), Vec::new());
         let former = self.0.remove(&message.id).map(|table| table.former).unwrap_or_default();
@@ -37,11 +37,8 @@ impl Labels {
         let Some(table) = self.0.get_mut(&oid) else { return false };
         let columns = relation.columns.iter().enumerate();
         table.columns = columns.filter(|(_, column)| has_labels(&column.kind)).map(|(at, _)| at).collect();
-        if table.columns.is_empty() {
-            self.0.remove(&oid);
-            return false;
-        }
-        true
+        // One without labels stays too: what is known of it now may be older than the stream.
+        !table.columns.is_empty()
     }
 
     /// At the newest change.

@@ -65,11 +65,7 @@ pub(super) async fn read(shared: &Arc<Shared>, mut first: Worker, order: Vec<usi
         for _ in 1..shared.settings.snapshot_workers {
             helping.spawn(help(shared.clone(), standing.clone()).in_current_span());
         }
-        first.read_standing(&standing).await?;
-        while let Some(ended) = helping.join_next().await {
-            ended
-                .map_err(|panic| Error::fatal("a reader of rows broke a rule of its own").source(panic))??;
-        }
+        with_help(first.read_standing(&standing), &mut helping).await?;
         first.standing = None;
         first.roll_back().await?;
         shared.hold(None, None);
@@ -79,9 +75,34 @@ pub(super) async fn read(shared: &Arc<Shared>, mut first: Worker, order: Vec<usi
     reader::beside(shared, first, left).await
 }
 
+/// Until all have ended, or one has failed: what a helper had in hand nobody else would come to.
+async fn with_help(own: impl Future<Output = Result<()>>, helping: &mut JoinSet<Result<()>>) -> Result<()> {
+    let mut own = std::pin::pin!(own);
+    let mut has_ended = false;
+    while !has_ended || !helping.is_empty() {
+        tokio::select! {
+            Some(ended) = helping.join_next() => {
+                let broken = |panic| Error::fatal("a reader of rows broke a rule of its own").source(panic);
+                ended.map_err(broken)??;
+            }
+            ended = &mut own, if !has_ended => {
+                ended?;
+                has_ended = true;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Another worker. One that comes too late has nothing to do.
 async fn help(shared: Arc<Shared>, standing: Arc<Standing>) -> Result<()> {
-    let mut worker = Worker::connect(shared).await?;
+    let mut worker = match Worker::connect(shared).await {
+        Ok(worker) => worker,
+        Err(error) => {
+            tracing::warn!("fewer workers read the rows than snapshot_workers says: {error}");
+            return Ok(());
+        }
+    };
     if !worker.join(&standing.exported, &standing.tables).await? {
         return Ok(());
     }

@@ -226,11 +226,17 @@ pub fn plan(wish: Wish, wanted: &[TableInfo], found: &Notes, is_first_start: boo
         };
         plan.joined |= note.state == Phase::Pending && !is_first_start;
         plan.notes.push(note.to_note(&name));
-        let listed = if wish == Wish::Anew { Vec::new() } else { listed_keys(&name, found)? };
+        // Keys that were listed of a table which is read from its beginning may be of another one of that name.
+        let begins = wish == Wish::Anew || note.state == Phase::Pending;
+        let listed = if begins { Vec::new() } else { listed_keys(&name, found)? };
         plan.unread.push(Unread { table: name, note, listed, is_keyless });
     }
     let kept: HashSet<String> = tables.iter().map(|table| key_of(&table.name())).collect();
-    let prefixes: Vec<String> = tables.iter().map(|table| listed_prefix(&table.name())).collect();
+    let is_pending = |table: &TableName| {
+        plan.unread.iter().any(|unread| unread.table == *table && unread.note.state == Phase::Pending)
+    };
+    let goes_on = tables.iter().map(|table| table.name()).filter(|table| !is_pending(table));
+    let prefixes: Vec<String> = goes_on.map(|table| listed_prefix(&table)).collect();
     let is_kept = |key: &String| match (key.starts_with(TABLE), key.starts_with(LISTED)) {
         (true, _) => kept.contains(key),
         (_, true) => wish != Wish::Anew && prefixes.iter().any(|prefix| key.starts_with(prefix)),

@@ -252,7 +252,9 @@ impl Worker {
             None => Rows::Next(&range.part, range.rows_max + 1),
         };
         let Described { info, published, message } = &taken.table;
-        let sql = select::copy(info, published, message, (&names, Filter::of(asked)), rows);
+        // Listed rows are known by what tells them apart alone, whatever the order is that was asked for.
+        let by = if requested.is_some() { self.key(&range.name, &taken.table, None)? } else { names.clone() };
+        let sql = select::copy(info, published, message, (&by, Filter::of(asked)), rows);
         self.execute(control::PATH_OF_ROLE, &range.name).await?;
         let read_at_us = now_us();
         let rows_max = requested.as_ref().map_or(range.rows_max, |keys| keys.len() as u64);

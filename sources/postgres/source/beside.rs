@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::TrySendError;
 
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{Progress, State};
@@ -43,7 +44,7 @@ impl PostgresSource {
         let query: Query = Box::new(move |sql, transaction| {
             let what = "cannot read a value that was not sent";
             // One after another: the row is looked for in no older a snapshot.
-            let sql = format!("SELECT pg_current_snapshot(); {sql}");
+            let sql = format!("{PATH_OF_ROLE}; SELECT pg_current_snapshot(); {sql}");
             let asked = tokio::time::timeout(QUERY_PATIENCE, client.simple_query(&sql));
             let messages = match runtime.block_on(asked).map_err(|_| no_answer(&settings))? {
                 Ok(messages) => messages,
@@ -125,7 +126,11 @@ impl PostgresSource {
         let moved = tokio::time::timeout(QUERY_PATIENCE, membership.moved(client, &self.settings)).await;
         for note in moved.unwrap_or_else(|_| Err(no_answer(&self.settings)))? {
             // Lost with a stream that has ended; the next start looks again.
-            let _ = counter.orders.try_send(Order::Note(note));
+            if let Err(TrySendError::Full(_)) = counter.orders.try_send(Order::Note(note)) {
+                return Err(Error::transient(
+                    "more tables changed in the publication than are noted at once",
+                ));
+            }
         }
         Ok(())
     }

@@ -239,8 +239,7 @@ async fn rows_without_a_key_come_together_and_once_each() {
     let seen = shop.events("public.whole").await.len();
     shop.wait_for_events("public.whole", seen + 20).await;
     writers.stop().await;
-    shop.settled().await;
-    let events = shop.wait_for_events("public.whole", seen + 20).await;
+    let events = shop.events_to_the_end("public.whole").await;
     let first = events.iter().position(|event| event.op() == "r").expect("rows");
     let last = events.iter().rposition(|event| event.op() == "r").expect("rows");
     assert!(events[first..=last].iter().all(|event| event.op() == "r"), "changes came among the rows");

@@ -94,7 +94,7 @@ async fn a_kill_while_several_workers_read_begins_the_table_again_and_says_so() 
     shop.kill().start().await;
     read_through(&shop, WHOLE).await;
     writers.stop().await;
-    let all = shop.events(WHOLE).await;
+    let all = shop.events_to_the_end(WHOLE).await;
     let is_second = |event: &Event| event.header("snapshot.attempt") == Some("2");
     assert!(all.iter().any(|event| event.op() == "r" && !is_second(event)), "nothing came before the kill");
     // What came before the first row of the second reading is forgotten.

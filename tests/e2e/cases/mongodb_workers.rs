@@ -1,6 +1,6 @@
 //! Documents that are read by several readers at once, beside a stream that goes on.
 
-use millrace_e2e::{Archive, Event};
+use millrace_e2e::{Archive, Event, until};
 use mongodb::bson::{Bson, doc};
 
 use super::mongodb_snapshots::{
@@ -83,8 +83,13 @@ async fn collections_read_at_once_under_writers_lose_nothing_and_double_nothing_
         writers.stop().await;
     }
     let papers = archive.settled().await;
-    // The fence came behind everything else, in whichever topic.
-    let items = archive.events(ITEMS).await;
+    archive.collection(ITEMS).insert_one(doc! { "_id": -1_i64 }).await.expect("a document behind all others");
+    let items = until("the end of the items", async || {
+        let events = archive.events(ITEMS).await;
+        let end = events.iter().position(|event| key(event) == "-1")?;
+        Some(events[..end].to_vec())
+    })
+    .await;
     for (events, collection) in [(papers, PAPERS), (items, ITEMS)] {
         assert_once(&events);
         assert_eq!(read_twice(&events), [] as [String; 0], "{collection}");

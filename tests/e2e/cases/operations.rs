@@ -81,9 +81,11 @@ async fn how_far_the_rows_are_is_told_on_a_terminal_by_rest_and_in_the_metrics()
         (&figures["tables_done"], &figures["rows"], &figures["rows_estimated"]),
         (&json!(1), &json!(3_000), &json!(3_000))
     );
-    for (metric, expected) in
-        [("snapshot_tables_done", 1.0), ("snapshot_rows", 3_000.0), ("snapshot_running", 0.0)]
-    {
+    for (metric, expected) in [
+        ("millrace_snapshot_tables_done", 1.0),
+        ("millrace_snapshot_rows", 3_000.0),
+        ("millrace_snapshot_running", 0.0),
+    ] {
         assert_eq!(shop.daemon().metric(metric, &shop.name).await, Some(expected), "{metric}");
     }
     // Drawn over itself, with the log above it, and gone in the end.

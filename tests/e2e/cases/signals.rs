@@ -61,6 +61,29 @@ async fn rows_that_a_condition_lets_through_are_read_again_beside_the_changes() 
 }
 
 #[tokio::test]
+async fn in_the_order_of_another_column_rows_are_looked_up_by_their_key_where_a_change_left_a_value_out() {
+    let mut shop = Shop::open("signal-order").await;
+    shop.file.set("source/postgres/snapshot_chunk_rows", 50);
+    shop.sql.run("ALTER TABLE orders ADD nth bigint NOT NULL DEFAULT 0, ADD big text").await;
+    shop.sql.run("ALTER TABLE orders ALTER big SET STORAGE EXTERNAL; CREATE INDEX ON orders (nth)").await;
+    let rows = "SELECT n, 'row 0', 2000 - n, repeat(n::text || ' ', 1000) FROM generate_series(0, 1999) n";
+    shop.sql.run(&format!("INSERT INTO orders {rows}")).await;
+    shop.start().await;
+    let writers =
+        Writers::at_work(&shop, 2_000, &["UPDATE orders SET note = 'update {version}' WHERE id = {id}"])
+            .await;
+    let data = json!({ "data-collections": ["public.orders"], "surrogate-key": "nth" });
+    signal(&shop, "ordered", "execute-snapshot", data).await;
+    wait_until_told(&shop, "ordered", "COMPLETED").await;
+    writers.stop().await;
+    let events = shop.settled().await;
+    let is_whole = |event: &&Event| event.after("big").as_str().is_some_and(|big| big.ends_with(' '));
+    assert_eq!(events.iter().filter(is_whole).filter_map(Event::id).collect::<BTreeSet<_>>().len(), 2_000);
+    assert!(events.iter().any(|event| event.op() == "u" && !is_whole(&event)), "no value was left out");
+    assert_eq!(folded(&events), table(&shop).await);
+}
+
+#[tokio::test]
 async fn a_request_outlives_a_kill_and_ends_where_it_is_stopped() {
     let mut shop = streaming("signal-kill", 12_000).await;
     let all = json!({"data-collections": ["public\\..*"]});

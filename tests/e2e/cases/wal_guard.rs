@@ -65,7 +65,7 @@ async fn above_the_limit_the_source_is_protected_by_giving_its_slot_up() {
     let (shop, open) = above_the_limit("protect-source", "protect_source").await;
     shop.daemon().wait_for_state_within(NOTICED, &shop.name, "POSITION_LOST").await;
     let refusal = shop.not_ready("POSITION_LOST").await;
-    refusal.expect_reason(&["1 GB", "dropped"]).expect_hint(&["copy the tables anew", "reset --yes"]);
+    refusal.expect_reason(&["1.00 GB", "dropped"]).expect_hint(&["copy the tables anew", "reset --yes"]);
     until("the slot is gone", async || {
         let slots = "SELECT count(*) FROM pg_replication_slots";
         (shop.sql.one::<i64>(slots).await == 0).then_some(())
