@@ -379,6 +379,8 @@ async fn work(shared: Arc<Shared>, mut worker: Option<Worker>) -> Result<()> {
 /// Until everything that may have been streamed before this session began is visible to every snapshot, and
 /// where a table has joined, until no transaction is left that the publication did not send.
 async fn wait_for_the_past(worker: &Worker, joined: bool) -> Result<()> {
+    // A snapshot lists what is under way only up to the newest transaction that has ended: this one, then.
+    worker.mark(0).await?;
     let began = worker.look().await?;
     loop {
         let now = worker.look().await?;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use millrace_e2e::{Event, Own, PATIENCE, Servers, Shop, until};
 use millrace_ledger::reader::{Isolation, Reader};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
+use tokio::task::JoinHandle;
 
 use super::snapshots::{
     CHANGES, ORDERS, Writers, assert_once, fill, folded, noted, read_through, read_twice, shop, table,
@@ -224,37 +225,55 @@ pub async fn wait_for_standby(shop: &Shop, name: &str) {
     .await;
 }
 
+/// A change whose commit waits for the standby.
+async fn held_commit(shop: &Shop, change: &'static str) -> JoinHandle<()> {
+    let session = shop.sql.another().await;
+    let held = tokio::spawn(async move { session.run(change).await });
+    // The heartbeat may wait too.
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = ";
+    let waiting = format!("{waiting}$query${change}$query$");
+    until("the commit waits", async || (shop.sql.one::<i64>(&waiting).await == 1).then_some(())).await;
+    held
+}
+
+async fn wait_for_status(shop: &Shop, part: &str) {
+    until(part, async || {
+        let (_, status) = shop.daemon().json(&format!("/connectors/{}/status", shop.name)).await;
+        status.to_string().contains(part).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_commit_that_waits_for_a_standby_holds_the_snapshot_up_and_is_not_lost() {
     let servers = Arc::new(Servers::with(Own::postgres()).await);
     let mut shop = Shop::on(&servers, "snapshot-standby").await;
-    shop.file.set("source/postgres/snapshot", "initial").set("source/postgres/snapshot_chunk_rows", 20);
-    fill(&shop, 8_000).await;
+    shop.file.set("source/postgres/snapshot_chunk_rows", 20);
+    fill(&shop, 400).await;
     shop.start().await;
     // The stream knows the table: what describes one is waited for too, before its first row.
     shop.sql.run("UPDATE orders SET note = 'known 1' WHERE id = 3").await;
-    until("a change is out", async || {
-        shop.events(ORDERS).await.iter().any(|event| event.op() == "u").then_some(())
-    })
-    .await;
+    shop.wait_for_events(ORDERS, 1).await;
     wait_for_standby(&shop, "nobody").await;
-    // Its commit is in the log, and streamed, and nobody sees it.
-    let session = shop.sql.another().await;
-    let held = tokio::spawn(async move {
-        session.run("UPDATE orders SET note = 'held 1' WHERE id IN (7, 7990)").await;
-    });
-    until("the snapshot waits for it", async || {
-        let (_, status) = shop.daemon().json(&format!("/connectors/{}/status", shop.name)).await;
-        status.to_string().contains("a synchronous standby may be away").then_some(())
-    })
-    .await;
-    assert_ne!(noted(&shop, ORDERS).await.as_deref(), Some("done"));
+    // Commits that are in the log, and streamed, and that nobody sees: one from before the snapshot, and one that
+    // comes while it waits.
+    let before = held_commit(&shop, "UPDATE orders SET note = 'held 1' WHERE id IN (7, 390)").await;
+    let data = json!({ "data-collections": [ORDERS] });
+    shop.daemon().ask(&shop.name, "all", "execute-snapshot", data).await;
+    wait_for_status(&shop, "which was there before: process").await;
+    let meanwhile = held_commit(&shop, "UPDATE orders SET note = 'held 1' WHERE id IN (8, 391)").await;
+    let release = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+        WHERE wait_event = 'SyncRep' AND query LIKE '%(7, 390)'";
+    assert!(shop.sql.one::<bool>(release).await);
+    before.await.expect("the update is committed");
+    wait_for_status(&shop, "a synchronous standby may be away").await;
+    assert!(!shop.daemon().told(&shop.name, "all").await.contains(&"COMPLETED".to_owned()));
     shop.sql.run("ALTER SYSTEM RESET synchronous_standby_names").await;
     shop.sql.run("SELECT pg_reload_conf()").await;
-    held.await.expect("the update is committed");
-    read_through(&shop, ORDERS).await;
+    meanwhile.await.expect("the update is committed");
+    shop.daemon().wait_until_told(&shop.name, "all", "COMPLETED").await;
     let events = shop.settled().await;
     assert_once(&events);
     assert_eq!(folded(&events), table(&shop).await);
-    assert_eq!(table(&shop).await[&7990], "held 1");
+    assert_eq!([390, 391].map(|id| folded(&events)[&id].clone()), ["held 1", "held 1"]);
 }
