@@ -26,12 +26,8 @@ pub struct Asked {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surrogate_key: Option<String>,
     /// No change goes out while its rows do.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blocking: bool,
-}
-
-fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 impl Asked {

@@ -1,7 +1,10 @@
 //! What the snapshots of all sources share: where one stands (`Phase`), how many rows a chunk asks for (`Pace`),
-//! which words its rows get (`Marks`), and how far all of it is, for people (`Telling`).
+//! which words its rows get (`Marks`), what its workers have to do (`Jobs`), and how far all of it is, for people
+//! (`Telling`).
 //!
 //! How a chunk is read so that rows and changes come once and in order is the matter of each source.
+
+mod jobs;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{ChangeBatch, SnapshotMark, Transaction};
 use crate::progress::{Progress, SnapshotFigures, now_us};
+
+pub use jobs::Jobs;
 
 /// Chunks of one reader under way: one is read while the one before waits for the stream.
 pub const UNDER_WAY_MAX: usize = 2;

@@ -55,7 +55,7 @@ pub struct Streamed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained: Option<Drained>,
     /// By an operator, who accepted what is missing before it.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chosen: bool,
 }
 
@@ -75,10 +75,6 @@ pub struct Contents {
     pub rows: i64,
     /// Of the hashes of all rows, in whatever order they come; larger than any integer of JSON.
     pub sum: String,
-}
-
-fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 /// What was found in the sink at opening.

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::Progress;
 use millrace_core::requests::Requests;
-use millrace_core::snapshot::Telling;
+use millrace_core::snapshot::{Jobs, Telling};
 use mongodb::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
@@ -49,9 +49,8 @@ pub(super) struct Shared {
     base: usize,
     /// The stream's number of the first reading whose last document is the last of all.
     pub last: Option<usize>,
-    jobs: Mutex<VecDeque<Job>>,
-    /// Numbers of the readings that are not through. Told again when there is a new job.
-    left: watch::Sender<BTreeSet<usize>>,
+    /// Readings by their numbers.
+    jobs: Jobs<Job>,
     told: Mutex<Told>,
 }
 
@@ -75,16 +74,17 @@ impl Reader {
         }
         let last = self.last_with_documents(&unread).await?;
         let last = last.map(|last| base + last);
-        let (jobs, left) = (jobs(&unread, base, last), (base..base + unread.len()).collect());
+        let (first, numbers) = (jobs(&unread, base, last), base..base + unread.len());
         let shared = Arc::new(Shared {
             reader: self,
             unread,
             base,
             last,
-            jobs: Mutex::new(jobs),
-            left: watch::Sender::new(left),
+            jobs: Jobs::default(),
             told: Mutex::new(Told { telling, names: BTreeSet::new() }),
         });
+        shared.jobs.begin(numbers);
+        shared.jobs.put(|jobs| jobs.extend(first));
         let mut workers = JoinSet::new();
         for _ in 0..shared.reader.settings.snapshot_workers {
             workers.spawn(work(shared.clone()).in_current_span());
@@ -147,7 +147,7 @@ fn jobs(unread: &[Unread], base: usize, last: Option<usize>) -> VecDeque<Job> {
 
 async fn work(shared: Arc<Shared>) -> Result<()> {
     let mut worker = Worker::new(shared.clone());
-    while let Some(job) = shared.next_job().await {
+    while let Some(job) = shared.jobs.next().await {
         match job {
             Job::Collection(index) => worker.collection(index).await?,
             Job::Part { index, number, part } => worker.part(index, number, part).await?,
@@ -169,34 +169,14 @@ impl Shared {
         self.unread.get(index.checked_sub(self.base)?)
     }
 
-    /// The next thing to do; `None` once every reading is through.
-    async fn next_job(&self) -> Option<Job> {
-        let mut left = self.left.subscribe();
-        loop {
-            left.mark_unchanged();
-            if let Some(job) = lock(&self.jobs).pop_front() {
-                return Some(job);
-            }
-            if left.borrow().is_empty() {
-                return None;
-            }
-            // The sender lives as long as `self`.
-            left.changed().await.ok()?;
-        }
-    }
-
     /// Parts of a collection that somebody has begun: before anything else. Those of the last collection come behind
     /// everything else, because whoever ends one waits for all others.
     pub fn share(&self, index: usize, parts: impl Iterator<Item = Job>) {
         let parts: Vec<Job> = parts.collect();
-        let mut jobs = lock(&self.jobs);
-        if self.last == Some(index) {
-            jobs.extend(parts);
-        } else {
-            parts.into_iter().rev().for_each(|part| jobs.push_front(part));
-        }
-        drop(jobs);
-        self.left.send_modify(|_| {});
+        self.jobs.put(|jobs| match self.last == Some(index) {
+            true => jobs.extend(parts),
+            false => parts.into_iter().rev().for_each(|part| jobs.push_front(part)),
+        });
     }
 
     pub fn begun(&self, index: usize, name: &str) {
@@ -211,7 +191,7 @@ impl Shared {
 
     /// The reading has come to its end with so many documents, or was given up. To be told by each of its readers.
     pub fn through(&self, index: usize, documents: Option<u64>) {
-        if !self.left.send_if_modified(|left| left.remove(&index)) {
+        if !self.jobs.through(index) {
             return;
         }
         let Some(unread) = self.unread(index) else { return };
@@ -234,7 +214,8 @@ impl Shared {
         let Some(unread) = self.unread(index).filter(|unread| unread.note.asked.is_some()) else {
             return false;
         };
-        !self.left.borrow().contains(&index) || self.reader.requests.is_stopped(&unread.name.to_string())
+        !self.jobs.is(|left| left.contains(&index))
+            || self.reader.requests.is_stopped(&unread.name.to_string())
     }
 
     fn show(&self, change: impl FnOnce(&mut BTreeSet<String>)) {
@@ -259,7 +240,7 @@ impl Shared {
 
     /// Whether the first documents of all other collections are out.
     pub fn are_others_through(&self) -> bool {
-        self.are_through(&self.left.borrow())
+        self.jobs.is(|left| self.are_through(left))
     }
 
     fn are_through(&self, left: &BTreeSet<usize>) -> bool {
@@ -268,8 +249,7 @@ impl Shared {
     }
 
     pub async fn others_are_through(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.left.subscribe().wait_for(|left| self.are_through(left)).await;
+        self.jobs.until(|left| self.are_through(left)).await;
     }
 }
 

@@ -227,8 +227,7 @@ impl Worker {
     /// Reads ranges until there are no more.
     async fn some_ranges(&mut self, whole: &Whole, table: &Described, chunks: &mut Chunks) -> Result<()> {
         let Whole { index, name, .. } = whole;
-        self.execute("SET LOCAL enable_seqscan = on", name).await?;
-        self.execute(control::PATH_OF_ROLE, name).await?;
+        self.execute(&format!("SET LOCAL enable_seqscan = on; {}", control::PATH_OF_ROLE), name).await?;
         let mut is_given_up = false;
         while let Some(blocks) = whole.next() {
             if is_given_up {

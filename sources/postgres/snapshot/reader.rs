@@ -3,7 +3,7 @@
 //! A job is a table, or a part of one that is read by itself. Whoever ends the last part of a table sees to the
 //! rows that have to be read again.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{Progress, SnapshotFigures, State, now_us};
 use millrace_core::requests::Requests;
+use millrace_core::snapshot::Jobs;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
@@ -70,9 +71,8 @@ pub(super) struct Shared {
     last_table: AtomicUsize,
     /// What is done once the stream has gone on behind a blocking snapshot.
     put_off: Mutex<Vec<(usize, Job)>>,
-    jobs: Mutex<VecDeque<Job>>,
-    /// Numbers of the tables that are not through. Told again when there is a new job.
-    left: watch::Sender<BTreeSet<usize>>,
+    /// Tables by their numbers.
+    jobs: Jobs<Job>,
     /// Tables whose snapshots are lent to others.
     lent: watch::Sender<Vec<Arc<Whole>>>,
     /// Tables that somebody has begun with.
@@ -117,20 +117,10 @@ impl Shared {
 
     /// The next thing to do; `None` once every table is through.
     pub async fn next_job(&self) -> Option<Job> {
-        let mut left = self.left.subscribe();
-        loop {
-            left.mark_unchanged();
-            if let Some(job) = lock(&self.jobs).pop_front() {
-                return Some(job);
-            }
-            if left.borrow().is_empty() {
-                return None;
-            }
-            tokio::select! {
-                // The sender lives as long as `self`.
-                changed = left.changed() => changed.ok()?,
-                whole = self.help_wanted() => return Some(Job::Help(whole)),
-            }
+        tokio::select! {
+            biased;
+            job = self.jobs.next() => job,
+            whole = self.help_wanted() => Some(Job::Help(whole)),
         }
     }
 
@@ -159,10 +149,7 @@ impl Shared {
 
     /// Parts of tables that somebody has begun: before anything else, so that a table's rows come together.
     pub fn share(&self, parts: impl DoubleEndedIterator<Item = Job>) {
-        let mut jobs = lock(&self.jobs);
-        parts.rev().for_each(|part| jobs.push_front(part));
-        drop(jobs);
-        self.left.send_modify(|_| {});
+        self.jobs.put(|jobs| parts.rev().for_each(|part| jobs.push_front(part)));
     }
 
     /// The numbers of its tables.
@@ -178,7 +165,7 @@ impl Shared {
     /// For when the stream has gone on.
     pub fn put_off(&self, table: usize, job: Job) {
         lock(&self.put_off).push((table, job));
-        self.left.send_if_modified(|left| left.remove(&table));
+        self.jobs.through(table);
     }
 
     pub fn take_put_off(&self) -> Vec<Job> {
@@ -186,7 +173,7 @@ impl Shared {
         if let Some((last, _)) = all.last() {
             self.last_table.store(*last, Ordering::Relaxed);
         }
-        self.left.send_modify(|left| left.extend(all.iter().map(|(table, _)| *table)));
+        self.jobs.begin(all.iter().map(|(table, _)| *table));
         all.into_iter().map(|(_, job)| job).collect()
     }
 
@@ -204,7 +191,7 @@ impl Shared {
 
     /// The table is through, or was given up. To be told by each of its readers.
     pub fn through(&self, table: usize, end: End) {
-        if !self.left.send_if_modified(|left| left.remove(&table)) {
+        if !self.jobs.through(table) {
             return;
         }
         self.show(|figures| figures.tables_done += 1);
@@ -237,7 +224,7 @@ impl Shared {
 
     /// Until the rows of all other tables are out.
     pub async fn others_are_through(&self) {
-        let _ = self.left.subscribe().wait_for(|left| left.len() <= 1).await;
+        self.jobs.until(|left| left.len() <= 1).await;
     }
 
     pub fn show(&self, change: impl FnOnce(&mut SnapshotFigures)) {
@@ -295,8 +282,7 @@ impl Reader {
             base,
             last_table: AtomicUsize::new(usize::MAX),
             put_off: Mutex::default(),
-            jobs: Mutex::default(),
-            left: watch::Sender::new(BTreeSet::new()),
+            jobs: Jobs::default(),
             lent: watch::Sender::new(Vec::new()),
             begun: Mutex::default(),
             shown: Mutex::new(Told { figures, at: Instant::now() }),
@@ -327,7 +313,7 @@ impl Reader {
             shared.tables().partition(|table| Some(*table) == last);
         let mut order = others;
         order.extend(last);
-        shared.left.send_replace(shared.tables().collect());
+        shared.jobs.begin(shared.tables());
         let shared = Arc::new(shared);
         let mut first = Worker::new(shared.clone(), control).await?;
         first.catch_up().await?;
@@ -347,7 +333,7 @@ impl Reader {
 
 /// Reads the tables while the stream goes on.
 pub(super) async fn beside(shared: &Arc<Shared>, first: Worker, jobs: Vec<Job>) -> Result<()> {
-    *lock(&shared.jobs) = jobs.into();
+    shared.jobs.put(|waiting| waiting.extend(jobs));
     let mut workers = JoinSet::new();
     workers.spawn(work(shared.clone(), Some(first)).in_current_span());
     for _ in 1..shared.settings.snapshot_workers {

@@ -39,7 +39,7 @@ pub struct TableNote {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
     /// More rows have to be read again than are worth listing: then all of them.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repeat: bool,
     /// Rows delivered.
     #[serde(default)]
@@ -64,12 +64,8 @@ pub struct Part {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Vec<String>>,
     /// No row comes after the last one.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
-}
-
-fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 fn is_zero(number: &u32) -> bool {

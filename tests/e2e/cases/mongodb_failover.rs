@@ -1,12 +1,13 @@
 //! The primary goes away inside a transaction that is being read: it stays one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_e2e::{Archive, Own, Servers, connect, until, wait_for_records, within};
 use mongodb::bson::{Document, doc};
-use serde_json::{Value as Json, json};
+
+use super::mongodb_transactions::{assert_numbered, assert_told_once};
 
 /// Elections on a busy machine, and what was written meanwhile.
 const ELECTIONS: Duration = Duration::from_secs(150);
@@ -73,22 +74,13 @@ async fn a_new_primary_that_does_not_know_yet_what_is_committed_tears_no_transac
         (records.len() > DOCUMENTS).then_some(records)
     })
     .await;
-    assert_eq!(records.len(), DOCUMENTS + 1, "an event came twice");
-    let mut numbers = BTreeMap::new();
-    for value in records.iter().map(|record| record.json()).filter(|value| !value["transaction"].is_null()) {
-        let after: Json = serde_json::from_str(value["after"].as_str().unwrap()).unwrap();
-        let at = after["at"]["$numberLong"].as_str().unwrap().parse::<u64>().unwrap();
-        numbers.insert(value["transaction"]["total_order"].as_u64(), at);
-    }
-    let expected = (0..DOCUMENTS as u64).map(|at| (Some(at + 1), at));
-    assert!(numbers.into_iter().eq(expected), "a number is missing, twice, or at another document");
+    assert_numbered(&records, DOCUMENTS);
     let ends = within(ELECTIONS, "the end of the transaction", async || {
         let ends = wait_for_records(&bootstrap, &[&told], 1).await;
         (ends.len() > 1).then_some(ends)
     })
     .await;
-    let counts: Vec<Json> = ends.iter().map(|end| end.json()["event_count"].clone()).collect();
-    assert_eq!(counts, [Json::Null, json!(DOCUMENTS)], "a begin or an end came twice");
+    assert_told_once(&ends, DOCUMENTS);
 }
 
 #[tokio::test]

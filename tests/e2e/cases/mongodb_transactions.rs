@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_e2e::{Archive, wait_for_records};
+use millrace_e2e::{Archive, Bare, wait_for_records};
 use mongodb::bson::{Document, doc};
 use serde_json::{Value as Json, json};
 
@@ -84,16 +84,26 @@ async fn numbers_in_a_cut_transaction_of_documents_go_on_after_a_kill() {
         archive.start().await;
     }
     let records = wait_for_records(&bootstrap, &[&papers], DOCUMENTS + 1).await;
-    assert_eq!(records.len(), DOCUMENTS + 1, "an event came twice");
+    assert_numbered(&records, DOCUMENTS);
+    let ends = wait_for_records(&bootstrap, &[&format!("{}.transaction", archive.name)], 2).await;
+    assert_told_once(&ends, DOCUMENTS);
+}
+
+/// One event outside any transaction, and those of one with so many documents, whose field `at` counts them.
+pub(super) fn assert_numbered(records: &[Bare], documents: usize) {
+    assert_eq!(records.len(), documents + 1, "an event came twice");
     let mut numbers = BTreeMap::new();
     for value in records.iter().map(|record| record.json()).filter(|value| !value["transaction"].is_null()) {
         let after: Json = serde_json::from_str(value["after"].as_str().unwrap()).unwrap();
         let at = after["at"]["$numberLong"].as_str().unwrap().parse::<u64>().unwrap();
         numbers.insert(value["transaction"]["total_order"].as_u64(), at);
     }
-    let expected = (0..DOCUMENTS as u64).map(|at| (Some(at + 1), at));
+    let expected = (0..documents as u64).map(|at| (Some(at + 1), at));
     assert!(numbers.into_iter().eq(expected), "a number is missing, twice, or at another document");
-    let ends = wait_for_records(&bootstrap, &[&format!("{}.transaction", archive.name)], 2).await;
+}
+
+/// The begin and the end of that transaction.
+pub(super) fn assert_told_once(ends: &[Bare], documents: usize) {
     let counts: Vec<Json> = ends.iter().map(|end| end.json()["event_count"].clone()).collect();
-    assert_eq!(counts, [Json::Null, json!(DOCUMENTS)], "a begin or an end came twice");
+    assert_eq!(counts, [Json::Null, json!(documents)], "a begin or an end came twice");
 }

@@ -123,7 +123,17 @@ impl Postgres {
         let (config, password) = (config.clone(), random_hex()?);
         let (own, secret, lifetime) = (dir.clone(), password.clone(), home.lifetime);
         let site = blocking(move || Site::prepare(&config, own, lifetime, &secret)).await?;
+        Self::start_on(site, name, dir, lifetime, password).await
+    }
 
+    /// Starts a cluster that was made, and waits until it answers.
+    pub(super) async fn start_on(
+        site: Site,
+        name: String,
+        dir: PathBuf,
+        lifetime: Lifetime,
+        password: String,
+    ) -> Result<Self> {
         let port = free_port()?;
         let record = Record {
             name,
@@ -133,7 +143,7 @@ impl Postgres {
             dirs: if site.place == dir { vec![dir.clone()] } else { vec![dir.clone(), site.place.clone()] },
             process: None,
         };
-        let server = Server::new(dir, home.lifetime, record);
+        let server = Server::new(dir, lifetime, record);
         server.start_new(|port| Ok(site.launch(port))).await?;
         Ok(Self { server, password })
     }

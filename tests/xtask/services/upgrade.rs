@@ -7,7 +7,6 @@ use super::home::{Home, Lifetime, create, free_port, open_to_others};
 use super::install::{Download, Origin, finish};
 use super::postgres::{Postgres, PostgresConfig, PostgresVersion, Site, USER, place_elsewhere};
 use super::process::{Launch, run_to_end};
-use super::server::{Kind, Record, Server};
 use super::{blocking, install};
 use crate::{Context, Error, Result};
 
@@ -26,20 +25,11 @@ impl Postgres {
     pub async fn upgraded(&self, home: &Home) -> Result<Postgres> {
         self.stop().await?;
         let (old, password) = (self.record(|record| record.launch.clone()), self.password().to_owned());
-        let (dir, port) = (home.place("postgres-18-upgraded")?, free_port()?);
+        let name = "postgres-18-upgraded";
+        let dir = home.place(name)?;
         let (own, secret, lifetime) = (dir.clone(), password.clone(), home.lifetime);
         let site = blocking(move || made(&old, own, lifetime, &secret)).await?;
-        let record = Record {
-            name: "postgres-18-upgraded".to_owned(),
-            kind: Kind::Postgres { password: password.clone() },
-            port,
-            launch: site.launch(port),
-            dirs: if site.place == dir { vec![dir.clone()] } else { vec![dir.clone(), site.place.clone()] },
-            process: None,
-        };
-        let server = Server::new(dir, home.lifetime, record);
-        server.start_new(|port| Ok(site.launch(port))).await?;
-        Ok(Postgres::from_server(server, password))
+        Postgres::start_on(site, name.to_owned(), dir, lifetime, password).await
     }
 }
 
