@@ -188,8 +188,14 @@ fn disguised(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
         let columns = column("format.mask_columns", name, problems);
         found.push(Disguised { columns, by: Disguise::Mask { asterisks: *asterisks } });
     }
-    let algorithms =
-        [("sha256", Algorithm::Sha256), ("sha384", Algorithm::Sha384), ("sha512", Algorithm::Sha512)];
+    let algorithms = [
+        ("md5", Algorithm::Md5),
+        ("sha1", Algorithm::Sha1),
+        ("sha224", Algorithm::Sha224),
+        ("sha256", Algorithm::Sha256),
+        ("sha384", Algorithm::Sha384),
+        ("sha512", Algorithm::Sha512),
+    ];
     let algorithm = choice(problems, "format.hash_algorithm", &raw.hash_algorithm, &algorithms);
     let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
     let hashed = columns("format.hash_columns", raw.hash_columns.as_ref(), problems);
@@ -207,7 +213,7 @@ fn disguised(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
     };
     for columns in hashed {
         let salt = Salt(salt.to_owned());
-        found.push(Disguised { columns, by: Disguise::Hash { algorithm, salt, of } });
+        found.push(Disguised { columns, by: Disguise::Hash { algorithm, salt, of, length: None } });
     }
     for (name, characters) in raw.truncate_columns.iter().flatten() {
         let columns = column("format.truncate_columns", name, problems);

@@ -12,7 +12,7 @@ use crate::signal::file::SignalFile;
 use crate::signal::{Action, Execute, Signal, Wanted};
 
 /// Collections that a notification about one of them names.
-const NAMED_MAX: usize = 100;
+pub const NAMED_MAX: usize = 100;
 
 /// What somebody asked for, while the connector ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,13 +74,13 @@ impl Requests {
     }
 
     /// Says what happened to a snapshot: to the one that was asked for, or to the first one.
-    pub fn notify<const N: usize>(
+    pub fn notify(
         &self,
         asked: Option<&Asked>,
         kind: &'static str,
-        data: [(&'static str, String); N],
+        data: impl IntoIterator<Item = (&'static str, String)>,
     ) {
-        let mut data = BTreeMap::from(data);
+        let mut data: BTreeMap<&str, String> = data.into_iter().collect();
         data.insert("connector_name", self.connector.clone());
         self.progress.notify(Notification {
             id: asked.map_or_else(|| "initial".to_owned(), |asked| asked.id.clone()),
@@ -94,36 +94,35 @@ impl Requests {
         });
     }
 
-    /// The rows of this one are read now, among those of others. Very many are not named each time.
-    pub fn in_progress(&self, asked: Option<&Asked>, name: &str, all: impl ExactSizeIterator<Item = String>) {
+    /// The rows of this one are read now, among those of others.
+    pub fn in_progress(&self, asked: Option<&Asked>, name: &str, all: Vec<String>) {
         let current = ("current_collection_in_progress", name.to_owned());
-        if all.len() > NAMED_MAX {
-            return self.notify(asked, "IN_PROGRESS", [current]);
-        }
-        let all = all.collect::<Vec<_>>().join(", ");
-        self.notify(asked, "IN_PROGRESS", [current, ("data_collections", all)]);
+        self.notify(asked, "IN_PROGRESS", [Some(current), listed(&all)].into_iter().flatten());
     }
 
-    /// The rows of a collection are out, or will not be: `status` says how it ended.
-    pub fn scanned(&self, asked: Option<&Asked>, name: String, status: &str) {
-        let data = [("scanned_collection", name), ("status", status.to_owned())];
-        self.notify(asked, "TABLE_SCAN_COMPLETED", data);
-    }
-
-    /// And how many those are.
-    pub fn scanned_rows(&self, asked: Option<&Asked>, name: String, rows: u64) {
+    /// The rows of a collection are out, so many, or will not be: `status` says how it ended. `all`: what the request
+    /// was for, or of an incremental one what is left of it.
+    pub fn scanned(&self, asked: Option<&Asked>, name: String, (status, rows): (&str, u64), all: &[String]) {
         let data = [
             ("scanned_collection", name),
-            ("status", "SUCCEEDED".to_owned()),
+            ("status", status.to_owned()),
             ("total_rows_scanned", rows.to_string()),
         ];
-        self.notify(asked, "TABLE_SCAN_COMPLETED", data);
+        self.notify(asked, "TABLE_SCAN_COMPLETED", data.into_iter().chain(listed(all)));
     }
 
-    /// A request was taken up: these will be read.
-    pub fn started(&self, asked: &Asked, names: &[String]) {
-        self.notify(Some(asked), "STARTED", [("data_collections", names.join(", "))]);
-        if names.is_empty() {
+    /// No rows are read at this start.
+    pub fn skipped(&self) {
+        self.notify(None, "SKIPPED", []);
+    }
+
+    /// A request was taken up: the rows of all these will be read, but for those of which it is said why not.
+    pub fn started(&self, asked: &Asked, all: &[String], refused: &[(String, &str)]) {
+        self.notify(Some(asked), "STARTED", [("data_collections", all.join(","))]);
+        for (name, status) in refused {
+            self.scanned(Some(asked), name.clone(), (status, 0), all);
+        }
+        if all.len() == refused.len() {
             self.notify(Some(asked), "COMPLETED", []);
         }
     }
@@ -217,6 +216,11 @@ impl Ears {
     }
 }
 
+/// Very many are not named each time.
+fn listed(all: &[String]) -> Option<(&'static str, String)> {
+    (all.len() <= NAMED_MAX).then(|| ("data_collections", all.join(",")))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -252,7 +256,7 @@ mod tests {
         assert!(requests.is_stopped("s.a") && !requests.is_stopped("s.ab"));
         let (asked, _) = heard(&requests, "execute-snapshot", json!({"data-collections": ["s.a"]})).unwrap();
         assert!(!requests.is_stopped("s.a"));
-        requests.started(&asked, &[]);
+        requests.started(&asked, &[], &[]);
         requests.completed([Some(&asked), None, Some(&asked)].into_iter());
         let told: Vec<_> = progress.notifications().iter().map(|n| (n.kind, n.aggregate)).collect();
         let of_request = "Incremental Snapshot";

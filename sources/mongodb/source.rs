@@ -145,6 +145,9 @@ impl MongodbSource {
             requests: self.requests(progress),
             progress: progress.clone(),
         };
+        if plan.unread.iter().all(|unread| unread.note.asked.is_some()) {
+            reader.requests.skipped();
+        }
         let mut rows = Rows { reader, reading: None, known: 0, waiting: VecDeque::new() };
         rows.read(plan.unread);
         (tracker, desk, rows, heard)

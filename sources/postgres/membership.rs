@@ -6,6 +6,7 @@
 //! its schema's, that of all tables) has a number of the catalog that is given once: as long as one of the ways that
 //! were noted is there, the table was never out. `publish` is an option of the publication's own row, of which each
 //! ALTER makes a new version; one that changed neither owner nor `publish_via_partition_root` may have been it.
+//! A table of the same name with another number was sent from its beginning where one transaction made and published it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -26,6 +27,9 @@ use crate::{publication, start};
 /// The key of the publication's note, and what that of each table begins with.
 const PUBLICATION: &str = "publication";
 const TABLE: &str = "published ";
+
+/// The number of a system column, `tableoid`: no ALTER TABLE makes its row anew.
+const NEVER_ALTERED: i32 = -6;
 
 /// The publication's own row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +78,8 @@ struct Named {
     name: TableName,
     #[serde(flatten)]
     member: Member,
+    /// The transaction that made it gave it its place in the publication.
+    published_at_birth: bool,
 }
 
 impl Named {
@@ -139,6 +145,9 @@ impl Membership {
                'all_operations', p.all_operations,
                'tables', (SELECT coalesce(json_agg(json_build_object(
                    'schema', w.nspname, 'table', w.relname, 'oid', w.oid::bigint,
+                   'published_at_birth', EXISTS (SELECT FROM pg_publication_rel r
+                     JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = {NEVER_ALTERED}
+                     WHERE r.prrelid = w.oid AND r.prpubid = p.oid AND a.xmin = r.xmin),
                    'ways', coalesce(x.ways, '[]'))), '[]')
                  FROM wanted w
                  LEFT JOIN (SELECT oid, json_agg(way) AS ways FROM ways GROUP BY oid) x ON x.oid = w.oid))::text
@@ -166,7 +175,12 @@ impl Membership {
             let Some(known) = known else { continue };
             let goes_on = known.goes_on(&table.member);
             if !goes_on && known.oid != table.member.oid {
-                judged.others.push(table.name.clone());
+                if !table.published_at_birth {
+                    judged.others.push(table.name.clone());
+                }
+                if touched {
+                    judged.lost.push(table.name.clone());
+                }
             } else if !goes_on || touched {
                 judged.lost.push(table.name.clone());
             }
@@ -306,7 +320,7 @@ mod tests {
 
     fn with(own: Own, oid: u32, ways: &[&str]) -> Membership {
         let member = Member { oid, ways: ways.iter().map(|way| (*way).to_owned()).collect() };
-        let tables = vec![Named { name: TableName::new("public", "a"), member }];
+        let tables = vec![Named { name: TableName::new("public", "a"), member, published_at_birth: false }];
         Membership { own, all_operations: true, tables }
     }
 
@@ -333,6 +347,9 @@ mod tests {
             let judged = now.judge(&noted(&before));
             assert_eq!((judged.lost.len(), judged.others.len()), (lost, others), "{now:?}");
         }
+        let mut born = with(own("7"), 6, &["table 31"]);
+        born.tables[0].published_at_birth = true;
+        assert_eq!(born.judge(&noted(&before)), Judged::default(), "made and published at once");
         assert_eq!(with(own("9"), 9, &[]).judge(&Notes::new()), Judged::default(), "nothing was noted");
     }
 

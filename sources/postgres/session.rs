@@ -357,7 +357,8 @@ impl Session {
                 open.xid
             )));
         }
-        let is_passed = final_lsn < self.opened_at || self.is_too_early(commit_ts_us);
+        let is_over = self.tracker.as_ref().is_some_and(Tracker::is_over);
+        let is_passed = is_over || final_lsn < self.opened_at || self.is_too_early(commit_ts_us);
         let skip = match self.reopened {
             _ if is_passed => Skip::Everything,
             Some(open) if final_lsn < open.final_lsn => Skip::Everything,

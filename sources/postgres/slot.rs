@@ -1,5 +1,7 @@
 //! The replication slot: read, judged, made and dropped. Start at `read`.
 
+use std::time::{Duration, Instant};
+
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::State;
 use serde::{Deserialize, Deserializer};
@@ -175,10 +177,21 @@ pub async fn create(client: &Client, settings: &Settings, facts: &ServerFacts) -
 
 /// Drops the slot; whether there was one.
 pub async fn drop(client: &Client, name: &str) -> Result<bool> {
-    match client.execute("SELECT pg_drop_replication_slot($1)", &[&name]).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(false),
-        Err(error) => Err(errors::query(format!("cannot drop slot {name}"), error)),
+    drop_idle(client, name, Duration::ZERO).await
+}
+
+/// As [`drop`], of a slot whose walsender may need so long to see that its client is gone.
+pub async fn drop_idle(client: &Client, name: &str, patience: Duration) -> Result<bool> {
+    let until = Instant::now() + patience;
+    loop {
+        match client.execute("SELECT pg_drop_replication_slot($1)", &[&name]).await {
+            Ok(_) => return Ok(true),
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(false),
+            Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => return Err(errors::query(format!("cannot drop slot {name}"), error)),
+        }
     }
 }
 

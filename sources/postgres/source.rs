@@ -60,6 +60,9 @@ const SAMPLE_STANDBY_EVERY: Duration = Duration::from_secs(1);
 /// A query on a healthy connection takes milliseconds; past this the connection counts as lost.
 const QUERY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A walsender sees within this that its client is gone.
+const LET_GO_PATIENCE: Duration = Duration::from_secs(5);
+
 /// From the first byte to the stream, beside the making of a slot: within it a standby may catch up (60 s).
 const START_PATIENCE: Duration = Duration::from_secs(150);
 
@@ -128,7 +131,7 @@ impl PostgresSource {
         let slot = &self.settings.slot;
         if self.settings.create_slot
             && !self.settings.slot_made_beforehand
-            && slot::drop(client, slot).await?
+            && slot::drop_idle(client, slot, LET_GO_PATIENCE).await?
         {
             tracing::info!(%slot, "dropped the slot: nothing more is wanted of it");
         }
@@ -184,9 +187,13 @@ impl PostgresSource {
             progress,
         };
         let tables = plan.unread.len();
+        if plan.unread.iter().all(|unread| unread.note.asked.is_some()) {
+            counter.requests.skipped();
+        }
         let mut waiting = table::apart(plan.unread);
         let (base, unread) = waiting.pop_front().unwrap_or_default();
-        let mut tracker = Tracker::new(unread.clone(), plan.notes, counter.token.to_string());
+        let mut tracker = Tracker::new(unread.clone(), plan.notes, counter.token.to_string())
+            .followed(self.settings.snapshot.stream);
         waiting.iter().for_each(|(_, unread)| tracker.add(unread.clone()));
         let reader = self.reader(&counter, base, unread).await?.map(|reader| reader.joined(plan.joined));
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;

@@ -76,6 +76,11 @@ impl Allowed {
         }
     }
 
+    /// Whether a rule is about this place, whatever else it asks for; none that is about all values.
+    pub fn names(&self, place: &str) -> bool {
+        self.rules.iter().any(|(rule, _)| rule.place != "value.*" && matches(&rule.place, place))
+    }
+
     /// Reasons and counts of the rules that were needed.
     pub fn used(&self) -> impl Iterator<Item = (&str, u64)> {
         self.rules.iter().filter(|(_, count)| *count > 0).map(|(rule, count)| (rule.reason.as_str(), *count))

@@ -13,6 +13,12 @@ use crate::tokens::{Token, tokens};
 /// In the names of topics of heartbeats.
 pub const HEARTBEATS: &str = "heartbeat";
 
+/// Stands for the partition of records without a key.
+const KEYLESS: i32 = -1;
+
+/// In the names of topics of notifications.
+const NOTIFICATIONS: &str = "notifications";
+
 /// How many kinds of difference a report shows.
 const SHOWN_MAX: usize = 60;
 /// How much of a value a report shows.
@@ -77,7 +83,8 @@ fn shortened(text: &str) -> String {
 
 /// Pairs the records of each partition in their order.
 pub fn compare(theirs: &Topics, ours: &Topics, allowed: &mut Allowed) -> Result<Report> {
-    let (theirs, ours) = (&keyless_in_one(theirs), &keyless_in_one(ours));
+    let (theirs, ours) =
+        (&notices(&keyless_in_one(theirs, allowed)), &notices(&keyless_in_one(ours, allowed)));
     let places: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
     let mut report = Report {
         topics: places.iter().map(|(topic, _)| topic).collect::<BTreeSet<_>>().len(),
@@ -110,25 +117,48 @@ pub fn compare(theirs: &Topics, ours: &Topics, allowed: &mut Allowed) -> Result<
     Ok(report)
 }
 
-/// Kafka's own producer puts records without a key now here, now there: such a topic is taken for one
-/// partition, in the order of the source's log. Debezium's tombstones without a key are left out: they mean
-/// nothing to anybody, and the daemon writes none.
-fn keyless_in_one(topics: &Topics) -> Topics {
-    let mut merged = Topics::new();
-    let has_key = |name: &str| {
-        topics.iter().any(|((topic, _), records)| topic == name && records.iter().any(|r| r.key.is_some()))
-    };
+/// Kafka's own producer puts records without a key now here, now there. They are compared beside the others, as one
+/// partition, in the order of the source's log: rows of a table without a key, and truncates. Debezium's tombstones
+/// without a key are left out: they mean nothing to anybody, and the daemon writes none.
+fn keyless_in_one(topics: &Topics, allowed: &Allowed) -> Topics {
+    let mut apart = Topics::new();
     for ((topic, partition), records) in topics {
-        let partition = if has_key(topic) { *partition } else { 0 };
-        merged.entry((topic.clone(), partition)).or_default().extend(records.iter().cloned());
-    }
-    for ((topic, _), records) in &mut merged {
-        if !has_key(topic) {
-            records.retain(|record| !is_tombstone(record));
-            records.sort_by_cached_key(|record| (place_in_log(record), row(record)));
+        for record in records {
+            let partition = if record.key.is_some() { *partition } else { KEYLESS };
+            if record.key.is_some() || !is_tombstone(record) {
+                apart.entry((topic.clone(), partition)).or_default().push(record.clone());
+            }
         }
     }
-    merged
+    let keyless = apart.iter_mut().filter(|((_, partition), _)| *partition == KEYLESS);
+    keyless.for_each(|(_, records)| {
+        records.sort_by_cached_key(|record| (place_in_log(record), row(record, allowed)));
+    });
+    apart
+}
+
+/// Notifications come by what is told: several tables are read at a time, and in parts of each side's own. Of those that
+/// say how far a table is, the first. Each side reads the table that the other has its signals from.
+fn notices(topics: &Topics) -> Topics {
+    let mut sorted = topics.clone();
+    for ((topic, _), records) in &mut sorted {
+        if topic.ends_with(NOTIFICATIONS) {
+            records.retain(|record| !told(record).contains(".signals_"));
+            records.sort_by_cached_key(told);
+            let first = records.chunk_by(|a, b| told(a) == told(b) && told(a).contains("IN_PROGRESS"));
+            *records = first.filter_map(<[Written]>::first).cloned().collect();
+        }
+    }
+    sorted
+}
+
+fn told(record: &Written) -> String {
+    let value: Json = record.value.as_deref().and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
+    let payload = if value["payload"].is_null() { &value } else { &value["payload"] };
+    let data = &payload["additional_data"];
+    let id = if payload["aggregate_type"] == "Initial Snapshot" { &Json::Null } else { &payload["id"] };
+    let of = [&data["current_collection_in_progress"], &data["scanned_collection"]];
+    format!("{} {id} {} {of:?}", payload["aggregate_type"], payload["type"])
 }
 
 /// Also where a converter wrote the null with its schema.
@@ -143,12 +173,18 @@ pub fn operation(record: &Written) -> Option<String> {
     payload["op"].as_str().map(str::to_owned)
 }
 
-/// What a snapshot's row holds: all of them may have one place.
-fn row(record: &Written) -> Option<String> {
+/// What a snapshot's row holds: all of them may have one place. First what may not differ, so that both sides' are in one
+/// order.
+fn row(record: &Written, allowed: &Allowed) -> Option<String> {
     let is_row = operation(record).as_deref() == Some("r");
     let value: Json = serde_json::from_str(record.value.as_deref().filter(|_| is_row)?).ok()?;
     let payload = if value["payload"].is_null() { &value } else { &value["payload"] };
-    Some(format!("{} {}", payload["after"], payload["source"]["snapshot"]))
+    let columns = payload["after"].as_object().into_iter().flatten();
+    let strict: Vec<String> = columns
+        .filter(|(name, _)| !allowed.names(&format!("value.after.{name}")))
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    Some(format!("{} {} {}", strict.join(" "), payload["after"], payload["source"]["snapshot"]))
 }
 
 fn place_in_log(record: &Written) -> u64 {

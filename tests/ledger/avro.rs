@@ -1,6 +1,6 @@
 //! Confluent's wire frame to values: magic byte, schema id, Avro; schemas come from the registry.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use apache_avro::Schema;
@@ -170,7 +170,9 @@ fn scalar(value: &Value) -> Json {
         Value::Uuid(id) => json!(id.to_string()),
         Value::Union(_, inner) => scalar(inner),
         Value::Map(map) => {
-            map.iter().map(|(k, v)| (k.clone(), scalar(v))).collect::<serde_json::Map<_, _>>().into()
+            // It has no order of its own.
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            sorted.into_iter().map(|(k, v)| (k.clone(), scalar(v))).collect::<serde_json::Map<_, _>>().into()
         }
         Value::Array(items) => items.iter().map(scalar).collect(),
         Value::Record(fields) => {

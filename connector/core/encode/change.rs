@@ -9,10 +9,8 @@ use super::source::Source;
 use super::target::{Choice, Place, Target, View};
 use super::transaction::{Count, Ends};
 use super::value::{Scratch, Writer};
-use super::{Dialect, Encoding, reject, signature};
-use crate::batch::{
-    Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Record, Span, Tag, Transaction, Value,
-};
+use super::{Dialect, Encoding, compare, reject, signature};
+use crate::batch::{Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Record, Span, Tag, Transaction};
 use crate::error::{Error, Kind};
 use crate::progress::{OpCounts, op_index};
 use crate::route;
@@ -74,6 +72,8 @@ pub(crate) struct Pass<'a> {
     pub ends: Option<&'a Ends>,
     /// Events of the transaction under way, where they are counted.
     pub count: Option<&'a mut Count>,
+    /// Where the transaction under way begins, as long as nothing came of it.
+    pub silent: Option<u64>,
 }
 
 /// What became a dead letter in one batch.
@@ -123,7 +123,9 @@ impl<'a> Pass<'a> {
                 );
             };
             let again = transaction.part.delivered.is_some_and(|delivered| change.mark <= delivered);
-            if plan.format.skipped.covers(change.op) || (again && self.count.is_none()) {
+            if (plan.format.skipped.covers(change.op) && !compare::may_move(plan, change))
+                || (again && self.count.is_none())
+            {
                 continue;
             }
             let context = Context { plan, change, transaction };
@@ -149,6 +151,9 @@ impl<'a> Pass<'a> {
             let count = counts.get_mut(relation).and_then(|c| c.get_mut(op_index(change.op)));
             if let Some(count) = count.filter(|_| self.out.records.len() > records) {
                 *count += 1;
+            }
+            if self.out.records.len() > records {
+                self.announce(transaction, records)?;
             }
         }
         if self.ends.is_some() {
@@ -251,6 +256,7 @@ impl<'a> Pass<'a> {
                     Some(old) if self.key_moved(context.plan, old, cells) => {
                         self.moved::<W>(context, old, new)
                     }
+                    _ if context.plan.format.skipped.updates => Ok(()),
                     Some(old)
                         if context.plan.format.skip_unchanged && self.is_same(context.plan, old, cells) =>
                     {
@@ -284,31 +290,6 @@ impl<'a> Pass<'a> {
         Err(reject::cell_count(context.plan, cells.len()).into())
     }
 
-    /// Whether the row's key is another one now. A key column that was not sent did not change.
-    fn key_moved(&self, plan: &Plan, old: RowCells<'_>, new: &[Cell]) -> bool {
-        plan.key_columns.iter().any(|index| {
-            let (Some(before), Some(after)) = (old.cells.get(*index), new.get(*index)) else {
-                return false;
-            };
-            match (self.batch.value(*before), self.batch.value(*after)) {
-                (Value::Null, _) if old.is_identity => false,
-                (Value::Unchanged, _) | (_, Value::Unchanged) => false,
-                (before, after) => before != after,
-            }
-        })
-    }
-
-    /// Whether no column that events show is another one now, as far as the old row was sent.
-    fn is_same(&self, plan: &Plan, old: RowCells<'_>, new: &[Cell]) -> bool {
-        !old.is_identity
-            && plan.row.columns.iter().all(|column| {
-                let (Some(before), Some(after)) = (old.cells.get(column.index), new.get(column.index)) else {
-                    return false;
-                };
-                after.tag == Tag::Unchanged || self.batch.value(*before) == self.batch.value(*after)
-            })
-    }
-
     /// The row leaves its old key and appears under the new one.
     fn moved<W: Writer>(
         &mut self,
@@ -316,8 +297,12 @@ impl<'a> Pass<'a> {
         old: RowCells<'a>,
         new: RowCells<'a>,
     ) -> Result<(), Fault> {
+        let skipped = context.plan.format.skipped;
         let away = Moved { header: "__debezium.newkey", key: new };
-        let sub = self.delete::<W>(context, old, Some(away))?;
+        let sub = if skipped.deletes { 0 } else { self.delete::<W>(context, old, Some(away))? };
+        if skipped.inserts {
+            return Ok(());
+        }
         let here = Moved { header: "__debezium.oldkey", key: old };
         self.record::<W>(context, sub, Event { op: b'c', before: None, after: Some(new) }, Some(here))?;
         Ok(())

@@ -159,6 +159,13 @@ fn an_update_that_changes_nothing_that_events_show_makes_no_record_where_the_fil
     assert_eq!(records(&quiet, Before::Full, &old, &row("7", "b")), 1);
     assert_eq!(records(&quiet, Before::Full, &old, &row("8", "a")), 3, "another key");
     assert_eq!(records(&quiet, Before::None, &[], &row("7", "a")), 1, "nothing to compare with");
+    let cut = disguised("*.name", Disguise::Truncate { characters: 1 });
+    let cut = Format { disguised: cut, ..quiet.clone() };
+    assert_eq!(records(&cut, Before::Full, &row("7", "ab"), &row("7", "ac")), 0);
+    assert_eq!(records(&cut, Before::Full, &row("7", "ab"), &row("7", "cb")), 1);
+    let masked = Format { disguised: disguised("*.name", Disguise::Mask { asterisks: 3 }), ..quiet.clone() };
+    assert_eq!(records(&masked, Before::Full, &old, &row("7", "b")), 0);
+    assert_eq!(records(&masked, Before::Full, &old, &[t("7"), C::N, C::N]), 0);
     let hidden = Format { columns_excluded: vec![Pattern::new("*.name")], ..quiet };
     assert_eq!(records(&hidden, Before::Full, &old, &row("7", "b")), 0);
     assert_eq!(records(&json(false, millrace()), Before::Full, &old, &row("7", "a")), 1);
@@ -200,6 +207,18 @@ fn skipped_operations_make_no_record() {
     let format = || Format { skipped, ..millrace() };
     assert!(encode(format(), Op::Insert, Before::None, &[], &row("7", "a")).is_empty());
     assert_eq!(encode(format(), Op::Update, Before::None, &[], &row("7", "a")).len(), 1);
+}
+
+#[test]
+fn of_a_changed_key_only_the_delete_and_the_create_can_be_skipped() {
+    let seen = |skipped: Skipped| {
+        let format = Format { skipped, ..millrace() };
+        let seen = encode(format, Op::Update, Before::Key, &[t("7"), C::N, C::N], &row("8", "b"));
+        ops(&seen).into_iter().map(|(op, _)| op).collect::<String>()
+    };
+    assert_eq!(seen(Skipped { updates: true, ..Skipped::default() }), "d-c");
+    assert_eq!(seen(Skipped { deletes: true, ..Skipped::default() }), "c");
+    assert_eq!(seen(Skipped { inserts: true, ..Skipped::default() }), "d-");
 }
 
 #[test]

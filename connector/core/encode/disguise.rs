@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use sha2::{Digest, Sha256, Sha384, Sha512};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
 use super::connect::Schema;
 use super::value::{Type, Writer};
@@ -14,14 +16,19 @@ use crate::pattern::Pattern;
 pub enum Disguise {
     /// As many asterisks, whatever the value, and for NULL too: who reads them learns nothing.
     Mask { asterisks: usize },
-    /// The digest of the salt and the text, in hexadecimal. Equal texts stay equal, and NULL stays NULL.
-    Hash { algorithm: Algorithm, salt: Salt, of: Hashed },
+    /// The digest of the salt and the text, in hexadecimal. Equal texts stay equal, and NULL stays NULL. It is cut to
+    /// what the column was declared to hold: tables that are made of the events have no more room.
+    Hash { algorithm: Algorithm, salt: Salt, of: Hashed, length: Option<usize> },
     /// The first characters, as Java counts them.
     Truncate { characters: usize },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
+    /// Broken for signatures; Debezium's users have it in their topics.
+    Md5,
+    Sha1,
+    Sha224,
     Sha256,
     Sha384,
     Sha512,
@@ -60,9 +67,28 @@ impl Disguise {
         matches!(self, Self::Mask { .. })
     }
 
+    /// Whether readers cannot tell two texts apart.
+    pub(crate) fn shows_same(&self, one: &[u8], other: &[u8]) -> bool {
+        match self {
+            Self::Mask { .. } => true,
+            Self::Truncate { characters } => cut(one, *characters) == cut(other, *characters),
+            Self::Hash { .. } => one == other,
+        }
+    }
+
     /// Whether it is to keep a secret.
     pub(crate) fn is_secret(&self) -> bool {
         matches!(self, Self::Mask { .. } | Self::Hash { .. })
+    }
+
+    /// As it is for a column that was declared to hold so many characters.
+    pub(crate) fn within(&self, declared: Option<i32>) -> Self {
+        let mut it = self.clone();
+        if let Self::Hash { length, .. } = &mut it {
+            *length =
+                declared.and_then(|declared| usize::try_from(declared).ok()).filter(|length| *length > 0);
+        }
+        it
     }
 
     /// What the schema says of it, as Debezium does.
@@ -87,14 +113,19 @@ impl Disguise {
         match self {
             Self::Mask { asterisks } => out.extend(std::iter::repeat_n(b'*', *asterisks)),
             Self::Truncate { characters } => out.extend_from_slice(cut(text, *characters)),
-            Self::Hash { algorithm, salt, of } => {
+            Self::Hash { algorithm, salt, of, length } => {
+                let begun = out.len();
                 let serialized = (*of == Hashed::Serialized).then(|| serialized(text));
                 let text = serialized.as_deref().unwrap_or(text);
                 match algorithm {
+                    Algorithm::Md5 => digest::<Md5>(salt, text, out),
+                    Algorithm::Sha1 => digest::<Sha1>(salt, text, out),
+                    Algorithm::Sha224 => digest::<Sha224>(salt, text, out),
                     Algorithm::Sha256 => digest::<Sha256>(salt, text, out),
                     Algorithm::Sha384 => digest::<Sha384>(salt, text, out),
                     Algorithm::Sha512 => digest::<Sha512>(salt, text, out),
                 }
+                out.truncate(begun + length.unwrap_or(usize::MAX - begun));
             }
         }
     }
@@ -179,11 +210,23 @@ mod tests {
 
     #[test]
     fn a_hash_is_that_of_the_salt_and_the_text() {
-        let hash =
-            |algorithm| Disguise::Hash { algorithm, salt: Salt("CzQMA0cB5K".into()), of: Hashed::Text };
+        let hash = |algorithm| Disguise::Hash {
+            algorithm,
+            salt: Salt("CzQMA0cB5K".into()),
+            of: Hashed::Text,
+            length: None,
+        };
         // printf CzQMA0cB5Kanna@example.com | sha256sum
         let expected = "beb9f965d6e20f24f16bdef1c8e2a3ac5656cbdc933e784eb413772ded875717";
         assert_eq!(written(&hash(Algorithm::Sha256), "anna@example.com"), format!("\"{expected}\""));
+        let within = |length| written(&hash(Algorithm::Sha256).within(Some(length)), "anna@example.com");
+        assert_eq!((within(5), within(500)), ("\"beb9f\"".into(), format!("\"{expected}\"")));
+        // As md5sum and sha1sum.
+        let md5 = "27a9532d872ea91dbfc1b5959725fb82";
+        assert_eq!(written(&hash(Algorithm::Md5), "anna@example.com"), format!("\"{md5}\""));
+        let lengths =
+            [Algorithm::Sha1, Algorithm::Sha224].map(|algorithm| written(&hash(algorithm), "").len());
+        assert_eq!(lengths, [42, 58]);
         assert_eq!(written(&hash(Algorithm::Sha384), "").len(), 98);
         assert_eq!(written(&hash(Algorithm::Sha512), "").len(), 130);
         assert_eq!(format!("{:?}", Salt("secret".into())), "Salt");

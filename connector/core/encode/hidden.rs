@@ -45,18 +45,14 @@ pub(crate) fn hidden(format: &Format, relation: &Relation, key: &[u16]) -> Vec<H
         false => Some(Hidden { index, disguise: None }),
         true => {
             let disguise = disguise(format, relation, column).ok().flatten()?;
-            Some(Hidden { index, disguise: Some(disguise.clone()) })
+            Some(Hidden { index, disguise: Some(disguise) })
         }
     });
     hidden.collect()
 }
 
 /// What becomes of this column's text, if anything.
-pub(crate) fn disguise<'a>(
-    format: &'a Format,
-    relation: &Relation,
-    column: &Column,
-) -> Result<Option<&'a Disguise>> {
+pub(crate) fn disguise(format: &Format, relation: &Relation, column: &Column) -> Result<Option<Disguise>> {
     if format.disguised.is_empty() {
         return Ok(None);
     }
@@ -64,7 +60,7 @@ pub(crate) fn disguise<'a>(
     let found = format.disguised.iter().find(|disguised| disguised.columns.matches(&name));
     let Some(Disguised { by, .. }) = found else { return Ok(None) };
     match (disguise::fits(&map(&column.kind, format).0), by.is_secret()) {
-        (true, _) => Ok(Some(by)),
+        (true, _) => Ok(Some(by.within(column.declared.length))),
         (false, false) => Ok(None),
         (false, true) => Err(Error::config(format!("column {name} is no text, and only texts are masked"))
             .hint("leave it out with format.exclude_columns, or name other columns to mask")),

@@ -39,6 +39,7 @@ mod aside;
 mod avro;
 mod avro_schema;
 mod change;
+mod compare;
 mod connect;
 pub mod disguise;
 mod document;
@@ -348,6 +349,7 @@ impl<T: Targets> Encoder<T> {
             rejects: &mut self.rejects,
             ends: self.ends.as_ref(),
             count: self.format.transactions.is_some().then_some(&mut self.count),
+            silent: None,
         };
         pass.run(&mut self.counts)
     }

@@ -277,7 +277,7 @@ impl<'a> Draft<'a> {
     /// Headers, topics and payloads of a route are made of whole values.
     fn must_not_show(&self, route: &Route) -> Result<()> {
         for column in self.relation.columns.iter().filter(|column| route.names(&column.name)) {
-            if disguise(self.format, self.relation, column)?.is_some_and(Disguise::is_secret) {
+            if disguise(self.format, self.relation, column)?.is_some_and(|by| by.is_secret()) {
                 let (table, name) = (self.relation.full_name(), &column.name);
                 return Err(Error::config(format!(
                     "column {table}.{name} is masked, and its [[route]] shows it"
@@ -465,7 +465,7 @@ impl RowPlan {
             let known = draft.relation.columns.get(column.index);
             let found = known.and_then(|known| disguise(draft.format, draft.relation, known).ok().flatten());
             if let Some(disguise) = found {
-                column.disguise::<W>(disguise.clone(), &draft.format.placeholder);
+                column.disguise::<W>(disguise, &draft.format.placeholder);
             }
         }
         self

@@ -155,7 +155,7 @@ fn java_spread(text: &str) -> u32 {
 
 impl Pass<'_> {
     /// Tells the begins of the batch's transactions before this one, and the ends before those. `opened` is
-    /// how many were opened.
+    /// how many were opened. One that is here as a whole is told of with its first record.
     pub(crate) fn open_until(&mut self, opened: &mut usize, until: usize) -> Result<(), Fault> {
         while *opened < until {
             self.close(*opened)?;
@@ -166,15 +166,31 @@ impl Pass<'_> {
                 if let Some(count) = &mut self.count {
                     count.clear();
                 }
-                self.tell(transaction, "BEGIN", begin)?;
+                match transaction.part.end {
+                    Some(_) => self.silent = Some(begin),
+                    None => self.tell(transaction, "BEGIN", begin)?,
+                }
             }
             *opened += 1;
         }
         Ok(())
     }
 
-    /// Tells the end of the newest of so many opened transactions, if it is here.
+    /// The first records of a transaction were written, from this one on: it is told of before them.
+    pub(crate) fn announce(&mut self, transaction: &Transaction, first: usize) -> Result<(), Fault> {
+        let Some(begin) = self.silent.take() else { return Ok(()) };
+        self.tell(transaction, "BEGIN", begin)?;
+        if let Some(records) = self.out.records.get_mut(first..) {
+            records.rotate_right(1);
+        }
+        Ok(())
+    }
+
+    /// Tells the end of the newest of so many opened transactions, if it is here, and something came of it.
     pub(crate) fn close(&mut self, opened: usize) -> Result<(), Fault> {
+        if self.silent.take().is_some() {
+            return Ok(());
+        }
         let batch = self.batch;
         let newest = opened.checked_sub(1).and_then(|at| batch.transactions.get(at));
         match newest.and_then(|transaction| Some((transaction, transaction.part.end?))) {

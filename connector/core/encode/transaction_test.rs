@@ -68,6 +68,19 @@ fn a_transaction_begins_counts_its_events_and_ends() {
 }
 
 #[test]
+fn a_transaction_of_which_nothing_came_is_not_told_of() {
+    let mut batch = batch(&orders());
+    changes(&mut batch, 0, 1);
+    batch.transactions[0].part = part(Some(40), Some(210));
+    let skipped = super::format::Skipped { inserts: true, ..Default::default() };
+    assert_eq!(with_metadata(Format { skipped, ..debezium() }).encode(&batch).len(), 0);
+    // One that goes on elsewhere may still have something to come.
+    batch.transactions[0].part = part(Some(40), None);
+    let skipped = super::format::Skipped { inserts: true, ..Default::default() };
+    assert_eq!(with_metadata(Format { skipped, ..debezium() }).encode(&batch).len(), 1);
+}
+
+#[test]
 fn in_our_dialect_a_transaction_has_one_id() {
     let mut batch = batch(&orders());
     changes(&mut batch, 0, 1);

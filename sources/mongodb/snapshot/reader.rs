@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::Progress;
-use millrace_core::requests::Requests;
+use millrace_core::requests::{NAMED_MAX, Requests};
 use millrace_core::snapshot::{Jobs, Telling};
 use mongodb::Client;
 use tokio::sync::mpsc;
@@ -180,9 +180,8 @@ impl Shared {
     }
 
     pub fn begun(&self, index: usize, name: &str) {
-        if self.unread(index).is_some_and(|unread| unread.note.asked.is_none()) {
-            let all = self.unread.iter().map(|unread| unread.name.to_string());
-            self.reader.requests.in_progress(None, name, all);
+        if let Some(unread) = self.unread(index) {
+            self.reader.requests.in_progress(unread.note.asked.as_ref(), name, self.together(index));
         }
         self.show(|names| {
             names.insert(name.to_owned());
@@ -203,10 +202,20 @@ impl Shared {
         let behind = (index + 1..self.base + self.unread.len())
             .find(|index| self.unread(*index).is_some_and(|other| other.name == unread.name));
         self.share(index, behind.map(Job::Collection).into_iter());
-        match documents {
-            Some(documents) => self.reader.requests.scanned_rows(asked, name, documents),
-            None => self.reader.requests.scanned(asked, name, "STOPPED"),
-        }
+        let outcome = documents.map_or(("STOPPED", 0), |documents| ("SUCCEEDED", documents));
+        self.reader.requests.scanned(asked, name, outcome, &self.together(index));
+    }
+
+    /// The collections that are read for the same reason as this one; of those that were asked for, what is left.
+    fn together(&self, index: usize) -> Vec<String> {
+        let Some(one) = self.unread(index) else { return Vec::new() };
+        let asked = one.note.asked.as_ref().map(|asked| &asked.id);
+        let all = (self.base..)
+            .zip(&self.unread)
+            .filter(|(_, other)| other.note.asked.as_ref().map(|asked| &asked.id) == asked);
+        let is_left = |other: usize| other == index || self.jobs.is(|left| left.contains(&other));
+        let named = all.filter(|(other, _)| one.note.asked.is_none() || is_left(*other));
+        named.map(|(_, unread)| unread.name.to_string()).take(NAMED_MAX + 1).collect()
     }
 
     /// Whether somebody has said that the documents are no longer wanted.

@@ -20,12 +20,13 @@ pub async fn take(
     client: &Client,
 ) -> Result<Vec<Unread>> {
     let Some((asked, execute)) = requests.hear(signal) else { return Ok(Vec::new()) };
-    let mut unread = Vec::new();
+    let (mut unread, mut all, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for name in collections::there(client, settings).await? {
         let text = name.to_string();
         if !execute.collections.iter().any(|wanted| wanted.fits(&text)) {
             continue;
         }
+        all.push(text.clone());
         let filter = execute.filter(&text).map(str::to_owned);
         if execute.blocking {
             tracing::warn!(
@@ -33,7 +34,7 @@ pub async fn take(
                 hint = "use type incremental: documents come beside the changes, each where nothing newer of it has gone out",
                 "a blocking snapshot of documents is refused"
             );
-            requests.scanned(Some(&asked), text, "SKIPPED");
+            refused.push((text, "SKIPPED"));
             continue;
         }
         let has_order = execute.surrogate_key.is_some();
@@ -41,15 +42,14 @@ pub async fn take(
             tracing::warn!(collection = %name, "documents are read in the order of their ids: a surrogate key is refused");
         }
         if has_order || !is_condition(client, settings, &name, filter.as_deref()).await? {
-            requests.scanned(Some(&asked), text, "SQL_EXCEPTION");
+            refused.push((text, "SQL_EXCEPTION"));
             continue;
         }
         let of_collection = Asked { id: asked.id.clone(), filter, surrogate_key: None, blocking: false };
         let note = CollectionNote { asked: Some(of_collection), ..CollectionNote::new(Phase::Reading) };
         unread.push(Unread { name, note, parts: IdPart::cut(&[]), listed: Vec::new() });
     }
-    let names: Vec<String> = unread.iter().map(|unread| unread.name.to_string()).collect();
-    requests.started(&asked, &names);
+    requests.started(&asked, &all, &refused);
     Ok(unread)
 }
 

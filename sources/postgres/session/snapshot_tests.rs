@@ -412,6 +412,25 @@ fn a_table_that_is_asked_for_later_is_watched_from_then_on_and_no_longer_once_it
 }
 
 #[test]
+fn what_begins_behind_the_last_row_is_passed_over_where_only_rows_are_wanted() {
+    let mut session = reading(Phase::Reading);
+    let tracker = session.tracker().expect("it");
+    *tracker =
+        std::mem::replace(tracker, Tracker::new(Vec::new(), Vec::new(), String::new())).followed(false);
+    let mut batch = fresh(&mut session);
+    play(&mut session, &[vec![described()], transaction(20, 102, insert(20, 1))].concat(), &mut batch)
+        .expect("play");
+    assert_eq!(batch.changes.len(), 1);
+    open(&mut session, 1, "100:105:102");
+    play(&mut session, &message(30, "us", 1), &mut batch).expect("play");
+    read(&mut session, 1, &[2], true);
+    assert_eq!((place(&mut session).0, session.is_reading()), (reads(&[2]), false));
+    let mut batch = fresh(&mut session);
+    play(&mut session, &transaction(40, 106, insert(40, 3)), &mut batch).expect("play");
+    assert_eq!((batch.changes.len(), session.end_lsn()), (0, Lsn(42)));
+}
+
+#[test]
 fn a_table_that_is_asked_for_while_it_is_read_is_watched_for_that_too() {
     let (outcomes, _) = tokio::sync::mpsc::channel(1);
     let mut session = reading(Phase::Reading);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{Progress, SnapshotFigures, State, now_us};
-use millrace_core::requests::Requests;
+use millrace_core::requests::{NAMED_MAX, Requests};
 use millrace_core::snapshot::Jobs;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -182,10 +182,8 @@ impl Shared {
         let Some(unread) = self.unread(table) else { return };
         let name = unread.table.to_string();
         self.show(|figures| figures.table = Some(name.clone()));
-        if lock(&self.begun).insert(table) && !unread.note.is_incremental() {
-            let asked = unread.note.asked.as_ref();
-            let all = self.unread.iter().map(|unread| unread.table.to_string());
-            self.counter.requests.in_progress(asked, &name, all);
+        if lock(&self.begun).insert(table) {
+            self.counter.requests.in_progress(unread.note.asked.as_ref(), &name, self.together(table));
         }
     }
 
@@ -197,12 +195,26 @@ impl Shared {
         self.show(|figures| figures.tables_done += 1);
         if let Some(unread) = self.unread(table) {
             let (asked, name) = (unread.note.asked.as_ref(), unread.table.to_string());
-            match end {
-                End::Read(rows) => self.counter.requests.scanned_rows(asked, name, rows),
-                End::Stopped => self.counter.requests.scanned(asked, name, "STOPPED"),
-                End::Failed => self.counter.requests.scanned(asked, name, "SQL_EXCEPTION"),
-            }
+            let outcome = match end {
+                End::Read(rows) => ("SUCCEEDED", rows),
+                End::Stopped => ("STOPPED", 0),
+                End::Failed => ("SQL_EXCEPTION", 0),
+            };
+            self.counter.requests.scanned(asked, name, outcome, &self.together(table));
         }
+    }
+
+    /// The tables that are read for the same reason as this one; beside the changes, those that are not through.
+    fn together(&self, table: usize) -> Vec<String> {
+        let Some(one) = self.unread(table) else { return Vec::new() };
+        let asked = one.note.asked.as_ref().map(|asked| &asked.id);
+        let all = self
+            .tables()
+            .zip(&self.unread)
+            .filter(|(_, other)| other.note.asked.as_ref().map(|asked| &asked.id) == asked);
+        let is_left = |other: usize| other == table || self.jobs.is(|left| left.contains(&other));
+        let named = all.filter(|(other, _)| !one.note.is_incremental() || is_left(*other));
+        named.map(|(_, unread)| unread.table.to_string()).take(NAMED_MAX + 1).collect()
     }
 
     /// Says for which rows the stream stands still, and how to end that; for none: that it goes on.

@@ -23,12 +23,13 @@ pub async fn take(
 ) -> Result<Vec<Unread>> {
     let Some((asked, execute)) = requests.hear(signal) else { return Ok(Vec::new()) };
     let tables = publication::captured(client, settings).await?;
-    let mut unread = Vec::new();
+    let (mut unread, mut all, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
     for table in tables.iter().filter(|table| !is_part(table, &tables)) {
         let (name, table_name) = (table.name().to_string(), table.name());
         if !execute.collections.iter().any(|wanted| wanted.fits(&name)) {
             continue;
         }
+        all.push(name.clone());
         let is_keyless = table.key().is_empty();
         let surrogate = execute.surrogate_key.as_ref();
         let has_column = |key: &String| table.columns.iter().any(|c| c.name == *key && c.not_null);
@@ -47,14 +48,13 @@ pub async fn take(
             _ => None,
         };
         if let Some(status) = refused {
-            requests.scanned(Some(&asked), name, status);
+            refusals.push((name, status));
             continue;
         }
         let note = TableNote { asked: Some(of_table), ..TableNote::new(Phase::Reading) };
         unread.push(Unread { table: table_name, note, listed: Vec::new(), is_keyless });
     }
-    let names: Vec<String> = unread.iter().map(|unread| unread.table.to_string()).collect();
-    requests.started(&asked, &names);
+    requests.started(&asked, &all, &refusals);
     Ok(unread)
 }
 

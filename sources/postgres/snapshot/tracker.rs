@@ -44,6 +44,8 @@ pub struct Tracker {
     tables: Vec<Table>,
     /// How many of them are not through.
     left: usize,
+    /// No change is wanted behind the rows.
+    only_rows: bool,
     /// Streamed transactions that no snapshot has shown as ended yet.
     streamed: Vec<u32>,
     /// In the order of their snapshots.
@@ -63,6 +65,7 @@ impl Tracker {
     pub fn new(unread: Vec<Unread>, notes: Vec<Note>, token: String) -> Self {
         Self {
             left: unread.len(),
+            only_rows: false,
             tables: unread.into_iter().map(|unread| Table::new(unread, 0)).collect(),
             streamed: Vec::new(),
             chunks: VecDeque::new(),
@@ -72,6 +75,16 @@ impl Tracker {
             token,
             arrived: Vec::new(),
         }
+    }
+
+    /// Whether changes are wanted behind the rows.
+    pub fn followed(self, by_changes: bool) -> Self {
+        Self { only_rows: !by_changes, ..self }
+    }
+
+    /// Nothing that begins now is wanted.
+    pub fn is_over(&self) -> bool {
+        self.only_rows && !self.is_active()
     }
 
     /// More tables, behind those that are known.

@@ -6,7 +6,7 @@ use std::fmt;
 
 use millrace_ledger::random::Random;
 
-use super::values::Family;
+use super::values::{Family, NOT_A_NUMBER, OF_DIMENSIONS};
 
 /// Debezium's properties, and the words that they take turns with; an empty one is the default.
 const PROPERTIES: &[(&str, &[&str])] = &[
@@ -32,7 +32,7 @@ const PROPERTIES: &[(&str, &[&str])] = &[
     ("interval.handling.mode", &["numeric", "string"]),
     ("unavailable.value.placeholder", &["", "", "it is not here"]),
     ("tombstones.on.delete", &["", "true", "false"]),
-    ("skip.messages.without.change", &["", "true"]),
+    (UNCHANGED, &["", "true"]),
     (SKIPPED, &["", "none", "none", "t", "u", "d", "u,d,t"]),
     (METADATA, &["false", "true"]),
     (HEARTBEAT, &["0", "3000"]),
@@ -74,6 +74,7 @@ pub const METADATA: &str = "provide.transaction.metadata";
 pub const HEARTBEAT: &str = "heartbeat.interval.ms";
 pub const BY_ROOT: &str = "publish.via.partition.root";
 pub const SKIPPED: &str = "skipped.operations";
+const UNCHANGED: &str = "skip.messages.without.change";
 const TIMES: &str = "time.precision.mode";
 const DECIMALS: &str = "decimal.handling.mode";
 
@@ -137,7 +138,12 @@ impl Modes {
 
     /// Rows that are there are read at the second start.
     pub fn reads_again(&self) -> bool {
-        self.get(SNAPSHOT) == "always" || self.loses_slots()
+        self.reads_all_again() || self.loses_slots()
+    }
+
+    /// At every start.
+    pub fn reads_all_again(&self) -> bool {
+        self.get(SNAPSHOT) == "always"
     }
 
     pub fn signals(&self) -> bool {
@@ -146,7 +152,12 @@ impl Modes {
 
     /// Whether Debezium can live with such values in these modes.
     pub fn takes(&self, family: &Family) -> bool {
-        family.sql != super::values::NOT_A_NUMBER || matches!(self.get(DECIMALS), "double" | "string")
+        match family.sql {
+            NOT_A_NUMBER => matches!(self.get(DECIMALS), "double" | "string"),
+            // Two of the same are never equal for it.
+            OF_DIMENSIONS => self.get(UNCHANGED) != "true",
+            _ => true,
+        }
     }
 }
 

@@ -24,6 +24,9 @@ END $$;";
 /// Not for Debezium's `precise` mode.
 pub const NOT_A_NUMBER: &str = "decimal";
 
+/// Texts in rows of rows.
+pub const OF_DIMENSIONS: &str = "pg_catalog.text[]";
+
 /// A type and what to put into it.
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
@@ -237,7 +240,7 @@ const FAMILIES: &[Family] = &[
     plain("xml[]", &["'{<a/>}'"]),
     plain("varbit[]", &["'{101}'"]),
     plain("pair[]", &["'{\"(1,x)\"}'"]),
-    plain("pg_catalog.text[]", &["'{{a,b},{c,NULL}}'"]),
+    plain(OF_DIMENSIONS, &["'{{a,b},{c,NULL}}'"]),
     plain("money[]", &["'{1.5}'"]),
     plain("interval[]", &["'{1 day}'"]),
     plain("bit(3)[]", &["'{101,NULL}'"]),

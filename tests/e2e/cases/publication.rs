@@ -169,3 +169,16 @@ async fn a_table_made_anew_while_the_connector_runs_is_published_and_read_as_a_n
     shop.sql.run("INSERT INTO items VALUES (8, 'streamed')").await;
     assert_eq!(shop.wait_for_events(ITEMS, 3).await[2].id(), Some(8));
 }
+
+#[tokio::test]
+async fn a_table_made_anew_and_published_at_once_while_nobody_looks_lacks_nothing() {
+    let mut shop = shop("born", "no_data").await;
+    stop(&mut shop).await;
+    let anew = "DROP TABLE items; CREATE TABLE items (id bigint PRIMARY KEY, note text); \
+                INSERT INTO items VALUES (7, 'unseen'); ALTER PUBLICATION";
+    shop.sql
+        .run(&format!("{anew} {} ADD TABLE items; INSERT INTO items VALUES (8, 'new')", shop.slot()))
+        .await;
+    let events = shop.start().await.wait_for_events(ITEMS, 2).await;
+    assert_eq!((events[1].op(), events[1].id()), ("c", Some(8)));
+}

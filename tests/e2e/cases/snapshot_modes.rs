@@ -20,6 +20,8 @@ async fn the_rows_and_nothing_after_them_and_no_slot_that_keeps_the_log() {
     let mut shop = shop("mode-initial-only", "initial_only").await;
     shop.start().await;
     for part in 1..=2 {
+        read_through(&shop, ORDERS).await;
+        shop.sql.run(&format!("INSERT INTO orders VALUES ({}, 'behind the rows')", 2_000 + part)).await;
         until("all rows are delivered", async || {
             let status = shop.daemon().own_status(&shop.name).await?;
             status["reason"].as_str().is_some_and(|reason| reason.contains("wants no changes")).then_some(())

@@ -8,7 +8,7 @@ use crate::encode::short::Short;
 /// What Debezium writes while streaming: the database's sentinel days wrapped around.
 const DATE_INFINITY: i32 = -2_147_472_692;
 const DATE_MINUS_INFINITY: i32 = -2_147_472_691;
-/// The sentinels of the Postgres driver for Java, which Debezium passes on in every unit.
+/// The sentinels of the Postgres driver for Java, which Debezium passes on in milliseconds and microseconds.
 const TIMESTAMP_INFINITY: i64 = 9_223_372_036_825_200_000;
 const TIMESTAMP_MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
@@ -62,11 +62,12 @@ pub(crate) fn timestamp_connect(text: &[u8]) -> Result<i64, Bad> {
     }
 }
 
-/// Nanoseconds since 1970, without a zone: the years 1677 to 2262, and infinities. What lies beyond is no number.
+/// Nanoseconds since 1970, without a zone: the years 1677 to 2262, and infinities, which are the ends of the numbers.
+/// What lies beyond is no number.
 pub(crate) fn timestamp_ns(text: &[u8]) -> Result<i64, Bad> {
     let us = match text {
-        b"infinity" => return Ok(TIMESTAMP_INFINITY),
-        b"-infinity" => return Ok(TIMESTAMP_MINUS_INFINITY),
+        b"infinity" => return Ok(i64::MAX),
+        b"-infinity" => return Ok(i64::MIN),
         _ => timestamp_us(text)?,
     };
     us.checked_mul(1000).ok_or(Bad::Special)

@@ -108,6 +108,7 @@ fn timestamps_count_from_1970() {
     for (text, us) in known {
         assert_eq!(timestamp_us(text.as_bytes()), Ok(us), "{text}");
     }
+    assert_eq!([&b"infinity"[..], b"-infinity"].map(timestamp_ns), [Ok(i64::MAX), Ok(i64::MIN)]);
     assert_eq!(timestamp_ms(b"2024-01-02 03:04:05.123"), Ok(1_704_164_645_123));
     assert_eq!(timestamp_ms(b"1969-12-31 23:59:59.999"), Ok(-1));
     assert_eq!(timestamp_ms(b"294276-12-31 23:59:59.999"), Ok(9_224_318_015_999_999));
