@@ -128,9 +128,22 @@ impl Slot {
     }
 
     fn taken(&self, pid: i32) -> Error {
+        let name = &self.name;
         let by = self.active_application.as_deref().filter(|name| !name.is_empty());
         let by = by.map(|name| format!(" ({name})")).unwrap_or_default();
-        Error::transient(format!("slot {} is being read by server process {pid}{by}", self.name))
+        // A logical slot has this from the moment that it can be read.
+        if self.plugin.is_some() && self.confirmed_flush_lsn.is_none() {
+            return Error::transient(format!(
+                "slot {name} is still being made by server process {pid}{by}, which waits for the end of \
+                 transactions that were open before"
+            ))
+            .hint(format!(
+                "let them end, the oldest first: SELECT pid, xact_start FROM pg_stat_activity WHERE backend_xid IS \
+                 NOT NULL ORDER BY age(backend_xid) DESC; and SELECT * FROM pg_prepared_xacts; or give the slot up: \
+                 SELECT pg_terminate_backend({pid});"
+            ));
+        }
+        Error::transient(format!("slot {name} is being read by server process {pid}{by}"))
             .hint(format!("stop the other reader, or, if it is dead: SELECT pg_terminate_backend({pid});"))
     }
 }
@@ -264,5 +277,17 @@ mod tests {
         assert_eq!(error.kind(), Kind::Transient);
         assert!(error.message().contains("4711 (pg_recvlogical)"), "{error}");
         slot.free(Some(4711)).unwrap();
+    }
+
+    #[test]
+    fn a_slot_that_is_being_made_says_so_and_passes_by() {
+        let slot = slot(|json| {
+            json["active"] = true.into();
+            json["active_pid"] = 4711.into();
+            json["confirmed_flush_lsn"] = serde_json::Value::Null;
+        });
+        let error = slot.free(None).unwrap_err();
+        assert_eq!(error.kind(), Kind::Transient);
+        assert!(error.message().contains("still being made by server process 4711"), "{error}");
     }
 }

@@ -36,6 +36,7 @@ mod registry_faults;
 mod relations;
 mod remove;
 mod rest;
+mod restart_losses;
 mod rotation;
 mod routes;
 mod secure_source;

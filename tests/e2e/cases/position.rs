@@ -148,7 +148,7 @@ async fn a_start_at_a_time_to_come_is_refused_and_one_from_now_on_gives_up_what_
 }
 
 /// `0/16B3748` as a number.
-fn lsn(text: &Json) -> u64 {
+pub(super) fn lsn(text: &Json) -> u64 {
     let parsed = text.as_str().and_then(|text| {
         let (high, low) = text.split_once('/')?;
         Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)

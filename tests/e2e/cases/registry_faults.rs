@@ -4,7 +4,7 @@ use millrace_e2e::{Gate, Shop, until};
 use serde_json::json;
 
 /// A shop whose registry stands behind a gate that is shut.
-async fn gated_shop(name: &str) -> (Shop, Gate) {
+pub(super) async fn gated_shop(name: &str) -> (Shop, Gate) {
     let mut shop = Shop::open(name).await;
     let registry = shop.servers.registry;
     let gate = Gate::before(registry.port());
