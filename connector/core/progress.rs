@@ -107,7 +107,7 @@ pub fn op_index(op: Op) -> usize {
 }
 
 /// Notifications that are kept for those who ask.
-const NOTIFICATIONS_MAX: usize = 200;
+const NOTIFICATIONS_MAX: usize = 1_000;
 
 /// What happens to a snapshot, in Debezium's words.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! `Requests::hear`.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,8 @@ pub struct Requests {
     stopped: Mutex<Vec<Wanted>>,
     progress: Arc<Progress>,
     connector: String,
+    /// Something was told of rows that nobody asked for.
+    began: AtomicBool,
 }
 
 impl Requests {
@@ -53,6 +56,7 @@ impl Requests {
             stopped: Mutex::default(),
             progress,
             connector: connector.to_owned(),
+            began: AtomicBool::new(false),
         }
     }
 
@@ -80,6 +84,7 @@ impl Requests {
         kind: &'static str,
         data: impl IntoIterator<Item = (&'static str, String)>,
     ) {
+        self.began.fetch_or(asked.is_none(), Ordering::Relaxed);
         let mut data: BTreeMap<&str, String> = data.into_iter().collect();
         data.insert("connector_name", self.connector.clone());
         self.progress.notify(Notification {
@@ -111,9 +116,11 @@ impl Requests {
         self.notify(asked, "TABLE_SCAN_COMPLETED", data.into_iter().chain(listed(all)));
     }
 
-    /// No rows are read at this start.
+    /// No rows are read at this start: told once, and not where some were.
     pub fn skipped(&self) {
-        self.notify(None, "SKIPPED", []);
+        if !self.began.load(Ordering::Relaxed) {
+            self.notify(None, "SKIPPED", []);
+        }
     }
 
     /// A request was taken up: the rows of all these will be read, but for those of which it is said why not.

@@ -6,7 +6,8 @@
 //! its schema's, that of all tables) has a number of the catalog that is given once: as long as one of the ways that
 //! were noted is there, the table was never out. `publish` is an option of the publication's own row, of which each
 //! ALTER makes a new version; one that changed neither owner nor `publish_via_partition_root` may have been it.
-//! A table of the same name with another number was sent from its beginning where one transaction made and published it.
+//! A table of the same name with another number was sent from its beginning where one transaction made and published it,
+//! and nobody has renamed it since.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -27,9 +28,6 @@ use crate::{publication, start};
 /// The key of the publication's note, and what that of each table begins with.
 const PUBLICATION: &str = "publication";
 const TABLE: &str = "published ";
-
-/// The number of a system column, `tableoid`: no ALTER TABLE makes its row anew.
-const NEVER_ALTERED: i32 = -6;
 
 /// The publication's own row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +76,7 @@ struct Named {
     name: TableName,
     #[serde(flatten)]
     member: Member,
-    /// The transaction that made it gave it its place in the publication.
+    /// The transaction that made it, or was the last to alter it, gave it its place in the publication.
     published_at_birth: bool,
 }
 
@@ -104,6 +102,8 @@ pub struct Judged {
     lost: Vec<TableName>,
     /// The name stands for another table, which was not sent from its beginning.
     others: Vec<TableName>,
+    /// The same, and sent from its beginning: but for what the same transaction wrote before it published it.
+    born: Vec<TableName>,
 }
 
 impl Membership {
@@ -146,8 +146,8 @@ impl Membership {
                'tables', (SELECT coalesce(json_agg(json_build_object(
                    'schema', w.nspname, 'table', w.relname, 'oid', w.oid::bigint,
                    'published_at_birth', EXISTS (SELECT FROM pg_publication_rel r
-                     JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = {NEVER_ALTERED}
-                     WHERE r.prrelid = w.oid AND r.prpubid = p.oid AND a.xmin = r.xmin),
+                     JOIN pg_class c ON c.oid = r.prrelid
+                     WHERE r.prrelid = w.oid AND r.prpubid = p.oid AND c.xmin = r.xmin),
                    'ways', coalesce(x.ways, '[]'))), '[]')
                  FROM wanted w
                  LEFT JOIN (SELECT oid, json_agg(way) AS ways FROM ways GROUP BY oid) x ON x.oid = w.oid))::text
@@ -175,12 +175,9 @@ impl Membership {
             let Some(known) = known else { continue };
             let goes_on = known.goes_on(&table.member);
             if !goes_on && known.oid != table.member.oid {
-                if !table.published_at_birth {
-                    judged.others.push(table.name.clone());
-                }
-                if touched {
-                    judged.lost.push(table.name.clone());
-                }
+                let is_sent = table.published_at_birth && !touched;
+                let judged = if is_sent { &mut judged.born } else { &mut judged.others };
+                judged.push(table.name.clone());
             } else if !goes_on || touched {
                 judged.lost.push(table.name.clone());
             }
@@ -281,9 +278,14 @@ pub fn gaps(settings: &Settings, now: &Membership, noted: &Notes, end: Lsn) -> R
     if !settings.snapshot.stream {
         return Ok(Vec::new());
     }
-    let Judged { mut lost, mut others } = now.judge(noted);
-    if !settings.snapshot.rows {
+    let Judged { mut lost, mut others, mut born } = now.judge(noted);
+    if settings.snapshot.rows {
+        others.append(&mut born);
+    } else {
         lost.append(&mut others);
+    }
+    for table in &born {
+        tracing::warn!(%table, "the name stands for another table than before, which was made and published at once");
     }
     for table in &others {
         tracing::warn!(%table, "the name stands for another table than before: its rows are read");
@@ -349,7 +351,8 @@ mod tests {
         }
         let mut born = with(own("7"), 6, &["table 31"]);
         born.tables[0].published_at_birth = true;
-        assert_eq!(born.judge(&noted(&before)), Judged::default(), "made and published at once");
+        let judged = born.judge(&noted(&before));
+        assert_eq!((judged.born.len(), judged.others.len()), (1, 0), "made and published at once");
         assert_eq!(with(own("9"), 9, &[]).judge(&Notes::new()), Judged::default(), "nothing was noted");
     }
 

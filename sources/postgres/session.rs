@@ -350,6 +350,11 @@ impl Session {
         self.transaction.as_ref().map(|open| open.xid)
     }
 
+    /// Nothing that begins now is wanted.
+    fn is_over(&self) -> bool {
+        self.tracker.as_ref().is_some_and(Tracker::is_over)
+    }
+
     fn begin(&mut self, final_lsn: Lsn, commit_ts_us: i64, xid: u32, begin: Lsn) -> Result<()> {
         if let Some(open) = &self.transaction {
             return Err(Error::fatal(format!(
@@ -357,7 +362,8 @@ impl Session {
                 open.xid
             )));
         }
-        let is_over = self.tracker.as_ref().is_some_and(Tracker::is_over);
+        // One that was delivered in part comes whole.
+        let is_over = self.reopened.is_none() && self.is_over();
         let is_passed = is_over || final_lsn < self.opened_at || self.is_too_early(commit_ts_us);
         let skip = match self.reopened {
             _ if is_passed => Skip::Everything,

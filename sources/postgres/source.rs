@@ -32,6 +32,7 @@ use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
 use crate::janitor::{self, Janitor};
+use crate::lsn::Lsn;
 use crate::membership::{self, Membership};
 use crate::messages::Messages;
 use crate::pgoutput::RelationMessage;
@@ -318,7 +319,7 @@ impl PostgresSource {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beats = self.settings.heartbeat_interval.is_some();
-        let mut enough = None;
+        let mut enough: Option<Lsn> = None;
         let mut reads = reader.is_some();
         let mut rows: Pin<Box<dyn Future<Output = Result<()>> + Send>> = match reader {
             Some(reader) => Box::pin(reader.run()),
@@ -330,7 +331,7 @@ impl PostgresSource {
                 && let Some((base, unread)) = waiting.pop_front()
                 && let Some(reader) = self.reader(&counter, base, unread).await?
             {
-                (reads, rows) = (true, Box::pin(reader.run()));
+                (reads, enough, rows) = (true, None, Box::pin(reader.run()));
             }
             tokio::select! {
                 biased;
@@ -359,7 +360,8 @@ impl PostgresSource {
                 }
                 _ = sample.tick() => {
                     // Confirmed is what is delivered: the last rows lie before it.
-                    if enough.is_some_and(|end| progress.confirmed.load(Ordering::Relaxed) >= end.0) {
+                    let end = enough.filter(|_| !reads && waiting.is_empty());
+                    if end.is_some_and(|end| progress.confirmed.load(Ordering::Relaxed) >= end.0) {
                         reading.told.enough.store(true, Ordering::Relaxed);
                     }
                     self.sample(client, &counter, &mut membership).await?;

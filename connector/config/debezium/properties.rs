@@ -19,6 +19,7 @@ pub type Property = (&'static str, &'static str, Here);
 
 use Here::{Becomes, Idle, Only, Refused};
 
+const ONE_VERSION: &str = "there is one version: this one";
 const CODE: &str = "it names Java code";
 const NO_KEYSTORES: &str = "certificates are PEM files here, not key stores";
 const QUEUE: &str = "the batches between the stages are bounded by batch_bytes_max";
@@ -32,10 +33,12 @@ const EOS: &str = "data and position are always in one Kafka transaction";
 pub const CONNECT: &[Property] = &[
     ("name", "", Becomes("name")),
     ("connector.class", "", Becomes("[source.postgres] or [source.mongodb]")),
+    ("connector.plugin.version", "the newest", Idle(ONE_VERSION)),
     ("tasks.max", "1", Idle("a connector is one task")),
     ("tasks.max.enforce", "true", Idle("a connector is one task")),
     ("key.converter", "the worker's", Becomes("format.encoding")),
     ("value.converter", "the worker's", Becomes("format.encoding")),
+    ("*.converter.plugin.version", "the newest", Idle(ONE_VERSION)),
     ("*.converter.schemas.enable", "true", Becomes("format.json_schemas")),
     ("*.converter.schema.registry.url", "", Becomes("format.registry")),
     (
@@ -196,7 +199,30 @@ pub const SHARED: &[Property] = &[
     ("retriable.restart.connector.wait.ms", "10000", Idle(RETRY)),
     ("custom.retriable.exception", "", Refused(CODE)),
     ("executor.shutdown.timeout.ms", "4000", Idle("a stop takes 10 s at most")),
-    ("sourceinfo.struct.maker", "the connector's", Refused(CODE)),
+    (
+        "sourceinfo.struct.maker",
+        "the connector's",
+        Only(
+            &[
+                "io.debezium.connector.postgresql.PostgresSourceInfoStructMaker",
+                "io.debezium.connector.mongodb.MongoDbSourceInfoStructMaker",
+            ],
+            CODE,
+        ),
+    ),
+    (
+        "transaction.metadata.factory",
+        "DefaultTransactionMetadataFactory",
+        Only(&["io.debezium.pipeline.txmetadata.DefaultTransactionMetadataFactory"], CODE),
+    ),
+    ("snapshot.*.custom.name", "", Refused(CODE)),
+    (
+        "heartbeat.topics.prefix",
+        "__debezium-heartbeat",
+        Only(&["__debezium-heartbeat"], "use topic.heartbeat.prefix"),
+    ),
+    ("query.fetch.size", "0", Idle("rows are read in chunks, each as one stream")),
+    ("internal.*", "", Idle("it is about Debezium's own works")),
     ("custom.metric.tags", "", Idle(METRICS)),
     ("statistics.metrics.enabled", "false", Idle(METRICS)),
     ("custom.sanitize.pattern", "", Idle("secrets are never logged")),
@@ -289,6 +315,7 @@ pub const POSTGRES: &[Property] = &[
     ("database.sslfactory", "", Refused(CODE)),
     ("database.tcpKeepAlive", "true", Idle("silence ends a connection after receive_timeout_s")),
     ("database.initial.statements", "", Refused("settings of a role belong to it: ALTER ROLE ... SET ...")),
+    ("memory.management.*", "", Idle("what is known of tables is kept in memory")),
     ("database.query.timeout.ms", "600000", Idle("every query has its own limit")),
     ("database.connection.factory.class", "", Refused(CODE)),
     ("database.*", "", Refused("this option of the driver is not known here")),
@@ -399,6 +426,7 @@ pub const POSTGRES: &[Property] = &[
 
 /// Of the MongoDB connector.
 pub const MONGODB: &[Property] = &[
+    ("connection.validation.timeout.ms", "60000", Idle("every request has its own limit")),
     ("post.processors", "", Refused(CODE)),
     (
         "signal.enabled.channels",

@@ -137,6 +137,35 @@ fn an_unknown_property_is_answered_with_the_nearest_one() {
     assert!(text.contains("did you mean table.include.list?"), "{text}");
 }
 
+/// As a worker with Debezium 3.6.3 answers to `PUT /connector-plugins/<class>/config/validate`: each property, and its
+/// default where it has one.
+const LIVE: [(&str, &str); 2] = [
+    (POSTGRES_FILE, include_str!("tests/live_postgres.txt")),
+    (MONGODB_FILE, include_str!("tests/live_mongodb.txt")),
+];
+
+#[test]
+fn every_property_that_a_live_worker_knows_is_taken_with_its_default() {
+    for (file, live) in LIVE {
+        let defaults = live.lines().filter_map(|line| line.split_once('='));
+        for (property, default) in defaults.filter(|(property, _)| !file.contains(&format!("\"{property}\"")))
+        {
+            // The worker tells one of the two connectors the default of all others.
+            if property == "topic.naming.strategy" {
+                continue;
+            }
+            let found = read(&with(file, property, default));
+            assert!(found.is_ok(), "{property}={default}: {:?}", found.err());
+        }
+        for property in live.lines().filter(|line| !line.contains('=')) {
+            let text = read(&with(file, property, "x"))
+                .err()
+                .map(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+            assert!(!text.unwrap_or_default().contains("is not a property"), "{property}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_had_is_refused_with_its_reason() {
     for (property, value, expected) in [

@@ -74,6 +74,8 @@ pub(crate) struct Pass<'a> {
     pub count: Option<&'a mut Count>,
     /// Where the transaction under way begins, as long as nothing came of it.
     pub silent: Option<u64>,
+    /// The transaction whose end is to be told, among the batch's.
+    pub under_way: Option<usize>,
 }
 
 /// What became a dead letter in one batch.
@@ -158,7 +160,7 @@ impl<'a> Pass<'a> {
         }
         if self.ends.is_some() {
             self.open_until(&mut opened, batch.transactions.len())?;
-            self.close(opened)?;
+            self.close()?;
         }
         Ok(())
     }

@@ -16,8 +16,8 @@ use crate::pattern::Pattern;
 pub enum Disguise {
     /// As many asterisks, whatever the value, and for NULL too: who reads them learns nothing.
     Mask { asterisks: usize },
-    /// The digest of the salt and the text, in hexadecimal. Equal texts stay equal, and NULL stays NULL. It is cut to
-    /// what the column was declared to hold: tables that are made of the events have no more room.
+    /// The digest of the salt and the text, in hexadecimal. Equal texts stay equal, and NULL stays NULL. In Debezium's
+    /// dialect it is cut to what the column was declared to hold.
     Hash { algorithm: Algorithm, salt: Salt, of: Hashed, length: Option<usize> },
     /// The first characters, as Java counts them.
     Truncate { characters: usize },

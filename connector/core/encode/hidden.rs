@@ -1,9 +1,9 @@
 //! Which columns readers see, which they see in disguise, and which not at all: the same for rows, for letters and
 //! for what routes make of a row.
 
-use super::Format;
 use super::disguise::{self, Disguise, Disguised};
 use super::mapping::{is_shown, map};
+use super::{Dialect, Format};
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
 use crate::relation::{Column, Relation, Shape};
@@ -60,7 +60,8 @@ pub(crate) fn disguise(format: &Format, relation: &Relation, column: &Column) ->
     let found = format.disguised.iter().find(|disguised| disguised.columns.matches(&name));
     let Some(Disguised { by, .. }) = found else { return Ok(None) };
     match (disguise::fits(&map(&column.kind, format).0), by.is_secret()) {
-        (true, _) => Ok(Some(by.within(column.declared.length))),
+        (true, _) if format.dialect == Dialect::Debezium => Ok(Some(by.within(column.declared.length))),
+        (true, _) => Ok(Some(by.clone())),
         (false, false) => Ok(None),
         (false, true) => Err(Error::config(format!("column {name} is no text, and only texts are masked"))
             .hint("leave it out with format.exclude_columns, or name other columns to mask")),

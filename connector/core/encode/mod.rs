@@ -350,6 +350,7 @@ impl<T: Targets> Encoder<T> {
             ends: self.ends.as_ref(),
             count: self.format.transactions.is_some().then_some(&mut self.count),
             silent: None,
+            under_way: None,
         };
         pass.run(&mut self.counts)
     }

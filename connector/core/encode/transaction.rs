@@ -14,7 +14,7 @@ use super::json::Json;
 use super::short::{Lead, Short};
 use super::value::{Union, Writer};
 use super::{Dialect, Encoding, Format, header};
-use crate::batch::{Name, Transaction};
+use crate::batch::{Name, SnapshotMark, Transaction};
 use crate::error::Result;
 use crate::position::Mark;
 use crate::relation::Shape;
@@ -158,11 +158,17 @@ impl Pass<'_> {
     /// how many were opened. One that is here as a whole is told of with its first record.
     pub(crate) fn open_until(&mut self, opened: &mut usize, until: usize) -> Result<(), Fault> {
         while *opened < until {
-            self.close(*opened)?;
+            let at = *opened;
+            *opened += 1;
             let batch = self.batch;
-            if let Some(transaction) = batch.transactions.get(*opened)
-                && let Some(begin) = transaction.part.begin
-            {
+            let Some(transaction) = batch.transactions.get(at) else { break };
+            // A row that was read may stand inside of a transaction.
+            if transaction.snapshot != SnapshotMark::No {
+                continue;
+            }
+            self.close()?;
+            self.under_way = Some(at);
+            if let Some(begin) = transaction.part.begin {
                 if let Some(count) = &mut self.count {
                     count.clear();
                 }
@@ -171,7 +177,6 @@ impl Pass<'_> {
                     None => self.tell(transaction, "BEGIN", begin)?,
                 }
             }
-            *opened += 1;
         }
         Ok(())
     }
@@ -186,13 +191,16 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Tells the end of the newest of so many opened transactions, if it is here, and something came of it.
-    pub(crate) fn close(&mut self, opened: usize) -> Result<(), Fault> {
-        if self.silent.take().is_some() {
-            return Ok(());
-        }
+    /// Tells the end of the transaction under way, if it is here, and something came of it: a record, or an event that
+    /// was counted and then left out.
+    pub(crate) fn close(&mut self) -> Result<(), Fault> {
         let batch = self.batch;
-        let newest = opened.checked_sub(1).and_then(|at| batch.transactions.get(at));
+        let newest = self.under_way.take().and_then(|at| batch.transactions.get(at));
+        if let Some(begin) = self.silent.take() {
+            let counted = self.count.as_ref().is_some_and(|count| count.total > 0);
+            let Some(transaction) = newest.filter(|_| counted) else { return Ok(()) };
+            self.tell(transaction, "BEGIN", begin)?;
+        }
         match newest.and_then(|transaction| Some((transaction, transaction.part.end?))) {
             Some((transaction, end)) => self.tell(transaction, "END", end),
             None => Ok(()),

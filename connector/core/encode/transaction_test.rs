@@ -6,7 +6,7 @@ use super::scene::{
     Desk, Seen, add, batch, column, debezium, insert, json as in_json, millrace, relation, t,
 };
 use super::*;
-use crate::batch::{Before, Name, Op, Part};
+use crate::batch::{Before, Change, Name, Op, Part, SnapshotMark};
 use crate::relation::Kind;
 
 const TOPIC: &str = "test_server.transaction";
@@ -78,6 +78,27 @@ fn a_transaction_of_which_nothing_came_is_not_told_of() {
     batch.transactions[0].part = part(Some(40), None);
     let skipped = super::format::Skipped { inserts: true, ..Default::default() };
     assert_eq!(with_metadata(Format { skipped, ..debezium() }).encode(&batch).len(), 1);
+}
+
+#[test]
+fn a_row_that_was_read_and_stands_inside_of_a_transaction_ends_nothing() {
+    for place in [0, 1] {
+        let mut batch = batch(&orders());
+        changes(&mut batch, 0, 3);
+        batch.transactions[0].part = part(Some(40), Some(210));
+        let of_row = crate::batch::Transaction {
+            snapshot: SnapshotMark::Row,
+            part: Part::default(),
+            ..batch.transactions[0].clone()
+        };
+        batch.transactions.push(of_row);
+        let read = Change { op: Op::Read, transaction: 1, ..batch.changes[0] };
+        batch.changes.insert(place, read);
+        let told = statuses(&with_metadata(debezium()).encode(&batch));
+        let told: Vec<_> =
+            told.iter().map(|one| (one["status"].clone(), one["event_count"].clone())).collect();
+        assert_eq!(told, [(json!("BEGIN"), json!(null)), (json!("END"), json!(4))], "{place}");
+    }
 }
 
 #[test]

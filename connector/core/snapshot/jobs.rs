@@ -57,9 +57,9 @@ impl<J> Jobs<J> {
         self.left.send_if_modified(|left| left.remove(&number))
     }
 
-    /// Whether what is left is so.
-    pub fn is(&self, wanted: impl FnOnce(&BTreeSet<usize>) -> bool) -> bool {
-        wanted(&self.left.borrow())
+    /// A look at what is left.
+    pub fn left<T>(&self, look: impl FnOnce(&BTreeSet<usize>) -> T) -> T {
+        look(&self.left.borrow())
     }
 
     /// Until what is left is so.

@@ -210,12 +210,18 @@ impl Shared {
     fn together(&self, index: usize) -> Vec<String> {
         let Some(one) = self.unread(index) else { return Vec::new() };
         let asked = one.note.asked.as_ref().map(|asked| &asked.id);
-        let all = (self.base..)
-            .zip(&self.unread)
-            .filter(|(_, other)| other.note.asked.as_ref().map(|asked| &asked.id) == asked);
-        let is_left = |other: usize| other == index || self.jobs.is(|left| left.contains(&other));
-        let named = all.filter(|(other, _)| one.note.asked.is_none() || is_left(*other));
-        named.map(|(_, unread)| unread.name.to_string()).take(NAMED_MAX + 1).collect()
+        let is_one = |other: &&Unread| other.note.asked.as_ref().map(|asked| &asked.id) == asked;
+        let named = |numbers: &mut dyn Iterator<Item = usize>| {
+            let all = numbers.filter_map(|number| self.unread(number)).filter(is_one);
+            all.map(|unread| unread.name.to_string()).take(NAMED_MAX + 1).collect()
+        };
+        if !one.note.asked.is_some() {
+            return named(&mut (self.base..self.base + self.unread.len()));
+        }
+        self.jobs.left(|left| {
+            let (before, behind) = (left.range(..index), left.range(index + 1..));
+            named(&mut before.copied().chain([index]).chain(behind.copied()))
+        })
     }
 
     /// Whether somebody has said that the documents are no longer wanted.
@@ -223,7 +229,7 @@ impl Shared {
         let Some(unread) = self.unread(index).filter(|unread| unread.note.asked.is_some()) else {
             return false;
         };
-        !self.jobs.is(|left| left.contains(&index))
+        !self.jobs.left(|left| left.contains(&index))
             || self.reader.requests.is_stopped(&unread.name.to_string())
     }
 
@@ -249,7 +255,7 @@ impl Shared {
 
     /// Whether the first documents of all other collections are out.
     pub fn are_others_through(&self) -> bool {
-        self.jobs.is(|left| self.are_through(left))
+        self.jobs.left(|left| self.are_through(left))
     }
 
     fn are_through(&self, left: &BTreeSet<usize>) -> bool {

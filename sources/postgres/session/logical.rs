@@ -23,8 +23,8 @@ impl Session {
             return Ok(());
         }
         self.advance(end)?;
-        // It has no time of its own, and lies before the first transaction that is wanted.
-        if self.whole.since_us.is_some() {
+        // It has no time of its own, and lies before the first transaction that is wanted, or behind the last.
+        if self.whole.since_us.is_some() || self.is_over() {
             return Ok(());
         }
         // As Debezium counts it: a place up to which everything is committed.

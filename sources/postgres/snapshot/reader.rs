@@ -208,13 +208,18 @@ impl Shared {
     fn together(&self, table: usize) -> Vec<String> {
         let Some(one) = self.unread(table) else { return Vec::new() };
         let asked = one.note.asked.as_ref().map(|asked| &asked.id);
-        let all = self
-            .tables()
-            .zip(&self.unread)
-            .filter(|(_, other)| other.note.asked.as_ref().map(|asked| &asked.id) == asked);
-        let is_left = |other: usize| other == table || self.jobs.is(|left| left.contains(&other));
-        let named = all.filter(|(other, _)| !one.note.is_incremental() || is_left(*other));
-        named.map(|(_, unread)| unread.table.to_string()).take(NAMED_MAX + 1).collect()
+        let is_one = |other: &&Unread| other.note.asked.as_ref().map(|asked| &asked.id) == asked;
+        let named = |numbers: &mut dyn Iterator<Item = usize>| {
+            let all = numbers.filter_map(|number| self.unread(number)).filter(is_one);
+            all.map(|unread| unread.table.to_string()).take(NAMED_MAX + 1).collect()
+        };
+        if !one.note.is_incremental() {
+            return named(&mut self.tables());
+        }
+        self.jobs.left(|left| {
+            let (before, behind) = (left.range(..table), left.range(table + 1..));
+            named(&mut before.copied().chain([table]).chain(behind.copied()))
+        })
     }
 
     /// Says for which rows the stream stands still, and how to end that; for none: that it goes on.
