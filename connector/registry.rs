@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_core::encode::{Dialect, Encoding, Format};
+use millrace_core::encode::{Dialect, Encoding, Format, misfits};
 use millrace_core::error::{Error, Result};
 use millrace_core::pattern::Pattern;
 use millrace_core::position::Position;
@@ -405,6 +405,40 @@ pub async fn check(connector: &Connector) -> [(&'static str, Result<Report>); 2]
         }
     };
     [source, sink]
+}
+
+/// Whether the captured relations are what the file's columns, routes and steps ask for. Nothing where the source cannot
+/// be reached, which its own side tells.
+pub async fn fit(connector: &Connector) -> Result<Report> {
+    let mut report = Report::default();
+    let format = &connector.format;
+    if !format.names_columns() {
+        return Ok(report);
+    }
+    let relations = match &connector.source {
+        Source::Postgres(from) => postgres(connector, from).relations().await,
+        Source::Mongodb(from) => mongodb(connector, from).relations().await,
+    };
+    let Ok(relations) = relations else { return Ok(report) };
+    for error in misfits(format, &relations) {
+        report.fail("columns", error.to_string(), error.hint_text().unwrap_or_default());
+    }
+    let routes = format.routes.iter().flat_map(|route| &route.relations);
+    let named = routes.chain(format.steps.iter().flat_map(|step| &step.relations));
+    // Messages are known once there is one.
+    let named = named.filter(|name| !name.text().starts_with(millrace_postgres::messages::NAMESPACE));
+    let is_there = |name: &&Pattern| relations.iter().any(|relation| name.matches(&relation.full_name()));
+    for name in named.filter(|name| !relations.is_empty() && !is_there(name)) {
+        report.warn(
+            format!("relations {name}"),
+            "no captured table is of this name: its route or step says nothing",
+            "correct `relations`, unless the table is still to come",
+        );
+    }
+    if !report.failed() && !relations.is_empty() {
+        report.pass("columns", format!("what the file names is there in {} tables", relations.len()));
+    }
+    Ok(report)
 }
 
 /// What the connector's topics prove by themselves.

@@ -31,7 +31,9 @@ pub async fn check(file: PathBuf) -> u8 {
             let waited = Error::transient(format!("no answer within {} s", PATIENCE.as_secs()));
             vec![("check", Err(waited.hint("look whether both ends answer at all")))]
         });
+        let fit = tokio::time::timeout(PATIENCE, registry::fit(connector)).await;
         let more = [
+            ("columns", fit.unwrap_or_else(|_| Ok(Report::default()))),
             ("route", Ok(routes(connector))),
             ("format", Ok(flat(connector))),
             ("rights on kafka", Ok(rights(connector))),

@@ -11,7 +11,7 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 25] = [
+pub const LISTS: [&str; 26] = [
     "source.postgres.tables",
     "source.postgres.primary_hosts",
     "source.postgres.exclude_tables",
@@ -32,6 +32,7 @@ pub const LISTS: [&str; 25] = [
     "format.source_types",
     "format.source_types_of",
     "format.hash_columns",
+    "format.hmac_columns",
     "format.flat.add_fields",
     "format.flat.add_headers",
     "sink.kafka.bootstrap",

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use millrace_core::encode::disguise::{Algorithm, Disguise, Disguised, Hashed, Salt};
+use millrace_core::encode::disguise::{
+    Algorithm, Disguise, Disguised, HMAC_KEY_BYTES_MIN, Hashed, HmacKey, Salt,
+};
 use millrace_core::encode::flat::{Added, Arrays, Deletes, Flat};
 use millrace_core::encode::{
     Binary, Decimals, Dialect, Encoding, Envelope, Format, Heartbeat, Hstore, Intervals, Spelling, Times,
@@ -181,7 +183,7 @@ fn column(key: &str, name: &str, problems: &mut Problems) -> Pattern {
     pattern
 }
 
-/// Masks before hashes before cuts: where two name a column, the one that tells less decides.
+/// Masks before hashes before keyed hashes before cuts: where two name a column, the one that tells less decides.
 fn disguised(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
     let mut found = Vec::new();
     for (name, asterisks) in raw.mask_columns.iter().flatten() {
@@ -215,6 +217,7 @@ fn disguised(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
         let salt = Salt(salt.to_owned());
         found.push(Disguised { columns, by: Disguise::Hash { algorithm, salt, of, length: None } });
     }
+    found.extend(keyed(raw, problems));
     for (name, characters) in raw.truncate_columns.iter().flatten() {
         let columns = column("format.truncate_columns", name, problems);
         if *characters == 0 {
@@ -223,6 +226,27 @@ fn disguised(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
         found.push(Disguised { columns, by: Disguise::Truncate { characters: *characters } });
     }
     found
+}
+
+/// Hashes under a secret key.
+fn keyed(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
+    let named = columns("format.hmac_columns", raw.hmac_columns.as_ref(), problems);
+    let Some(secret) = &raw.hmac_secret else {
+        if !named.is_empty() {
+            problems.add("format.hmac_secret", "is missing, as in \"${file:/run/secrets/hmac.key}\"");
+        }
+        return Vec::new();
+    };
+    let Some(key) = HmacKey::new(secret.expose_secret().trim_end().as_bytes()) else {
+        let least = HMAC_KEY_BYTES_MIN;
+        problems.add(
+            "format.hmac_secret",
+            format!("is shorter than {least} bytes; make one: openssl rand -hex {least}"),
+        );
+        return Vec::new();
+    };
+    let by = |columns| Disguised { columns, by: Disguise::Hmac { key: key.clone() } };
+    named.into_iter().map(by).collect()
 }
 
 /// What values become that can be said in more than one way.

@@ -17,6 +17,7 @@ mod route;
 mod routed;
 mod settings;
 mod shown;
+mod step;
 mod strict;
 
 pub use document::Problem;

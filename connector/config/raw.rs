@@ -22,6 +22,7 @@ pub struct File {
     pub source: RawSource,
     pub format: Format,
     pub route: Vec<Route>,
+    pub step: Vec<Step>,
     pub dead_letters: DeadLetters,
     pub signature: Signature,
     pub sink: RawSink,
@@ -56,6 +57,8 @@ pub struct Format {
     pub hash_algorithm: Option<String>,
     pub hash_salt: Option<SecretString>,
     pub hash_version: Option<u8>,
+    pub hmac_columns: Option<Vec<String>>,
+    pub hmac_secret: Option<SecretString>,
     pub tombstones: Option<bool>,
     pub truncates: Option<bool>,
     pub transactions: Option<bool>,
@@ -126,6 +129,33 @@ pub struct Route {
     pub copy_to: Option<OneOrMany>,
     pub on_reject: Option<String>,
     pub outbox: Outbox,
+}
+
+/// What becomes of fields and headers; one thing a step.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Step {
+    pub relations: OneOrMany,
+    pub only: Option<String>,
+    pub not: Option<String>,
+    pub drop: OneOrMany,
+    pub keep: OneOrMany,
+    pub rename: BTreeMap<String, String>,
+    pub of: Option<String>,
+    pub replace: OneOrMany,
+    pub with: Option<String>,
+    pub insert: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, String>,
+    pub moves: Option<bool>,
+    pub header_texts: BTreeMap<String, String>,
+    pub drop_headers: OneOrMany,
+    pub key: OneOrMany,
+    pub partition_by: OneOrMany,
+    pub partitions: Option<u32>,
+    pub partition_hash: Option<String>,
+    pub timezone: Option<String>,
+    pub timestamps: OneOrMany,
+    pub discard: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]

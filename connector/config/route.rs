@@ -18,6 +18,7 @@ use super::cloudevents;
 use super::format::choice;
 use super::raw;
 use super::routed;
+use super::step;
 
 const POLICIES: [(&str, OnReject); 2] = [("stop", OnReject::Stop), ("dead_letter", OnReject::DeadLetter)];
 
@@ -33,6 +34,8 @@ pub fn resolve(file: &raw::File, format: &mut Format, problems: &mut Problems) {
     if !is_topic_name(&format.dead_letters) {
         problems.add("dead_letters.topic", "cannot be the name of a Kafka topic");
     }
+    // Routes have them too.
+    step::resolve(&file.step, format, problems);
     let routes = file.route.iter().map(|raw| route(raw, format, problems)).collect();
     format.routes = routes;
     what_is_hidden_stays_hidden(format, problems);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use millrace_core::encode::signature::Signature;
 use millrace_core::encode::{Envelope, Format};
 use millrace_core::error::Error;
+use millrace_core::route::step::Does;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::ExposeSecret;
@@ -125,27 +126,7 @@ pub fn resolve(
             "wraps ids, dates and numbers, and an outbox's consumers expect JSON; set json = \"plain\"",
         );
     }
-    let is_flat = |format: &Format| format.envelope == Envelope::Flat;
-    if raw.format.flat != raw::Flat::default() && !format.is_somewhere(is_flat) {
-        problems.add("format.flat", "has no effect but with envelope = \"flat\"");
-    }
-    let of_documents = [
-        ("arrays", raw.format.flat.arrays.is_some()),
-        ("flatten", raw.format.flat.flatten.is_some()),
-        ("delimiter", raw.format.flat.delimiter.is_some()),
-    ];
-    for (key, _) in of_documents.into_iter().filter(|(_, is_set)| *is_set && !source.has_documents()) {
-        problems.add(&format!("format.flat.{key}"), "has no effect but on documents; remove it");
-    }
-    for (key, parts) in [("add_fields", &format.flat.fields), ("add_headers", &format.flat.headers)] {
-        for part in parts.iter().filter(|part| !part.is_of(source.has_documents())) {
-            let name = &part.name;
-            problems.add(
-                &format!("format.flat.{key}"),
-                format!("names a part that events of this source do not have, as {name:?}"),
-            );
-        }
-    }
+    fit(&raw.format.flat, &format, &source, problems);
     let shown = registry::with_connect_keys(shown, &source);
     let file = file.to_owned();
     Some(Connector {
@@ -159,6 +140,39 @@ pub fn resolve(
         shown,
         fingerprint: 0,
     })
+}
+
+/// What there is of rows alone, and of documents alone.
+fn fit(flat: &raw::Flat, format: &Format, source: &Source, problems: &mut Problems) {
+    let is_flat = |format: &Format| format.envelope == Envelope::Flat;
+    if *flat != raw::Flat::default() && !format.is_somewhere(is_flat) {
+        problems.add("format.flat", "has no effect but with envelope = \"flat\"");
+    }
+    let of_documents = [
+        ("arrays", flat.arrays.is_some()),
+        ("flatten", flat.flatten.is_some()),
+        ("delimiter", flat.delimiter.is_some()),
+    ];
+    for (key, _) in of_documents.into_iter().filter(|(_, is_set)| *is_set && !source.has_documents()) {
+        problems.add(&format!("format.flat.{key}"), "has no effect but on documents; remove it");
+    }
+    for (key, parts) in [("add_fields", &format.flat.fields), ("add_headers", &format.flat.headers)] {
+        for part in parts.iter().filter(|part| !part.is_of(source.has_documents())) {
+            let name = &part.name;
+            problems.add(
+                &format!("format.flat.{key}"),
+                format!("names a part that events of this source do not have, as {name:?}"),
+            );
+        }
+    }
+    let names_fields =
+        |does: &Does| !matches!(does, Does::Discard | Does::HeaderTexts(_) | Does::DropHeaders(_));
+    if source.has_documents() && format.steps.iter().any(|step| names_fields(&step.does)) {
+        problems.add(
+            "step",
+            "names fields, and documents have no columns; exclude_fields and rename_fields in [source.mongodb] are theirs",
+        );
+    }
 }
 
 /// In any case: Connect has it in capitals.

@@ -206,6 +206,45 @@ fn a_filter_that_is_no_expression_and_a_cloud_event_without_a_source_are_refused
 }
 
 #[test]
+fn a_step_does_one_thing_and_what_says_nothing_is_refused() {
+    for (step, part) in [
+        ("", "does nothing; give it one of drop, keep"),
+        ("drop = 'a'\nkeep = 'b'", "does several things"),
+        ("drop = 'a'\nwith = 'x'", "step.with: has no effect without replace"),
+        ("drop = 'a'\nof = 'value'", "step.of: \"value\" is not one of row, key"),
+        ("drop = 'a'\nonly = '('", "is no expression"),
+        ("drop = 'a'\nonly = 'x'\nnot = 'y'", "takes one of only and not"),
+        ("drop_headers = 'position'", "step.drop_headers: \"position\" stays"),
+        ("partition_by = 'a'\npartitions = 0", "step.partitions: must be at least 1"),
+    ] {
+        let said = messages(&format!("{STDOUT}\n[[step]]\n{step}\n")).join("\n");
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn steps_on_fields_are_for_tables() {
+    let text = "name = \"docs\"\n[source.mongodb]\nurl = \"mongodb://h/?replicaSet=rs\"\ncollections = [\"shop.orders\"]\n\
+                [format]\nencoding = \"json\"\n[sink.stdout]\n[[step]]\n";
+    let said = messages(&format!("{text}drop = 'a'\n")).join("\n");
+    assert!(said.contains("step: names fields, and documents have no columns"), "{said}");
+    assert!(
+        parse_text(&format!("{text}header_texts = {{ team = 'docs' }}\n"), &Environment::default()).is_ok()
+    );
+}
+
+#[test]
+fn a_keyed_hash_needs_a_secret_of_some_length() {
+    for (secret, part) in
+        [("", "format.hmac_secret: is missing"), ("hmac_secret = 'short'", "is shorter than 32 bytes")]
+    {
+        let format = format!("[format]\nhmac_columns = ['public.a.b']\n{secret}\n");
+        let said = messages(&STDOUT.replace("[format]", &format)).join("\n");
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
 fn a_key_that_cannot_sign_is_refused_and_never_shown() {
     let file = |key: &str| STDOUT.to_owned() + "[signature]\n" + key;
     for (key, expected) in [
@@ -384,7 +423,7 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 22] = [
+const TABLES: [&str; 23] = [
     "source",
     "source.postgres",
     "source.mongodb",
@@ -398,6 +437,7 @@ const TABLES: [&str; 22] = [
     "route.outbox.fields",
     "route.outbox.cloudevents",
     "route.outbox.routed",
+    "step",
     "sink",
     "sink.kafka",
     "sink.kafka.topic_defaults",
@@ -410,7 +450,7 @@ const TABLES: [&str; 22] = [
 ];
 
 /// Of those, lists of tables.
-const LISTED: [&str; 3] = ["route", "route.outbox.fields", "format.rename_topics"];
+const LISTED: [&str; 4] = ["route", "step", "route.outbox.fields", "format.rename_topics"];
 
 /// Keys that are tables of keys which others define.
 const FREE: [&str; 3] = ["sink.kafka.client", "sink.kafka.topic_defaults.config", "sink.kafka.topics"];
@@ -437,6 +477,7 @@ fn every_list_of_the_reference_can_come_from_the_environment() {
             && value.starts_with('[')
             // A list of tables has no name for a variable to reach one of them by.
             && !section.starts_with("route")
+            && section != "step"
         {
             let path = format!("{section}.{key}");
             assert!(environment::LISTS.contains(&path.as_str()), "{path}");

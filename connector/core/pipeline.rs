@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::chaos::{self, Rule};
-use crate::encode::{Encoded, Encoder, Format};
+use crate::encode::{Encoded, Encoder, Format, misfits};
 use crate::error::{Error, Kind, Result};
 use crate::position::Position;
 use crate::progress::{Progress, now_us};
@@ -51,14 +51,10 @@ pub async fn run<S: Source, K: Sink>(
     progress: Arc<Progress>,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<()> {
-    let opening = async {
-        source.preconditions(&progress).await?;
-        sink.open().await
-    };
     let from = tokio::select! {
         biased;
         _ = stopping.wait_for(|stop| *stop) => return Ok(()),
-        from = opening => from?,
+        from = open(source, sink, &format, &progress) => from?,
     };
     // What an earlier attempt had on its way comes again, or was delivered after all.
     progress.pending_since_us.store(0, Ordering::Relaxed);
@@ -113,6 +109,35 @@ pub async fn run<S: Source, K: Sink>(
     // and a source that fails still lets what it sent be delivered.
     sent.and(encoded)?;
     believed(read, sink).await
+}
+
+async fn open<S: Source, K: Sink>(
+    source: &S,
+    sink: &mut K,
+    format: &Format,
+    progress: &Progress,
+) -> Result<Option<Position>> {
+    source.preconditions(progress).await?;
+    let from = sink.open().await?;
+    must_fit(source, format, from.is_none()).await?;
+    Ok(from)
+}
+
+/// Whether the file fits what is captured now. Where the connector has a position already, rows of an older version of a
+/// table may be the next to come, which the file fits and this version does not: then it is only told, and the first row
+/// that does not fit stops the connector.
+async fn must_fit<S: Source>(source: &S, format: &Format, is_first: bool) -> Result<()> {
+    if !format.names_columns() {
+        return Ok(());
+    }
+    let misfits = misfits(format, &source.relations().await?);
+    for error in misfits {
+        if is_first {
+            return Err(error);
+        }
+        tracing::warn!(%error, hint = error.hint_text(), "the file does not fit a table as it is now");
+    }
+    Ok(())
 }
 
 /// A source's last word, held against the sink: what it compared its own state with may be old by now, and a

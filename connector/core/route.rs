@@ -1,12 +1,16 @@
 //! Which topic and which partition a record goes to. Pure; topics are asked for once per relation version
 //! and selector. What a file says of it is a `rule`, with its texts in `template` and its
-//! conditions in `filter`, other names of topics in `rename`, with replacements as in `java`.
+//! conditions in `filter`, other names of topics in `rename`, with replacements as in `java`; what becomes of
+//! fields and headers in `step`. Both may be for some `topics` only.
 
 pub mod filter;
 pub mod java;
 pub mod rename;
 pub mod rule;
+pub mod step;
 pub mod template;
+pub mod topics;
+pub mod zone;
 
 use crate::relation::{Relation, Shape};
 

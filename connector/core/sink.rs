@@ -45,7 +45,7 @@ pub trait Sink: Send {
 }
 
 /// A place that records can go to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Topic {
     /// What a `Record` names it by.
     pub index: u32,

@@ -11,6 +11,7 @@ use crate::batch::ChangeBatch;
 use crate::error::{Error, Result};
 use crate::position::{Notes, Position};
 use crate::progress::Progress;
+use crate::relation::Relation;
 use crate::report::Report;
 
 pub trait Source: Send {
@@ -21,6 +22,12 @@ pub trait Source: Send {
     /// because a daemon that cannot reach its database must not shut out a healthy one.
     /// What it sees meanwhile is shown in `progress`.
     fn preconditions(&self, progress: &Progress) -> impl Future<Output = Result<()>> + Send;
+
+    /// What is captured, as it would be described now; nothing of what is known by its rows alone. Asked to judge whether
+    /// a file fits, before there is a row.
+    fn relations(&self) -> impl Future<Output = Result<Vec<Relation>>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
 
     /// Fills batches in log order from `from` until told to stop. Confirms to the database only what
     /// `Feed::delivered` reports. Returns `Ok` only because the feed is stopping.

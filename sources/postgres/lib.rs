@@ -12,6 +12,7 @@ mod contents;
 pub mod control;
 mod declared;
 pub mod defaults;
+mod described;
 mod drain;
 pub mod errors;
 mod failover;

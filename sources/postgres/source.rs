@@ -16,6 +16,7 @@ use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, State, now_us};
+use millrace_core::relation::Relation;
 use millrace_core::report::Report;
 use millrace_core::requests::{Ears, Requests};
 use millrace_core::signal::Signal;
@@ -50,7 +51,7 @@ use crate::snapshot::visibility::Visibility;
 use crate::stream::{Describe, Limits, Stream, Told};
 use crate::tables::TableName;
 use crate::types::Types;
-use crate::{catalog, check, drain, publication, slot, start};
+use crate::{catalog, check, described, drain, publication, slot, start};
 
 /// How often the status learns what the server keeps for us.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
@@ -428,6 +429,10 @@ impl Source for PostgresSource {
             }
         })
         .await
+    }
+
+    async fn relations(&self) -> Result<Vec<Relation>> {
+        patiently(&self.settings, described::now(&self.settings, &self.origin)).await
     }
 
     async fn run(&mut self, from: Option<Position>, feed: Feed) -> Result<()> {

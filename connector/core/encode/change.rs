@@ -473,7 +473,9 @@ impl<'a> Pass<'a> {
                 header::put(out, name, |out| out.extend_from_slice(text));
             }
         }
-        if let (Some(moved), Some(plan)) = (moved, &context.plan.header_key) {
+        let told =
+            moved.filter(|moved| !context.plan.dropped_headers.iter().any(|name| name == moved.header));
+        if let (Some(moved), Some(plan)) = (told, &context.plan.header_key) {
             let scratch = &mut self.room.scratch;
             let mut result = Ok(());
             header::put(out, moved.header, |out| {
@@ -506,7 +508,13 @@ impl<'a> Pass<'a> {
         headers: Span,
     ) -> Result<(), Fault> {
         let place = self.place(context, row)?;
-        self.push_to(context, place, (key, value, headers), None, 0)
+        let partition = match &context.plan.spread {
+            None => None,
+            Some(spread) => spread
+                .partition(row, place.topic.partitions, &mut self.room.selector)
+                .map_err(|field| reject::not_spread(context.plan, context.change.mark, field))?,
+        };
+        self.push_to(context, place, (key, value, headers), partition, 0)
     }
 
     /// A record with its copies; the partition is the key's unless one is named.

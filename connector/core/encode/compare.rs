@@ -12,6 +12,7 @@ pub(super) fn may_move(plan: &Plan, change: &Change) -> bool {
         && change.has_before != Before::None
         && plan.outbox.is_none()
         && plan.update.is_none()
+        && !plan.format.skipped.all
 }
 
 impl Pass<'_> {

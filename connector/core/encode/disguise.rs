@@ -4,11 +4,13 @@
 use std::fmt;
 
 use md5::Md5;
+use ring::hmac;
 use sha1::Sha1;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
 use super::connect::Schema;
-use super::value::{Type, Writer};
+use super::json::Json;
+use super::value::{self, Scratch, Type, Writer};
 use crate::pattern::Pattern;
 
 /// What becomes of a column's text.
@@ -19,9 +21,59 @@ pub enum Disguise {
     /// The digest of the salt and the text, in hexadecimal. Equal texts stay equal, and NULL stays NULL. In Debezium's
     /// dialect it is cut to what the column was declared to hold.
     Hash { algorithm: Algorithm, salt: Salt, of: Hashed, length: Option<usize> },
+    /// The authentication code of the text under a secret key, in hexadecimal: nobody without the key finds a text by
+    /// trying. NULL stays NULL.
+    Hmac { key: HmacKey },
+    /// The same for every value, as a text of the column's own type. NULL stays NULL.
+    Replace(Box<Stand>),
     /// The first characters, as Java counts them.
     Truncate { characters: usize },
 }
+
+/// What stands in the place of all values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stand {
+    text: String,
+    r#type: Type,
+}
+
+impl Stand {
+    /// `None` where the type does not hold it.
+    pub(crate) fn new(text: &str, r#type: Type) -> Option<Self> {
+        let written =
+            value::write::<Json>(&r#type, text.as_bytes(), &mut Vec::new(), &mut Scratch::default());
+        written.is_ok().then(|| Self { text: text.to_owned(), r#type })
+    }
+}
+
+/// Shorter keys are the weaker part of the two.
+pub const HMAC_KEY_BYTES_MIN: usize = 32;
+
+/// Does not print.
+#[derive(Clone)]
+pub struct HmacKey(hmac::Key);
+
+impl HmacKey {
+    /// Of HMAC-SHA-256; `None` where the secret is too short.
+    pub fn new(secret: &[u8]) -> Option<Self> {
+        let is_long = secret.len() >= HMAC_KEY_BYTES_MIN;
+        is_long.then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, secret)))
+    }
+}
+
+impl fmt::Debug for HmacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HmacKey")
+    }
+}
+
+// Keys are compared by what they make.
+impl PartialEq for HmacKey {
+    fn eq(&self, other: &Self) -> bool {
+        hmac::sign(&self.0, b"").as_ref() == hmac::sign(&other.0, b"").as_ref()
+    }
+}
+impl Eq for HmacKey {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
@@ -72,13 +124,14 @@ impl Disguise {
         match self {
             Self::Mask { .. } => true,
             Self::Truncate { characters } => cut(one, *characters) == cut(other, *characters),
-            Self::Hash { .. } => one == other,
+            Self::Hash { .. } | Self::Hmac { .. } => one == other,
+            Self::Replace(_) => true,
         }
     }
 
     /// Whether it is to keep a secret.
     pub(crate) fn is_secret(&self) -> bool {
-        matches!(self, Self::Mask { .. } | Self::Hash { .. })
+        !matches!(self, Self::Truncate { .. })
     }
 
     /// As it is for a column that was declared to hold so many characters.
@@ -94,7 +147,8 @@ impl Disguise {
     /// What the schema says of it, as Debezium does.
     pub(crate) fn tell(&self, schema: Schema) -> Schema {
         match self {
-            Self::Mask { .. } | Self::Hash { .. } => schema.parameter("masked", "true"),
+            Self::Mask { .. } | Self::Hash { .. } | Self::Hmac { .. } => schema.parameter("masked", "true"),
+            Self::Replace(_) => schema,
             Self::Truncate { characters } => schema.parameter("truncateLength", characters),
         }
     }
@@ -102,6 +156,11 @@ impl Disguise {
     pub(crate) fn write<W: Writer>(&self, text: &[u8], out: &mut Vec<u8>, room: &mut Vec<u8>) {
         if let Self::Truncate { characters } = self {
             return W::string(out, cut(text, *characters));
+        }
+        if let Self::Replace(stand) = self {
+            // It was written once before it was taken.
+            let _ = value::write::<W>(&stand.r#type, stand.text.as_bytes(), out, &mut Scratch::default());
+            return;
         }
         room.clear();
         self.put(text, room);
@@ -113,6 +172,8 @@ impl Disguise {
         match self {
             Self::Mask { asterisks } => out.extend(std::iter::repeat_n(b'*', *asterisks)),
             Self::Truncate { characters } => out.extend_from_slice(cut(text, *characters)),
+            Self::Replace(stand) => out.extend_from_slice(stand.text.as_bytes()),
+            Self::Hmac { key } => hexadecimal(hmac::sign(&key.0, text).as_ref(), out),
             Self::Hash { algorithm, salt, of, length } => {
                 let begun = out.len();
                 let serialized = (*of == Hashed::Serialized).then(|| serialized(text));
@@ -165,7 +226,11 @@ pub(crate) fn fits(r#type: &Type) -> bool {
 
 fn digest<D: Digest>(salt: &Salt, text: &[u8], out: &mut Vec<u8>) {
     let digest = D::new().chain_update(salt.0.as_bytes()).chain_update(text).finalize();
-    for byte in digest.iter() {
+    hexadecimal(&digest, out);
+}
+
+fn hexadecimal(bytes: &[u8], out: &mut Vec<u8>) {
+    for byte in bytes {
         for nibble in [byte >> 4, byte & 15] {
             out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
         }
@@ -191,7 +256,6 @@ fn cut(text: &[u8], units: usize) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::json::Json;
     use super::*;
 
     fn written(disguise: &Disguise, text: &str) -> String {
@@ -230,6 +294,19 @@ mod tests {
         assert_eq!(written(&hash(Algorithm::Sha384), "").len(), 98);
         assert_eq!(written(&hash(Algorithm::Sha512), "").len(), 130);
         assert_eq!(format!("{:?}", Salt("secret".into())), "Salt");
+    }
+
+    #[test]
+    fn a_keyed_hash_is_the_authentication_code_of_the_text() {
+        assert!(HmacKey::new(b"short").is_none());
+        let key = HmacKey::new(&[b'k'; 32]).unwrap();
+        // printf anna@example.com | openssl dgst -sha256 -hmac kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk
+        let expected = "a3c8303bc225bd2b4e17109e7eb0fc3ba162a5a0164df1a2f857f16d4c541ea8";
+        assert_eq!(
+            written(&Disguise::Hmac { key: key.clone() }, "anna@example.com"),
+            format!("\"{expected}\"")
+        );
+        assert_eq!(format!("{key:?}"), "HmacKey");
     }
 
     #[test]

@@ -210,6 +210,7 @@ impl<'a> Pass<'a> {
                 }
             }
         }
+        self.out.bytes.extend_from_slice(&context.plan.texts);
         self.out.bytes.extend_from_slice(&context.plan.context);
         self.out.bytes.extend_from_slice(added);
         self.sign(context, value);

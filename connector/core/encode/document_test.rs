@@ -2,11 +2,13 @@
 
 use serde_json::json;
 
-use super::scene::{Desk, Seen, debezium, header, json as as_json, millrace};
+use super::scene::{Desk, Seen, debezium, header, json as as_json, millrace, route};
 use super::*;
 use crate::batch::{Before, Cell, Change, Op, Part, Row, SnapshotMark, Tag, Transaction, document};
 use crate::position::{Mark, Position};
 use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
+use crate::route::rule::Route;
+use crate::route::step::{Does, Step};
 
 /// The collection of the recorded schema texts.
 fn relation() -> Arc<Relation> {
@@ -40,6 +42,21 @@ fn relation() -> Arc<Relation> {
         },
         shape: Shape::Documents,
     })
+}
+
+#[test]
+fn headers_that_are_the_same_for_every_record_are_in_those_of_documents_too() {
+    let put = Does::HeaderTexts(vec![("team".into(), "docs".into())]);
+    let steps = vec![Step { relations: Vec::new(), topics: None, does: put }];
+    let format = Format { steps, ..as_json(false, debezium()) };
+    let route =
+        Route { header_texts: vec![("by".into(), "route".into())], ..route("dbit.*", format.clone()) };
+    let mut desk = Desk::new(Format { routes: vec![route], ..format });
+    let parts = [(document::ID, "\"1\""), (document::BEFORE, "{}")];
+    // A delete and its tombstone.
+    for seen in desk.encode(&batch(&[(Op::Delete, &parts)])) {
+        assert_eq!((header(&seen, "team"), header(&seen, "by")), (Some("docs"), Some("route")), "{seen:?}");
+    }
 }
 
 pub(super) fn batch(changes: &[(Op, &[(usize, &str)])]) -> ChangeBatch {

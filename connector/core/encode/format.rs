@@ -10,6 +10,7 @@ use crate::pattern::Pattern;
 use crate::relation::Relation;
 use crate::route::rename::Rename;
 use crate::route::rule::{OnReject, Route};
+use crate::route::step::{Does, Step};
 
 /// How records look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Format {
     pub flat: Flat,
     /// Relations that look or go otherwise; the first that fits counts.
     pub routes: Vec<Route>,
+    /// What is made of fields and headers, each step after the one before.
+    pub steps: Vec<Step>,
 }
 
 impl Format {
@@ -112,6 +115,7 @@ impl Format {
             notifications: None,
             flat: Flat::default(),
             routes: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
@@ -132,6 +136,11 @@ impl Format {
     /// Rejects of some relation become dead letters.
     pub fn has_dead_letters(&self) -> bool {
         self.is_somewhere(|format| format.on_reject == OnReject::DeadLetter)
+    }
+
+    /// Whether records of some relation find their partition by other fields than those of their key.
+    pub fn spreads(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.does, Does::Partition(_)))
     }
 
     /// Whether this holds for some relation.
@@ -187,11 +196,14 @@ pub struct Skipped {
     pub inserts: bool,
     pub updates: bool,
     pub deletes: bool,
+    /// Every other one besides: the relation makes no records.
+    pub(super) all: bool,
 }
 
 impl Skipped {
     pub(super) fn covers(self, op: Op) -> bool {
         match op {
+            _ if self.all => true,
             Op::Insert => self.inserts,
             Op::Update => self.updates,
             Op::Delete => self.deletes,

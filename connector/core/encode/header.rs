@@ -9,6 +9,7 @@ use super::json;
 use super::plan::RowPlan;
 use super::row::Notes;
 use super::short::Short;
+use super::steps::Made;
 use crate::batch::{ChangeBatch, HEADER_NULL};
 use crate::position::Mark;
 use crate::relation::{Relation, SourceValue};
@@ -104,8 +105,17 @@ fn put_name(out: &mut Vec<u8>, row: &RowPlan, index: usize) {
     json::put_string(out, name.as_bytes());
 }
 
+/// What is the same in every record: the dialect's own headers, and those of steps.
+pub(crate) fn beside(format: &Format, relation: &Relation, made: &Made, has_context: bool) -> Vec<u8> {
+    let mut out = if has_context { context(format, relation, made) } else { Vec::new() };
+    for (name, text) in &made.texts {
+        put(&mut out, name, |out| out.extend_from_slice(text.as_bytes()));
+    }
+    out
+}
+
 /// Debezium's headers: which connector, which of its tasks, which run of it.
-pub(crate) fn context(format: &Format, relation: &Relation) -> Vec<u8> {
+fn context(format: &Format, relation: &Relation, made: &Made) -> Vec<u8> {
     let connector = relation.source.fields.iter().find(|field| field.name == "connector");
     let connector = match connector.map(|field| &field.value) {
         Some(SourceValue::Text(name)) => name.as_str(),
@@ -119,7 +129,9 @@ pub(crate) fn context(format: &Format, relation: &Relation) -> Vec<u8> {
         ("runId", run_id()),
     ] {
         let name = format!("__debezium.context.{name}");
-        put(&mut out, &name, |out| out.extend_from_slice(value.as_bytes()));
+        if !made.drops_header(&name) {
+            put(&mut out, &name, |out| out.extend_from_slice(value.as_bytes()));
+        }
     }
     out
 }

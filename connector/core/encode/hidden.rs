@@ -3,6 +3,7 @@
 
 use super::disguise::{self, Disguise, Disguised};
 use super::mapping::{is_shown, map};
+use super::steps::Made;
 use super::{Dialect, Format};
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
@@ -34,18 +35,16 @@ pub(crate) struct Hidden {
 }
 
 /// Keys keep theirs, here as in the records.
-pub(crate) fn hidden(format: &Format, relation: &Relation, key: &[u16]) -> Vec<Hidden> {
+pub(crate) fn hidden(relation: &Relation, made: &Made) -> Vec<Hidden> {
     if relation.shape != Shape::Rows {
         return Vec::new();
     }
-    let shown: Vec<usize> = shown_columns(format, relation).map(|(index, _)| index).collect();
-    let columns = relation.columns.iter().enumerate();
-    let columns = columns.filter(|(index, _)| !key.iter().any(|key| usize::from(*key) == *index));
-    let hidden = columns.filter_map(|(index, column)| match shown.contains(&index) {
-        false => Some(Hidden { index, disguise: None }),
-        true => {
-            let disguise = disguise(format, relation, column).ok().flatten()?;
-            Some(Hidden { index, disguise: Some(disguise) })
+    let is_key = |index: usize| made.key_columns.iter().any(|key| usize::from(*key) == index);
+    let columns = (0..relation.columns.len()).filter(|index| !is_key(*index) && !made.uses(*index));
+    let hidden = columns.filter_map(|index| {
+        match made.row.iter().find(|member| member.index == index).map(|member| &member.disguise) {
+            None => Some(Hidden { index, disguise: None }),
+            Some(disguise) => disguise.clone().map(|disguise| Hidden { index, disguise: Some(disguise) }),
         }
     });
     hidden.collect()

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::connect::{Base, Field, Literal, Schema};
 use super::json::Json;
 use super::lexical::decimal::{Decimal, Room};
-use super::value::{Items, Rare, Scratch, Type, write};
+use super::value::{Clock, Items, Rare, Scratch, Type, write};
 use super::{Binary, Decimals, Dialect, Format, Hstore, Intervals, Times};
 use crate::pattern::Pattern;
 use crate::relation::{Column, Declared, Kind, Relation};
@@ -312,6 +312,10 @@ pub(crate) fn zero(r#type: &Type) -> &'static str {
         Type::TimeTz => "00:00:00+00",
         Type::TimestampMs | Type::TimestampUs => "1970-01-01 00:00:00",
         Type::TimestampTz { .. } => "1970-01-01 00:00:00+00",
+        Type::Zoned(zoned) => match zoned.of {
+            Clock::Text { .. } => "1970-01-01 00:00:00+00",
+            Clock::Milliseconds | Clock::Microseconds => "1970-01-01 00:00:00",
+        },
         Type::Array(_) => "{}",
         Type::Rare(rare) => match rare {
             Rare::Bit => "0",

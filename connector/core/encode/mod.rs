@@ -21,6 +21,7 @@ pub use self::format::{
 };
 pub use self::heartbeat::Heartbeat;
 pub use self::letter::Letter;
+pub use self::misfits::misfits;
 pub use self::spelling::Spelling;
 
 use self::change::{Fault, Pass, Rejects, Room};
@@ -54,6 +55,7 @@ mod letter;
 mod lexical;
 mod mapping;
 mod message;
+mod misfits;
 mod notice;
 mod object;
 mod outbox;
@@ -66,6 +68,7 @@ mod short;
 pub mod signature;
 mod source;
 mod spelling;
+mod steps;
 mod tail;
 mod target;
 mod transaction;
@@ -230,6 +233,11 @@ impl<T: Targets> Encoder<T> {
         let (format, route) = self.format.of(relation);
         let draft = Draft::new(format, route, relation, widened)?;
         let mut asks = draft.asks()?;
+        if draft.made.is_discarded {
+            // Nothing of it is made that a record would need.
+            let nowhere = Target::Fixed(Place::nowhere());
+            return Ok(draft.compile(SchemaIds::default(), nowhere, Vec::new(), asks));
+        }
         let target = match (route, asks.choice.take()) {
             (Some(route), Some((rule, columns))) => Target::chosen(route, rule, columns),
             _ => {
@@ -240,6 +248,9 @@ impl<T: Targets> Encoder<T> {
         let mut copies = Vec::new();
         for name in route.iter().flat_map(|route| &route.copies) {
             copies.push(Place::of(&self.targets, name, format.record_bytes_max).await?);
+        }
+        if let (Some(spread), Target::Fixed(place)) = (&draft.made.spread, &target) {
+            spread.must_fit(place, &relation.full_name())?;
         }
         let ids = self.register(&draft, format).await?;
         Ok(draft.compile(ids, target, copies, asks))
@@ -431,6 +442,8 @@ mod routed_test;
 mod scene;
 #[cfg(test)]
 mod schema_test;
+#[cfg(test)]
+mod steps_test;
 #[cfg(test)]
 mod transaction_test;
 #[cfg(test)]

@@ -9,13 +9,14 @@ use super::disguise::Disguise;
 use super::document::UpdatePlan;
 use super::flat::FlatPlan;
 use super::flat::rows::{FlatRowPlan, RowParts};
-use super::hidden::{Hidden, disguise, hidden, shown_columns};
+use super::hidden::{Hidden, disguise, hidden};
 use super::json::Json;
 use super::mapping::{field, scaled_zero, told, zero};
 use super::message::MessagePlan;
 use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::routed::RoutedPlan;
 use super::short::Lead;
+use super::steps::{Made, Member, SpreadPlan, is_unnamed_key, plain_members};
 use super::tail::Tail;
 use super::target::{Place, Target};
 use super::typed::Typed;
@@ -26,6 +27,7 @@ use crate::relation::{Column, Relation, Shape};
 use crate::route::filter::{Bound, Filter};
 use crate::route::rename::{Renamed, renamed};
 use crate::route::rule::{Route, TopicRule};
+use crate::route::step::Inserted;
 use crate::route::{is_topic_name, topic_name};
 
 pub(crate) use self::envelope::{EnvelopePlan, SourceField};
@@ -47,6 +49,10 @@ pub(crate) struct Plan {
     /// Headers that are the same for every record.
     pub texts: Vec<u8>,
     pub filter: Option<Bound>,
+    /// By what records find their partition, if not by their key.
+    pub spread: Option<SpreadPlan>,
+    /// Names of headers that records do without.
+    pub dropped_headers: Vec<String>,
     pub row: RowPlan,
     pub key: Option<RowPlan>,
     /// The key as a JSON object, for headers.
@@ -104,9 +110,9 @@ pub(crate) struct Draft<'a> {
     topic_name: String,
     /// What the names of its schemas begin with.
     pub(super) logical: String,
-    key_columns: Vec<u16>,
-    /// Behind those: fields that are the same in every key.
-    key_fields: Vec<(String, String)>,
+    pub(super) made: Made,
+    /// Behind the key's columns: fields that are the same in every key.
+    key_fields: Vec<Inserted>,
     key: Option<Schema>,
     envelope: Schema,
     /// Its schemas are those of its documents, one by one.
@@ -134,7 +140,8 @@ pub(crate) struct SchemaIds {
 }
 
 impl<'a> Draft<'a> {
-    /// Fails where the relation's route names a column that it does not have, or a column is to keep a secret and cannot.
+    /// Fails where the relation's route or a step names a column that it does not have, or a column is to keep a secret
+    /// and cannot.
     pub(crate) fn new(
         format: &'a Format,
         route: Option<&'a Route>,
@@ -147,31 +154,35 @@ impl<'a> Draft<'a> {
             return Err(Error::config(format!("{first_name} cannot be called {topic_name:?}"))
                 .hint("correct format.rename_topics: a topic has letters, digits, `.`, `_` and `-`"));
         }
-        let key_columns = chosen_key(route, relation)?;
+        let made = Made::of(format, route, relation, &first_name)?;
         let logical = schemas.unwrap_or_else(|| match format.dialect {
             Dialect::Millrace => format!("{}.{}", format.topic_prefix, relation.full_name()),
             Dialect::Debezium => first_name,
         });
         let names = Names { logical: format.schema_names.full(&logical).into_owned() };
-        let nullable = |index| is_nullable(relation, &widened, index);
-        let schema = |(index, column): (usize, &Column)| field(column, nullable(index), format).1;
-        let row = |(index, column): (usize, &Column)| {
-            let Field { name, schema } = schema((index, column));
-            let schema = told(schema, relation, column, format);
-            Ok(match disguise(format, relation, column)? {
-                None => Field { name, schema },
-                Some(disguise) => Field { name, schema: disguise.tell(schema) },
-            })
+        let schema = |(member, column): (&Member, &Column)| {
+            let nullable = is_nullable(relation, &widened, member.index);
+            field(column, nullable, format).1.schema
         };
-        let mut row = shown_columns(format, relation).map(row).collect::<Result<Vec<Field>>>()?;
+        let row = |(member, column): (&Member, &Column)| {
+            let schema = told(schema((member, column)), relation, column, format);
+            Field::new(&member.name, member.tell(schema))
+        };
+        let mut row: Vec<Field> = columns_of(relation, &made.row).map(row).collect();
         let has_flat_rows = (relation.shape, format.envelope) == (Shape::Rows, Envelope::Flat);
-        let flat_row = has_flat_rows.then(|| RowParts::new(format, relation, &row)).transpose()?;
+        let flat_row = has_flat_rows.then(|| RowParts::new(format, relation, &made, &row)).transpose()?;
         row.extend(flat_row.iter().flat_map(RowParts::fields));
-        let mut key: Vec<Field> = columns_at(relation, &key_columns).map(schema).collect();
+        row.extend(made.inserted.iter().map(constant));
+        let key_field = |(name, text)| Inserted { name, text, optional: false };
+        let key_fields: Vec<Inserted> = key_fields.into_iter().map(key_field).collect();
+        let key = columns_of(relation, &made.key);
+        let mut key: Vec<Field> =
+            key.map(|(member, column)| Field::new(&member.name, schema((member, column)))).collect();
         if !key.is_empty() {
-            key.extend(key_fields.iter().map(|(name, _)| Field::new(name, Schema::new(Base::String))));
+            key.extend(key_fields.iter().map(constant));
         }
         let key = (!key.is_empty()).then(|| match relation.shape {
+            _ if is_unnamed_key(&made, format) => Schema::new(Base::Struct(key)),
             Shape::Rows | Shape::Documents => names.key(key),
             Shape::Messages => Names::message("Key", key),
         });
@@ -183,7 +194,7 @@ impl<'a> Draft<'a> {
             relation,
             widened,
             topic_name,
-            key_columns,
+            made,
             key_fields,
             key,
             envelope,
@@ -191,7 +202,8 @@ impl<'a> Draft<'a> {
             flat_row,
         };
         if (relation.shape, format.envelope) == (Shape::Documents, Envelope::Flat) {
-            draft.flat = Some(FlatPlan::new(format, relation, &names.logical, draft.topic_name())?);
+            let (made, topic) = (&draft.made, draft.topic_name());
+            draft.flat = Some(FlatPlan::new(format, relation, made, &names.logical, topic)?);
         }
         Ok(draft)
     }
@@ -229,11 +241,12 @@ impl<'a> Draft<'a> {
     /// What the route asks of each row.
     pub(crate) fn asks(&self) -> Result<Asks> {
         let relation = self.relation;
-        let Some(route) = self.route else { return Ok(Asks::default()) };
+        let headers = self.made.headers.clone();
+        let Some(route) = self.route else { return Ok(Asks { headers, ..Asks::default() }) };
         self.must_not_show(route)?;
         let filter = route.filter.as_ref().map(|filter| self.filter(filter)).transpose()?;
         let mut texts = Vec::new();
-        for (name, text) in &route.header_texts {
+        for (name, text) in route.header_texts.iter().filter(|(name, _)| !self.made.drops_header(name)) {
             header::put(&mut texts, name, |out| out.extend_from_slice(text.as_bytes()));
         }
         let mut names = RowNames::of(route, relation);
@@ -242,8 +255,8 @@ impl<'a> Draft<'a> {
         let columns = rule.iter().flat_map(TopicRule::columns).map(&mut find).collect::<Result<Vec<_>>>()?;
         let choice = rule.map(|rule| (rule, columns));
         let Some(settings) = route.outbox.as_ref() else {
-            let mut headers = Vec::new();
-            for header in &route.headers {
+            let mut headers = headers;
+            for header in route.headers.iter().filter(|header| !self.made.drops_header(&header.name)) {
                 match find(&header.column) {
                     Ok(index) => headers.push((header.name.clone(), index)),
                     Err(_) if header.optional => {}
@@ -276,8 +289,11 @@ impl<'a> Draft<'a> {
 
     /// Headers, topics and payloads of a route are made of whole values.
     fn must_not_show(&self, route: &Route) -> Result<()> {
-        for column in self.relation.columns.iter().filter(|column| route.names(&column.name)) {
-            if disguise(self.format, self.relation, column)?.is_some_and(|by| by.is_secret()) {
+        for (index, column) in self.relation.columns.iter().enumerate() {
+            let in_row = self.made.row.iter().find(|member| member.index == index);
+            let by_step = in_row.and_then(|member| member.disguise.clone());
+            let by = by_step.or(disguise(self.format, self.relation, column)?);
+            if route.names(&column.name) && by.is_some_and(|by| by.is_secret()) {
                 let (table, name) = (self.relation.full_name(), &column.name);
                 return Err(Error::config(format!(
                     "column {table}.{name} is masked, and its [[route]] shows it"
@@ -297,44 +313,42 @@ impl<'a> Draft<'a> {
 
     fn compile_for<W: Writer>(self, ids: SchemaIds, target: Target, copies: Vec<Place>, asks: Asks) -> Plan {
         let relation = self.relation;
-        let key_columns = || columns_at(relation, &self.key_columns);
         let key = self.key.as_ref().map(|schema| {
             let (head, foot) = frame(self.format.encoding, schema, ids.key);
-            RowPlan::compile::<W>(&self, key_columns(), &head, foot).closed::<W>(&self.key_fields, foot)
+            RowPlan::compile::<W>(&self, &self.made.key, &head).closed::<W>(&self.key_fields, foot)
         });
-        let header_key = key.is_some().then(|| RowPlan::for_header(&self, key_columns()));
+        let key_columns = plain_members(self.format, relation, &self.made.key_columns);
+        let header_key = key.is_some().then(|| RowPlan::for_header(&self, &key_columns));
         let (head, foot) = frame(self.format.encoding, &self.envelope, ids.value);
         // A flat value is the row with the frame around it; in an envelope the frame is the envelope's.
         let row_head: &[u8] = if self.flat_row.is_some() { &head } else { b"" };
-        let row = RowPlan::compile::<W>(&self, shown_columns(self.format, relation), row_head, b"");
-        let mut row = row.disguised::<W>(&self);
-        let flat_row = self.flat_row.map(|parts| {
-            row.close = Lead::from(Vec::new());
-            parts.compile::<W>(row.columns.is_empty(), foot)
-        });
+        let mut row = RowPlan::compile::<W>(&self, &self.made.row, row_head);
+        if self.flat_row.is_none() {
+            row = row.closed::<W>(&self.made.inserted, b"");
+        }
+        let is_empty = row.columns.is_empty();
+        let flat_row = self.flat_row.map(|parts| parts.compile::<W>(is_empty, &self.made, foot));
         Plan {
             version: relation.version,
             table: relation.full_name(),
             format: Format {
                 routes: Vec::new(),
                 // A message is none of the operations that can be skipped.
-                skipped: if relation.shape == Shape::Messages {
-                    Skipped::default()
-                } else {
-                    self.format.skipped
+                skipped: Skipped {
+                    all: self.made.is_discarded,
+                    ..if relation.shape == Shape::Messages { Skipped::default() } else { self.format.skipped }
                 },
                 ..self.format.clone()
             },
             row,
             // Debezium's monitor of messages is beside whatever adds these.
-            context: if self.format.has_context_headers() && relation.shape != Shape::Messages {
-                header::context(self.format, relation)
-            } else {
-                Vec::new()
+            context: {
+                let has_context = self.format.has_context_headers() && relation.shape != Shape::Messages;
+                header::beside(self.format, relation, &self.made, has_context)
             },
             key,
             header_key,
-            key_columns: key_columns().map(|(index, _)| index).collect(),
+            key_columns: key_columns.iter().map(|member| member.index).collect(),
             envelope: EnvelopePlan::compile::<W>(
                 relation,
                 &head,
@@ -348,7 +362,9 @@ impl<'a> Draft<'a> {
             tail: Tail::new(self.format.encoding),
             target,
             copies,
-            hidden: hidden(self.format, relation, &self.key_columns),
+            hidden: hidden(relation, &self.made),
+            spread: self.made.spread,
+            dropped_headers: self.made.dropped_headers,
             outbox: asks.outbox,
             typed: asks.typed,
             texts: asks.texts,
@@ -393,49 +409,57 @@ fn envelope(format: &Format, relation: &Relation, names: &Names, row: Vec<Field>
     })
 }
 
-/// The key that the route chooses, else the relation's own.
-fn chosen_key(route: Option<&Route>, relation: &Relation) -> Result<Vec<u16>> {
-    let Some(route) = route.filter(|route| !route.key.is_empty() && route.outbox.is_none()) else {
-        return Ok(relation.key.clone());
-    };
-    let find = |name: &String| {
-        let at = relation.columns.iter().position(|column| column.name == *name);
-        at.and_then(|at| u16::try_from(at).ok()).ok_or_else(|| outbox::misfit(relation, name))
-    };
-    route.key.iter().map(find).collect()
+/// Members with their columns.
+fn columns_of<'a>(
+    relation: &'a Relation,
+    members: &'a [Member],
+) -> impl Iterator<Item = (&'a Member, &'a Column)> {
+    members.iter().filter_map(|member| Some((member, relation.columns.get(member.index)?)))
 }
 
-/// Columns with their indexes, in the order of the indexes given.
-fn columns_at<'a>(relation: &'a Relation, indexes: &[u16]) -> impl Iterator<Item = (usize, &'a Column)> {
-    indexes.iter().filter_map(move |index| {
-        let index = usize::from(*index);
-        Some((index, relation.columns.get(index)?))
-    })
+/// A field that is the same in every row.
+fn constant(field: &Inserted) -> Field {
+    Field::new(&field.name, Schema { optional: field.optional, ..Schema::new(Base::String) })
+}
+
+/// The end of a struct, with these fields before it. `is_first`: it has no others.
+pub(super) fn closing<W: Writer>(fields: &[Inserted], is_first: bool, foot: &[u8]) -> Lead {
+    let mut close = Vec::new();
+    for (place, field) in fields.iter().enumerate() {
+        let union = if field.optional { Union::NullFirst } else { Union::Required };
+        close.extend(W::lead(&field.name, is_first && place == 0, union));
+        W::string(&mut close, field.text.as_bytes());
+    }
+    [&close, W::STRUCT_CLOSE, foot].concat().into()
 }
 
 impl RowPlan {
-    fn compile<'a, W: Writer>(
-        draft: &Draft<'_>,
-        columns: impl Iterator<Item = (usize, &'a Column)>,
-        head: &[u8],
-        foot: &[u8],
-    ) -> Self {
-        let column = |(place, (index, column)): (usize, (usize, &Column))| {
-            let nullable = is_nullable(draft.relation, &draft.widened, index);
-            ColumnPlan::compile::<W>(draft.format, index, column, nullable, place == 0)
+    /// Open, until it is closed.
+    fn compile<W: Writer>(draft: &Draft<'_>, members: &[Member], head: &[u8]) -> Self {
+        let column = |(place, (member, column)): (usize, (&Member, &Column))| {
+            let nullable = is_nullable(draft.relation, &draft.widened, member.index);
+            let mut plan = ColumnPlan::compile::<W>(draft.format, member, column, nullable, place == 0);
+            if let Some(r#type) = &member.r#type {
+                plan.r#type.clone_from(r#type);
+            }
+            // Puts on the disguises that the file asks for.
+            if let Some(disguise) = member.disguise.as_ref().filter(|_| !draft.format.is_disguised) {
+                plan.disguise::<W>(disguise.clone(), &draft.format.placeholder);
+            }
+            plan
         };
         Self {
             open: [head, W::STRUCT_OPEN].concat().into(),
-            columns: columns.enumerate().map(column).collect(),
-            close: [W::STRUCT_CLOSE, foot].concat().into(),
+            columns: columns_of(draft.relation, members).enumerate().map(column).collect(),
+            close: Lead::from(Vec::new()),
         }
     }
 }
 
 impl RowPlan {
     /// A key as a header shows it: Connect's simple converter prints a decimal as it reads.
-    fn for_header<'a>(draft: &Draft<'_>, columns: impl Iterator<Item = (usize, &'a Column)>) -> Self {
-        let mut plan = Self::compile::<Json>(draft, columns, b"", b"");
+    fn for_header(draft: &Draft<'_>, key: &[Member]) -> Self {
+        let mut plan = Self::compile::<Json>(draft, key, b"").closed::<Json>(&[], b"");
         if draft.format.dialect == Dialect::Debezium {
             for column in
                 plan.columns.iter_mut().filter(|column| matches!(column.r#type, Type::Decimal { .. }))
@@ -447,28 +471,8 @@ impl RowPlan {
     }
 
     /// With these fields behind its columns.
-    fn closed<W: Writer>(self, fields: &[(String, String)], foot: &[u8]) -> Self {
-        let mut close = Vec::new();
-        for (name, text) in fields {
-            close.extend(W::lead(name, false, Union::Required));
-            W::string(&mut close, text.as_bytes());
-        }
-        Self { close: [&close, W::STRUCT_CLOSE, foot].concat().into(), ..self }
-    }
-
-    /// Puts on the disguises that the format asks for.
-    fn disguised<W: Writer>(mut self, draft: &Draft<'_>) -> Self {
-        if draft.format.is_disguised {
-            return self;
-        }
-        for column in &mut self.columns {
-            let known = draft.relation.columns.get(column.index);
-            let found = known.and_then(|known| disguise(draft.format, draft.relation, known).ok().flatten());
-            if let Some(disguise) = found {
-                column.disguise::<W>(disguise, &draft.format.placeholder);
-            }
-        }
-        self
+    fn closed<W: Writer>(self, fields: &[Inserted], foot: &[u8]) -> Self {
+        Self { close: closing::<W>(fields, self.columns.is_empty(), foot), ..self }
     }
 }
 
@@ -490,7 +494,7 @@ impl ColumnPlan {
 
     fn compile<W: Writer>(
         format: &Format,
-        index: usize,
+        member: &Member,
         column: &Column,
         nullable: bool,
         is_first: bool,
@@ -501,7 +505,7 @@ impl ColumnPlan {
             (true, None) => Union::NullFirst,
             (true, Some(_)) => Union::NullLast,
         };
-        let name = &*format.field_names.field(&column.name);
+        let name = member.name.as_str();
         let lead = W::lead(name, is_first, union);
         let value = |r#type: &Type, text: &str| {
             let mut out = lead.clone();
@@ -531,7 +535,7 @@ impl ColumnPlan {
             unchanged.clone_from(&absent);
         }
         Self {
-            index,
+            index: member.index,
             name: name.into(),
             lead: lead.into(),
             null: null.map(Into::into),

@@ -116,6 +116,18 @@ pub(crate) fn no_key(plan: &Plan, mark: Mark) -> Error {
 }
 
 #[cold]
+pub(crate) fn not_spread(plan: &Plan, mark: Mark, field: &str) -> Error {
+    let (table, place) = (&plan.table, place(mark));
+    Error::record(format!(
+        "table {table}: the row at {place} came without {field}, by which it finds its partition"
+    ))
+    .code("not_sent")
+    .hint(format!(
+        "run: ALTER TABLE {table} REPLICA IDENTITY FULL; or write {field}? in partition_by, and such rows go by their key"
+    ))
+}
+
+#[cold]
 pub(crate) fn partition(plan: &Plan, target: &Place, mark: Mark, partition: u32) -> Error {
     let (table, topic, count) = (&plan.table, &target.name, target.topic.partitions);
     let place = place(mark);

@@ -13,7 +13,7 @@ use crate::sink::{Targets, Topic};
 const SELECTORS_MAX: usize = 100_000;
 
 /// A topic as records are written to it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     pub topic: Topic,
     pub name: String,
@@ -26,6 +26,11 @@ impl Place {
         let topic = targets.topic(name).await?;
         let record_bytes_max = record_bytes_max.min(topic.record_bytes_max) as usize;
         Ok(Self { topic, name: name.into(), record_bytes_max })
+    }
+
+    /// Of a relation that makes no records.
+    pub(crate) fn nowhere() -> Self {
+        Self::default()
     }
 }
 

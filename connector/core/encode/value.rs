@@ -5,6 +5,7 @@ use super::lexical::array::Elements;
 use super::lexical::decimal::{self, Decimal};
 use super::lexical::{Bad, hex, hstore, interval, number, time};
 use super::shapes;
+use crate::route::zone::Zone;
 
 /// What a value becomes. Chosen once per column.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(crate) enum Type {
     Array(Box<Items>),
     /// A text that is not for every reader.
     Disguised(Box<Disguise>),
+    /// A timestamp by the clocks of a zone.
+    Zoned(Box<Zoned>),
     Rare(Rare),
 }
 
@@ -81,6 +84,24 @@ pub(crate) enum Rare {
     TimeIso,
     TimestampIso,
     IntervalIso,
+}
+
+/// Which timestamps, in which zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Zoned {
+    pub zone: Zone,
+    pub of: Clock,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// With an offset, as text; with as many fraction digits as it needs where no precision is said.
+    Text {
+        precision: Option<u8>,
+    },
+    /// Without one: the instant at which the zone's clocks showed it.
+    Milliseconds,
+    Microseconds,
 }
 
 /// The elements of an array.
@@ -209,7 +230,22 @@ pub(crate) fn write<W: Writer>(
         Type::Interval => W::long(out, interval::micros(text)?),
         Type::Array(items) => write_array::<W>(items, text, out, scratch)?,
         Type::Disguised(disguise) => disguise.write::<W>(text, out, &mut scratch.text),
+        Type::Zoned(zoned) => write_zoned::<W>(zoned, text, out)?,
         Type::Rare(rare) => shapes::write::<W>(*rare, text, out, scratch)?,
+    }
+    Ok(())
+}
+
+fn write_zoned<W: Writer>(zoned: &Zoned, text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
+    let is_number = !matches!(text, b"infinity" | b"-infinity");
+    match zoned.of {
+        Clock::Text { precision } => {
+            W::string(out, time::timestamp_in(text, precision, &zoned.zone)?.as_slice());
+        }
+        Clock::Milliseconds if is_number => {
+            W::long(out, time::instant_us(text, &zoned.zone)?.div_euclid(1000))
+        }
+        Clock::Milliseconds | Clock::Microseconds => W::long(out, time::instant_us(text, &zoned.zone)?),
     }
     Ok(())
 }

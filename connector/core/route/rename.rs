@@ -3,13 +3,13 @@
 use regex_lite::Regex;
 
 use super::java;
+use super::topics::{Topics, whole};
 
 /// Topics that an expression fits as a whole are called by its replacement.
 #[derive(Clone, Debug)]
 pub struct Rename {
     rule: Rule,
-    /// Only topics that this fits as a whole, or only others.
-    when: Option<(Regex, bool)>,
+    when: Option<Topics>,
     /// Schemas are named after the new topic, too.
     schemas: bool,
     key: Option<KeyField>,
@@ -46,7 +46,7 @@ impl Rename {
 
     /// Only where this fits the topic; with `negated`, only where it does not.
     pub fn only(self, topics: &str, negated: bool) -> Result<Self, String> {
-        Ok(Self { when: Some((whole(topics)?, negated)), ..self })
+        Ok(Self { when: Some(Topics::new(topics, negated)?), ..self })
     }
 
     pub fn with_schemas(self, schemas: bool) -> Self {
@@ -76,11 +76,6 @@ impl Rule {
     }
 }
 
-fn whole(expression: &str) -> Result<Regex, String> {
-    Regex::new(&format!("^(?:{expression})$"))
-        .map_err(|error| format!("{expression:?} is no expression: {error}"))
-}
-
 /// What the records of a relation go by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renamed {
@@ -96,7 +91,7 @@ pub fn renamed(renames: &[Rename], topic: String) -> Renamed {
     let mut renamed = Renamed { topic, ..Renamed::default() };
     for rename in renames {
         let old = renamed.topic.as_str();
-        let is_meant = rename.when.as_ref().is_none_or(|(when, negated)| when.is_match(old) != *negated);
+        let is_meant = rename.when.as_ref().is_none_or(|topics| topics.matches(old));
         let new = rename.rule.apply(old).filter(|new| is_meant && !new.is_empty());
         let Some(new) = new else { continue };
         if let Some(field) = &rename.key {

@@ -117,7 +117,7 @@ async fn pass(
     let seen = Arc::new(Mutex::new(Pass::default()));
     let scopes = {
         let (seen, runtime) = (seen.clone(), tokio::runtime::Handle::current());
-        let (encoding, mut judge) = (format.encoding, Judge::new(format.tombstones));
+        let (encoding, mut judge) = (format.encoding, Judge::new(format.tombstones, !format.spreads()));
         let has_flat = format.is_somewhere(|format| format.envelope == Envelope::Flat);
         let mut decoder = Decoder::new(encoding, has_flat, registry, runtime);
         let of = format.clone();

@@ -29,7 +29,7 @@ pub mod key;
 mod keyless;
 pub mod reader;
 pub mod requests;
-mod select;
+pub mod select;
 mod statements;
 pub mod table;
 mod taking;

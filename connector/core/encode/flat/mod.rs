@@ -22,6 +22,7 @@ use super::change::{Context, Fault, Pass};
 use super::connect::{Base, Field, Schema};
 use super::lexical::Bad;
 use super::plan::frame;
+use super::steps::Made;
 use super::target::View;
 use super::value::Writer;
 use super::{Dialect, Encoding, Format, Spelling, avro_schema, reject};
@@ -115,7 +116,14 @@ impl From<Misfit> for Why {
 
 impl FlatPlan {
     /// Fails where a part is asked for that events of this collection do not have.
-    pub(crate) fn new(format: &Format, relation: &Relation, logical: &str, topic: &str) -> Result<Self> {
+    pub(crate) fn new(
+        format: &Format,
+        relation: &Relation,
+        made: &Made,
+        logical: &str,
+        topic: &str,
+    ) -> Result<Self> {
+        let told = |added: &&Added| !made.drops_header(&added.name);
         let settings = format.flat.clone();
         let taken = |added: &Added| Taken::of(added, relation, format.dialect);
         let field = |added: &Added| {
@@ -125,7 +133,7 @@ impl FlatPlan {
         let header = |added: &Added| Ok((added.name.clone(), taken(added)?.1));
         Ok(Self {
             fields: settings.fields.iter().map(field).collect::<Result<_>>()?,
-            headers: settings.headers.iter().map(header).collect::<Result<_>>()?,
+            headers: settings.headers.iter().filter(told).map(header).collect::<Result<_>>()?,
             settings,
             encoding: format.encoding,
             dialect: format.dialect,

@@ -7,8 +7,10 @@ use super::{DELETED, Deletes, write};
 use crate::batch::{Op, Span};
 use crate::encode::change::{Context, Event, Fault, Moved, Pass, row_fault};
 use crate::encode::connect::{Base, Field, Schema};
+use crate::encode::plan::closing;
 use crate::encode::row::{RowCells, write_row};
 use crate::encode::short::Lead;
+use crate::encode::steps::Made;
 use crate::encode::value::{Union, Writer};
 use crate::encode::{Dialect, Format, reject};
 use crate::error::{Error, Result};
@@ -41,16 +43,17 @@ struct FieldPlan {
 
 impl RowParts {
     /// Fails where a part is asked for that events of this table do not have, or a name that a column has.
-    pub(crate) fn new(format: &Format, relation: &Relation, row: &[Field]) -> Result<Self> {
+    pub(crate) fn new(format: &Format, relation: &Relation, made: &Made, row: &[Field]) -> Result<Self> {
         let mut parts = Self { deletes: format.flat.deletes, fields: Vec::new(), headers: Vec::new() };
         for added in &format.flat.fields {
             let (schema, taken) = Taken::of(added, relation, format.dialect)?;
             parts.fields.push((Field::new(added.name.clone(), schema), taken));
         }
-        for added in &format.flat.headers {
+        for added in format.flat.headers.iter().filter(|added| !made.drops_header(&added.name)) {
             parts.headers.push((added.name.clone(), Taken::of(added, relation, format.dialect)?.1));
         }
         let mut names: Vec<&str> = row.iter().map(|field| field.name.as_str()).collect();
+        names.extend(made.inserted.iter().map(|field| field.name.as_str()));
         for name in parts.deletes.rewrites().then_some(DELETED).into_iter().chain(parts.names()) {
             if names.contains(&name) {
                 return Err(Error::config(format!(
@@ -76,7 +79,7 @@ impl RowParts {
     }
 
     /// `is_first`: the row has no columns of its own.
-    pub(crate) fn compile<W: Writer>(self, is_first: bool, foot: &[u8]) -> FlatRowPlan {
+    pub(crate) fn compile<W: Writer>(self, is_first: bool, made: &Made, foot: &[u8]) -> FlatRowPlan {
         let deleted = self.deletes.rewrites().then(|| {
             [b"false".as_slice(), b"true"].map(|text| {
                 let mut out = W::lead(DELETED, is_first, Union::NullFirst);
@@ -93,11 +96,12 @@ impl RowParts {
                 taken,
             }
         };
+        let fields = self.fields.into_iter().map(field).collect();
         FlatRowPlan {
             deletes: self.deletes,
             deleted,
-            fields: self.fields.into_iter().map(field).collect(),
-            close: [W::STRUCT_CLOSE, foot].concat().into(),
+            fields,
+            close: closing::<W>(&made.inserted, is_first, foot),
             headers: self.headers,
         }
     }

@@ -4,6 +4,7 @@
 
 use super::{Bad, digits, expect, fraction_us, two_digits};
 use crate::encode::short::Short;
+use crate::route::zone::Zone;
 
 /// What Debezium writes while streaming: the database's sentinel days wrapped around.
 const DATE_INFINITY: i32 = -2_147_472_692;
@@ -171,6 +172,16 @@ pub(crate) fn rfc3339_us(text: &[u8]) -> Result<i64, Bad> {
 
 /// A timestamp with an offset as text in UTC, with `precision` fraction digits.
 pub(crate) fn zoned_timestamp(text: &[u8], precision: u8) -> Result<Short, Bad> {
+    zoned(text, Some(precision), None)
+}
+
+/// The same in a zone, by the offset that it has then; without a precision, with as few digits as it needs.
+pub(crate) fn timestamp_in(text: &[u8], precision: Option<u8>, zone: &Zone) -> Result<Short, Bad> {
+    zoned(text, precision, Some(zone))
+}
+
+#[inline]
+fn zoned(text: &[u8], precision: Option<u8>, zone: Option<&Zone>) -> Result<Short, Bad> {
     let mut out = Short::new();
     if let b"infinity" | b"-infinity" = text {
         out.push(text);
@@ -179,7 +190,11 @@ pub(crate) fn zoned_timestamp(text: &[u8], precision: u8) -> Result<Short, Bad> 
     let (date, seconds, us, rest) = moment(text)?;
     let (offset, rest) = offset_seconds(rest)?;
     let date = date.era(rest)?.checked()?;
-    let seconds = seconds - offset;
+    let east = match zone {
+        None => 0,
+        Some(zone) => zone.offset_at(date.days()? * DAY_SECONDS + seconds - offset),
+    };
+    let seconds = seconds - offset + east;
     // Most often it is the same day in UTC, and no calendar is needed.
     if (0..DAY_SECONDS).contains(&seconds) {
         date.push(&mut out);
@@ -188,13 +203,41 @@ pub(crate) fn zoned_timestamp(text: &[u8], precision: u8) -> Result<Short, Bad> 
     }
     out.push(b"T");
     push_clock(&mut out, seconds.rem_euclid(DAY_SECONDS));
-    if precision > 0 {
-        out.push(b".");
-        out.push_digits::<6>(us);
-        out.pop(usize::from(6 - precision.min(6)));
+    match precision {
+        None => push_fraction(&mut out, us),
+        Some(0) => {}
+        Some(precision) => {
+            out.push(b".");
+            out.push_digits::<6>(us);
+            out.pop(usize::from(6 - precision.min(6)));
+        }
     }
-    out.push(b"Z");
+    push_offset(&mut out, east);
     Ok(out)
+}
+
+/// `Z`, `+02:00` or, in old times, `-00:01:15`.
+#[inline]
+fn push_offset(out: &mut Short, east: i64) {
+    if east == 0 {
+        return out.push(b"Z");
+    }
+    let east_of = u32::try_from(east.abs()).unwrap_or_default();
+    let ([a, b], [c, d]) = (two(east_of / 3600), two(east_of / 60 % 60));
+    out.push(&[if east < 0 { b'-' } else { b'+' }, a, b, b':', c, d]);
+    if !east_of.is_multiple_of(60) {
+        let [e, f] = two(east_of % 60);
+        out.push(&[b':', e, f]);
+    }
+}
+
+/// Microseconds since 1970 of what the zone's clocks showed.
+pub(crate) fn instant_us(text: &[u8], zone: &Zone) -> Result<i64, Bad> {
+    let us = timestamp_us(text)?;
+    match text {
+        b"infinity" | b"-infinity" => Ok(us),
+        _ => Ok(us - zone.offset_of_clock(us.div_euclid(1_000_000)) * 1_000_000),
+    }
 }
 
 /// A date, seconds and microseconds since its midnight, and the rest.
