@@ -63,8 +63,8 @@ pub fn class(kind: Kind) -> &'static str {
     }
 }
 
-/// The transform of this name.
-pub fn flat(name: &str, kind: Kind, given: &mut Given, keys: &mut Keys) {
+/// The transform of this name. Without tombstones, a delete that would be one alone makes no record.
+pub fn flat(name: &str, kind: Kind, tombstones: bool, given: &mut Given, keys: &mut Keys) {
     let of = |option: &str| format!("transforms.{name}.{option}");
     let more: &[Property] = if kind == Kind::Mongodb { OF_DOCUMENTS } else { &[] };
     let tables: Vec<&Property> = FLATTENING.iter().chain(more).collect();
@@ -80,7 +80,10 @@ pub fn flat(name: &str, kind: Kind, given: &mut Given, keys: &mut Keys) {
         ("delete-to-tombstone", "tombstone"),
     ];
     let mode = of("delete.tombstone.handling.mode");
-    let deletes = given.word(&mode, &deletes);
+    let deletes = match given.word(&mode, &deletes) {
+        "tombstone" if !tombstones => "drop",
+        other => other,
+    };
     keys.set(SECTION, "deletes", deletes, &mode);
     for (option, key) in [("add.fields", "add_fields"), ("add.headers", "add_headers")] {
         keys.set(SECTION, key, list(given.list(&of(option))), &of(option));

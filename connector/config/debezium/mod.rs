@@ -1,7 +1,7 @@
 //! A connector as Kafka Connect is given it, a JSON file with Debezium's properties: read into the keys of a
 //! TOML file, which then goes the way of every other. Start at `translate`.
 //!
-//! Each property is looked up in `properties`: taken over (`shared`, `transforms`, `flat`, `outbox`, `postgres`, `mongodb`), idle,
+//! Each property is looked up in `properties`: taken over (`shared`, `transforms`, `steps`, `flat`, `outbox`, `postgres`, `mongodb`), idle,
 //! or refused with a reason; one that is not there is answered with the nearest that is.
 
 mod connect;
@@ -13,6 +13,7 @@ mod outbox;
 mod postgres;
 mod properties;
 mod shared;
+mod steps;
 mod transforms;
 
 use std::collections::BTreeMap;

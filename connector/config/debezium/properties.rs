@@ -151,16 +151,16 @@ pub const CONNECT: &[Property] = &[
         "transforms",
         "",
         Becomes(
-            "format.rename_topics for RegexRouter and ByLogicalTableRouter, format.flat for ExtractNewRecordState and ExtractNewDocumentState, [[route]] for io.debezium.transforms.outbox.EventRouter; any other is refused with the key to use",
+            "format.rename_topics, format.flat, [[step]], or [[route]] for the event router; see the transforms above",
         ),
     ),
+    ("transforms.*", "", Becomes("the same; their options are those of the transforms above")),
     (
-        "transforms.*",
+        "predicates",
         "",
-        Becomes("format.rename_topics, format.flat; of the event router and of flat records see above"),
+        Becomes("only and not, for TopicNameMatches; RecordIsTombstone, of Filter and of values"),
     ),
-    ("predicates", "", Becomes("format.rename_topics: only and not, for TopicNameMatches")),
-    ("predicates.*", "", Becomes("format.rename_topics: only and not")),
+    ("predicates.*", "", Becomes("only and not")),
 ];
 
 /// Of both connectors.

@@ -1,5 +1,6 @@
 //! Files as Kafka Connect is given them.
 
+mod chain;
 mod mongodb;
 
 use std::fmt::Write as _;
@@ -457,6 +458,7 @@ fn documented() -> String {
         ("Both: flat records, behind transforms.<name>.", flat::FLATTENING),
         ("MongoDB: flat records, behind transforms.<name>.", flat::OF_DOCUMENTS),
         ("MongoDB", MONGODB),
+        ("Transforms, by the last part of their class", steps::CLASSES),
         ("Both connectors", SHARED),
         ("Kafka Connect", CONNECT),
     ] {

@@ -1,32 +1,12 @@
-//! Single message transforms: those that say what a key of ours says, and for every other one the key that comes
-//! nearest. Start at `transforms`.
+//! Single message transforms, in their order: routers of topics here, flat records in `flat`, all others in `steps`. Start
+//! at `transforms`.
 
 use toml::{Table, Value};
 
 use super::given::Given;
 use super::keys::Keys;
-use super::{Kind, flat};
-
-/// What cannot be had, by the last part of the class's name, and what to use.
-const REFUSED: [(&str, &str); 11] = [
-    (
-        "ExtractNewRecordState",
-        "once, and of rows; of documents io.debezium.connector.mongodb.transforms.ExtractNewDocumentState",
-    ),
-    (
-        "ExtractNewDocumentState",
-        "once, and of documents; of rows io.debezium.transforms.ExtractNewRecordState",
-    ),
-    ("EventRouter", "write a [[route]] with envelope = \"outbox\" in a TOML file"),
-    ("MongoEventRouter", "write a [[route]] with envelope = \"outbox\" in a TOML file"),
-    ("Filter", "set filter in a [[route]] of a TOML file"),
-    ("ContentBasedRouter", "set topic_by and topics in a [[route]] of a TOML file"),
-    ("PartitionRouting", "set key in a [[route]] of a TOML file: rows of one key share a partition"),
-    ("ReplaceField", "use column.include.list or column.exclude.list"),
-    ("MaskField", "use column.mask.with.<length>.chars"),
-    ("ValueToKey", "use message.key.columns"),
-    ("TimestampConverter", "use time.precision.mode"),
-];
+use super::steps::{Asked, Place, Step};
+use super::{Kind, flat, steps};
 
 /// Of every transform.
 const GENERAL: [&str; 3] = ["type", "predicate", "negate"];
@@ -44,18 +24,18 @@ const LOGICAL_ROUTER: [&str; 8] = [
 /// What the field is called that tells tables apart.
 const KEY_FIELD: &str = "__dbz__physicalTableIdentifier";
 
-/// A predicate on the name of the topic.
+/// A predicate by its name.
 struct Predicate {
     name: String,
-    pattern: String,
+    asked: Asked,
 }
 
 pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
     let predicates = predicates(given);
-    let (mut rules, mut flattened) = (Vec::new(), None);
+    let (mut rules, mut made, mut flattened, mut tombstones) = (Vec::new(), Vec::new(), None, true);
     for name in given.list("transforms") {
         let class = given.required(&format!("transforms.{name}.type"));
-        let rule = match last_part(&class) {
+        let rule = match steps::short(&class) {
             "" => continue,
             "RegexRouter" => regex_router(&name, given),
             "ByLogicalTableRouter" => logical_router(&name, given),
@@ -63,34 +43,32 @@ pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
                 flattened = Some(name);
                 continue;
             }
-            other => {
-                refuse(&name, other, given);
+            _ => {
+                let Some((asked, negated)) = condition(&name, &predicates, given) else { continue };
+                let (is_flat, is_renamed) = (flattened.is_some(), !rules.is_empty());
+                let place = Place { kind, is_flat, is_renamed, asked, negated };
+                match steps::step(&name, &class, &place, given) {
+                    Some(Step::Steps(steps)) => made.extend(steps.into_iter().map(Value::Table)),
+                    Some(Step::NoTombstones) => tombstones = false,
+                    None => {}
+                }
                 continue;
             }
         };
         rules.extend(conditioned(&name, rule, &predicates, given).map(Value::Table));
     }
     if let Some(name) = flattened {
-        flat::flat(&name, kind, given, keys);
+        flat::flat(&name, kind, tombstones, given, keys);
+    }
+    if !tombstones {
+        keys.set("format", "tombstones", false, "transforms");
     }
     if !rules.is_empty() {
         keys.set("format", "rename_topics", Value::Array(rules), "transforms");
     }
-}
-
-/// `Filter` of `io.debezium.transforms.Filter`, `MaskField` of `org.apache.kafka.connect.transforms.MaskField$Value`.
-fn last_part(class: &str) -> &str {
-    let class = class.split('$').next().unwrap_or_default();
-    class.rsplit('.').next().unwrap_or_default()
-}
-
-fn refuse(name: &str, class: &str, given: &mut Given) {
-    let known = REFUSED.iter().find(|(known, _)| *known == class);
-    let hint = known.map_or(
-        "only RegexRouter, ByLogicalTableRouter and ExtractNewRecordState are understood, and EventRouter alone",
-        |(_, hint)| hint,
-    );
-    given.wrong_with_hint(format!("transforms.{name}.type: {class} cannot be had"), hint.to_owned());
+    if !made.is_empty() {
+        keys.set("", "step", Value::Array(made), "transforms");
+    }
 }
 
 fn regex_router(name: &str, given: &mut Given) -> Table {
@@ -119,13 +97,13 @@ fn renaming(name: &str, [from, to]: [&str; 2], given: &mut Given) -> Table {
     Table::from_iter([("from".to_owned(), text(from)), ("to".to_owned(), text(to))])
 }
 
-fn only_known(name: &str, known: &[&str], given: &mut Given) {
+pub fn only_known(name: &str, known: &[&str], given: &mut Given) {
     let prefix = format!("transforms.{name}.");
     for (property, _) in given.under(&prefix) {
         if !known.contains(&property.as_str()) && !GENERAL.contains(&property.as_str()) {
             given.wrong_with_hint(
                 format!("{prefix}{property}: is not a property of this transform"),
-                format!("it takes {}", known.join(", ")),
+                format!("it takes {}", known.iter().chain(&GENERAL).copied().collect::<Vec<_>>().join(", ")),
             );
         }
     }
@@ -133,16 +111,32 @@ fn only_known(name: &str, known: &[&str], given: &mut Given) {
 
 /// Only for the topics that its predicate names.
 fn conditioned(name: &str, mut rule: Table, predicates: &[Predicate], given: &mut Given) -> Option<Table> {
-    let origin = format!("transforms.{name}.predicate");
-    let negated = given.flag(&format!("transforms.{name}.negate"), false);
-    if let Some(wanted) = given.get(&origin).map(str::to_owned) {
-        let Some(predicate) = predicates.iter().find(|predicate| predicate.name == wanted) else {
-            given.wrong(format!("{origin}: {wanted:?} is none of the predicates that are understood"));
+    let (asked, negated) = condition(name, predicates, given)?;
+    match asked {
+        None => {}
+        Some(Asked::Topics(pattern)) => {
+            rule.insert(if negated { "not" } else { "only" }.into(), pattern.into());
+        }
+        Some(Asked::Tombstones) => {
+            given.wrong(format!(
+                "transforms.{name}.predicate: a tombstone goes to the topic of its table's other records"
+            ));
             return None;
-        };
-        rule.insert(if negated { "not" } else { "only" }.into(), predicate.pattern.clone().into());
+        }
     }
     Some(rule)
+}
+
+/// What the transform's predicate asks for, and whether it is turned round.
+fn condition(name: &str, predicates: &[Predicate], given: &mut Given) -> Option<(Option<Asked>, bool)> {
+    let origin = format!("transforms.{name}.predicate");
+    let negated = given.flag(&format!("transforms.{name}.negate"), false);
+    let Some(wanted) = given.get(&origin).map(str::to_owned) else { return Some((None, negated)) };
+    let Some(predicate) = predicates.iter().find(|predicate| predicate.name == wanted) else {
+        given.wrong(format!("{origin}: {wanted:?} is none of the predicates that are understood"));
+        return None;
+    };
+    Some((Some(predicate.asked.clone()), negated))
 }
 
 fn predicates(given: &mut Given) -> Vec<Predicate> {
@@ -150,12 +144,17 @@ fn predicates(given: &mut Given) -> Vec<Predicate> {
     for name in given.list("predicates") {
         let origin = format!("predicates.{name}.type");
         let class = given.required(&origin);
-        if last_part(&class) == "TopicNameMatches" {
-            let pattern = given.required(&format!("predicates.{name}.pattern"));
-            found.push(Predicate { name, pattern });
-        } else {
-            given.wrong(format!("{origin}: {class:?} cannot be had, only TopicNameMatches"));
-        }
+        let asked = match steps::short(&class) {
+            "TopicNameMatches" => Asked::Topics(given.required(&format!("predicates.{name}.pattern"))),
+            "RecordIsTombstone" => Asked::Tombstones,
+            _ => {
+                given.wrong(format!(
+                    "{origin}: {class:?} cannot be had, only TopicNameMatches and RecordIsTombstone"
+                ));
+                continue;
+            }
+        };
+        found.push(Predicate { name, asked });
     }
     found
 }

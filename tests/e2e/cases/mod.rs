@@ -48,6 +48,7 @@ mod snapshot_modes;
 mod snapshots;
 mod source_faults;
 mod standby;
+mod steps;
 mod stopping;
 mod takeover;
 mod transactions;
