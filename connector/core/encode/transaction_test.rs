@@ -89,7 +89,7 @@ fn a_row_that_was_read_and_stands_inside_of_a_transaction_ends_nothing() {
         let of_row = crate::batch::Transaction {
             snapshot: SnapshotMark::Row,
             part: Part::default(),
-            ..batch.transactions[0].clone()
+            ..batch.transactions[0]
         };
         batch.transactions.push(of_row);
         let read = Change { op: Op::Read, transaction: 1, ..batch.changes[0] };

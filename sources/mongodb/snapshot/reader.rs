@@ -215,7 +215,7 @@ impl Shared {
             let all = numbers.filter_map(|number| self.unread(number)).filter(is_one);
             all.map(|unread| unread.name.to_string()).take(NAMED_MAX + 1).collect()
         };
-        if !one.note.asked.is_some() {
+        if one.note.asked.is_none() {
             return named(&mut (self.base..self.base + self.unread.len()));
         }
         self.jobs.left(|left| {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use millrace_e2e::{Event, Servers, Shop, until, wait_for_records};
 use serde_json::{Value as Json, json};
 
-use super::snapshots::{CHANGES, ORDERS, Writers, assert_once, fill, folded, table};
+use super::snapshots::{CHANGES, ORDERS, Writers, assert_once, fill, folded, read_through, table};
 
 const GROUPS_TOOL: &str = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
 
@@ -271,7 +271,8 @@ async fn what_happens_to_snapshots_is_told_once_on_a_topic_of_its_own() {
     let initial: Vec<_> = all("initial").into();
     assert_eq!(kinds(4).await, sorted(initial.clone()));
 
-    // Another attempt of the same process.
+    // Another attempt of the same process. One that finds the rows unfinished would tell of them again.
+    read_through(&shop, ORDERS).await;
     let of_slot = format!("FROM pg_replication_slots WHERE slot_name = '{}'", shop.slot());
     let reader = format!("SELECT coalesce((SELECT active_pid {of_slot}), 0)");
     let before = shop.sql.one::<i32>(&reader).await;
@@ -287,4 +288,6 @@ async fn what_happens_to_snapshots_is_told_once_on_a_topic_of_its_own() {
     signal(&shop, "wait", "pause-snapshot", json!({})).await;
     expected.push(("\"wait\"".into(), "\"PAUSED\"".into()));
     assert_eq!(kinds(9).await, sorted(expected));
+    let reads = shop.settled().await.iter().filter(|event| event.op() == "r").count();
+    assert_eq!(reads, 2 * 50);
 }
