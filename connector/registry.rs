@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_core::encode::{Dialect, Encoding, Format, misfits};
-use millrace_core::error::{Error, Result};
+use millrace_core::error::{Error, Kind, Result};
 use millrace_core::pattern::Pattern;
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
@@ -419,7 +419,14 @@ pub async fn fit(connector: &Connector) -> Result<Report> {
         Source::Postgres(from) => postgres(connector, from).relations().await,
         Source::Mongodb(from) => mongodb(connector, from).relations().await,
     };
-    let Ok(relations) = relations else { return Ok(report) };
+    let relations = match relations {
+        Ok(relations) => relations,
+        Err(error) if error.kind() == Kind::Config => {
+            report.fail("columns", error.to_string(), error.hint_text().unwrap_or_default());
+            return Ok(report);
+        }
+        Err(_) => return Ok(report),
+    };
     for error in misfits(format, &relations) {
         report.fail("columns", error.to_string(), error.hint_text().unwrap_or_default());
     }

@@ -130,7 +130,11 @@ async fn must_fit<S: Source>(source: &S, format: &Format, is_first: bool) -> Res
     if !format.names_columns() {
         return Ok(());
     }
-    let misfits = misfits(format, &source.relations().await?);
+    let misfits = match source.relations().await {
+        Ok(relations) => misfits(format, &relations),
+        Err(error) if error.kind() == Kind::Config => vec![error],
+        Err(error) => return Err(error),
+    };
     for error in misfits {
         if is_first {
             return Err(error);

@@ -4,6 +4,7 @@ use super::given::Given;
 use super::keys::{Keys, list};
 use super::properties::Here::{Becomes, Idle, Only, Refused};
 use super::properties::Property;
+use super::transforms::Filtered;
 use super::{Kind, judge_one};
 
 const SECTION: &str = "format.flat";
@@ -63,8 +64,8 @@ pub fn class(kind: Kind) -> &'static str {
     }
 }
 
-/// The transform of this name. Without tombstones, a delete that would be one alone makes no record.
-pub fn flat(name: &str, kind: Kind, tombstones: bool, given: &mut Given, keys: &mut Keys) {
+/// The transform of this name. Where tombstones are filtered out, a delete that would be one alone makes no record.
+pub fn flat(name: &str, kind: Kind, filtered: Option<Filtered>, given: &mut Given, keys: &mut Keys) {
     let of = |option: &str| format!("transforms.{name}.{option}");
     let more: &[Property] = if kind == Kind::Mongodb { OF_DOCUMENTS } else { &[] };
     let tables: Vec<&Property> = FLATTENING.iter().chain(more).collect();
@@ -80,9 +81,11 @@ pub fn flat(name: &str, kind: Kind, tombstones: bool, given: &mut Given, keys: &
         ("delete-to-tombstone", "tombstone"),
     ];
     let mode = of("delete.tombstone.handling.mode");
-    let deletes = match given.word(&mode, &deletes) {
-        "tombstone" if !tombstones => "drop",
-        other => other,
+    let makes_its_own = given.get(&mode) == Some("delete-to-tombstone");
+    let deletes = match (given.word(&mode, &deletes), filtered) {
+        ("tombstone", Some(Filtered::Before)) if makes_its_own => "tombstone",
+        ("tombstone", Some(_)) => "drop",
+        (other, _) => other,
     };
     keys.set(SECTION, "deletes", deletes, &mode);
     for (option, key) in [("add.fields", "add_fields"), ("add.headers", "add_headers")] {

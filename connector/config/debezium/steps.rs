@@ -253,6 +253,14 @@ impl Transform<'_> {
         if of == "row" {
             self.sees_rows();
         }
+        for option in ["include", "exclude", "renames", "whitelist", "blacklist"] {
+            if let Some(name) = self.list(option).iter().find(|name| name.starts_with("__")) {
+                self.wrong(
+                    option,
+                    &format!("{name:?} is no column: leave it out of add.fields, or call it so there"),
+                );
+            }
+        }
         let mut steps = Vec::new();
         for (key, options) in [("keep", ["include", "whitelist"]), ("drop", ["exclude", "blacklist"])] {
             let fields: Vec<String> =

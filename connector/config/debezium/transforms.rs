@@ -30,9 +30,16 @@ struct Predicate {
     asked: Asked,
 }
 
+/// Where tombstones are left out: before rows are made flat, or behind that, which may make one of a delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filtered {
+    Before,
+    Behind,
+}
+
 pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
     let predicates = predicates(given);
-    let (mut rules, mut made, mut flattened, mut tombstones) = (Vec::new(), Vec::new(), None, true);
+    let (mut rules, mut made, mut flattened, mut filtered) = (Vec::new(), Vec::new(), None, None);
     for name in given.list("transforms") {
         let class = given.required(&format!("transforms.{name}.type"));
         let rule = match steps::short(&class) {
@@ -49,7 +56,8 @@ pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
                 let place = Place { kind, is_flat, is_renamed, asked, negated };
                 match steps::step(&name, &class, &place, given) {
                     Some(Step::Steps(steps)) => made.extend(steps.into_iter().map(Value::Table)),
-                    Some(Step::NoTombstones) => tombstones = false,
+                    Some(Step::NoTombstones) if is_flat => filtered = Some(Filtered::Behind),
+                    Some(Step::NoTombstones) => filtered = filtered.or(Some(Filtered::Before)),
                     None => {}
                 }
                 continue;
@@ -58,9 +66,9 @@ pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
         rules.extend(conditioned(&name, rule, &predicates, given).map(Value::Table));
     }
     if let Some(name) = flattened {
-        flat::flat(&name, kind, tombstones, given, keys);
+        flat::flat(&name, kind, filtered, given, keys);
     }
-    if !tombstones {
+    if filtered.is_some() {
         keys.set("format", "tombstones", false, "transforms");
     }
     if !rules.is_empty() {

@@ -364,7 +364,9 @@ impl<'a> Pass<'a> {
         }
         let value = self.value::<W>(context, &Event { op: b't', before: None, after: None })?;
         let headers = self.headers(context, 0, none, None, Some(value))?;
-        self.push(context, none, None, Some(value), headers)
+        // Nor one to choose a partition by.
+        let place = self.place(context, none)?;
+        self.push_to(context, place, (None, Some(value), headers), None, 0)
     }
 
     /// Writes a record with a value and gives the place of its key.

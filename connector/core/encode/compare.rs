@@ -3,6 +3,7 @@
 use super::change::Pass;
 use super::plan::Plan;
 use super::row::RowCells;
+use super::steps::SpreadPlan;
 use super::value::Type;
 use crate::batch::{Before, Cell, Change, Op, Value};
 
@@ -32,7 +33,15 @@ impl Pass<'_> {
 
     /// Whether no column that events show is another one now, as far as the old row was sent.
     pub(super) fn is_same(&self, plan: &Plan, old: RowCells<'_>, new: &[Cell]) -> bool {
+        let spread = plan.spread.iter().flat_map(SpreadPlan::columns);
+        let mut elsewhere = plan.headers.iter().map(|(_, index)| *index).chain(spread);
+        let is_kept = |index: usize| {
+            let (Some(before), Some(after)) = (old.cells.get(index), new.get(index)) else { return false };
+            let (before, after) = (self.batch.value(*before), self.batch.value(*after));
+            after == Value::Unchanged || before == after
+        };
         !old.is_identity
+            && elsewhere.all(is_kept)
             && plan.row.columns.iter().all(|column| {
                 let (Some(before), Some(after)) = (old.cells.get(column.index), new.get(column.index)) else {
                     return false;

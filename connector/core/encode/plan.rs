@@ -289,11 +289,12 @@ impl<'a> Draft<'a> {
 
     /// Headers, topics and payloads of a route are made of whole values.
     fn must_not_show(&self, route: &Route) -> Result<()> {
-        for (index, column) in self.relation.columns.iter().enumerate() {
+        let columns = self.relation.columns.iter().enumerate();
+        for (index, column) in columns.filter(|(_, column)| route.names(&column.name)) {
             let in_row = self.made.row.iter().find(|member| member.index == index);
             let by_step = in_row.and_then(|member| member.disguise.clone());
             let by = by_step.or(disguise(self.format, self.relation, column)?);
-            if route.names(&column.name) && by.is_some_and(|by| by.is_secret()) {
+            if by.is_some_and(|by| by.is_secret()) {
                 let (table, name) = (self.relation.full_name(), &column.name);
                 return Err(Error::config(format!(
                     "column {table}.{name} is masked, and its [[route]] shows it"

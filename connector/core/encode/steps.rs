@@ -12,7 +12,7 @@ use super::target::{Place, View};
 use super::value::{Clock, Type, Zoned};
 use super::{Dialect, Envelope, Format};
 use crate::error::{Error, Result};
-use crate::relation::{Column, Relation, Shape};
+use crate::relation::{Column, Kind, Relation, Shape};
 use crate::route;
 use crate::route::rule::Route;
 use crate::route::step::{Does, Hash, Inserted, Name, Part, Spread, Step};
@@ -80,8 +80,27 @@ impl Made {
         let name = relation.full_name();
         for step in format.steps.iter().filter(|step| step.is_for(&name, topic)) {
             made.take(step, format, relation)?;
+            if made.is_discarded {
+                return Ok(made);
+            }
         }
+        made.must_not_tell(relation)?;
         Ok(made)
+    }
+
+    /// Dead letters hold what chooses a partition, to be replayed by: it must not be a secret behind that step.
+    fn must_not_tell(&self, relation: &Relation) -> Result<()> {
+        let fields = self.spread.iter().flat_map(|spread| &spread.fields);
+        let hidden = |index: usize| {
+            let member = self.row.iter().find(|member| member.index == index);
+            member.and_then(|member| member.disguise.as_ref()).is_some_and(Disguise::is_secret)
+        };
+        let Some(field) = fields.into_iter().find(|field| hidden(field.index)) else { return Ok(()) };
+        let (table, name) = (relation.full_name(), &field.name);
+        Err(Error::config(format!(
+            "column {table}.{name} chooses the partition, and a [[step]] behind that hides it"
+        ))
+        .hint("partition by another field, or drop this one: dead letters would show it"))
     }
 
     fn take(&mut self, step: &Step, format: &Format, relation: &Relation) -> Result<()> {
@@ -200,6 +219,10 @@ impl Fields<'_> {
             Does::Headers { fields, moves } => self.headers(fields, *moves)?,
             Does::Key(fields) => {
                 let found = self.find_all(Part::Row, fields)?;
+                // All of them may be missing, and are: the key stays what it is.
+                if found.is_empty() {
+                    return Ok(());
+                }
                 let key = found.iter().filter_map(|at| self.made.row.get(*at));
                 self.made.key =
                     key.map(|member| Member { disguise: None, r#type: None, ..member.clone() }).collect();
@@ -208,7 +231,7 @@ impl Fields<'_> {
                 }
                 let indexes = self.made.key.iter().filter_map(|member| u16::try_from(member.index).ok());
                 (self.made.key_columns, self.made.is_keyed) = (indexes.collect(), true);
-                self.must_have_a_key()?;
+                self.must_be_distinct(Part::Key)?;
             }
             Does::Partition(spread) => self.made.spread = self.spread(spread)?,
             Does::Timezone { zone, fields } => self.timezone(zone, fields)?,
@@ -315,7 +338,7 @@ impl Fields<'_> {
                 }
                 Some(Type::TimestampMs) => Clock::Milliseconds,
                 Some(Type::TimestampUs) => Clock::Microseconds,
-                _ if fields.is_empty() => continue,
+                _ if fields.is_empty() && !self.is_timestamp(index) => continue,
                 _ => {
                     return Err(
                         self.unfit(index, "is no timestamp with a zone, nor one in milli- or microseconds")
@@ -360,6 +383,11 @@ impl Fields<'_> {
         }
         let (partitions, hash) = (spread.partitions, spread.hash);
         Ok((!fields.is_empty()).then_some(SpreadPlan { fields, partitions, hash }))
+    }
+
+    fn is_timestamp(&self, index: usize) -> bool {
+        let kind = self.relation.columns.get(index).map(|column| &column.kind);
+        matches!(kind, Some(Kind::Timestamp { .. } | Kind::TimestampTz { .. }))
     }
 
     fn type_of(&self, index: usize) -> Option<Type> {
@@ -433,6 +461,11 @@ enum Form {
 }
 
 impl SpreadPlan {
+    /// The columns that it goes by.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = usize> {
+        self.fields.iter().map(|field| field.index)
+    }
+
     /// Fails where the topic has too few partitions.
     pub(crate) fn must_fit(&self, place: &Place, table: &str) -> Result<()> {
         let (name, there) = (&place.name, place.topic.partitions);

@@ -23,6 +23,10 @@ fn names(names: &[&str]) -> Vec<Name> {
     names.iter().map(|name| Name::parse(name)).collect()
 }
 
+fn spread(fields: &[&str], partitions: Option<u32>, hash: Hash) -> Step {
+    step(Does::Partition(Spread { fields: names(fields), partitions, hash }))
+}
+
 fn renamed(of: Part, from: &str, to: &str) -> Step {
     step(Does::Rename { of, fields: vec![(Name::parse(from), to.into())] })
 }
@@ -177,10 +181,39 @@ fn a_key_is_made_of_fields_of_the_row() {
 }
 
 #[test]
+fn a_key_of_fields_that_may_be_missing_and_are_stays_what_it_is() {
+    let all = seen(with(in_json(false, debezium()), vec![step(Does::Key(names(&["tenant?"])))]));
+    assert_eq!(all[0].key, Some(json!({"id": 7})));
+}
+
+#[test]
+fn an_update_of_what_only_headers_or_partitions_show_is_one() {
+    let mut batch = users();
+    batch.changes.clear();
+    let (old, new) = ([t("7"), t("a"), t("1"), t("t")], [t("7"), t("a"), t("2"), t("t")]);
+    add(&mut batch, Op::Update, Before::Full, &old, &new);
+    let quiet = Format { skip_unchanged: true, ..in_json(false, debezium()) };
+    let drop = step(Does::Drop { of: Part::Row, fields: names(&["pay"]) });
+    let moved = step(Does::Headers { fields: vec![("pay".into(), Name::parse("pay"))], moves: true });
+    for (steps, count) in
+        [(vec![drop.clone()], 0), (vec![moved], 1), (vec![spread(&["pay"], None, Hash::Java), drop], 1)]
+    {
+        assert_eq!(Desk::new(with(quiet.clone(), steps.clone())).encode(&batch).len(), count, "{steps:?}");
+    }
+}
+
+#[test]
+fn a_truncate_has_no_row_to_choose_a_partition_by() {
+    let mut batch = users();
+    batch.changes.clear();
+    add(&mut batch, Op::Truncate, Before::None, &[], &[]);
+    let format = Format { truncates: true, ..in_json(false, debezium()) };
+    let all = Desk::new(with(format, vec![spread(&["pay"], None, Hash::Java)])).encode(&batch);
+    assert_eq!(all.len(), 1);
+}
+
+#[test]
 fn records_of_equal_fields_share_a_partition_and_tombstones_go_with_their_rows() {
-    let spread = |fields: &[&str], partitions, hash| {
-        step(Does::Partition(Spread { fields: names(fields), partitions, hash }))
-    };
     let of = |step| -> Vec<u32> {
         seen(with(in_json(false, debezium()), vec![step])).iter().map(|seen| seen.partition).collect()
     };
@@ -202,14 +235,11 @@ fn a_delete_that_came_without_the_field_of_its_partition_is_a_reject() {
     let table = relation(vec![column("id", Kind::Int32), column("team", Kind::Text)], &[0]);
     let mut batch = batch(&table);
     add(&mut batch, Op::Delete, Before::Key, &[t("7"), C::N], &[]);
-    let spread = |field: &str| {
-        let spread = Spread { fields: names(&[field]), partitions: None, hash: Hash::Murmur2 };
-        with(in_json(false, debezium()), vec![step(Does::Partition(spread))])
-    };
-    let error = Desk::new(spread("team")).try_encode(&batch).unwrap_err();
+    let format = |field: &str| with(in_json(false, debezium()), vec![spread(&[field], None, Hash::Murmur2)]);
+    let error = Desk::new(format("team")).try_encode(&batch).unwrap_err();
     assert_eq!(error.code_text(), Some("not_sent"));
     assert!(error.hint_text().unwrap().contains("REPLICA IDENTITY FULL"), "{error:?}");
-    assert_eq!(Desk::new(spread("team?")).encode(&batch).len(), 2);
+    assert_eq!(Desk::new(format("team?")).encode(&batch).len(), 2);
 }
 
 #[test]
@@ -252,7 +282,9 @@ fn timestamps_are_those_of_a_zone_s_clocks() {
 
 #[test]
 fn relations_that_are_discarded_make_no_records_and_need_no_topic() {
-    let mut desk = Desk::new(with(debezium(), vec![step(Does::Discard)]));
+    // What comes behind it need not fit.
+    let behind = step(Does::Drop { of: Part::Row, fields: names(&["none"]) });
+    let mut desk = Desk::new(with(debezium(), vec![step(Does::Discard), behind]));
     let mut batch = users();
     let row = |id: &str| [t(id), t("a"), t("1"), t("t")];
     add(&mut batch, Op::Update, Before::Full, &row("7"), &row("8"));
@@ -283,6 +315,10 @@ fn a_step_that_does_not_fit_its_table_is_refused_with_the_names_that_do() {
         (
             vec![step(Does::Timezone { zone: Zone::parse("UTC").unwrap(), fields: names(&["pay"]) })],
             ["public.t.pay", "is no timestamp"],
+        ),
+        (
+            vec![spread(&["name?"], None, Hash::Java), replace("name", None)],
+            ["public.t.name chooses the partition", "dead letters"],
         ),
         (vec![replace("name", None), headers("name")], ["public.t.name", "masked, and the step shows it"]),
     ] {

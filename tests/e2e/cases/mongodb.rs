@@ -31,6 +31,8 @@ async fn each_operation_has_debezium_s_envelope_and_key() {
     papers.insert_one(doc! { "_id": "p1", "title": "a", "pages": 3_i64 }).await.unwrap();
     let update = doc! { "$set": { "title": "b", "by.name": "me" }, "$unset": { "pages": "" } };
     papers.update_one(doc! { "_id": "p1" }, update).await.unwrap();
+    // The server looks the document up as it is when the change is read.
+    archive.wait_for_events("papers", 2).await;
     papers.replace_one(doc! { "_id": "p1" }, doc! { "title": "c" }).await.unwrap();
     papers.delete_one(doc! { "_id": "p1" }).await.unwrap();
     let events = archive.wait_for_events("papers", 5).await;

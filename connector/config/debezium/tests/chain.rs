@@ -155,6 +155,11 @@ fn a_filter_of_tombstones_leaves_deletes_without_them() {
     assert!(!read(&chain(&[filter])).unwrap().format.tombstones);
     let flat = read(&chain(&[UNWRAP, filter])).unwrap().format;
     assert_eq!((flat.flat.deletes, flat.tombstones), (Deletes::Drop, false));
+    // One that stands before it leaves alone what it makes of deletes.
+    let made: &[(&str, &str)] = &[("delete.tombstone.handling.mode", "delete-to-tombstone")];
+    let unwrap: Transform<'_> = ("unwrap", "io.debezium.transforms.ExtractNewRecordState", made);
+    let deletes = |transforms: &[Transform<'_>]| read(&chain(transforms)).unwrap().format.flat.deletes;
+    assert_eq!((deletes(&[filter, unwrap]), deletes(&[unwrap, filter])), (Deletes::Tombstone, Deletes::Drop));
 }
 
 #[test]
@@ -164,6 +169,10 @@ fn what_a_transform_cannot_do_here_is_refused_with_what_to_use() {
     let routing = "io.debezium.transforms.partitions.PartitionRouting";
     for (transforms, part) in [
         (vec![("x", "kafka.MaskField$Value", fields)], "would see the envelope"),
+        (
+            vec![UNWRAP, ("x", "kafka.ReplaceField$Value", &[("exclude", "a,__deleted")])],
+            "\"__deleted\" is no column",
+        ),
         (vec![UNWRAP, ("x", "kafka.MaskField$Key", fields)], "keys keep what they are made of"),
         (
             vec![UNWRAP, ("x", "kafka.InsertField$Value", &[("topic.field", "t")])],
