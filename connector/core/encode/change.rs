@@ -150,11 +150,9 @@ impl<'a> Pass<'a> {
                 Err(Fault::Error(_)) if again => continue,
                 Err(fault) => self.reject(context, fault)?,
             }
-            let count = counts.get_mut(relation).and_then(|c| c.get_mut(op_index(change.op)));
-            if let Some(count) = count.filter(|_| self.out.records.len() > records) {
-                *count += 1;
-            }
             if self.out.records.len() > records {
+                let count = counts.get_mut(relation).and_then(|c| c.get_mut(op_index(change.op)));
+                count.into_iter().for_each(|count| *count += 1);
                 self.announce(transaction, records)?;
             }
         }

@@ -17,17 +17,18 @@ pub(super) fn may_move(plan: &Plan, change: &Change) -> bool {
 }
 
 impl Pass<'_> {
+    /// A column's old and new value; none where either row is shorter.
+    fn pair(&self, old: RowCells<'_>, new: &[Cell], index: usize) -> Option<(Value<'_>, Value<'_>)> {
+        Some((self.batch.value(*old.cells.get(index)?), self.batch.value(*new.get(index)?)))
+    }
+
     /// Whether the row's key is another one now. A key column that was not sent did not change.
     pub(super) fn key_moved(&self, plan: &Plan, old: RowCells<'_>, new: &[Cell]) -> bool {
-        plan.key_columns.iter().any(|index| {
-            let (Some(before), Some(after)) = (old.cells.get(*index), new.get(*index)) else {
-                return false;
-            };
-            match (self.batch.value(*before), self.batch.value(*after)) {
-                (Value::Null, _) if old.is_identity => false,
-                (Value::Unchanged, _) | (_, Value::Unchanged) => false,
-                (before, after) => before != after,
-            }
+        plan.key_columns.iter().any(|index| match self.pair(old, new, *index) {
+            None => false,
+            Some((Value::Null, _)) if old.is_identity => false,
+            Some((Value::Unchanged, _) | (_, Value::Unchanged)) => false,
+            Some((before, after)) => before != after,
         })
     }
 
@@ -35,26 +36,18 @@ impl Pass<'_> {
     pub(super) fn is_same(&self, plan: &Plan, old: RowCells<'_>, new: &[Cell]) -> bool {
         let spread = plan.spread.iter().flat_map(SpreadPlan::columns);
         let mut elsewhere = plan.headers.iter().map(|(_, index)| *index).chain(spread);
-        let is_kept = |index: usize| {
-            let (Some(before), Some(after)) = (old.cells.get(index), new.get(index)) else { return false };
-            let (before, after) = (self.batch.value(*before), self.batch.value(*after));
-            after == Value::Unchanged || before == after
+        let mut in_row = plan.row.columns.iter();
+        let is_kept = |index, r#type: Option<&Type>| match (self.pair(old, new, index), r#type) {
+            (None, _) => false,
+            (Some((_, Value::Unchanged)), _) => true,
+            (Some((Value::Text(before), Value::Text(after))), Some(Type::Disguised(by))) => {
+                by.shows_same(before, after)
+            }
+            (Some(_), Some(Type::Disguised(by))) if by.hides_null() => true,
+            (Some((before, after)), _) => before == after,
         };
         !old.is_identity
-            && elsewhere.all(is_kept)
-            && plan.row.columns.iter().all(|column| {
-                let (Some(before), Some(after)) = (old.cells.get(column.index), new.get(column.index)) else {
-                    return false;
-                };
-                let (before, after) = (self.batch.value(*before), self.batch.value(*after));
-                match (&column.r#type, before, after) {
-                    (_, _, Value::Unchanged) => true,
-                    (Type::Disguised(by), Value::Text(before), Value::Text(after)) => {
-                        by.shows_same(before, after)
-                    }
-                    (Type::Disguised(by), ..) if by.hides_null() => true,
-                    (_, before, after) => before == after,
-                }
-            })
+            && elsewhere.all(|index| is_kept(index, None))
+            && in_row.all(|column| is_kept(column.index, Some(&column.r#type)))
     }
 }

@@ -2,9 +2,12 @@
 //! `Jobs::next`.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
+
+use crate::requests::NAMED_MAX;
 
 #[derive(Debug)]
 pub struct Jobs<J> {
@@ -60,6 +63,26 @@ impl<J> Jobs<J> {
     /// A look at what is left.
     pub fn left<T>(&self, look: impl FnOnce(&BTreeSet<usize>) -> T) -> T {
         look(&self.left.borrow())
+    }
+
+    /// The names of what is read together with this one: of `all`, or of what is left of them. So many that it shows
+    /// where there are too many to be told.
+    pub fn together(
+        &self,
+        number: usize,
+        all: Range<usize>,
+        only_left: bool,
+        name: impl Fn(usize) -> Option<String>,
+    ) -> Vec<String> {
+        let enough = NAMED_MAX + 1;
+        if !only_left {
+            return all.filter_map(name).take(enough).collect();
+        }
+        self.left(|left| {
+            let (before, behind) = (left.range(..number), left.range(number + 1..));
+            let numbers = before.copied().chain([number]).chain(behind.copied());
+            numbers.filter_map(name).take(enough).collect()
+        })
     }
 
     /// Until what is left is so.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::Progress;
-use millrace_core::requests::{NAMED_MAX, Requests};
+use millrace_core::requests::Requests;
 use millrace_core::snapshot::{Jobs, Telling};
 use mongodb::Client;
 use tokio::sync::mpsc;
@@ -211,17 +211,8 @@ impl Shared {
         let Some(one) = self.unread(index) else { return Vec::new() };
         let asked = one.note.asked.as_ref().map(|asked| &asked.id);
         let is_one = |other: &&Unread| other.note.asked.as_ref().map(|asked| &asked.id) == asked;
-        let named = |numbers: &mut dyn Iterator<Item = usize>| {
-            let all = numbers.filter_map(|number| self.unread(number)).filter(is_one);
-            all.map(|unread| unread.name.to_string()).take(NAMED_MAX + 1).collect()
-        };
-        if one.note.asked.is_none() {
-            return named(&mut (self.base..self.base + self.unread.len()));
-        }
-        self.jobs.left(|left| {
-            let (before, behind) = (left.range(..index), left.range(index + 1..));
-            named(&mut before.copied().chain([index]).chain(behind.copied()))
-        })
+        let named = |number| self.unread(number).filter(is_one).map(|unread| unread.name.to_string());
+        self.jobs.together(index, self.base..self.base + self.unread.len(), one.note.asked.is_some(), named)
     }
 
     /// Whether somebody has said that the documents are no longer wanted.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{Progress, SnapshotFigures, State, now_us};
-use millrace_core::requests::{NAMED_MAX, Requests};
+use millrace_core::requests::Requests;
 use millrace_core::snapshot::Jobs;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -209,17 +209,8 @@ impl Shared {
         let Some(one) = self.unread(table) else { return Vec::new() };
         let asked = one.note.asked.as_ref().map(|asked| &asked.id);
         let is_one = |other: &&Unread| other.note.asked.as_ref().map(|asked| &asked.id) == asked;
-        let named = |numbers: &mut dyn Iterator<Item = usize>| {
-            let all = numbers.filter_map(|number| self.unread(number)).filter(is_one);
-            all.map(|unread| unread.table.to_string()).take(NAMED_MAX + 1).collect()
-        };
-        if !one.note.is_incremental() {
-            return named(&mut self.tables());
-        }
-        self.jobs.left(|left| {
-            let (before, behind) = (left.range(..table), left.range(table + 1..));
-            named(&mut before.copied().chain([table]).chain(behind.copied()))
-        })
+        let named = |number| self.unread(number).filter(is_one).map(|unread| unread.table.to_string());
+        self.jobs.together(table, self.tables(), one.note.is_incremental(), named)
     }
 
     /// Says for which rows the stream stands still, and how to end that; for none: that it goes on.
