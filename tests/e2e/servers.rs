@@ -7,8 +7,8 @@ use std::ops::Deref;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use xtask::services::{
-    Home, Kafka, KafkaConfig, Mongodb, MongodbConfig, Postgres, PostgresConfig, PostgresVersion, Registry,
-    Services, version_of_tests,
+    Extension, Home, Kafka, KafkaConfig, Mongodb, MongodbConfig, Postgres, PostgresConfig, PostgresVersion,
+    Registry, Services, version_of_tests,
 };
 
 /// Tests at work at the same time.
@@ -35,6 +35,12 @@ impl Own {
         let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let config = PostgresConfig { settings: settings.collect(), ..PostgresConfig::default() };
         Self { postgres: Some(config), ..Self::default() }
+    }
+
+    /// A database server in which this extension can be created.
+    pub fn postgres_with_types_of(extension: Extension) -> Self {
+        let config = PostgresConfig::with(extension);
+        Self { version: Some(config.version), postgres: Some(config), ..Self::default() }
     }
 
     /// A database server of this version.

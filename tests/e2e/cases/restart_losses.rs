@@ -23,6 +23,11 @@
 //! - The same around a transaction that was delivered in part; what was skipped once was skipped on (DBZ-5915,
 //!   DBZ-5031):
 //!   `a_transaction_with_changes_older_than_the_cut_of_another_comes_whole`
+//! - A restart met a place above the one that it looked for, and stopped (DBZ-5597):
+//!   `transactions_that_were_open_at_a_kill_come_whole_whatever_was_delivered_in_between`
+//!   `changes_of_tables_that_are_not_captured_move_the_slot`
+//! - A restart met a type or an origin, which have no place among the changes, and stopped (DBZ-5792):
+//!   `types_and_origins_before_the_parts_of_a_transaction_stop_no_restart`
 //! - A message in a transaction took the row at its place with it, or came again (dbz#2058, dbz#2004):
 //!   `a_row_at_the_place_of_a_message_comes_once_though_a_kill_parts_the_two`
 //! - A message outside of transactions was lost, or hid the commit behind it (dbz#1379):
@@ -188,6 +193,38 @@ async fn a_row_at_the_place_of_a_message_comes_once_though_a_kill_parts_the_two(
     let topic = format!("{}.message", shop.name);
     let messages = shop.events_of_topic(&topic, 8).await;
     assert!(messages.len() == 8 && messages.is_sorted_by(|one, next| one.position() < next.position()));
+}
+
+/// A column of a type of the user's own has the type sent ahead of the rows, and a transaction of another server its
+/// origin, anew in every session and without a place among the changes (DBZ-5792).
+#[tokio::test]
+async fn types_and_origins_before_the_parts_of_a_transaction_stop_no_restart() {
+    let mut shop = Shop::open("types-and-origins").await;
+    shop.sql.run("CREATE TYPE mood AS ENUM ('calm', 'cross'); ALTER TABLE orders ADD mood mood").await;
+    cut_after(&mut shop, 2);
+    shop.start().await.kill();
+    let origin = shop.database().to_owned();
+    let set_up = format!(
+        "SELECT pg_replication_origin_create('{origin}'); SELECT pg_replication_origin_session_setup('{origin}')"
+    );
+    shop.sql.run(&set_up).await;
+    shop.sql
+        .run(
+            "BEGIN; SELECT pg_replication_origin_xact_setup('16/B374D848', now());
+             INSERT INTO orders SELECT n, 'theirs', 'cross' FROM generate_series(1, 7) n; COMMIT",
+        )
+        .await;
+    let end = "SELECT pg_replication_origin_session_reset(); SELECT pg_replication_origin_drop(";
+    shop.sql.run(&format!("{end}'{origin}')")).await;
+    let parts = [one_part(&mut shop).await, one_part(&mut shop).await, one_part(&mut shop).await];
+    assert!(parts.is_sorted_by(|one, next| one < next), "{parts:?}");
+    shop.start().await.expect_rows(1..=7).await;
+    let events = shop.events(ORDERS).await;
+    let is_whole = |event: &&Event| {
+        let told = &event.value.as_ref().expect("a value")["source"]["origin"];
+        event.after("mood") == "cross" && *told == serde_json::json!(origin)
+    };
+    assert_eq!(events.iter().filter(is_whole).count(), 7, "{events:?}");
 }
 
 /// Rows that were copied into one page have one place in the log (dbz#1554).

@@ -1,14 +1,20 @@
 //! Values of every type, ordinary and extreme, as `apache-avro` reads them back.
 
-use millrace_e2e::{Event, Shop};
+use std::sync::Arc;
+
+use millrace_e2e::{Event, Own, Servers, Shop};
 use serde_json::{Value as Json, json};
+use xtask::services::Extension;
 
 /// A type, a value as SQL, and what a consumer reads.
 type Case = (&'static str, &'static str, Json);
 
 /// Inserts all the values in one row, with a second row that has nothing but nulls, and compares.
 async fn expect(name: &str, prepare: &str, cases: Vec<Case>) {
-    let mut shop = Shop::open(name).await;
+    expect_of(Shop::open(name).await, prepare, cases).await;
+}
+
+async fn expect_of(mut shop: Shop, prepare: &str, cases: Vec<Case>) {
     shop.sql.run(prepare).await;
     let columns: Vec<String> =
         cases.iter().enumerate().map(|(nth, (column, _, _))| format!("c{nth} {column}")).collect();
@@ -169,6 +175,42 @@ async fn a_type_that_nobody_maps_arrives_as_the_text_that_the_database_prints() 
         ("tsvector", "'a fat cat'", json!("'a' 'cat' 'fat'")),
     ];
     expect("others", "CREATE TYPE pair AS (a int, b text)", cases).await;
+}
+
+/// A geometry in well-known binary: one of an even number of bytes, and in hexadecimal.
+fn well_known(srid: Json, wkb: &str) -> Json {
+    json!({"wkb": wkb, "srid": srid})
+}
+
+#[tokio::test]
+async fn shapes_of_postgis_keep_their_bytes_and_their_system() {
+    let servers = Arc::new(Servers::with(Own::postgres_with_types_of(Extension::Postgis)).await);
+    let point = "0101000000000000000000f03f0000000000000040";
+    let marked = "0101000020e6100000000000000000f03f0000000000000040";
+    let cases = vec![
+        ("geometry", "'POINT(1 2)'", well_known(Json::Null, point)),
+        ("geometry", "'SRID=4326;POINT(1 2)'", well_known(json!(4326), marked)),
+        ("geometry(Point,4326)", "'SRID=4326;POINT(1 2)'", well_known(json!(4326), marked)),
+        ("geography", "'POINT(1 2)'", well_known(json!(4326), marked)),
+        ("geometry", "'POINT EMPTY'", well_known(Json::Null, "0101000000000000000000f87f000000000000f87f")),
+    ];
+    expect_of(Shop::on(&servers, "postgis").await, "CREATE EXTENSION postgis", cases).await;
+}
+
+#[tokio::test]
+async fn vectors_of_pgvector_keep_their_elements() {
+    let servers = Arc::new(Servers::with(Own::postgres_with_types_of(Extension::Pgvector)).await);
+    let cases = vec![
+        ("vector", "'[1,2.5,-3]'", json!([1.0, 2.5, -3.0])),
+        ("vector(2)", "'[1e-30,3.4e38]'", json!([1e-30, 3.4e38])),
+        ("halfvec(3)", "'[1,2.5,-3]'", json!([1.0, 2.5, -3.0])),
+        (
+            "sparsevec(5)",
+            "'{1:1.5,3:-2}/5'",
+            json!({"dimensions": 5, "vector": [{"key": 1, "value": 1.5}, {"key": 3, "value": -2.0}]}),
+        ),
+    ];
+    expect_of(Shop::on(&servers, "pgvector").await, "CREATE EXTENSION vector", cases).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use millrace_diff::allowed::Allowed;
 use millrace_diff::compare::Report;
 use millrace_diff::{Encoding, Place, mongodb, outbox, postgres};
-use xtask::services::{Config, Connect, ConnectConfig, Home, PostgresConfig, PostgresVersion, Services};
+use xtask::services::{Config, Connect, ConnectConfig, Home, PostgresConfig, Services};
 use xtask::{Context, Error, Result};
 
 use super::binary::{self, Profile};
@@ -75,6 +75,9 @@ pub struct Arguments {
     /// The major version of the server, 14 to 18.
     #[arg(long, default_value = "15")]
     postgres: String,
+    /// postgis or pgvector: types that the server has besides. It says which version the server is of.
+    #[arg(long, conflicts_with = "postgres")]
+    extension: Option<String>,
     /// A property of Debezium, key=value, instead of what the seed draws; given as often as there are some.
     #[arg(long)]
     property: Vec<String>,
@@ -144,9 +147,11 @@ async fn of_events(arguments: &OfEvents) -> Result<ExitCode> {
 /// Every seed, in the modes that it draws, in each encoding.
 async fn against_debezium(arguments: &Arguments) -> Result<ExitCode> {
     let encodings = encodings(arguments.encoding.as_deref())?;
-    let version: PostgresVersion = arguments.postgres.parse()?;
-    let config =
-        Config { postgres: PostgresConfig { version, ..PostgresConfig::default() }, ..Config::default() };
+    let postgres = match &arguments.extension {
+        Some(extension) => PostgresConfig::with(extension.parse()?),
+        None => PostgresConfig { version: arguments.postgres.parse()?, ..PostgresConfig::default() },
+    };
+    let config = Config { postgres, ..Config::default() };
     let given = properties(&arguments.property)?;
     let mut stand = Stand::set_up(&config, arguments.release).await?;
     for seed in &arguments.seeds {

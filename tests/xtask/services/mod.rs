@@ -30,7 +30,7 @@ pub use home::{Home, Lifetime, cache, free_port, repository};
 pub use install::{finish, on_path};
 pub use kafka::{Kafka, KafkaConfig, KafkaVersion, Proxied};
 pub use mongodb::{Mongodb, MongodbConfig};
-pub use postgres::{Postgres, PostgresConfig, PostgresVersion, Shutdown};
+pub use postgres::{Extension, Postgres, PostgresConfig, PostgresVersion, Shutdown};
 pub use registry::{Registry, RegistryConfig};
 pub use server::{Kind, Server};
 

@@ -15,7 +15,7 @@ use super::home::{Home, Lifetime, Lock, cache, create, free_port, open_to_others
 use super::install::{self, Download, Origin, finish};
 use super::process::{Launch, run_to_end};
 use super::server::{Kind, Record, Server};
-use super::{blocking, random_hex};
+use super::{blocking, random_hex, upgrade};
 use crate::{Context, Error, Result};
 
 /// The superuser of every server started here.
@@ -79,14 +79,52 @@ impl FromStr for PostgresVersion {
     }
 }
 
+/// Types that no server brings by itself, each on the one version there is a recipe for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extension {
+    /// `postgis`, of Debian.
+    Postgis,
+    /// `vector`, of the wheel of [`upgrade`](super::upgrade).
+    Pgvector,
+}
+
+impl Extension {
+    pub fn version(self) -> PostgresVersion {
+        match self {
+            Self::Postgis => PostgresVersion::V15,
+            Self::Pgvector => PostgresVersion::V16,
+        }
+    }
+}
+
+impl FromStr for Extension {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "postgis" => Ok(Self::Postgis),
+            "pgvector" => Ok(Self::Pgvector),
+            _ => Err(Error::new(format!("no recipe for the extension {text}: choose postgis or pgvector"))),
+        }
+    }
+}
+
 /// What a server is to be like.
 #[derive(Debug, Clone, Default)]
 pub struct PostgresConfig {
     pub version: PostgresVersion,
+    /// May be created in its databases. It says which version the server is of.
+    pub extension: Option<Extension>,
     /// Off, as for tests, a crash of the machine loses data; a crash of the server does not.
     pub fsync: bool,
     /// Lines for `postgresql.conf`, after ours and stronger than them.
     pub settings: Vec<(String, String)>,
+}
+
+impl PostgresConfig {
+    pub fn with(extension: Extension) -> Self {
+        Self { version: extension.version(), extension: Some(extension), ..Self::default() }
+    }
 }
 
 /// The three ways of `pg_ctl stop -m`.
@@ -205,14 +243,18 @@ impl Site {
         if download.is_none() {
             debians()?;
         }
+        if config.extension == Some(Extension::Postgis) {
+            debians_postgis()?;
+        }
         let user = if super::running_as_root() { Some(unprivileged()?) } else { None };
         let place = match user {
             Some(_) if !open_to_others(&dir) => place_elsewhere(lifetime)?,
             _ => dir.clone(),
         };
-        let programs = match download {
-            None => PathBuf::from(DEBIANS),
-            Some(download) => unpack(&download, &place)?,
+        let programs = match (config.extension, download) {
+            (Some(Extension::Pgvector), _) => upgrade::old_programs(&place)?,
+            (_, None) => PathBuf::from(DEBIANS),
+            (_, Some(download)) => unpack(&download, &place)?,
         };
         let site = Self { dir, place, programs, user };
         site.initdb(password, &[])?;
@@ -299,6 +341,7 @@ impl Site {
 }
 
 const DEBIANS: &str = "/usr/lib/postgresql/15/bin";
+const DEBIANS_POSTGIS: &str = "/usr/share/postgresql/15/extension/postgis.control";
 
 fn debians() -> Result<()> {
     let there = || Path::new(DEBIANS).join("postgres").exists();
@@ -315,6 +358,18 @@ fn debians() -> Result<()> {
         return Err(Error::new(format!("{DEBIANS}/postgres is missing after postgresql-15 was installed")));
     }
     Ok(())
+}
+
+fn debians_postgis() -> Result<()> {
+    let there = || Path::new(DEBIANS_POSTGIS).exists();
+    if there() {
+        return Ok(());
+    }
+    let _one_at_a_time = Lock::take(&cache()?.join("lock"))?;
+    if there() {
+        return Ok(());
+    }
+    install::packages(&["postgresql-15-postgis-3"])
 }
 
 /// The archive is a zip that holds a `.txz`. Unpacked beside the data, because the cache lies in a home

@@ -69,6 +69,11 @@ fn made(old: &Launch, dir: PathBuf, lifetime: Lifetime, password: &str) -> Resul
     Ok(site)
 }
 
+/// Those of 16, which have pgvector, for a server that lies there.
+pub(super) fn old_programs(place: &Path) -> Result<PathBuf> {
+    Ok(unpack(place)?.join(OLD))
+}
+
 fn unpack(place: &Path) -> Result<PathBuf> {
     install::packages(if install::on_path("unzip") { &[] } else { &["unzip"] })?;
     let fetched = BOTH.fetch()?;
