@@ -179,8 +179,11 @@ impl Reading {
         std::thread::sleep(MARKERS_WITHIN);
         let mut heard = Instant::now();
         loop {
-            // Serves the connections; every partition has a queue of its own.
-            let _ = self.consumer.poll(Duration::ZERO);
+            // Serves the connections, and says what is wrong with them; every partition has a queue of its own.
+            if let Some(Ok(stray)) = self.consumer.poll(Duration::ZERO) {
+                let (topic, partition, offset) = (stray.topic(), stray.partition(), stray.offset());
+                return Err(Error::fatal(format!("{topic}-{partition}@{offset} came to no queue")));
+            }
             let mut waits = false;
             for lane in lanes.iter_mut().filter(|lane| !lane.is_over && lane.head.is_none()) {
                 let fetched = lane.fetch().map_err(|error| self.error(&lane.topic, &error))?;
@@ -240,8 +243,8 @@ impl Reading {
             }
             is_thinned |= scope.is_thinned();
         }
-        self.consumer.assign(&list).map_err(|error| self.error("the audit", &error))?;
         let complete = !is_thinned;
+        // Before anything is fetched: what had come by then would lie in the queue of the consumer, and be missed.
         let lanes = ranges.into_iter().map(|(topic, partition, partitions, settled_before)| {
             let queue = self.consumer.split_partition_queue(&topic, partition.cast_signed());
             let gone = || Error::fatal(format!("partition {partition} of topic {topic} has no queue"));
@@ -256,7 +259,9 @@ impl Reading {
                 is_over: false,
             })
         });
-        lanes.collect()
+        let lanes = lanes.collect::<Result<Vec<Lane>>>()?;
+        self.consumer.assign(&list).map_err(|error| self.error("the audit", &error))?;
+        Ok(lanes)
     }
 
     fn error(&self, what: &str, error: &KafkaError) -> Error {
