@@ -1,13 +1,14 @@
 //! What was asked of the readers of rows while they run, and what they tell of it, whatever the source. Start at
 //! `Requests::hear`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
+use crate::position::Notes;
 use crate::progress::{Notification, Progress, now_us};
 use crate::signal::file::SignalFile;
 use crate::signal::{Action, Execute, Signal, Wanted};
@@ -47,6 +48,8 @@ pub struct Requests {
     connector: String,
     /// Something was told of rows that nobody asked for.
     began: AtomicBool,
+    /// Signals that nothing but this process knows of, and whose snapshots no position may know of yet.
+    taken: Mutex<Vec<Signal>>,
 }
 
 impl Requests {
@@ -57,7 +60,28 @@ impl Requests {
             progress,
             connector: connector.to_owned(),
             began: AtomicBool::new(false),
+            taken: Mutex::default(),
         }
+    }
+
+    /// Rows will be read for a signal that came by no row of the source: until a position says so, an attempt that
+    /// ends takes that with it.
+    pub fn taken(&self, signal: Signal) {
+        self.all_taken().push(signal);
+    }
+
+    /// Of those that were taken, the ones that a new attempt's notes do not know: to be heard once more.
+    pub fn untold(&self, notes: &Notes) -> Vec<Signal> {
+        let mut taken = std::mem::take(&mut *self.all_taken());
+        if !taken.is_empty() {
+            let known: Vec<String> = notes.values().filter_map(|text| asked_id(text)).collect();
+            taken.retain(|signal| !known.contains(&signal.id));
+        }
+        taken
+    }
+
+    fn all_taken(&self) -> MutexGuard<'_, Vec<Signal>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits while nothing is to be read.
@@ -140,6 +164,7 @@ impl Requests {
         for asked in of_each {
             let id = asked.map(|asked| asked.id.as_str());
             if !told.contains(&id) {
+                self.all_taken().retain(|signal| Some(signal.id.as_str()) != id);
                 self.notify(asked, "COMPLETED", []);
                 told.push(id);
             }
@@ -160,6 +185,7 @@ impl Requests {
                 self.notify(Some(&asked), "RESUMED", []);
             }
             Action::Stop(wanted) => {
+                self.all_taken().clear();
                 // Of none named: of all.
                 let all = || Wanted::parse(".*").into_iter().collect();
                 self.stop(if wanted.is_empty() { all() } else { wanted });
@@ -178,8 +204,8 @@ impl Requests {
 /// The ways by which signals come that are not the source's own.
 #[derive(Debug, Default)]
 pub struct Ears {
-    /// Given back by an attempt that could not do what it says.
-    again: Option<Signal>,
+    /// Given back by attempts that could not do what they say.
+    again: VecDeque<Signal>,
     /// The daemon passes on what REST takes.
     daemon: Option<mpsc::Receiver<Signal>>,
     file: Option<SignalFile>,
@@ -196,7 +222,7 @@ impl Ears {
 
     /// The next signal; never, where nobody can send one. Cancel-safe.
     pub async fn next(&mut self) -> Signal {
-        if let Some(signal) = self.again.take() {
+        if let Some(signal) = self.again.pop_front() {
             return signal;
         }
         let daemon = async {
@@ -219,8 +245,17 @@ impl Ears {
 
     /// It comes once more, in the next attempt.
     pub fn again(&mut self, signal: Signal) {
-        self.again = Some(signal);
+        self.again.push_back(signal);
     }
+}
+
+/// The request that a note is about.
+fn asked_id(note: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Of {
+        asked: Asked,
+    }
+    serde_json::from_str::<Of>(note).ok().map(|of| of.asked.id)
 }
 
 /// Very many are not named each time.
@@ -249,6 +284,26 @@ mod tests {
         let first = ears.next().await;
         ears.again(first);
         assert_eq!((ears.next().await.id, ears.next().await.id), ("one".into(), "two".into()));
+    }
+
+    #[test]
+    fn a_request_is_heard_once_more_unless_a_position_knows_it_or_it_is_through() {
+        let requests = Requests::new("orders", Arc::new(Progress::default()));
+        let take = |id: &str| {
+            let data = json!({"data-collections": ["s.a"]});
+            requests.taken(signal::parse(id, "execute-snapshot", &data).unwrap());
+        };
+        let asked = |id: &str| Asked { id: id.to_owned(), ..Asked::default() };
+        let ids = |notes: &Notes| requests.untold(notes).into_iter().map(|s| s.id).collect::<Vec<_>>();
+        ["known", "lost", "through"].iter().for_each(|id| take(id));
+        requests.completed([Some(&asked("through"))].into_iter());
+        let note = json!({"state": "reading", "asked": asked("known")}).to_string();
+        let notes = Notes::from([("table s.a".to_owned(), note), ("x".to_owned(), "{}".to_owned())]);
+        assert_eq!(ids(&notes), ["lost"]);
+        assert!(ids(&notes).is_empty(), "given twice");
+        take("stopped");
+        assert!(heard(&requests, "stop-snapshot", json!({})).is_none());
+        assert!(ids(&Notes::new()).is_empty());
     }
 
     #[tokio::test]

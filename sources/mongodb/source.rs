@@ -98,10 +98,14 @@ impl Rows {
     /// of this key, which it came in, is done.
     async fn hear(&mut self, signal: Option<Signal>, heard: Option<String>) -> Result<()> {
         let snapshot::reader::Reader { client, settings, requests, .. } = &self.reader;
-        let unread = match signal {
-            Some(signal) => requests::take(requests, signal, settings, client).await?,
+        let unread = match &signal {
+            Some(signal) => requests::take(requests, signal.clone(), settings, client).await?,
             None => Vec::new(),
         };
+        // Of one that came by a document, the document's own note tells a later attempt.
+        if let Some(signal) = signal.filter(|_| heard.is_none() && !unread.is_empty()) {
+            requests.taken(signal);
+        }
         let order = self.reader.orders.try_send(Order::Add { unread: unread.clone(), heard });
         order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
         self.read(unread);
@@ -281,6 +285,8 @@ impl Source for MongodbSource {
         let client = client::connect(&self.settings).await?;
         let facts = client::facts(&client, &self.settings).await?;
         facts.preconditions()?;
+        let requests = self.requests(&feed.progress);
+        requests.untold(&feed.notes).into_iter().for_each(|signal| self.ears.again(signal));
         let Place { position, is_first } =
             start::place(&self.settings, &client, &facts, from.as_ref()).await?;
         // After the place was taken: what comes into being from there on comes as changes.

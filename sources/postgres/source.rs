@@ -145,6 +145,8 @@ impl PostgresSource {
         self.may_start(from.as_ref())?;
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
+        let requests = self.requests(&feed.progress);
+        requests.untold(&feed.notes).into_iter().for_each(|signal| self.ears.again(signal));
         let past = (from.as_ref(), &feed.notes);
         let (tables, membership) = membership::sent(&client, &self.settings, &facts, past).await?;
         let mut wish = self.wish();
@@ -185,7 +187,7 @@ impl PostgresSource {
             orders,
             token: format!("{}/{:x}", self.settings.slot, now_us()).into(),
             newest_id: Arc::default(),
-            requests: self.requests(&progress),
+            requests,
             progress,
         };
         let tables = plan.unread.len();
@@ -384,18 +386,22 @@ impl PostgresSource {
         (is_standby, tables): (bool, &mut usize),
     ) -> Result<Option<(usize, Vec<Unread>)>> {
         let mut unread = Vec::new();
-        if let Some(signal) = signal {
+        if let Some(signal) = &signal {
             let taken = requests::take(&counter.requests, signal.clone(), &self.settings, client);
             let taken = tokio::time::timeout(QUERY_PATIENCE, taken).await;
             let taken = taken.unwrap_or_else(|_| Err(no_answer(&self.settings)));
             if taken.is_err() && row.is_none() {
-                ears.again(signal);
+                ears.again(signal.clone());
             }
             unread = taken?;
         }
         if is_standby && self.settings.primaries.is_empty() && !unread.is_empty() {
             tracing::warn!("rows cannot be read from a standby: the signal is passed over");
             unread.clear();
+        }
+        // Of one that came by a row, the row's own note tells a later attempt.
+        if let Some(signal) = signal.filter(|_| row.is_none() && !unread.is_empty()) {
+            counter.requests.taken(signal);
         }
         let order = counter.orders.try_send(Order::Add { unread: unread.clone(), row });
         order.map_err(|_| Error::transient("the stream has ended under a signal"))?;

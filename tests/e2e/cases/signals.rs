@@ -1,8 +1,9 @@
 //! Rows that are read again on request, while the connector streams.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use millrace_e2e::{Event, Servers, Shop, until, wait_for_records};
+use millrace_e2e::{Event, Own, Servers, Shop, until, wait_for_records};
 use serde_json::{Value as Json, json};
 
 use super::snapshots::{CHANGES, ORDERS, Writers, assert_once, fill, folded, read_through, table};
@@ -105,6 +106,24 @@ async fn a_request_outlives_a_kill_and_ends_where_it_is_stopped() {
     shop.sql.run("UPDATE orders SET note = 'after 1' WHERE id = 5").await;
     let after = shop.settled().await;
     assert_eq!(after.last().map(|event| (event.op(), event.id())), Some(("u", Some(5))));
+}
+
+/// What came by REST stands nowhere until a position says that rows are being read.
+#[tokio::test]
+async fn a_request_that_an_attempt_could_not_write_down_is_taken_up_by_the_next_one() {
+    let servers = Arc::new(Servers::with(Own::kafka()).await);
+    let mut shop = Shop::on(&servers, "signal-unwritten").await;
+    fill(&shop, 200).await;
+    shop.start().await;
+    servers.kafka.pause();
+    signal(&shop, "all", "execute-snapshot", json!({"data-collections": ["public.orders"]})).await;
+    wait_until_told(&shop, "all", "STARTED").await;
+    let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
+    shop.sql.run(&format!("{end} AND slot_name = '{}'", shop.slot())).await;
+    shop.not_ready("DEGRADED").await;
+    servers.kafka.resume();
+    wait_until_told(&shop, "all", "COMPLETED").await;
+    assert_eq!(read_ids(&shop.settled().await), (0..200).collect());
 }
 
 /// Our own queries have a search path of their own, which is nobody else's.
