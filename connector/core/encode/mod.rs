@@ -269,15 +269,16 @@ impl<T: Targets> Encoder<T> {
         Ok(ids)
     }
 
-    /// A table's older versions go with its newer one, unless the batch still has rows of both.
+    /// A table's older versions go with the newer one that the batch brought, unless it still has rows of both.
     fn drop_old_plans(&mut self, batch: &ChangeBatch) {
         let is_used = |plan: &Plan| batch.relations.iter().any(|r| r.version == plan.version);
-        let newest = |plan: &Plan, plans: &[Plan]| {
-            !plans.iter().any(|other| other.version > plan.version && other.table == plan.table)
+        // With ten thousand tables, to hold each plan against each other one took longer than all the rest.
+        let brought = self.plans.iter().filter(|plan| is_used(plan));
+        let brought: Vec<_> = brought.map(|plan| (plan.table.clone(), plan.version)).collect();
+        let is_old = |plan: &Plan| {
+            brought.iter().any(|(table, version)| *version > plan.version && *table == plan.table)
         };
-        let keep: Vec<bool> = self.plans.iter().map(|p| is_used(p) || newest(p, &self.plans)).collect();
-        let mut keep = keep.into_iter();
-        self.plans.retain(|_| keep.next().unwrap_or(true));
+        self.plans.retain(|plan| is_used(plan) || !is_old(plan));
         let mut surplus = self.plans.len().saturating_sub(PLANS_MAX);
         self.plans.retain(|plan| {
             let goes = surplus > 0 && !is_used(plan);

@@ -97,8 +97,8 @@ pub struct Large {
 
 #[derive(Args)]
 pub struct Snapshot {
-    /// Counted rounds; one more comes first, to warm up.
-    #[arg(long = "snapshot-rounds", default_value_t = 3)]
+    /// Counted rounds; three more come first, to warm up.
+    #[arg(long = "snapshot-rounds", default_value_t = 5)]
     rounds: u32,
     /// Of all tables together.
     #[arg(long = "snapshot-rows", default_value_t = 1_000_000)]
