@@ -175,7 +175,11 @@ pub fn lag_bytes(progress: &Progress) -> u64 {
 }
 
 fn events(page: &mut Page, connectors: &[Arc<Connector>]) {
-    page.family("events_total", "counter", "Events by table and operation");
+    page.family(
+        "events_total",
+        "counter",
+        "Events by table and operation, as they are encoded: what is sent once more counts once more",
+    );
     for connector in connectors {
         for (table, counts) in connector.progress.events() {
             for (operation, count) in OPERATIONS.iter().zip(counts) {
