@@ -460,6 +460,10 @@ impl Session {
         let name = self.tracker.name_of(&ready)?.clone();
         // Behind every event so far, and before whatever comes next.
         let outcome = self.tracker.place(ready, self.at.cluster_time.0 + 1, number, batch);
+        // A collection's topic and its schemas are made at its first document.
+        if batch.changes.is_empty() {
+            return Some(outcome);
+        }
         let namespace = rawdoc! { "db": name.database.as_str(), "coll": name.collection.as_str() };
         let key = Doc::new(namespace.as_bytes()).map_err(|error| malformed(&error)).ok()?.as_bytes();
         let known = self.collections.get(key).map(|entry| entry.relation.clone());

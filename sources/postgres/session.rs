@@ -294,7 +294,10 @@ impl Session {
         self.whole.snapshot_lsn = Some(self.whole.end_lsn);
         let at = Placing { end: self.whole.end_lsn.0, number, previous_commit: self.whole.lsn_commit };
         let outcome = tracker.place(ready, at, &relation, batch);
-        batch.relations.push(relation);
+        // A table's topic and its schemas are made at its first row: of ten thousand tables, many have none.
+        if !batch.changes.is_empty() {
+            batch.relations.push(relation);
+        }
         if outcome.done {
             self.unwatch();
         }

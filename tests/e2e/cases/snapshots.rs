@@ -153,6 +153,17 @@ pub(super) async fn fill(shop: &Shop, rows: i64) {
 }
 
 #[tokio::test]
+async fn a_table_without_rows_has_no_topic_before_its_first_event() {
+    let mut shop = shop("snap-no-rows").await;
+    shop.start().await;
+    read_through(&shop, ORDERS).await;
+    let topic = shop.topic(ORDERS);
+    assert!(!shop.broker().has_topic(&topic).await);
+    shop.rows(1..=1).await.wait_for_events(ORDERS, 1).await;
+    assert!(shop.broker().has_topic(&topic).await);
+}
+
+#[tokio::test]
 async fn rows_that_were_there_come_once_in_key_order_and_then_the_changes() {
     let mut shop = shop("snapshot").await;
     shop.table("zero", "id bigint PRIMARY KEY").await.capture(&[ORDERS, "public.zero"]);
