@@ -29,10 +29,12 @@ use crate::supervisor::{self, Ended, Told};
 
 mod letters;
 mod offsets;
+mod schemas;
 mod upgrade;
 pub use letters::{Replayed, dead_letters, replay};
 pub use millrace_postgres::Consent;
 pub use offsets::{Offsets, hand_back};
+pub use schemas::schemas;
 pub use upgrade::{adopt, drain};
 
 pub const SOURCES: &[&str] = &["postgres", "mongodb"];
@@ -183,7 +185,7 @@ impl RawSink {
             }
             (None, Some(raw)) => {
                 if needs_registry(format) {
-                    problems.add("format.encoding", "avro needs [sink.kafka]; set encoding = \"json\"");
+                    problems.add("format.encoding", "schemas need [sink.kafka]; set encoding = \"json\"");
                 }
                 let settings = millrace_stdout::config::Settings::resolve(raw, connector);
                 return settings
@@ -247,7 +249,7 @@ fn registry(
     };
     let Some(urls) = &raw.registry else {
         if needs_registry(format) {
-            problems.add("format.registry", "is missing; avro needs one, like \"http://registry:8081\"");
+            problems.add("format.registry", "is missing; schemas need one, like \"http://registry:8081\"");
         }
         return None;
     };

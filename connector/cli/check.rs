@@ -32,7 +32,9 @@ pub async fn check(file: PathBuf) -> u8 {
             vec![("check", Err(waited.hint("look whether both ends answer at all")))]
         });
         let fit = tokio::time::timeout(PATIENCE, registry::fit(connector)).await;
+        let schemas = tokio::time::timeout(PATIENCE, registry::schemas(connector)).await;
         let more = [
+            ("schemas", Ok(schemas.unwrap_or_default())),
             ("columns", fit.unwrap_or_else(|_| Ok(Report::default()))),
             ("route", Ok(routes(connector))),
             ("format", Ok(flat(connector))),

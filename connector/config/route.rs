@@ -8,7 +8,7 @@ use millrace_core::pattern::Pattern;
 use millrace_core::route::filter::Filter;
 use millrace_core::route::is_topic_name;
 use millrace_core::route::rule::{
-    Field, FieldForm, FieldFrom, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route, Schemas, TopicRule,
+    Field, FieldForm, FieldFrom, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route, TopicRule,
 };
 use millrace_core::route::template::Template;
 use regex_lite::Regex;
@@ -19,6 +19,7 @@ use super::format::choice;
 use super::raw;
 use super::routed;
 use super::step;
+use super::typed;
 
 const POLICIES: [(&str, OnReject); 2] = [("stop", OnReject::Stop), ("dead_letter", OnReject::DeadLetter)];
 
@@ -76,16 +77,7 @@ fn route(raw: &raw::Route, default: &Format, problems: &mut Problems) -> Route {
         format.encoding = encoding;
     }
     if format.envelope == Envelope::Outbox {
-        match (&raw.encoding, &raw.outbox.subject) {
-            (Some(_), None) if format.encoding == Encoding::Avro => problems.add(
-                "route.outbox.subject",
-                "is missing: it names what an event's schema is registered under, as in \"{type}-value\"",
-            ),
-            (Some(_), Some(_)) if format.encoding != Encoding::Avro => {
-                problems.add("route.outbox.subject", "has no effect with encoding = \"json\"");
-            }
-            _ => {}
-        }
+        typed::must_agree(raw, format.encoding, problems);
         // What is written by a schema of somebody else's is JSON until then.
         format.encoding = Encoding::Json { schemas: false };
     }
@@ -105,6 +97,7 @@ fn route(raw: &raw::Route, default: &Format, problems: &mut Problems) -> Route {
     let mut header_texts: Vec<_> = raw.header_texts.clone().into_iter().collect();
     if let Some(outbox) = &mut outbox {
         cloudevents::lay(&raw.outbox.cloudevents, outbox, &mut headers, &mut header_texts, problems);
+        typed::must_be_derivable(outbox, problems);
         if outbox.routed.is_some() && !headers.is_empty() {
             problems.add("route.headers", "are in `placed` of [route.outbox.routed], where there is one");
         }
@@ -231,27 +224,8 @@ fn outbox(raw: &raw::Outbox, problems: &mut Problems) -> Outbox {
         delete_after: raw.delete_after_s.map(Duration::from_secs),
         delete_earlier: raw.delete_earlier.unwrap_or(false),
         fields: raw.fields.iter().filter_map(|raw| field(raw, problems)).collect(),
-        schemas: schemas(raw, problems),
+        schemas: typed::resolve(raw, problems),
         routed: routed::resolve(raw, problems),
-    }
-}
-
-fn schemas(raw: &raw::Outbox, problems: &mut Problems) -> Option<Schemas> {
-    let Some(subject) = &raw.subject else {
-        if !raw.schemas.is_empty() {
-            problems.add("route.outbox.schemas", "needs `subject` beside it");
-        }
-        return None;
-    };
-    if raw.payload_form.as_deref().is_some_and(|form| form != "json") {
-        problems.add("route.outbox.payload_form", "must be json where events are written by a schema");
-    }
-    match Template::parse(subject) {
-        Ok(subject) => Some(Schemas { subject, texts: raw.schemas.clone().into_iter().collect() }),
-        Err(why) => {
-            problems.add("route.outbox.subject", why);
-            None
-        }
     }
 }
 

@@ -151,7 +151,7 @@ fn a_url_may_come_from_the_environment_alone() {
 #[test]
 fn avro_into_standard_output_is_refused() {
     let messages = messages(&STDOUT.replace("encoding = \"json\"", ""));
-    assert!(messages[0].contains("avro needs [sink.kafka]; set encoding = \"json\""), "{messages:?}");
+    assert!(messages[0].contains("schemas need [sink.kafka]; set encoding = \"json\""), "{messages:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use millrace_core::error::Result;
 use millrace_core::position::{Mark, Position};
 use millrace_core::progress::Progress;
 use millrace_core::relation::{Column, Kind, Relation, Shape, SourceBlock, SourceField, SourceValue};
-use millrace_core::sink::{Targets, Topic};
+use millrace_core::sink::{SchemaType, Targets, Topic};
 
 /// Takes every topic and schema.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ impl Targets for Open {
     async fn topic(&self, _name: &str) -> Result<Topic> {
         Ok(Topic { index: 0, partitions: 6, record_bytes_max: 1 << 20 })
     }
-    async fn schema(&self, _subject: &str, _schema: &str) -> Result<u32> {
+    async fn schema(&self, _of: SchemaType, _subject: &str, _text: &str) -> Result<u32> {
         Ok(1)
     }
 }

@@ -1,5 +1,6 @@
 //! What a sink must do.
 
+use std::fmt;
 use std::future::Future;
 
 use crate::batch::EncodedBatch;
@@ -54,16 +55,44 @@ pub struct Topic {
     pub record_bytes_max: u32,
 }
 
+/// In what a schema is written, as registries tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaType {
+    Avro,
+    Json,
+}
+
+impl fmt::Display for SchemaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Avro => "AVRO",
+            Self::Json => "JSON",
+        })
+    }
+}
+
+/// A schema as the registry has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    pub id: u32,
+    pub of: SchemaType,
+    pub text: String,
+}
+
+/// Of the error that a registry refuses a schema with because of those before it.
+pub const SCHEMA_INCOMPATIBLE: &str = "schema_incompatible";
+
 /// Topics and schemas, made and looked up before a batch is encoded and never while encoding.
 pub trait Targets: Clone + Send + Sync + 'static {
     /// Makes sure that the topic is there.
     fn topic(&self, name: &str) -> impl Future<Output = Result<Topic>> + Send;
 
-    /// Registers an Avro schema under a subject and gives its id. Waits, visibly, while the registry is away.
-    fn schema(&self, subject: &str, schema: &str) -> impl Future<Output = Result<u32>> + Send;
+    /// Registers a schema under a subject and gives its id. Waits, visibly, while the registry is away. An error with
+    /// the code `SCHEMA_INCOMPATIBLE` where those before it do not allow it.
+    fn schema(&self, of: SchemaType, subject: &str, text: &str) -> impl Future<Output = Result<u32>> + Send;
 
-    /// The newest schema under a subject, its id and its text; `None` where there is none. Waits like `schema`.
-    fn registered(&self, _subject: &str) -> impl Future<Output = Result<Option<(u32, String)>>> + Send {
+    /// The newest schema under a subject; `None` where there is none. Waits like `schema`.
+    fn registered(&self, _subject: &str) -> impl Future<Output = Result<Option<Registered>>> + Send {
         std::future::ready(Ok(None))
     }
 }

@@ -25,7 +25,7 @@ pub async fn check(settings: &Settings, topics: &Topics, registry: Option<&Regis
     match registry {
         None => (),
         Some(registry) => match registry.probe().await {
-            Ok(url) => report.pass("schema registry", format!("answers at {url}")),
+            Ok((url, _)) => report.pass("schema registry", format!("answers at {url}")),
             Err(error) => fail(&mut report, "schema registry", &error),
         },
     }

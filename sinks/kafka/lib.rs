@@ -39,7 +39,7 @@ use millrace_core::error::{Error, Result};
 use millrace_core::position::{Notes, Position};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
-use millrace_core::sink::{Sink, Targets, Topic};
+use millrace_core::sink::{Registered, SchemaType, Sink, Targets, Topic};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -327,11 +327,11 @@ impl Targets for KafkaTargets {
         self.topics.ensure(name).await
     }
 
-    async fn schema(&self, subject: &str, schema: &str) -> Result<u32> {
-        self.registry()?.register(subject, schema).await
+    async fn schema(&self, of: SchemaType, subject: &str, text: &str) -> Result<u32> {
+        self.registry()?.register(of, subject, text).await
     }
 
-    async fn registered(&self, subject: &str) -> Result<Option<(u32, String)>> {
+    async fn registered(&self, subject: &str) -> Result<Option<Registered>> {
         self.registry()?.latest(subject).await
     }
 }
@@ -339,7 +339,7 @@ impl Targets for KafkaTargets {
 impl KafkaTargets {
     fn registry(&self) -> Result<&Registry> {
         self.registry.as_deref().ok_or_else(|| {
-            Error::config("Avro needs a schema registry, and none is configured")
+            Error::config("schemas need a registry, and none is configured")
                 .hint("registry = \"http://host:8081\" in [format], or encoding = \"json\"")
         })
     }

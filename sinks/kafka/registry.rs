@@ -16,6 +16,7 @@ use millrace_core::error::{Error, Result};
 use millrace_core::pattern::Pattern;
 use millrace_core::progress::Progress;
 use millrace_core::secret::Secret;
+use millrace_core::sink::{Registered, SCHEMA_INCOMPATIBLE, SchemaType};
 use reqwest::{StatusCode, Url};
 use secrecy::ExposeSecret;
 
@@ -133,13 +134,15 @@ impl Registry {
     }
 
     /// The id of a schema under a subject; asked of the registry once.
-    pub async fn register(&self, subject: &str, schema: &str) -> Result<u32> {
-        let key = fingerprint(subject, schema);
+    pub async fn register(&self, of: SchemaType, subject: &str, schema: &str) -> Result<u32> {
+        let key = fingerprint(of, subject, schema);
         if let Some(id) = self.ids().get(&key) {
             return Ok(*id);
         }
-        let body_of = |text: &str| serde_json::json!({ "schema": text }).to_string();
-        let (mut body, mut other) = (body_of(schema), respelled(schema));
+        let (mut body, mut other) = match of {
+            SchemaType::Avro => (body_of(of, schema), respelled(schema)),
+            SchemaType::Json => (body_of(of, schema), None),
+        };
         let mut waiting = Waiting::new(&self.progress);
         loop {
             match self.try_register(subject, &body).await {
@@ -149,8 +152,8 @@ impl Registry {
                     return Ok(id);
                 }
                 Err(Refusal::Invalid(error)) => match other.take() {
-                    Some(text) => body = body_of(&text),
-                    None => return Err(error),
+                    Some(text) => body = body_of(of, &text),
+                    None => return Err(error.hint(invalid_hint(of))),
                 },
                 Err(Refusal::Stop(error)) => return Err(error),
                 Err(Refusal::Again(error)) => waiting.after(&error).await,
@@ -158,8 +161,8 @@ impl Registry {
         }
     }
 
-    /// The newest schema under a subject, asked for every time: its id and its text.
-    pub async fn latest(&self, subject: &str) -> Result<Option<(u32, String)>> {
+    /// The newest schema under a subject, asked for every time.
+    pub async fn latest(&self, subject: &str) -> Result<Option<Registered>> {
         let mut waiting = Waiting::new(&self.progress);
         loop {
             match self.try_latest(subject).await {
@@ -200,13 +203,13 @@ impl Registry {
         Err(last)
     }
 
-    /// Asks whether the registry answers and lets us in; gives the url that did.
-    pub async fn probe(&self) -> Result<String> {
+    /// Asks whether the registry answers and lets us in; gives the url that did and the names of all subjects.
+    pub async fn probe(&self) -> Result<(String, Vec<String>)> {
         let mut last = None;
         for url in &self.settings.urls {
             let request = self.authorised(self.http().get(join(url, &["subjects"])))?;
             match self.answer(request, url, "subjects").await {
-                Ok(_) => return Ok(url.to_string()),
+                Ok(text) => return Ok((url.to_string(), serde_json::from_str(&text).unwrap_or_default())),
                 Err(Refusal::Invalid(error) | Refusal::Stop(error)) => return Err(error),
                 Err(Refusal::Again(error)) => last = Some(error),
             }
@@ -238,7 +241,7 @@ impl Registry {
         Err(unanswered(last))
     }
 
-    async fn try_latest(&self, subject: &str) -> Result<Option<(u32, String)>, Refusal> {
+    async fn try_latest(&self, subject: &str) -> Result<Option<Registered>, Refusal> {
         let mut last = None;
         for (nth, url) in self.urls() {
             match self.latest_at(url, subject).await {
@@ -281,7 +284,7 @@ impl Registry {
         self.answer(request, url, subject).await.map(drop)
     }
 
-    async fn latest_at(&self, url: &Url, subject: &str) -> Result<Option<(u32, String)>, Refusal> {
+    async fn latest_at(&self, url: &Url, subject: &str) -> Result<Option<Registered>, Refusal> {
         let path = join(url, &["subjects", subject, "versions", "latest"]);
         let (status, text) = self.said(self.authorised(self.http().get(path))?, url).await?;
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -292,9 +295,20 @@ impl Registry {
         if !status.is_success() {
             return Err(self.refusal(status, url, subject, &text));
         }
-        let schema = parsed.get("schema").and_then(|schema| schema.as_str()).map(str::to_owned);
-        match (id_of(&text), schema) {
-            (Some(id), Some(schema)) => Ok(Some((id, schema))),
+        let word = |key: &str| parsed.get(key).and_then(|word| word.as_str());
+        let of = match word("schemaType") {
+            // Registries from before there were others.
+            None | Some("AVRO") => SchemaType::Avro,
+            Some("JSON") => SchemaType::Json,
+            Some(other) => {
+                return Err(Refusal::Stop(
+                    Error::config(format!("subject {subject} has a schema of type {other}"))
+                        .hint("name a subject of Avro or JSON Schema in [route.outbox]"),
+                ));
+            }
+        };
+        match (id_of(&text), word("schema").map(str::to_owned)) {
+            (Some(id), Some(text)) => Ok(Some(Registered { id, of, text })),
             _ => Err(Refusal::Stop(Error::fatal(format!(
                 "the registry at {url} gave no schema for subject {subject}: {}",
                 quote(&text)
@@ -411,6 +425,22 @@ fn unanswered(last: Option<Error>) -> Refusal {
     Refusal::Again(last.unwrap_or_else(|| Error::config("the registry has no url")))
 }
 
+fn body_of(of: SchemaType, text: &str) -> String {
+    match of {
+        // As clients write it that know no others.
+        SchemaType::Avro => serde_json::json!({ "schema": text }),
+        SchemaType::Json => serde_json::json!({ "schema": text, "schemaType": of.to_string() }),
+    }
+    .to_string()
+}
+
+fn invalid_hint(of: SchemaType) -> &'static str {
+    match of {
+        SchemaType::Avro => "a name in the table may have no place in Avro; exclude the column or rename it",
+        SchemaType::Json => "correct its text in [route.outbox.schemas]",
+    }
+}
+
 fn id_of(answer: &str) -> Option<u32> {
     let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
     answer.get("id")?.as_u64().and_then(|id| u32::try_from(id).ok())
@@ -437,6 +467,7 @@ fn refusal(status: StatusCode, url: &Url, subject: &str, text: &str) -> Refusal 
             Error::config(format!(
                 "the registry refuses the schema of subject {subject} as incompatible: {said}"
             ))
+            .code(SCHEMA_INCOMPATIBLE)
             .hint(format!(
                 "curl -X PUT -H 'content-type: {CONTENT_TYPE}' -d '{{\"compatibility\":\"NONE\"}}' \
                      {url}/config/{subject}, or send the table to a new topic, which has a new subject",
@@ -445,7 +476,7 @@ fn refusal(status: StatusCode, url: &Url, subject: &str, text: &str) -> Refusal 
         ),
         422 => Refusal::Invalid(
             Error::config(format!("the registry refuses the schema of subject {subject} as invalid: {said}"))
-                .hint("a name in the table may have no place in Avro; exclude the column or rename it"),
+                .hint(invalid_hint(SchemaType::Avro)),
         ),
         404 => Refusal::Stop(
             Error::config(format!(
@@ -491,10 +522,10 @@ fn ca_error(file: &std::path::Path) -> Error {
 }
 
 /// Schemas are long and tables many, so the cache keeps no text. 128 bits: no two schemas meet by chance.
-fn fingerprint(subject: &str, schema: &str) -> u128 {
+fn fingerprint(of: SchemaType, subject: &str, schema: &str) -> u128 {
     let half = |salt: u64| {
         let mut hasher = DefaultHasher::new();
-        (salt, subject, schema).hash(&mut hasher);
+        (salt, of == SchemaType::Json, subject, schema).hash(&mut hasher);
         u128::from(hasher.finish())
     };
     (half(1) << 64) | half(2)

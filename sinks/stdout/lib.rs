@@ -19,7 +19,7 @@ use millrace_core::error::{Error, Kind, Result};
 use millrace_core::position::{Note, Notes, Position};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
-use millrace_core::sink::{Sink, Targets, Topic};
+use millrace_core::sink::{SchemaType, Sink, Targets, Topic};
 
 use crate::config::Settings;
 use crate::position::PositionFile;
@@ -271,9 +271,9 @@ impl Targets for StdoutTargets {
         Ok(Topic { index, partitions: 1, record_bytes_max: RECORD_BYTES_MAX })
     }
 
-    async fn schema(&self, subject: &str, _schema: &str) -> Result<u32> {
+    async fn schema(&self, _of: SchemaType, subject: &str, _text: &str) -> Result<u32> {
         Err(Error::new(Kind::Config, format!("standard output has no registry for subject {subject}"))
-            .hint("avro needs [sink.kafka]; set encoding = \"json\" in [format]"))
+            .hint("schemas need [sink.kafka]; set encoding = \"json\" in [format]"))
     }
 }
 

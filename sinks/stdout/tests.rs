@@ -8,7 +8,7 @@ use millrace_core::batch::{EncodedBatch, Record, Span};
 use millrace_core::error::Kind;
 use millrace_core::position::{Mark, Note, Position};
 use millrace_core::progress::{Progress, State};
-use millrace_core::sink::{Sink, Targets};
+use millrace_core::sink::{SchemaType, Sink, Targets};
 
 use crate::StdoutSink;
 use crate::config::Settings;
@@ -195,7 +195,11 @@ async fn the_position_of_another_connector_is_refused() {
 #[tokio::test]
 async fn avro_is_refused_with_what_to_set() {
     let folder = tempfile::tempdir().unwrap();
-    let error = sink(folder.path(), &Memory::default()).targets().schema("t-value", "{}").await.unwrap_err();
+    let error = sink(folder.path(), &Memory::default())
+        .targets()
+        .schema(SchemaType::Avro, "t-value", "{}")
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.hint_text().unwrap().contains("encoding = \"json\""));
 }

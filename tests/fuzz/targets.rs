@@ -11,7 +11,7 @@ use millrace_core::error::{Kind as ErrorKind, Result as CoreResult};
 use millrace_core::position::{Mark, Position};
 use millrace_core::progress::Progress;
 use millrace_core::relation::{Column, Declared, Kind, Relation, Shape, SourceBlock};
-use millrace_core::sink::{Targets, Topic};
+use millrace_core::sink::{SchemaType, Targets, Topic};
 use millrace_mongodb::bson::{Dialect as Json, Doc, Style, write_document};
 use millrace_postgres::copy;
 use millrace_postgres::frames::{Frame, Frames};
@@ -318,7 +318,7 @@ impl Targets for Nowhere {
         Ok(Topic { index: 0, partitions: 1, record_bytes_max: 1_000_000 })
     }
 
-    async fn schema(&self, _subject: &str, _schema: &str) -> CoreResult<u32> {
+    async fn schema(&self, _of: SchemaType, _subject: &str, _text: &str) -> CoreResult<u32> {
         Ok(1)
     }
 }

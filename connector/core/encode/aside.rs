@@ -9,7 +9,7 @@ use crate::batch::{EncodedBatch, Record, Span};
 use crate::error::{Error, Result};
 use crate::position::Mark;
 use crate::route;
-use crate::sink::Targets;
+use crate::sink::{SchemaType, Targets};
 
 #[derive(Debug)]
 pub(crate) struct Aside {
@@ -34,8 +34,8 @@ impl Aside {
         if encoding == Encoding::Avro {
             // Their names are legal as they are.
             let text = |schema| avro_schema::text(schema, false);
-            key_id = targets.schema(&format!("{topic}-key"), &text(key)).await?;
-            value_id = targets.schema(&format!("{topic}-value"), &text(value)).await?;
+            key_id = targets.schema(SchemaType::Avro, &format!("{topic}-key"), &text(key)).await?;
+            value_id = targets.schema(SchemaType::Avro, &format!("{topic}-value"), &text(value)).await?;
         }
         let (key, value) = (frame(encoding, key, key_id), frame(encoding, value, value_id));
         Ok(Self { encoding, place, key, value })

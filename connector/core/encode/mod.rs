@@ -23,6 +23,7 @@ pub use self::heartbeat::Heartbeat;
 pub use self::letter::Letter;
 pub use self::misfits::misfits;
 pub use self::spelling::Spelling;
+pub use self::typed::unusable;
 
 use self::change::{Fault, Pass, Rejects, Room};
 use self::heartbeat::Pulse;
@@ -34,7 +35,7 @@ use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::error::{Error, Result};
 use crate::progress::{self, OpCounts, Progress};
 use crate::relation::Relation;
-use crate::sink::Targets;
+use crate::sink::{SchemaType, Targets};
 
 mod aside;
 mod avro;
@@ -216,7 +217,7 @@ impl<T: Targets> Encoder<T> {
                     if let Some(routed) = plan.outbox.as_mut().and_then(|outbox| outbox.routed.as_mut())
                         && let Choice::Place(place) = plan.target.choice(row, &mut self.room.selector)
                     {
-                        routed.learn(&self.targets, &place.name, row).await?;
+                        routed.learn(&self.targets, &place.name, (row, batch.seq)).await?;
                     }
                     if let Some(typed) = &mut plan.typed {
                         typed.learn(&self.targets, row, batch.seq).await?;
@@ -260,11 +261,11 @@ impl<T: Targets> Encoder<T> {
         let mut ids = SchemaIds::default();
         // Each flat document has a schema of its own.
         if format.encoding == Encoding::Avro && draft.flat.is_none() {
+            let (of, topic) = (SchemaType::Avro, draft.topic_name());
             if let Some(text) = draft.key_text() {
-                ids.key = self.targets.schema(&format!("{}-key", draft.topic_name()), &text).await?;
+                ids.key = self.targets.schema(of, &format!("{topic}-key"), &text).await?;
             }
-            let text = draft.value_text();
-            ids.value = self.targets.schema(&format!("{}-value", draft.topic_name()), &text).await?;
+            ids.value = self.targets.schema(of, &format!("{topic}-value"), &draft.value_text()).await?;
         }
         Ok(ids)
     }

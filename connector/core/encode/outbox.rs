@@ -4,6 +4,8 @@
 //! The value is the payload as it stands, or an object with the payload among its members. Where one column
 //! holds the whole event as a JSON object, or the row is a document, its members stand for columns.
 
+mod derived;
+
 use std::borrow::Cow;
 
 use super::change::{Context, Fault, Pass, Room};
@@ -11,7 +13,7 @@ use super::json::Json;
 use super::lexical::{hex, time};
 use super::routed::RoutedPlan;
 use super::target::View;
-use super::typed::Outcome;
+use super::typed::{Outcome, Typed};
 use super::value::Writer;
 use super::{Dialect, header, json, object, reject};
 use crate::batch::{Cell, Op, Span, Tag, document};
@@ -46,6 +48,7 @@ pub(crate) struct OutboxPlan {
 
 #[derive(Debug)]
 struct FieldPlan {
+    name: String,
     /// The comma before it, its name and the colon.
     lead: Vec<u8>,
     from: From,
@@ -62,7 +65,10 @@ enum From {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Text,
-    Bare,
+    /// A number; `whole` ones have neither fraction nor NaN.
+    Bare {
+        whole: bool,
+    },
     /// JSON for certain.
     Raw,
     Bool,
@@ -179,7 +185,8 @@ impl OutboxPlan {
                 }
             };
             let open = if nth == 0 { "{" } else { "," };
-            fields.push(FieldPlan { lead: format!("{open}{}:", json::quoted(&field.name)).into(), from });
+            let lead = format!("{open}{}:", json::quoted(&field.name)).into();
+            fields.push(FieldPlan { name: field.name.clone(), lead, from });
         }
         Ok(Self {
             document: None,
@@ -277,9 +284,9 @@ fn form(wanted: FieldForm, kind: &Kind) -> Form {
         (FieldForm::Time | FieldForm::ByType, Kind::Timestamp { .. }) => Form::Time { zoned: false },
         (FieldForm::Time, _) | (FieldForm::ByType, Kind::TimestampTz { .. }) => Form::Time { zoned: true },
         (FieldForm::ByType, Kind::Bool) => Form::Bool,
-        (FieldForm::ByType, Kind::Int16 | Kind::Int32 | Kind::Int64) => Form::Bare,
-        (FieldForm::ByType, Kind::Float32 | Kind::Float64) => Form::Bare,
-        (FieldForm::ByType, Kind::Decimal { .. } | Kind::VariableDecimal) => Form::Bare,
+        (FieldForm::ByType, Kind::Int16 | Kind::Int32 | Kind::Int64) => Form::Bare { whole: true },
+        (FieldForm::ByType, Kind::Float32 | Kind::Float64) => Form::Bare { whole: false },
+        (FieldForm::ByType, Kind::Decimal { .. } | Kind::VariableDecimal) => Form::Bare { whole: false },
         (FieldForm::ByType, _) => Form::Text,
     }
 }
@@ -344,8 +351,8 @@ impl<'a> Pass<'a> {
         let start = self.out.bytes.len();
         self.out.bytes.extend_from_slice(key_text);
         let key = self.span(context, start)?;
-        let value = self.payload(context, plan, row)?;
-        let headers = self.event_headers(context, plan, row, id, value)?;
+        let (value, schema) = self.payload(context, plan, row)?;
+        let headers = self.event_headers(context, plan, row, (id, schema), value)?;
         let partition = match plan.partition.and_then(|index| row.text(index)) {
             None => None,
             Some(text) => Some(number(text).ok_or_else(|| poison(context, Poison::BadPartition))?),
@@ -357,24 +364,24 @@ impl<'a> Pass<'a> {
         self.push_to(context, place, (Some(key), value, headers), partition, time_ms)
     }
 
-    /// The record's value; `None` for a tombstone.
+    /// The record's value, `None` for a tombstone; and the id of its schema, where it has one.
     fn payload(
         &mut self,
         context: Context<'a>,
         plan: &OutboxPlan,
         row: View<'_>,
-    ) -> Result<Option<Span>, Fault> {
+    ) -> Result<(Option<Span>, Option<u32>), Fault> {
         let payload = row.text(plan.payload).unwrap_or_default();
         if payload.trim_ascii().is_empty() {
             return match plan.tombstone_on_empty {
-                true => Ok(None),
+                true => Ok((None, None)),
                 false => Err(poison(context, Poison::EmptyPayload).into()),
             };
         }
         if plan.payload_form == PayloadForm::Json && !object::is_json(payload) {
             return Err(poison(context, Poison::BadJson).into());
         }
-        let start = self.out.bytes.len();
+        let (start, mut schema) = (self.out.bytes.len(), None);
         let put = |out: &mut Vec<u8>| match plan.fields.is_empty() {
             true => put_bare(plan, payload, out),
             false => put_object(plan, row, payload, out),
@@ -386,7 +393,7 @@ impl<'a> Pass<'a> {
                 put(&mut self.room.json).map_err(|why| poison(context, why))?;
                 let Room { json, selector, .. } = &mut *self.room;
                 match typed.put(row, json, self.batch.seq, selector, &mut self.out.bytes) {
-                    Outcome::Written => {}
+                    Outcome::Written(id) => schema = Some(id),
                     Outcome::Unknown => return Err(Fault::Unlearned),
                     Outcome::Refused(refusal) => {
                         return Err(reject::schema(context.plan, context.change.mark, &refusal).into());
@@ -394,7 +401,7 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        self.span(context, start).map(Some)
+        Ok((Some(self.span(context, start)?), schema))
     }
 
     fn event_headers(
@@ -402,12 +409,17 @@ impl<'a> Pass<'a> {
         context: Context<'a>,
         plan: &OutboxPlan,
         row: View<'_>,
-        id: &[u8],
+        (id, schema): (&[u8], Option<u32>),
         value: Option<Span>,
     ) -> Result<Span, Fault> {
         let out = &mut self.out.bytes;
         let start = out.len();
         header::put(out, "id", |out| out.extend_from_slice(id));
+        let id_header = context.plan.typed.as_ref().and_then(Typed::id_header);
+        if let (Some(name), Some(schema)) = (id_header, schema) {
+            let mut digits = itoa::Buffer::new();
+            header::put(out, name, |out| out.extend_from_slice(digits.format(schema).as_bytes()));
+        }
         if context.plan.format.dialect == Dialect::Millrace {
             header::put_position(out, context.change.mark, 0);
         }
@@ -477,8 +489,8 @@ fn put_field(form: Form, text: &[u8], out: &mut Vec<u8>) -> Result<(), Poison> {
         Form::Text => json::put_string(out, text),
         Form::Bool => Json::boolean(out, text == b"t" || text == b"true"),
         // NaN and the infinities are no JSON.
-        Form::Bare if object::is_json(text) => out.extend_from_slice(text),
-        Form::Bare => json::put_string(out, text),
+        Form::Bare { .. } if object::is_json(text) => out.extend_from_slice(text),
+        Form::Bare { .. } => json::put_string(out, text),
         Form::Raw => out.extend_from_slice(text),
         Form::Json if object::is_json(text) => out.extend_from_slice(text.trim_ascii()),
         Form::Json => return Err(Poison::BadJson),

@@ -265,16 +265,14 @@ impl<'a> Draft<'a> {
             }
             return Ok(Asks { choice, headers, texts, filter, ..Asks::default() });
         };
-        let typed = settings.schemas.as_ref().map(|schemas| {
-            let columns = schemas.subject.columns().map(&mut find).collect::<Result<Vec<_>>>()?;
-            Ok::<_, Error>(Typed::new(schemas, columns))
-        });
-        let typed = typed.transpose()?;
+        let subject = settings.schemas.iter().flat_map(|schemas| schemas.subject.columns());
+        let subject = subject.map(&mut find).collect::<Result<Vec<_>>>()?;
         let plan = OutboxPlan::compile(route, settings, relation, &mut names)?;
         let mut plan = plan.with_document(settings, relation, names)?;
         if let Some(routed) = &settings.routed {
             plan.routed = Some(Box::new(RoutedPlan::compile(self, route, settings, routed)?));
         }
+        let typed = settings.schemas.as_ref().map(|schemas| Typed::new(schemas, subject, plan.derived()));
         Ok(Asks { choice, headers: Vec::new(), outbox: Some(plan), typed, texts, filter })
     }
 

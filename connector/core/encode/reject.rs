@@ -8,6 +8,7 @@ use super::target::Place;
 use super::typed::Refusal;
 use crate::error::Error;
 use crate::position::Mark;
+use crate::sink::SCHEMA_INCOMPATIBLE;
 
 pub(crate) const TOPIC_NOT_ALLOWED: &str = "topic_not_allowed";
 
@@ -161,6 +162,18 @@ pub(crate) fn schema(plan: &Plan, mark: Mark, why: &Refusal) -> Error {
                 .hint("correct the event, or register a schema that takes it and replay the event")
         }
     }
+}
+
+/// Of an event whose payload would have a schema that its subject does not take.
+#[cold]
+pub(crate) fn inferred(plan: &Plan, mark: Mark, subject: &str, why: &str) -> Error {
+    let (table, place) = (&plan.table, place(mark));
+    Error::record(format!("table {table}: the payload of the event at {place} infers another schema: {why}"))
+        .code(SCHEMA_INCOMPATIBLE)
+        .hint(format!(
+            "a member keeps its type: correct the event; or lower the level of subject {subject} at the registry and \
+             replay it"
+        ))
 }
 
 /// Of a row of an outbox.

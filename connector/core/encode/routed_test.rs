@@ -30,6 +30,10 @@ fn routed(key: Converter, value: Converter) -> Routed {
 }
 
 fn desk(routed: Routed, tombstone_on_empty: bool) -> Desk {
+    desk_that(OnReject::Stop, routed, tombstone_on_empty)
+}
+
+fn desk_that(on_reject: OnReject, routed: Routed, tombstone_on_empty: bool) -> Desk {
     let format = Format { envelope: Envelope::Outbox, ..json(false, debezium()) };
     let outbox = Outbox {
         payload_form: PayloadForm::Json,
@@ -45,7 +49,7 @@ fn desk(routed: Routed, tombstone_on_empty: bool) -> Desk {
             replacement: "out.$1".into(),
         }),
         outbox: Some(outbox),
-        ..route("*", Format { on_reject: OnReject::Stop, ..format })
+        ..route("*", Format { on_reject, ..format })
     };
     Desk::new(Format { routes: vec![route], ..json(false, debezium()) })
 }
@@ -173,4 +177,31 @@ fn keys_and_values_in_avro_have_schemas_under_the_topic_of_the_row() {
     assert_eq!(subjects, ["out.order-key", "out.order-value"]);
     // A frame, a tag of the union, a length, the text.
     assert!(seen[0].1.as_deref().unwrap().ends_with("\u{2}\u{4}{}"), "{seen:?}");
+}
+
+#[test]
+fn an_inferred_schema_that_its_subject_does_not_take_makes_its_own_event_a_letter_and_no_other() {
+    let settings = Routed { expand: true, ..routed(Converter::Text, Converter::Avro) };
+    let mut desk = desk_that(OnReject::DeadLetter, settings, false);
+    let encode = |desk: &mut Desk, seq: u64| {
+        let mut batch = batch(&relation(columns(Kind::Json), &[0]));
+        batch.seq = seq;
+        for payload in [r#"{"n": 1}"#, r#"{"n": "7777"}"#, r#"{"n": 2}"#] {
+            insert(&mut batch, &[t("1"), t("order"), t("k"), t("made"), t(payload), C::N]);
+        }
+        let out = desk.try_encode(&batch).unwrap();
+        let code = |record| out.headers(record).find(|(name, _)| *name == "error.code").is_some();
+        let letters: Vec<bool> = out.records.iter().map(code).collect();
+        let letter = out.records[1].value.and_then(|value| Letter::parse(out.slice(value)).ok());
+        (letters, letter.map(|letter| (letter.error.code, letter.error.message)))
+    };
+    *desk.registry.refuses.lock().unwrap() = Some(r#"["null","string"]"#);
+    let (letters, letter) = encode(&mut desk, 1);
+    assert_eq!(letters, [false, true, false]);
+    let (code, message) = letter.unwrap();
+    assert_eq!(code, "schema_incompatible");
+    assert!(message.contains("a field has another type") && !message.contains("7777"), "{message}");
+    // Asked again, since somebody may have lowered the level.
+    *desk.registry.refuses.lock().unwrap() = None;
+    assert_eq!(encode(&mut desk, 2).0, [false; 3]);
 }

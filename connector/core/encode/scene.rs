@@ -14,7 +14,7 @@ use crate::pattern::Pattern;
 use crate::position::{Mark, Position};
 use crate::relation::{Column, Kind, Shape, SourceBlock, SourceField, SourceValue};
 use crate::route::rule::Route;
-use crate::sink::Topic;
+use crate::sink::{Registered, SCHEMA_INCOMPATIBLE, Topic};
 
 /// One cell: text, NULL, or an unchanged value that was not sent.
 #[derive(Clone, Debug)]
@@ -120,6 +120,10 @@ pub fn insert(batch: &mut ChangeBatch, new: &[C]) {
 pub struct Registry {
     pub schemas: Arc<Mutex<Vec<(String, String)>>>,
     pub topics: Arc<Mutex<Vec<String>>>,
+    /// Subjects of JSON Schema.
+    pub json: Arc<Mutex<Vec<String>>>,
+    /// Texts with this in them do not go with those before them.
+    pub refuses: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Targets for Registry {
@@ -129,16 +133,24 @@ impl Targets for Registry {
         Ok(Topic { index: topics.len() as u32 - 1, partitions: 4, record_bytes_max: 1_000_000 })
     }
 
-    async fn schema(&self, subject: &str, schema: &str) -> Result<u32> {
+    async fn schema(&self, of: SchemaType, subject: &str, schema: &str) -> Result<u32> {
+        if self.refuses.lock().unwrap().is_some_and(|part| schema.contains(part)) {
+            return Err(Error::config("a field has another type").code(SCHEMA_INCOMPATIBLE));
+        }
+        if of == SchemaType::Json {
+            self.json.lock().unwrap().push(subject.into());
+        }
         let mut schemas = self.schemas.lock().unwrap();
         schemas.push((subject.into(), schema.into()));
         Ok(schemas.len() as u32)
     }
 
-    async fn registered(&self, subject: &str) -> Result<Option<(u32, String)>> {
+    async fn registered(&self, subject: &str) -> Result<Option<Registered>> {
         let schemas = self.schemas.lock().unwrap();
         let newest = (1..).zip(schemas.iter()).filter(|(_, (of, _))| of == subject).last();
-        Ok(newest.map(|(id, (_, text))| (id, text.clone())))
+        let is_json = self.json.lock().unwrap().iter().any(|of| of == subject);
+        let of = if is_json { SchemaType::Json } else { SchemaType::Avro };
+        Ok(newest.map(|(id, (_, text))| Registered { id, of, text: text.clone() }))
     }
 }
 

@@ -5,8 +5,9 @@ use serde_json::json;
 use super::scene::*;
 use super::*;
 use crate::relation::{Column, Kind};
-use crate::route::rule::{OnReject, Outbox, Route, Schemas, TopicRule};
+use crate::route::rule::{Field, FieldForm, FieldFrom, OnReject, Outbox, Route, Schemas, TopicRule};
 use crate::route::template::Template;
+use crate::sink::SchemaType;
 
 const SUBJECT: &str = "made-value";
 
@@ -14,10 +15,17 @@ fn columns() -> Vec<Column> {
     ["id", "aggregateid", "type", "payload"].map(|name| column(name, Kind::Text)).into()
 }
 
-fn desk(declared: Option<&str>) -> Desk {
+fn schemas(of: SchemaType, declared: Option<&str>) -> Schemas {
     let texts = declared.iter().map(|text| (SUBJECT.to_owned(), (*text).to_owned())).collect();
     let subject = Template::parse("{type}-value").unwrap();
-    let outbox = Outbox { schemas: Some(Schemas { subject, texts }), ..Outbox::default() };
+    Schemas { of, subject, texts, derived: false, id_header: None }
+}
+
+fn desk(declared: Option<&str>) -> Desk {
+    desk_of(Outbox { schemas: Some(schemas(SchemaType::Avro, declared)), ..Outbox::default() })
+}
+
+fn desk_of(outbox: Outbox) -> Desk {
     let format =
         Format { envelope: Envelope::Outbox, on_reject: OnReject::DeadLetter, ..json(false, millrace()) };
     let route = Route {
@@ -180,4 +188,130 @@ fn a_schema_that_is_none_is_an_error_with_its_subject() {
         };
         assert!(error.to_string().contains(SUBJECT), "{error}");
     }
+}
+
+fn json_desk(declared: Option<&str>, id_header: Option<&str>) -> Desk {
+    let id_header = id_header.map(Into::into);
+    let schemas = Schemas { id_header, ..schemas(SchemaType::Json, declared) };
+    desk_of(Outbox { schemas: Some(schemas), ..Outbox::default() })
+}
+
+/// The batch of one event with this payload.
+fn event(desk: &mut Desk, seq: u64, payload: &str) -> EncodedBatch {
+    let mut batch = batch(&relation(columns(), &[0]));
+    batch.seq = seq;
+    insert(&mut batch, &row(payload));
+    desk.try_encode(&batch).unwrap()
+}
+
+fn value(out: &EncodedBatch) -> &[u8] {
+    out.slice(out.records[0].value.unwrap())
+}
+
+fn header_of<'a>(out: &'a EncodedBatch, wanted: &str) -> Option<&'a str> {
+    let found = out.headers(&out.records[0]).find(|(name, _)| *name == wanted);
+    found.map(|(_, value)| std::str::from_utf8(value.unwrap_or_default()).unwrap())
+}
+
+const NUMBERED: &str = r#"{"type": "object", "properties": {"n": {"type": "integer"}}}"#;
+
+#[test]
+fn json_that_fits_its_schema_goes_out_as_it_came_behind_the_id() {
+    let mut desk = json_desk(Some(NUMBERED), None);
+    let payload = r#" {"n" : 1, "x": [ ], "amount":12.50}"#;
+    let out = event(&mut desk, 1, payload);
+    assert_eq!(value(&out), [&[0, 0, 0, 0, 1], payload.as_bytes()].concat());
+    assert_eq!(header_of(&out, "schema-id"), None);
+    assert_eq!(*desk.registry.json.lock().unwrap(), [SUBJECT]);
+}
+
+#[test]
+fn json_that_fits_its_schema_goes_out_bare_where_the_id_is_in_a_header() {
+    let mut desk = json_desk(Some(NUMBERED), Some("the-id"));
+    let out = event(&mut desk, 1, r#"{"n": 1}"#);
+    assert_eq!((value(&out), header_of(&out, "the-id")), (r#"{"n": 1}"#.as_bytes(), Some("1")));
+}
+
+#[test]
+fn a_letter_of_json_names_the_pointer_and_the_word_that_is_broken() {
+    let mut desk = json_desk(Some(NUMBERED), None);
+    let out = event(&mut desk, 1, r#"{"n": "7777"}"#);
+    let letter = Letter::parse(value(&out)).unwrap();
+    assert_eq!(letter.error.code, "schema_misfit");
+    let message = letter.error.message;
+    assert!(
+        message.ends_with("schema of subject made-value: /n breaks type (#/properties/n/type)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn json_that_does_not_fit_is_tried_by_the_newest_schema_before_it_is_refused() {
+    let mut desk = json_desk(None, None);
+    assert_eq!(header_of(&event(&mut desk, 1, "{}"), "error.code"), Some("no_schema"));
+    let register = |desk: &Desk, text: &str| {
+        desk.registry.json.lock().unwrap().push(SUBJECT.into());
+        desk.registry.schemas.lock().unwrap().push((SUBJECT.into(), text.into()));
+    };
+    register(&desk, r#"{"maxProperties": 0}"#);
+    assert_eq!(header_of(&event(&mut desk, 2, "{}"), "error.code"), None);
+    assert_eq!(header_of(&event(&mut desk, 3, r#"{"a":1}"#), "error.code"), Some("schema_misfit"));
+    register(&desk, r#"{"maxProperties": 1}"#);
+    let out = event(&mut desk, 4, r#"{"a":1}"#);
+    assert_eq!(value(&out), [&[0, 0, 0, 0, 2][..], br#"{"a":1}"#].concat());
+}
+
+#[test]
+fn a_subject_of_another_type_is_an_error_with_both_types() {
+    let mut desk = json_desk(None, None);
+    desk.registry.schemas.lock().unwrap().push((SUBJECT.into(), "\"string\"".into()));
+    let mut batch = batch(&relation(columns(), &[0]));
+    insert(&mut batch, &row("{}"));
+    let error = ready(desk.encoder.prepare(&batch)).unwrap_err().to_string();
+    assert!(error.contains("made-value is of type AVRO") && error.contains("to be JSON"), "{error}");
+}
+
+/// Columns of every kind beside the payload, and a route that shows them all.
+fn derived_desk(more: &[Column]) -> (Desk, Vec<Column>) {
+    let of = |name: &str| FieldFrom::Column { name: name.into(), form: FieldForm::ByType };
+    let shown = [columns(), more.to_vec()].concat();
+    let mut fields: Vec<_> =
+        shown.iter().map(|column| Field { name: column.name.clone(), from: of(&column.name) }).collect();
+    fields.push(Field { name: "source".into(), from: FieldFrom::Text("shop".into()) });
+    let schemas = Schemas { derived: true, ..schemas(SchemaType::Json, None) };
+    (desk_of(Outbox { fields, schemas: Some(schemas), ..Outbox::default() }), shown)
+}
+
+#[test]
+fn a_derived_schema_is_of_the_route_and_its_columns_and_no_event_has_a_part_in_it() {
+    let more = [
+        column("whole?", Kind::Int32),
+        column("part", Kind::Decimal { precision: 9, scale: 2 }),
+        column("on", Kind::Bool),
+        column("at?", Kind::TimestampTz { precision: 6 }),
+        column("more", Kind::Json),
+    ];
+    let (mut desk, columns) = derived_desk(&more);
+    let relation = relation(columns, &[0]);
+    let mut batch = batch(&relation);
+    let cells = |more: [C; 5]| [row(r#"{"any": 1}"#).to_vec(), more.to_vec()].concat();
+    insert(&mut batch, &cells([t("7"), t("1.50"), t("t"), t("2024-01-02 03:04:05+00"), t("[1]")]));
+    // NULLs where the catalog knows none, and a number that is none.
+    insert(&mut batch, &cells([C::N, t("NaN"), C::N, C::N, C::N]));
+    let out = desk.try_encode(&batch).unwrap();
+    assert_eq!((out.records.len(), out.buried), (2, 0));
+    let (text, or_null) = (json!({"type": "string"}), |of: &str| json!({"type": [of, "null"]}));
+    let expected = json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {
+            "id": or_null("string"), "aggregateid": or_null("string"), "type": or_null("string"), "payload": {},
+            "whole": or_null("integer"), "part": {"type": ["number", "string", "null"]}, "on": or_null("boolean"),
+            "at": {"type": ["string", "null"], "format": "date-time"}, "more": {}, "source": text,
+        },
+        "additionalProperties": false,
+    });
+    let schemas = desk.registry.schemas.lock().unwrap().clone();
+    assert_eq!(schemas.len(), 1);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&schemas[0].1).unwrap(), expected);
 }

@@ -11,6 +11,7 @@ use super::template::Template;
 use crate::encode::Format;
 use crate::pattern::Pattern;
 use crate::relation::Relation;
+use crate::sink::SchemaType;
 
 /// Distinct topics that the rows of one relation may choose: a column that holds anything at all must not
 /// fill a cluster with topics.
@@ -146,7 +147,7 @@ pub struct Outbox {
     pub delete_earlier: bool,
     /// The value is an object of these; empty: the payload alone.
     pub fields: Vec<Field>,
-    /// The value is Avro by one of these; `None`: JSON.
+    /// The value is by one of these; `None`: JSON that nobody declared.
     pub schemas: Option<Schemas>,
     /// Records are those of Debezium's event router behind Kafka Connect's converters; then `payload_form`, `fields`,
     /// `partition` and `schemas` say nothing.
@@ -204,9 +205,15 @@ pub enum Placement {
 /// By which schema an event is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schemas {
+    /// Avro is written by it; JSON is checked and goes out as it is.
+    pub of: SchemaType,
     pub subject: Template,
     /// Subjects with the text that is registered there; of others the registry's newest counts.
     pub texts: Vec<(String, String)>,
+    /// Of others the schema is made of the route's fields, and registered.
+    pub derived: bool,
+    /// The schema's id stands in this header; `None`: in Confluent's frame before the value.
+    pub id_header: Option<String>,
 }
 
 impl Default for Outbox {

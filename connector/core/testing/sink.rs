@@ -8,7 +8,7 @@ use millrace_core::batch::{EncodedBatch, Record};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::{Notes, Position};
 use millrace_core::report::Report;
-use millrace_core::sink::{Sink, Targets, Topic};
+use millrace_core::sink::{SchemaType, Sink, Targets, Topic};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::points::Points;
@@ -69,7 +69,7 @@ impl Targets for Known {
         Ok(Topic { index: 0, partitions: 4, record_bytes_max: 1 << 20 })
     }
 
-    async fn schema(&self, _subject: &str, _schema: &str) -> Result<u32> {
+    async fn schema(&self, _of: SchemaType, _subject: &str, _text: &str) -> Result<u32> {
         Ok(1)
     }
 }

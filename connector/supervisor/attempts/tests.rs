@@ -7,7 +7,7 @@ use millrace_core::batch::EncodedBatch;
 use millrace_core::error::Result;
 use millrace_core::position::{Notes, Position};
 use millrace_core::report::Report;
-use millrace_core::sink::{Targets, Topic};
+use millrace_core::sink::{SchemaType, Targets, Topic};
 use millrace_core::source::Feed;
 use millrace_core::turn::{self, Standing};
 
@@ -45,7 +45,7 @@ impl Targets for NoTargets {
     async fn topic(&self, _name: &str) -> Result<Topic> {
         Ok(Topic { index: 0, partitions: 1, record_bytes_max: 1000 })
     }
-    async fn schema(&self, _subject: &str, _schema: &str) -> Result<u32> {
+    async fn schema(&self, _of: SchemaType, _subject: &str, _text: &str) -> Result<u32> {
         Ok(1)
     }
 }

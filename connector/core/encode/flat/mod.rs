@@ -29,7 +29,7 @@ use super::{Dialect, Encoding, Format, Spelling, avro_schema, reject};
 use crate::batch::{Cell, Change, ChangeBatch, Op, Span, Tag, document};
 use crate::error::Result;
 use crate::relation::Relation;
-use crate::sink::Targets;
+use crate::sink::{SchemaType, Targets};
 
 /// Shapes that are remembered: one that is asked for again is registered again, which changes nothing.
 const SHAPES_MAX: usize = 10_000;
@@ -247,7 +247,8 @@ impl FlatPlan {
             let Some(shaped) = shaped else { continue };
             let entry = (side, self.text(side, shaped.fields));
             if !self.known.contains_key(&entry) {
-                let id = targets.schema(&format!("{}-{side}", self.topic), &entry.1).await?;
+                let id =
+                    targets.schema(SchemaType::Avro, &format!("{}-{side}", self.topic), &entry.1).await?;
                 self.known.insert(entry, id);
             }
         }

@@ -8,7 +8,6 @@ mod expand;
 mod plain;
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use super::avro::{Avro, FIRST, SECOND};
 use super::change::{Context, Fault, Pass};
@@ -23,12 +22,12 @@ use super::outbox::{OutboxPlan, Poison, misfit, moment_ms, number, poison, put_t
 use super::plan::{Draft, Plan, frame, is_nullable};
 use super::target::View;
 use super::value::{Scratch, Type, Union, Writer, write};
-use super::{Encoding, avro_schema, header};
+use super::{Encoding, avro_schema, header, reject};
 use crate::batch::Span;
 use crate::error::{Error, Result};
 use crate::relation::{Relation, Shape};
 use crate::route::rule::{Converter, Outbox, Placement, Route, Routed};
-use crate::sink::Targets;
+use crate::sink::{SCHEMA_INCOMPATIBLE, SchemaType, Targets};
 
 use self::expand::expanded;
 use self::plain::{Plain, has_text, shown};
@@ -56,8 +55,19 @@ pub(crate) struct RoutedPlan {
     tombstone_on_empty: bool,
     /// The value is the payload alone.
     is_bare: bool,
-    /// Ids by subject and text.
-    known: HashMap<(String, String), u32>,
+    /// By subject and text.
+    known: HashMap<(String, String), Known>,
+}
+
+/// What the registry said of a schema.
+#[derive(Debug)]
+enum Known {
+    Id(u32),
+    /// It does not go with those before it: as it was told in the batch of this number.
+    Refused {
+        why: Error,
+        asked: u64,
+    },
 }
 
 /// A column of the relation.
@@ -74,6 +84,11 @@ struct Cell {
 /// Why there is no key or no value.
 enum Why {
     Unlearned,
+    /// The schema that its payload would have, and what the registry says of it.
+    Refused {
+        subject: String,
+        why: String,
+    },
     /// A NULL where the plan has none.
     Widen,
     Poison(Poison),
@@ -267,27 +282,44 @@ impl RoutedPlan {
     }
 
     /// Registers the schemas of a row's record in this topic.
-    pub(crate) async fn learn<T: Targets>(&mut self, targets: &T, topic: &str, row: View<'_>) -> Result<()> {
+    pub(crate) async fn learn<T: Targets>(
+        &mut self,
+        targets: &T,
+        topic: &str,
+        (row, seq): (View<'_>, u64),
+    ) -> Result<()> {
         let mut wanted = Vec::new();
         if self.settings.key == Converter::Avro && self.key.text(row).is_some() {
-            wanted.push(("key", text(&self.key.schema)));
+            wanted.push(("key", text(&self.key.schema), false));
         }
         if self.settings.value == Converter::Avro {
+            // With the expansion on it is the event that says what its schema is, even where it stays a text.
+            let is_inferred = self.settings.expand;
             match self.made(row) {
                 Made::None | Made::Bare(None) => {}
-                Made::Bare(Some(_)) => wanted.push(("value", text(&self.payload.schema))),
+                Made::Bare(Some(_)) => wanted.push(("value", text(&self.payload.schema), is_inferred)),
                 Made::Expanded(schema, _) | Made::Envelope(schema, _) => {
-                    wanted.push(("value", text(&schema)));
+                    wanted.push(("value", text(&schema), is_inferred));
                 }
             }
         }
-        for (side, text) in wanted {
+        for (side, text, is_inferred) in wanted {
             let entry = (format!("{topic}-{side}"), text);
-            if let Entry::Vacant(place) = self.known.entry(entry) {
-                let (subject, text) = place.key();
-                let id = targets.schema(subject, text).await?;
-                place.insert(id);
+            match self.known.get(&entry) {
+                Some(Known::Id(_)) => continue,
+                Some(Known::Refused { asked, .. }) if *asked == seq => continue,
+                // Somebody may have lowered the subject's level since.
+                Some(Known::Refused { .. }) | None => {}
             }
+            let known = match targets.schema(SchemaType::Avro, &entry.0, &entry.1).await {
+                Ok(id) => Known::Id(id),
+                // One event's doing, and no other's: the rest has the schemas that are there.
+                Err(why) if is_inferred && why.code_text() == Some(SCHEMA_INCOMPATIBLE) => {
+                    Known::Refused { why, asked: seq }
+                }
+                Err(error) => return Err(error),
+            };
+            self.known.insert(entry, known);
         }
         Ok(())
     }
@@ -331,7 +363,7 @@ impl RoutedPlan {
     fn head(
         &self,
         by: Converter,
-        (topic, side): (&str, &str),
+        (topic, side, seq): (&str, &str, u64),
         schema: &Schema,
         out: &mut Vec<u8>,
     ) -> Result<&'static [u8], Why> {
@@ -340,7 +372,13 @@ impl RoutedPlan {
             Converter::Json { schemas } => (Encoding::Json { schemas }, 0),
             Converter::Avro => {
                 let entry = (format!("{topic}-{side}"), text(schema));
-                (Encoding::Avro, *self.known.get(&entry).ok_or(Why::Unlearned)?)
+                match self.known.get(&entry) {
+                    Some(Known::Id(id)) => (Encoding::Avro, *id),
+                    Some(Known::Refused { why, asked }) if *asked == seq => {
+                        return Err(Why::Refused { subject: entry.0, why: why.message().to_owned() });
+                    }
+                    Some(Known::Refused { .. }) | None => return Err(Why::Unlearned),
+                }
             }
         };
         let (head, foot) = frame(encoding, schema, id);
@@ -351,13 +389,13 @@ impl RoutedPlan {
     fn put_key(
         &self,
         row: View<'_>,
-        topic: &str,
+        (topic, seq): (&str, u64),
         out: &mut Vec<u8>,
         scratch: &mut Scratch,
     ) -> Result<(), Why> {
         let by = self.settings.key;
         let text = self.key.text(row).ok_or(Why::Poison(Poison::EmptyKey))?;
-        let foot = self.head(by, (topic, "key"), &self.key.schema, out)?;
+        let foot = self.head(by, (topic, "key", seq), &self.key.schema, out)?;
         self.key.put(by, Some(text), out, scratch)?;
         out.extend_from_slice(foot);
         Ok(())
@@ -367,11 +405,11 @@ impl RoutedPlan {
     fn put_value(
         &self,
         row: View<'_>,
-        topic: &str,
+        (topic, seq): (&str, u64),
         out: &mut Vec<u8>,
         scratch: &mut Scratch,
     ) -> Result<bool, Why> {
-        let (by, at) = (self.settings.value, (topic, "value"));
+        let (by, at) = (self.settings.value, (topic, "value", seq));
         match self.made(row) {
             Made::None => return Ok(false),
             // Of Connect's converters the one to JSON alone writes a null.
@@ -457,21 +495,25 @@ impl<'a> Pass<'a> {
         routed: &RoutedPlan,
         row: View<'_>,
     ) -> Result<(), Fault> {
-        let place = self.place(context, row)?;
+        let (place, seq) = (self.place(context, row)?, self.batch.seq);
         self.number(context);
         let fault = |why: Why| match why {
             Why::Unlearned => Fault::Unlearned,
             Why::Widen => Fault::Widen,
+            Why::Refused { subject, why } => {
+                reject::inferred(context.plan, context.change.mark, &subject, &why).into()
+            }
             Why::Poison(why) => poison(context, why).into(),
         };
         let id = row.text(plan.id()).ok_or_else(|| poison(context, Poison::EmptyId))?;
         let start = self.out.bytes.len();
         let scratch = &mut self.room.scratch;
-        routed.put_key(row, &place.name, &mut self.out.bytes, scratch).map_err(fault)?;
+        routed.put_key(row, (&place.name, seq), &mut self.out.bytes, scratch).map_err(fault)?;
         let key = self.span(context, start)?;
         let start = self.out.bytes.len();
         let scratch = &mut self.room.scratch;
-        let has_value = routed.put_value(row, &place.name, &mut self.out.bytes, scratch).map_err(fault)?;
+        let has_value =
+            routed.put_value(row, (&place.name, seq), &mut self.out.bytes, scratch).map_err(fault)?;
         let value = if has_value { Some(self.span(context, start)?) } else { None };
         let headers = self.routed_headers(context, plan, routed, (row, id), value)?;
         let partition = match routed.partition.and_then(|index| row.text(index)) {
