@@ -187,6 +187,35 @@ fn an_outbox_of_documents_whose_values_are_wrapped_is_refused() {
 }
 
 #[test]
+fn what_an_outbox_says_of_its_schemas_has_to_go_together() {
+    let file = |encoding: &str, more: &str| {
+        format!(
+            "name = \"a\"\n[source.postgres]\nurl = \"postgres://u@h/d\"\nsnapshot = \"no_data\"\ntables = [\"public.o\"]\n\
+             [sink.kafka]\nbootstrap = [\"h:9092\"]\n[format]\nregistry = \"http://h\"\n[[route]]\nrelations = \"public.o\"\n\
+             envelope = \"outbox\"\n{encoding}\n[route.outbox]\n{more}\n"
+        )
+    };
+    let json = "subject = \"s\"\nschema_type = \"json\"\n";
+    for (encoding, more, expected) in [
+        ("", "schema_id = \"header\"", "route.outbox.schema_id: needs `subject`"),
+        ("", "subject = \"s\"\nschema_type = \"xml\"", "is not one of avro, json"),
+        ("encoding = \"json\"", "subject = \"s\"", "needs schema_type = \"json\""),
+        ("encoding = \"avro\"", json, "schema_type: is json, and the route's encoding avro"),
+        ("", "subject = \"s\"\nderive_schemas = true", "derive_schemas: needs schema_type = \"json\""),
+        ("", &format!("{json}derive_schemas = true"), "derive_schemas: needs [[route.outbox.fields]]"),
+        ("", &format!("{json}schema_id_header = \"x\""), "has no effect without schema_id = \"header\""),
+        ("", &format!("{json}schemas = {{ s = '{{\"type\": 5}}' }}"), "subject s is unusable"),
+        ("", "subject = \"s\"\nschemas = { s = '[5]' }", "subject s is unusable"),
+    ] {
+        let found = messages(&file(encoding, more)).join("\n");
+        assert!(found.contains(expected), "{more}: {found}");
+    }
+    let fields = "derive_schemas = true\nschema_id = \"header\"\n[[route.outbox.fields]]\nname = \"d\"\ncolumn = \"payload\"";
+    let good = file("encoding = \"json\"", &format!("{json}{fields}"));
+    assert!(parse_text(&good, &Environment::default()).is_ok(), "{:?}", messages(&good));
+}
+
+#[test]
 fn a_filter_that_is_no_expression_and_a_cloud_event_without_a_source_are_refused() {
     let file = |more: &str| {
         let route = "[[route]]\nrelations = \"public.outbox\"\nenvelope = \"outbox\"\n";

@@ -35,6 +35,19 @@ impl Bare {
         serde_json::from_str(value).unwrap_or_else(|error| panic!("{value} is no JSON: {error}"))
     }
 
+    /// The value as Confluent's consumers take it apart: the id of its schema, and the rest.
+    pub fn frame(&self) -> (u32, &[u8]) {
+        let frame = self.bytes.as_deref().and_then(|bytes| bytes.split_first_chunk::<5>());
+        let Some(([0, id @ ..], rest)) = frame else { panic!("{self:?} has no frame") };
+        (u32::from_be_bytes(*id), rest)
+    }
+
+    /// The same of JSON.
+    pub fn framed_json(&self) -> (u32, &str) {
+        let (id, rest) = self.frame();
+        (id, std::str::from_utf8(rest).expect("JSON is text"))
+    }
+
     /// The value in Avro, by the schema that its frame names.
     pub async fn avro(&self, registry: &mut Registry) -> Json {
         let decoded = registry.decode(self.bytes.as_deref().unwrap_or_default()).await;

@@ -15,7 +15,15 @@ impl Subjects {
 
     /// Registers an Avro schema.
     pub async fn register(&self, subject: &str, schema: &Json) {
-        let body = json!({"schema": schema.to_string()});
+        self.post(subject, json!({"schema": schema.to_string()})).await;
+    }
+
+    /// Registers a JSON Schema.
+    pub async fn register_json(&self, subject: &str, schema: &Json) {
+        self.post(subject, json!({"schema": schema.to_string(), "schemaType": "JSON"})).await;
+    }
+
+    async fn post(&self, subject: &str, body: Json) {
         let url = format!("{}/subjects/{subject}/versions", self.base);
         let answer = self.http.post(url).json(&body).send().await.expect("the registry answers");
         assert!(answer.status().is_success(), "{subject}: {}", answer.text().await.unwrap_or_default());
@@ -35,6 +43,24 @@ impl Subjects {
         let answer = self.http.get(url).send().await.expect("the registry answers");
         let body: Json = answer.json().await.expect("the registry answers in JSON");
         body["compatibilityLevel"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The type and the text of the schema that has this id, as a consumer asks for it.
+    pub async fn by_id(&self, id: u32) -> (String, Json) {
+        let url = format!("{}/schemas/ids/{id}", self.base);
+        let answer = self.http.get(url).send().await.expect("the registry answers");
+        let body: Json = answer.json().await.expect("the registry answers in JSON");
+        let text = body["schema"].as_str().unwrap_or_else(|| panic!("{id}: {body}"));
+        let of = body["schemaType"].as_str().unwrap_or("AVRO").to_owned();
+        (of, serde_json::from_str(text).expect("a schema is JSON"))
+    }
+
+    /// How many versions a subject has.
+    pub async fn versions(&self, subject: &str) -> usize {
+        let url = format!("{}/subjects/{subject}/versions", self.base);
+        let answer = self.http.get(url).send().await.expect("the registry answers");
+        let versions: Vec<Json> = answer.json().await.expect("the registry answers in JSON");
+        versions.len()
     }
 
     /// The newest schema of a subject.

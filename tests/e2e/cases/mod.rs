@@ -12,6 +12,7 @@ mod exactly_once;
 mod exb;
 mod files;
 mod high_availability;
+mod json_schemas;
 mod kept_log;
 mod keyless;
 mod lab;
