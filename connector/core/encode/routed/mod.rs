@@ -4,6 +4,7 @@
 //! Keys and values have the schemas of their columns; `expand` gives a payload one of its own. What a text of Connect
 //! looks like is in `plain`.
 
+mod changed;
 mod expand;
 mod plain;
 
@@ -29,6 +30,7 @@ use crate::relation::{Relation, Shape};
 use crate::route::rule::{Converter, Outbox, Placement, Route, Routed};
 use crate::sink::{SCHEMA_INCOMPATIBLE, SchemaType, Targets};
 
+use self::changed::changed;
 use self::expand::expanded;
 use self::plain::{Plain, has_text, shown};
 
@@ -65,7 +67,7 @@ enum Known {
     Id(u32),
     /// It does not go with those before it: as it was told in the batch of this number.
     Refused {
-        why: Error,
+        why: String,
         asked: u64,
     },
 }
@@ -315,7 +317,10 @@ impl RoutedPlan {
                 Ok(id) => Known::Id(id),
                 // One event's doing, and no other's: the rest has the schemas that are there.
                 Err(why) if is_inferred && why.code_text() == Some(SCHEMA_INCOMPATIBLE) => {
-                    Known::Refused { why, asked: seq }
+                    let newest = targets.registered(&entry.0).await?;
+                    let member = newest.and_then(|newest| changed(&newest.text, &entry.1));
+                    let member = member.map(|member| member + "; ").unwrap_or_default();
+                    Known::Refused { why: member + why.message(), asked: seq }
                 }
                 Err(error) => return Err(error),
             };
@@ -375,7 +380,7 @@ impl RoutedPlan {
                 match self.known.get(&entry) {
                     Some(Known::Id(id)) => (Encoding::Avro, *id),
                     Some(Known::Refused { why, asked }) if *asked == seq => {
-                        return Err(Why::Refused { subject: entry.0, why: why.message().to_owned() });
+                        return Err(Why::Refused { subject: entry.0, why: why.clone() });
                     }
                     Some(Known::Refused { .. }) | None => return Err(Why::Unlearned),
                 }
