@@ -12,7 +12,7 @@ use xtask::cargo;
 const PROGRAM: &str = "MILLRACE_BINARY";
 
 /// A verb like `check` connects to two servers at most, each with a timeout of its own.
-const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const ENDS_WITHIN: Duration = Duration::from_secs(120);
 
 /// How a run ended and what it said.
 pub struct Ended {

@@ -5,14 +5,14 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_ledger::broker::Broker;
-use millrace_ledger::reader::{Isolation, Reader};
+use millrace_ledger::reader::{Extent, Isolation, Reader};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use crate::daemon::{Daemon, Refusal};
+use crate::daemon::{Daemon, Refusal, TRUST_COMMITS};
 use crate::event::Event;
 use crate::file::File;
 use crate::records::Records;
@@ -29,6 +29,10 @@ pub trait Origin {
     fn id(event: &Event) -> Option<i64>;
 }
 
+/// How long the position topic's end may hold what is not yet decided. What a daemon left open when it was killed
+/// is decided when the next one begins.
+const DECIDED_WITHIN: Duration = Duration::from_secs(2);
+
 pub struct Site<O: Origin> {
     pub name: String,
     /// What the connector's file will say at the next start.
@@ -38,6 +42,8 @@ pub struct Site<O: Origin> {
     records: Records,
     fences: i64,
     starts: u32,
+    /// What each daemon is told.
+    standing_order: Option<&'static str>,
     daemon: Option<Daemon>,
     dir: TempDir,
 }
@@ -67,6 +73,7 @@ impl<O: Origin> Site<O> {
             origin,
             fences: 0,
             starts: 0,
+            standing_order: None,
             daemon: None,
         }
     }
@@ -82,6 +89,12 @@ impl<O: Origin> Site<O> {
 
     pub fn broker(&self) -> Broker {
         Broker::at(&self.servers.kafka.bootstrap())
+    }
+
+    /// Has every daemon from now on take slow commits for good ones; see [`TRUST_COMMITS`] for when that is right.
+    pub fn trust_commits(&mut self) -> &mut Self {
+        self.standing_order = Some(TRUST_COMMITS);
+        self
     }
 
     /// Writes the connector's file and answers its path.
@@ -109,7 +122,8 @@ impl<O: Origin> Site<O> {
     pub async fn start_on_a_terminal(&mut self) -> &mut Self {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let (path, name) = self.next_start();
-        self.daemon = Some(Daemon::start_on_a_terminal(&[&path], self.dir(), &name).await);
+        self.daemon =
+            Some(Daemon::start_on_a_terminal(&[&path], self.dir(), &name, self.standing_order).await);
         self.wait_for_state("RUNNING").await;
         self
     }
@@ -117,13 +131,14 @@ impl<O: Origin> Site<O> {
     /// Starts another daemon with the same file, beside the one that may run.
     pub async fn start_another(&mut self) -> Daemon {
         let (path, name) = self.next_start();
-        Daemon::start(&[&path], self.dir(), &name).await
+        Daemon::start_ordered(&[&path], self.dir(), &name, self.standing_order).await
     }
 
     /// Starts a daemon that is told to die at a point, and waits until it has.
     pub async fn start_to_die_at(&mut self, point: &str) {
         let (path, name) = self.next_start();
-        let order = format!("crash:{point}");
+        let standing = self.standing_order.map(|order| format!(",{order}")).unwrap_or_default();
+        let order = format!("crash:{point}{standing}");
         let mut daemon = Daemon::launch_ordered(&[&path], self.dir(), &name, Some(&order));
         let died = daemon.wait_ended().await;
         assert!(!died.success(), "{died}");
@@ -155,7 +170,7 @@ impl<O: Origin> Site<O> {
         self
     }
 
-    /// SIGTERM, an end in good order within 10 s.
+    /// SIGTERM, an end in good order: the daemon's exit code says whether it was one, and within its 10 s.
     pub async fn term(&mut self) -> &mut Self {
         let status = self.take_daemon().term().await;
         assert!(status.success(), "SIGTERM ended the daemon with {status}");
@@ -166,9 +181,14 @@ impl<O: Origin> Site<O> {
         self.daemon().wait_for_state(&self.name, state).await;
     }
 
-    /// Waits for a state that is not ready; answers why and what to type.
+    /// Waits for a state that is not ready and stays; answers why and what to type.
     pub async fn not_ready(&self, state: &str) -> Refusal {
         self.daemon().not_ready(&self.name, state).await
+    }
+
+    /// Waits until it is not at work for a reason with these words.
+    pub async fn degraded(&self, words: &[&str]) -> Refusal {
+        self.daemon().degraded(&self.name, words).await
     }
 
     /// Everything in a topic that a committed reader sees by now.
@@ -270,9 +290,21 @@ impl<O: Origin> Drop for Site<O> {
     }
 }
 
-/// The committed records of a position topic.
+/// The committed records of a position topic. A commit is durable before its marker is written: what stands at the
+/// end is waited for until it is decided.
 pub async fn position_records(bootstrap: &str, topic: &str) -> Vec<PositionRecord> {
     let mut reader = Reader::new(bootstrap, Isolation::ReadCommitted, crate::wait::PATIENCE);
+    let all = reader.extents_as(topic, Isolation::ReadUncommitted).await.expect("the topic can be asked");
+    let deadline = Instant::now() + DECIDED_WITHIN;
+    loop {
+        let stable =
+            reader.extents_as(topic, Isolation::ReadCommitted).await.expect("the topic can be asked");
+        let decided = |(key, end): (_, &Extent)| stable.get(key).is_some_and(|stable| stable.end >= end.end);
+        if all.iter().all(decided) || Instant::now() >= deadline {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let read = reader.read_all(&[topic]).await.expect("the position topic can be read");
     let json = |bytes: Option<&[u8]>| {
         let bytes = bytes.unwrap_or(b"null");

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Far above what anything takes on two busy cores, short enough to wait for when a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Far above what anything takes on two busy cores; only a test that fails waits for so long.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Between two looks: below what a person notices, above what a probe costs.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -9,10 +9,14 @@ use serde_json::{Value as Json, json};
 use super::snapshots::{CHANGES, ORDERS, Writers, assert_once, fill, folded, left, read_twice, table};
 
 const ITEMS: &str = "public.items";
+/// Long enough for thousands of chunks on a busy machine.
+const THROUGH: Duration = Duration::from_secs(180);
 
 /// A shop with two tables that streams, and has read nothing.
 async fn streaming(name: &str, rows: i64, chunk_rows: i64) -> Shop {
     let mut shop = Shop::open(name).await;
+    // Each attempt is one more run of rows, told once more, and a moment without the state RUNNING.
+    shop.trust_commits();
     shop.table("items", "id bigint PRIMARY KEY, note text").await.capture(&[ORDERS, ITEMS]);
     shop.file.set("source/postgres/snapshot_chunk_rows", chunk_rows);
     fill(&shop, rows).await;
@@ -29,7 +33,7 @@ async fn block(shop: &Shop, id: &str, mut data: Json) {
 
 async fn through(shop: &Shop, id: &str) {
     let what = format!("{id} is through");
-    within(Duration::from_secs(60), &what, async || {
+    within(THROUGH, &what, async || {
         shop.daemon().told(&shop.name, id).await.iter().any(|kind| kind == "COMPLETED").then_some(())
     })
     .await;
@@ -221,6 +225,8 @@ async fn rows_that_change_all_the_time_and_never_in_whole_come_all_the_same() {
 #[tokio::test]
 async fn rows_without_a_key_come_together_and_once_each() {
     let mut shop = Shop::open("blocking-keyless").await;
+    // Each attempt reads such a table once more.
+    shop.trust_commits();
     shop.table("whole", "id bigint, note text, filler text").await.capture(&[ORDERS, "public.whole"]);
     shop.file.set("source/postgres/snapshot_chunk_rows", 100).set("source/postgres/snapshot_workers", 3);
     shop.sql

@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_e2e::{Archive, Daemon, Orders, Origin, Shelves, Shop, Site, id, until, within};
+use millrace_e2e::{Archive, Daemon, Orders, Origin, Shelves, Shop, Site, TRUST_COMMITS, id, until, within};
 
-/// What is promised after an end that nobody announced.
+use super::mongodb_snapshots::assert_once;
+
+/// What is promised after an end that nobody announced; 6 s of it pass before it is noticed.
 const TAKEN_OVER: Duration = Duration::from_secs(10);
-/// What the machine may add to a promise while other tests run on it.
-const SLOW: Duration = Duration::from_secs(60);
+/// The same while other tests run on the machine: below any timeout of Kafka's transactions or of the source.
+const TAKEN_OVER_BESIDE_OTHERS: Duration = Duration::from_secs(25);
+/// A limit for what is promised at no time.
+const SLOW: Duration = Duration::from_secs(120);
 /// A stopped instance keeps the slot until the server gives its walsender up.
 const SERVER_GIVES_UP: &str = "5s";
 
@@ -68,13 +72,24 @@ impl<O: Origin> Pair<O> {
         Some([self.active.state(name).await?, self.waiting.state(name).await?])
     }
 
-    /// Fails if either of them changes its state within a few sessions' time.
+    /// Whose turn it is, where both say the same, the active one works on it, and the other one stands by.
+    async fn turn(&self) -> Option<String> {
+        let name = &self.site.name;
+        let [active, waiting] = [self.active.own_status(name).await?, self.waiting.own_status(name).await?];
+        let turn = waiting["active_instance"].as_str()?;
+        let parted = active["state"] != "STANDBY" && waiting["state"] == "STANDBY";
+        (parted && active["active_instance"] == turn).then(|| turn.to_owned())
+    }
+
+    /// Fails if the turn moves within a few sessions' time. The active one may begin anew meanwhile, after a slow
+    /// commit: it keeps its turn.
     async fn expect_peace(&self) {
         until("each knows its part", async || (self.states().await? == ["RUNNING", "STANDBY"]).then_some(()))
             .await;
+        let turn = until("both say whose turn it is", async || self.turn().await).await;
         let since = Instant::now();
         while since.elapsed() < TAKEN_OVER {
-            assert_eq!(self.states().await.expect("both answer"), ["RUNNING", "STANDBY"]);
+            assert_eq!(self.turn().await.as_ref(), Some(&turn), "{:?}", self.states().await);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -84,7 +99,8 @@ impl<O: Origin> Pair<O> {
 async fn the_one_that_stands_by_is_ready_and_says_who_is_active() {
     let pair = pair("ha-status").await;
     let name = &pair.site.name;
-    assert!(pair.waiting.ready().await && pair.active.ready().await);
+    until("both are ready", async || (pair.waiting.ready().await && pair.active.ready().await).then_some(()))
+        .await;
     let at_work = pair.active.own_status(name).await.expect("it answers");
     let active = at_work["active_instance"].as_str().expect("the active one names itself").to_owned();
     let status = until("the waiting one knows the active one", async || {
@@ -99,7 +115,7 @@ async fn the_one_that_stands_by_is_ready_and_says_who_is_active() {
 }
 
 #[tokio::test]
-async fn after_kill_9_of_the_active_one_the_other_delivers_within_ten_seconds() {
+async fn after_kill_9_of_the_active_one_the_other_delivers_before_any_timeout_of_others() {
     let mut pair = pair("ha-kill").await;
     let load = pair.site.load(2..=20_000, 20).await;
     pair.site.wait_for_events("public.orders", 500).await;
@@ -114,17 +130,16 @@ async fn after_kill_9_of_the_active_one_the_other_delivers_within_ten_seconds() 
     let took = killed.elapsed();
     load.await.expect("the load is written");
     pair.site.expect_rows_within(SLOW, 1..=20_000).await;
-    assert!(took < TAKEN_OVER, "it took {took:?}");
+    assert!(took < TAKEN_OVER_BESIDE_OTHERS, "it took {took:?}");
 }
 
 #[tokio::test]
-async fn after_kill_9_of_the_active_one_the_other_delivers_documents_within_ten_seconds() {
+async fn after_kill_9_of_the_active_one_the_other_delivers_documents_before_any_timeout_of_others() {
     let mut pair = pair_over_documents("ha-documents-kill").await;
     let load = pair.site.load(2..=2_000, 20).await;
     pair.site.wait_for_events("papers", 500).await;
     pair.active.kill();
     let killed = Instant::now();
-    load.await.expect("the load is written");
     // All of the load may have come before the end.
     pair.site.docs(2_001..=2_001).await;
     within(SLOW, "a document of after the end", async || {
@@ -132,9 +147,15 @@ async fn after_kill_9_of_the_active_one_the_other_delivers_documents_within_ten_
     })
     .await;
     let took = killed.elapsed();
+    load.await.expect("the load is written");
     pair.swapped(SLOW).await;
-    pair.site.expect_docs_within(SLOW, 1..=2_001).await;
-    assert!(took < TAKEN_OVER, "it took {took:?}");
+    // The late one may stand anywhere among those of the load.
+    let events = pair.site.settled_within(SLOW).await;
+    assert_once(&events);
+    let mut ids: Vec<_> = events.iter().filter(|event| event.op() == "c").filter_map(id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=2_001).collect::<Vec<_>>());
+    assert!(took < TAKEN_OVER_BESIDE_OTHERS, "it took {took:?}");
 }
 
 #[tokio::test]
@@ -150,12 +171,17 @@ async fn one_that_was_stopped_stands_by_and_its_documents_come_once() {
 #[tokio::test]
 async fn an_active_one_that_ends_in_good_order_hands_over_at_once() {
     let mut pair = pair("ha-term").await;
-    let ended = Instant::now();
     assert!(pair.active.term().await.success());
-    pair.swapped(SLOW).await;
+    let ended = Instant::now();
+    within(SLOW, "the other one has the turn", async || {
+        (pair.waiting.state(&pair.site.name).await? != "STANDBY").then_some(())
+    })
+    .await;
     let took = ended.elapsed();
+    pair.swapped(SLOW).await;
     pair.site.rows(2..=100).await.expect_rows(1..=100).await;
-    assert!(took < Duration::from_secs(6), "it was missed and did not leave: {took:?}");
+    // Heard of each second, it would be missed 6 s later.
+    assert!(took < Duration::from_secs(5), "it was missed and did not leave: {took:?}");
 }
 
 #[tokio::test]
@@ -182,7 +208,8 @@ async fn of_two_that_start_at_the_same_time_one_works_and_one_stands_by() {
     shop.file.set("high_availability", true);
     let (path, dir) = (shop.write_file(), shop.dir().to_owned());
     let files = [path.as_path()];
-    let (one, two) = tokio::join!(Daemon::start(&files, &dir, "one"), Daemon::start(&files, &dir, "two"));
+    let start = |name| Daemon::start_ordered(&files, &dir, name, Some(TRUST_COMMITS));
+    let (one, two) = tokio::join!(start("one"), start("two"));
     let name = shop.name.clone();
     within(SLOW, "one works and one stands by", async || {
         let mut states = [one.state(&name).await?, two.state(&name).await?];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::snapshots::{ORDERS, fill, read_through};
 
 /// A broker that was stopped is found by its clients again.
-const BACK: Duration = Duration::from_secs(60);
+const BACK: Duration = Duration::from_secs(120);
 
 /// A shop that soon notices that its broker is away.
 async fn shop(servers: &Arc<Servers>, name: &str) -> Shop {

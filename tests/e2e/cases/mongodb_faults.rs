@@ -7,7 +7,7 @@ use millrace_e2e::{Archive, Own, Servers, connect, id, run_to_end, until, within
 use mongodb::bson::{Document, doc};
 
 /// An election on a busy machine, and what was written meanwhile.
-const ELECTION: Duration = Duration::from_secs(90);
+const ELECTION: Duration = Duration::from_secs(150);
 
 /// What `millrace check` prints of the archive's file.
 fn check(archive: &Archive) -> (Option<i32>, String) {
@@ -54,7 +54,7 @@ async fn an_unreachable_host_is_waited_for_and_named() {
         .set("source/mongodb/url", "mongodb://127.0.0.1:9/?replicaSet=rs0")
         .set("source/mongodb/server_selection_timeout_s", 1);
     archive.start_in_any_state().await;
-    archive.not_ready("DEGRADED").await.expect_reason(&["127.0.0.1:9"]).expect_hint(&["reachable"]);
+    archive.degraded(&["127.0.0.1:9"]).await.expect_hint(&["reachable"]);
     let (code, text) = check(&archive);
     assert_ne!(code, Some(0), "{text}");
 }
@@ -224,23 +224,24 @@ async fn roll_the_log_past(archive: &Archive, seconds: u32) {
 async fn a_snapshot_whose_stream_fell_out_of_the_log_stops_and_is_not_begun_again() {
     let servers = Arc::new(Servers::with(Own::mongodb_with(false, &["--oplogSize", "1"])).await);
     let mut archive = Archive::on(&servers, "short-log").await;
-    archive.file.set("source/mongodb/snapshot", "initial").set("source/mongodb/snapshot_chunk_rows", 50);
+    archive.file.set("source/mongodb/snapshot", "initial").set("source/mongodb/snapshot_chunk_rows", 5);
     archive.docs(1..=10_000).await.start().await;
     archive.wait_for_events("papers", 200).await;
     let shown = until("the log's figures are shown", async || {
-        let daemon = archive.daemon();
-        let window = daemon.metric("millrace_log_window_seconds", &archive.name).await?;
-        Some((window, daemon.metric("millrace_log_headroom_seconds", &archive.name).await?))
+        let figures = ["millrace_log_window_seconds", "millrace_log_headroom_seconds"];
+        archive.daemon().metrics(figures, &archive.name).await
     });
-    let (window, headroom) = shown.await;
+    let [window, headroom] = shown.await;
     assert!(headroom <= window);
     archive.kill();
-    let known = archive.events("papers").await.len();
-    assert!(known < 10_000, "the snapshot was through");
+    assert!(archive.events("papers").await.len() < 10_000, "the snapshot was through");
+    // What was acknowledged and not committed by then lies before this too.
+    let known = archive.broker().last_offset(&archive.topic("papers"), 0).await;
     roll_the_log_past(&archive, archive.server_seconds().await).await;
     archive.start_in_any_state().await;
     archive.not_ready("POSITION_LOST").await.expect_hint(&["millrace position", "replSetResizeOplog"]);
-    assert_eq!(archive.events("papers").await.len(), known, "nothing may be delivered past a gap");
+    let newest = archive.events("papers").await.last().map(|event| event.offset);
+    assert!(newest.is_some() && newest <= known, "{newest:?} was delivered past a gap, behind {known:?}");
 }
 
 #[tokio::test]
@@ -305,7 +306,7 @@ async fn an_event_above_the_server_s_limit_stops_the_connector_and_says_what_to_
 async fn a_step_down_loses_and_doubles_nothing_and_needs_no_new_start() {
     let servers = Arc::new(Servers::with(Own::mongodb(3)).await);
     let mut archive = Archive::on(&servers, "step-down").await;
-    archive.docs(0..=0).await.start().await;
+    archive.trust_commits().docs(0..=0).await.start().await;
     let load = archive.load(1..=4_000, 20).await;
     archive.wait_for_events("papers", 500).await;
     let primary = servers.mongodb.primary().await.expect("a primary");
@@ -340,7 +341,7 @@ async fn a_restarted_server_is_waited_for() {
     let mut archive = Archive::on(&servers, "restarted").await;
     archive.start().await.docs(1..=10).await.expect_docs(1..=10).await;
     servers.mongodb.kill();
-    archive.not_ready("DEGRADED").await;
+    archive.wait_for_state("DEGRADED").await;
     servers.mongodb.start().await.expect("it starts again");
     archive.docs(11..=20).await;
     archive.expect_docs_within(ELECTION, 1..=20).await;

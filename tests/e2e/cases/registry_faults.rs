@@ -19,7 +19,7 @@ async fn a_registry_that_is_down_holds_rows_and_log_until_it_is_back() {
     // Nothing is asked of the registry before the first row.
     shop.start().await.rows(1..=10).await;
     let rows_end = shop.sql.log_end().await;
-    shop.not_ready("DEGRADED").await.expect_reason(&["registry"]);
+    shop.degraded(&["registry"]).await;
     assert!(shop.confirmed().await < rows_end, "the rows were confirmed and are lost");
     gate.open();
     shop.wait_for_state("RUNNING").await;
@@ -32,7 +32,7 @@ async fn a_registry_that_answers_500_is_asked_again() {
     gate.fail();
     // Nothing is asked of the registry before the first row.
     shop.start().await.rows(1..=10).await;
-    shop.not_ready("DEGRADED").await.expect_reason(&["registry"]);
+    shop.degraded(&["registry"]).await;
     until("it was asked more than once", async || (gate.failed() > 1).then_some(())).await;
     gate.open();
     shop.wait_for_state("RUNNING").await;
@@ -48,7 +48,7 @@ async fn a_registry_that_goes_down_later_holds_up_new_schemas_only() {
     // Their schema is known.
     shop.rows(11..=20).await.expect_rows(1..=20).await;
     shop.sql.run("ALTER TABLE orders ADD colour text").await;
-    shop.rows(21..=30).await.wait_for_state("DEGRADED").await;
+    shop.rows(21..=30).await.degraded(&["registry"]).await;
     gate.open();
     shop.wait_for_state("RUNNING").await;
     shop.expect_rows(1..=30).await;

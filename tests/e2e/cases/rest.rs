@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millrace_e2e::Shop;
+use millrace_e2e::{Shop, until};
 use serde_json::{Value as Json, json};
 
 #[tokio::test]
@@ -54,16 +54,21 @@ async fn offsets_show_what_is_durable_in_kafka() {
     let mut shop = Shop::open("offsets").await;
     shop.start().await.rows(1..=3).await.expect_rows(1..=3).await;
     let mut stored = shop.position().await.value;
-    let (status, offsets) = shop.daemon().json(&format!("/connectors/{}/offsets", shop.name)).await;
-    assert_eq!(status, 200);
-    assert_eq!(offsets["offsets"][0]["partition"], json!({"server": shop.name}));
-    let offset = &offsets["offsets"][0]["offset"];
     if let Some(stored) = stored.as_object_mut() {
         stored.remove("v");
     }
-    assert_eq!((&offset["slot"], &offset["txId"]), (&stored["slot"], &stored["txId"]));
+    // What is in Kafka is known to the daemon a moment later.
+    let offset = until("REST shows the newest position", async || {
+        let (status, offsets) = shop.daemon().json(&format!("/connectors/{}/offsets", shop.name)).await;
+        assert_eq!(status, 200);
+        assert_eq!(offsets["offsets"][0]["partition"], json!({"server": shop.name}));
+        let offset = offsets["offsets"][0]["offset"].clone();
+        (offset["txId"] == stored["txId"]).then_some(offset)
+    })
+    .await;
+    assert_eq!(offset["slot"], stored["slot"]);
     let fields = |json: &Json| json.as_object().map(|json| json.keys().cloned().collect::<BTreeSet<_>>());
-    assert_eq!(fields(offset), fields(&stored));
+    assert_eq!(fields(&offset), fields(&stored));
 }
 
 #[tokio::test]
@@ -88,7 +93,7 @@ async fn what_is_not_there_is_answered_in_connect_s_words() {
 async fn health_says_that_the_process_lives_and_readiness_why_it_does_not_work() {
     let mut shop = Shop::open("health").await;
     shop.capture(&["public.missing"]).start_in_any_state().await;
-    shop.not_ready("DEGRADED").await.expect_reason(&["public.missing"]);
+    shop.degraded(&["public.missing"]).await;
     let (status, health) = shop.daemon().json("/health").await;
     assert_eq!((status, &health["status"]), (200, &json!("healthy")));
     let (status, body) = shop.daemon().json("/ready").await;
@@ -96,7 +101,7 @@ async fn health_says_that_the_process_lives_and_readiness_why_it_does_not_work()
     let (status, _) = shop.daemon().json("/ready?connector=nobody").await;
     assert_eq!(status, 404);
     shop.table("missing", "id int PRIMARY KEY").await.wait_for_state("RUNNING").await;
-    assert!(shop.daemon().ready().await, "it runs and is not ready");
+    until("it is ready", async || shop.daemon().ready().await.then_some(())).await;
 }
 
 #[tokio::test]
@@ -105,9 +110,16 @@ async fn metrics_count_what_was_received_delivered_and_confirmed() {
     shop.start().await.rows(1..=100).await;
     shop.sql.run("UPDATE orders SET note = 'x' WHERE id <= 10; DELETE FROM orders WHERE id <= 5").await;
     shop.settled().await;
-    let (status, page) = shop.daemon().get("/metrics").await;
-    assert_eq!(status, 200);
     let name = &shop.name;
+    let running = format!("millrace_connector_state{{connector=\"{name}\",state=\"RUNNING\"}} 1");
+    let delivered = format!("millrace_delivered_records_total{{connector=\"{name}\"}} 121");
+    // A commit is seen in Kafka before the daemon is told of it.
+    let page = until("everything is counted and the connector runs", async || {
+        let (status, page) = shop.daemon().get("/metrics").await;
+        assert_eq!(status, 200);
+        [&running, &delivered].iter().all(|shown| page.lines().any(|line| line == *shown)).then_some(page)
+    })
+    .await;
     let value = |line: &str| {
         let found = page.lines().find_map(|shown| shown.strip_prefix(line)?.strip_prefix(' '));
         let found = found.unwrap_or_else(|| panic!("no {line} in\n{page}"));
@@ -123,7 +135,6 @@ async fn metrics_count_what_was_received_delivered_and_confirmed() {
     assert_eq!((events("create"), events("update"), events("delete")), (101.0, 10.0, 5.0));
     // What is replayed after a slow commit is received again, and delivered once.
     assert!(of("received_changes_total") >= 116.0);
-    assert_eq!(of("delivered_records_total"), 121.0);
     assert_eq!(of("failed_events_total"), 0.0);
     assert!(of("received_position") >= of("delivered_position"));
     assert!(of("delivered_position") >= of("confirmed_position"));
@@ -132,5 +143,4 @@ async fn metrics_count_what_was_received_delivered_and_confirmed() {
     }
     assert!(of("commit_latency_seconds_count") >= 3.0, "commits are timed");
     assert!(of("end_to_end_latency_seconds_count") >= 1.0, "events are timed");
-    assert_eq!(value(&format!("millrace_connector_state{{connector=\"{name}\",state=\"RUNNING\"}}")), 1.0);
 }

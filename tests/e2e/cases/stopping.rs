@@ -1,7 +1,8 @@
 //! Ends of the daemon, in good order and not, and connectors that end alone.
 
-use millrace_e2e::{Daemon, Servers, Shop, until};
+use millrace_e2e::{Daemon, Servers, Shop, until, within};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[tokio::test]
 async fn sigterm_delivers_what_was_read_and_the_next_start_doubles_nothing() {
@@ -21,7 +22,12 @@ async fn a_stopped_daemon_leaves_no_open_transaction_behind() {
     let load = shop.load(101..=5_000, 50).await;
     shop.wait_for_events("public.orders", 500).await;
     shop.term().await;
-    assert!(!shop.has_open_transaction("public.orders").await, "readers would wait for it");
+    // The end of the last one is written a moment after it was acknowledged. One that is left open is ended by the
+    // broker, after its 30 s.
+    within(Duration::from_secs(10), "nothing is open that readers would wait for", async || {
+        (!shop.has_open_transaction("public.orders").await).then_some(())
+    })
+    .await;
     load.await.expect("the load is written");
 }
 
@@ -63,8 +69,8 @@ async fn one_broken_connector_leaves_the_others_alone() {
     daemon.not_ready(&broken.name, "FAILED").await;
     daemon.wait_for_state(&good.name, "RUNNING").await;
     good.rows(1..=100).await.expect_rows(1..=100).await;
-    let (status, body) = daemon.get(&format!("/ready?connector={}", good.name)).await;
-    assert_eq!(status, 200, "{body}");
+    let path = format!("/ready?connector={}", good.name);
+    until("the good one is ready", async || (daemon.get(&path).await.0 == 200).then_some(())).await;
     assert!(!daemon.ready().await, "one of two is not ready");
 }
 
@@ -82,5 +88,5 @@ async fn a_folder_of_files_is_a_daemon_of_as_many_connectors() {
         daemon.wait_for_state(&shop.name, "RUNNING").await;
         shop.rows(1..=20).await.expect_rows(1..=20).await;
     }
-    assert!(daemon.ready().await, "both run");
+    until("both are ready", async || daemon.ready().await.then_some(())).await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use millrace_e2e::{Own, Servers, Shop, Sql, run_to_end, until, within};
 
 /// The slot's log is looked at every few seconds.
-const NOTICED: Duration = Duration::from_secs(60);
+const NOTICED: Duration = Duration::from_secs(120);
 
 /// So many segments of 16 MB.
 async fn write_log(sql: &Sql, segments: u32) {
