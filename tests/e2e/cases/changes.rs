@@ -5,7 +5,7 @@ use std::sync::Arc;
 use millrace_e2e::{Own, Servers, Shop, until, wait_for_records};
 use serde_json::{Value as Json, json};
 
-use super::snapshot_changes::wait_for_standby;
+use super::snapshot_changes::{hold_commits, wait_for_standby};
 
 #[tokio::test]
 async fn inserted_rows_arrive_once_and_in_order() {
@@ -412,7 +412,7 @@ async fn a_changed_column_is_as_its_transaction_left_it_though_a_standby_holds_t
     };
     shop.sql.run("INSERT INTO orders VALUES (1, 'one')").await;
     assert_eq!(size_of(1).await, json!(["size", false, 7]));
-    wait_for_standby(&shop, "nobody").await;
+    hold_commits(&shop).await;
     // Its commit is in the log, and streamed, and the catalog shows nothing of it.
     let session = shop.sql.another().await;
     let held = tokio::spawn(async move {

@@ -70,6 +70,7 @@ async fn numbers_in_a_cut_transaction_of_documents_go_on_after_a_kill() {
     let bootstrap = archive.servers.kafka.bootstrap();
     let papers = archive.topic("papers");
     wait_for_records(&bootstrap, &[&papers], 1).await;
+    archive.term().await;
     let mut session = archive.client.start_session().await.unwrap();
     session.start_transaction().await.unwrap();
     let all: Vec<Document> = (0..DOCUMENTS as i64).map(|nth| doc! { "_id": nth + 10, "at": nth }).collect();
@@ -77,12 +78,12 @@ async fn numbers_in_a_cut_transaction_of_documents_go_on_after_a_kill() {
         archive.papers().insert_many(some).session(&mut session).await.unwrap();
     }
     session.commit_transaction().await.unwrap();
-    for part in [500, 5_000] {
-        let seen = wait_for_records(&bootstrap, &[&papers], part).await.len();
-        archive.kill();
+    for (parts, delivered) in [(3, 500), (20, 3_000)] {
+        archive.start_to_die_at(&format!("cut-committed:{parts}")).await;
+        let seen = wait_for_records(&bootstrap, &[&papers], delivered).await.len();
         assert!(seen < DOCUMENTS, "the transaction was through before the kill");
-        archive.start().await;
     }
+    archive.start().await;
     let records = wait_for_records(&bootstrap, &[&papers], DOCUMENTS + 1).await;
     assert_numbered(&records, DOCUMENTS);
     let ends = wait_for_records(&bootstrap, &[&format!("{}.transaction", archive.name)], 2).await;

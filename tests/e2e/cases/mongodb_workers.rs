@@ -20,7 +20,8 @@ async fn with_images(name: &str, collections: &[&str], workers: i64) -> Archive 
     archive
         .file
         .set("source/mongodb/update_document", "post_image")
-        .set("source/mongodb/snapshot_chunk_rows", 100)
+        // So few that nobody is through before the others have begun, and none before it is killed.
+        .set("source/mongodb/snapshot_chunk_rows", 20)
         .set("source/mongodb/snapshot_workers", workers);
     archive
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use millrace_e2e::{Bare, Daemon, File, Own, Servers, Sql, committed, until, wait_for_records};
+use millrace_e2e::{Bare, Daemon, File, Own, Servers, Sql, until, wait_for_records};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -118,7 +118,7 @@ async fn every_event_of_the_payments_arrives_once_bare_and_in_order_though_kafka
         numbers.sort_unstable();
         assert_eq!(numbers, expected, "{topic}");
     }
-    let created = committed(&payments.servers.kafka.bootstrap(), &["payment.created"]).await;
+    let created = payments.topic("payment.created", expected.len()).await;
     let fields = json!({"payment_id": "p-5", "user_id": 5, "amount": 500, "currency": "EUR",
                         "created_at": "2024-01-02T03:04:05Z"});
     assert!(created.iter().any(|event| event.json() == fields));

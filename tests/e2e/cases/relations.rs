@@ -5,7 +5,7 @@ use std::sync::Arc;
 use millrace_e2e::{Own, Servers, Shop, wait_for_records};
 use serde_json::{Value as Json, json};
 
-use super::snapshot_changes::wait_for_standby;
+use super::snapshot_changes::hold_commits;
 
 const PAPERS: &str = "public.papers";
 
@@ -91,7 +91,7 @@ async fn a_null_is_not_filled_with_the_value_of_before_while_its_commit_waits_fo
     shop.start().await;
     shop.sql.run("INSERT INTO papers VALUES (1, 1, 'old')").await;
     assert_eq!(newest(&shop, 1).await["body"], "old");
-    wait_for_standby(&shop, "nobody").await;
+    hold_commits(&shop).await;
     let session = shop.sql.another().await;
     let held = tokio::spawn(async move { session.run("UPDATE papers SET body = NULL").await });
     assert_eq!(newest(&shop, 2).await["body"], Json::Null);

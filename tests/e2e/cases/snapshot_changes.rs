@@ -120,7 +120,8 @@ async fn a_row_is_the_same_bytes_whether_it_was_read_or_streamed() {
 #[tokio::test]
 async fn a_table_that_is_written_anew_while_its_rows_are_read_loses_none() {
     let mut shop = shop("snapshot-rewrite").await;
-    shop.file.set("source/postgres/snapshot_chunk_rows", 50);
+    // So few that it is not through before the last of them.
+    shop.file.set("source/postgres/snapshot_chunk_rows", 10);
     fill(&shop, 8_000).await;
     let writers = Writers::at_work(&shop, 8_000, CHANGES).await;
     shop.start().await;
@@ -214,13 +215,37 @@ async fn a_row_that_is_changed_all_the_time_and_never_in_whole_is_read_all_the_s
     assert_eq!(folded(&events), table(&shop).await);
 }
 
-/// From now on commits wait for a standby of this name.
+/// From now on commits wait for a standby of this name, as soon as the server has taken it up: its sessions do so
+/// before its checkpointer, and no commit waits until that has.
 pub async fn wait_for_standby(shop: &Shop, name: &str) {
     shop.sql.run(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'")).await;
     shop.sql.run("SELECT pg_reload_conf()").await;
     until("the standby is waited for", async || {
         let names: String = shop.sql.another().await.one("SHOW synchronous_standby_names").await;
         (names == name).then_some(())
+    })
+    .await;
+}
+
+/// From now on commits wait for nobody.
+pub async fn hold_commits(shop: &Shop) {
+    wait_for_standby(shop, "nobody").await;
+    until("a commit waits", async || {
+        let session = shop.sql.another().await;
+        let pid: i32 = session.one("SELECT pg_backend_pid()").await;
+        // It changes nothing, and has a commit all the same.
+        let probe = tokio::spawn(async move { session.run("SELECT pg_current_xact_id()").await });
+        let cancel = format!(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'SyncRep'"
+        );
+        let waited = until("the commit waits or is through", async || {
+            let ended = probe.is_finished();
+            let cancelled = shop.sql.maybe::<bool>(&cancel).await;
+            (ended || cancelled.is_some()).then_some(cancelled)
+        })
+        .await;
+        probe.await.expect("it is committed");
+        waited.map(drop)
     })
     .await;
 }
@@ -254,7 +279,7 @@ async fn a_commit_that_waits_for_a_standby_holds_the_snapshot_up_and_is_not_lost
     // The stream knows the table: what describes one is waited for too, before its first row.
     shop.sql.run("UPDATE orders SET note = 'known 1' WHERE id = 3").await;
     shop.wait_for_events(ORDERS, 1).await;
-    wait_for_standby(&shop, "nobody").await;
+    hold_commits(&shop).await;
     // Commits that are in the log, and streamed, and that nobody sees: one from before the snapshot, and one that
     // comes while it waits.
     let before = held_commit(&shop, "UPDATE orders SET note = 'held 1' WHERE id IN (7, 390)").await;

@@ -55,13 +55,14 @@ async fn numbers_in_a_cut_transaction_go_on_after_a_kill() {
     let bootstrap = shop.servers.kafka.bootstrap();
     let orders = shop.topic("public.orders");
     wait_for_records(&bootstrap, &[&orders], 1).await;
+    shop.term().await;
     shop.sql.run(&format!("INSERT INTO orders SELECT n, 'x' FROM generate_series(2, {}) n", ROWS + 1)).await;
-    for part in [500, 8_000] {
-        let seen = wait_for_records(&bootstrap, &[&orders], part).await.len();
-        shop.kill();
+    for (parts, delivered) in [(3, 500), (30, 5_000)] {
+        shop.start_to_die_at(&format!("cut-committed:{parts}")).await;
+        let seen = wait_for_records(&bootstrap, &[&orders], delivered).await.len();
         assert!(seen < ROWS, "the transaction was through before the kill");
-        shop.start().await;
     }
+    shop.start().await;
     let records = wait_for_records(&bootstrap, &[&orders], ROWS + 1).await;
     let mut numbers = BTreeMap::new();
     for record in records.iter().filter(|record| record.json()["after"]["id"] != 1) {

@@ -144,8 +144,15 @@ impl Producer {
             .with_producer_id(self.producer_id.into())
             .with_producer_epoch(self.epoch)
             .with_committed(committed);
-        let answer = self.connection.call(&request).await.unwrap();
-        assert_eq!(answer.error_code, 0);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let code = self.connection.call(&request).await.unwrap().error_code;
+            match ResponseError::try_from_code(code) {
+                None => return,
+                Some(error) => assert!(error.is_retriable() && Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

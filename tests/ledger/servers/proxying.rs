@@ -39,7 +39,7 @@ async fn word(stream: &mut TcpStream, word: &[u8]) -> std::io::Result<Duration> 
 async fn what_is_written_comes_back_in_its_order_also_when_it_is_late() {
     let proxy = echo().await;
     let mut stream = connect(&proxy).await;
-    assert!(word(&mut stream, b"now").await.unwrap() < Duration::from_millis(500));
+    word(&mut stream, b"now").await.unwrap();
     proxy.set(Mode::Delay(Duration::from_millis(100)));
     let took = word(&mut stream, &[7; 300_000]).await.unwrap();
     assert!(took >= Duration::from_millis(200), "there and back: {took:?}");

@@ -101,7 +101,11 @@ async fn an_open_transaction_holds_the_end_back_and_a_tail_goes_on_after_it() {
 
     let mut tail = Reader::new(&kafka, Isolation::ReadCommitted, PATIENCE);
     tail.assign(topic, Start::Earliest).await.unwrap();
-    assert_eq!(values(&tail.poll(Duration::from_millis(200)).await.unwrap()), ["first"]);
+    let mut first = Vec::new();
+    while first.is_empty() {
+        first = values(&tail.poll(Duration::from_millis(200)).await.unwrap());
+    }
+    assert_eq!(first, ["first"]);
     assert_eq!(values(&tail.poll(Duration::from_millis(200)).await.unwrap()), Vec::<String>::new());
     let all = read(&kafka, topic, Isolation::ReadUncommitted).await;
     assert_eq!(values(&all), ["first", "open", "behind"]);
