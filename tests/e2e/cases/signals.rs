@@ -122,7 +122,7 @@ async fn a_request_that_an_attempt_could_not_write_down_is_taken_up_by_the_next_
     wait_until_told(&shop, "all", "STARTED").await;
     let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
     shop.sql.run(&format!("{end} AND slot_name = '{}'", shop.slot())).await;
-    shop.not_ready("DEGRADED").await;
+    shop.degraded(&[]).await;
     servers.kafka.resume();
     wait_until_told(&shop, "all", "COMPLETED").await;
     assert_eq!(read_ids(&shop.settled().await), (0..200).collect());
