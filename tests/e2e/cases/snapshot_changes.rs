@@ -233,8 +233,9 @@ pub async fn hold_commits(shop: &Shop) {
     until("a commit waits", async || {
         let session = shop.sql.another().await;
         let pid: i32 = session.one("SELECT pg_backend_pid()").await;
-        // It changes nothing, and has a commit all the same.
-        let probe = tokio::spawn(async move { session.run("SELECT pg_current_xact_id()").await });
+        // It is in the log and changes nothing; a transaction that wrote nothing would not wait.
+        let write = "SELECT pg_logical_emit_message(true, 'probe', '')";
+        let probe = tokio::spawn(async move { session.run(write).await });
         let cancel = format!(
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'SyncRep'"
         );
