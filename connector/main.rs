@@ -6,6 +6,7 @@ use clap::Parser;
 
 mod cli;
 mod config;
+mod operators;
 mod registry;
 mod rest;
 mod supervisor;

@@ -31,7 +31,7 @@ mod letters;
 mod offsets;
 mod schemas;
 mod upgrade;
-pub use letters::{Replayed, dead_letters, replay};
+pub use letters::{Replayed, dead_letters, replay, tell_operators};
 pub use millrace_postgres::Consent;
 pub use offsets::{Offsets, hand_back};
 pub use schemas::schemas;
@@ -360,8 +360,13 @@ fn instance() -> String {
 
 /// What the sink's user must be allowed to do, with the commands that allow it.
 pub fn rights(connector: &Connector, destinations: &[Destination]) -> Vec<(String, String)> {
+    let of_operators = connector.operator_log.iter().filter_map(|log| log.topic.clone());
+    let of_operators = of_operators.map(|name| Destination { name, is_prefix: false });
+    let destinations: Vec<Destination> = destinations.iter().cloned().chain(of_operators).collect();
     match &connector.sink {
-        Sink::Kafka(to, _) => millrace_kafka::rights::commands(to, destinations, connector.high_availability),
+        Sink::Kafka(to, _) => {
+            millrace_kafka::rights::commands(to, &destinations, connector.high_availability)
+        }
         Sink::Stdout(_) => Vec::new(),
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{EXIT_CONFIG, EXIT_FAILED, refuse};
 use crate::config::Connector;
+use crate::operators::recorded;
 use crate::registry::Replayed;
 use crate::{config, registry};
 
@@ -71,15 +72,15 @@ async fn act(connector: &Connector, action: &Action) -> Result<()> {
                 .hint("see that consumers can take it, then add --yes"))
         }
         Action::Replay { positions, yes: true } => {
-            registry::replay(connector, positions, |letter, outcome| {
+            let act = registry::replay(connector, positions, |letter, outcome| {
                 let what = match outcome {
                     Replayed::Delivered { records } => format!("delivered, {records} records"),
                     Replayed::Refused => "refused again".to_owned(),
                     Replayed::LeftOut => "not kept: its rows were too large".to_owned(),
                 };
                 println!("{} {} {what}", letter.position, letter.relation.full_name());
-            })
-            .await
+            });
+            recorded(connector, "dead-letters replay", json!({"positions": positions}), act).await
         }
     }
 }

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use millrace_core::error::Error;
+use serde_json::json;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, refuse};
+use crate::operators::recorded;
 use crate::registry::{Move, Offsets};
 use crate::{config, registry};
 
@@ -83,15 +85,24 @@ pub async fn position(file: PathBuf, action: Action) -> u8 {
             | Action::HandBack { yes: false, .. } => Err(not_sure()),
             Action::TakeOver { offsets, yes: true } => {
                 let offsets = offsets.of(connector);
-                registry::move_position(connector, Move::TakeOver(offsets)).await.map(Some)
+                let arguments = json!({"topic": offsets.topic, "name": offsets.name});
+                let act = registry::move_position(connector, Move::TakeOver(offsets));
+                recorded(connector, "position take-over", arguments, act).await.map(Some)
             }
             Action::HandBack { offsets, yes: true } => {
-                registry::hand_back(connector, &offsets.of(connector)).await.map(Some)
+                let offsets = offsets.of(connector);
+                let arguments = json!({"topic": offsets.topic, "name": offsets.name});
+                let act = registry::hand_back(connector, &offsets);
+                recorded(connector, "position hand-back", arguments, act).await.map(Some)
             }
             Action::Set { to, yes: true } => {
-                registry::move_position(connector, Move::To(to.clone())).await.map(Some)
+                let act = registry::move_position(connector, Move::To(to.clone()));
+                recorded(connector, "position set", json!({"to": to}), act).await.map(Some)
             }
-            Action::Reset { yes: true } => registry::move_position(connector, Move::Forget).await.map(Some),
+            Action::Reset { yes: true } => {
+                let act = registry::move_position(connector, Move::Forget);
+                recorded(connector, "position reset", json!({}), act).await.map(Some)
+            }
         };
         match done {
             Ok(Some(position)) => println!("{} {position}", connector.name),

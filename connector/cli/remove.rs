@@ -7,8 +7,10 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use millrace_core::error::{Error, Kind, Result};
+use serde_json::json;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, refuse};
+use crate::operators::recorded;
 use crate::registry::Remnants;
 use crate::{config, registry};
 
@@ -42,7 +44,8 @@ async fn remove_one(connector: &config::Connector, yes: bool) -> Result<()> {
         return Err(Error::config("nothing was removed: what is removed cannot be had back")
             .hint("stop the connector, then add --yes, or type its name when you are asked"));
     }
-    registry::remove(connector).await?;
+    let removed = json!({"removes": there});
+    recorded(connector, "remove", removed, registry::remove(connector)).await?;
     println!("removed {}", connector.name);
     Ok(())
 }

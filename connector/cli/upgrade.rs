@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use clap::Args;
 use millrace_core::error::{Kind, Result};
 use millrace_core::position::Position;
+use serde_json::json;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, health, refuse};
+use crate::operators::recorded;
 use crate::registry::Consent;
 use crate::{config, registry};
 
@@ -43,7 +45,8 @@ pub async fn drain(asked: Drain) -> u8 {
         if is_held {
             tracing::info!(connector = connector.name, %rest, "the daemon was told to stop the connector");
         }
-        let drained = registry::drain(connector, !asked.unseen).await;
+        let act = registry::drain(connector, !asked.unseen);
+        let drained = recorded(connector, "drain", json!({"unseen": asked.unseen}), act).await;
         if is_held && drained.is_err() {
             tracing::warn!(
                 connector = connector.name,
@@ -58,7 +61,11 @@ pub async fn drain(asked: Drain) -> u8 {
 
 pub async fn adopt(asked: Adopt) -> u8 {
     let consent = Consent { unseen: asked.unseen, lower_log: asked.lower_log };
-    each(asked.file, async |connector| registry::adopt(connector, consent).await).await
+    let arguments = json!({"unseen": asked.unseen, "lower_log": asked.lower_log});
+    each(asked.file, async |connector| {
+        recorded(connector, "adopt", arguments.clone(), registry::adopt(connector, consent)).await
+    })
+    .await
 }
 
 /// Does it for every connector of the file, and prints the new positions.

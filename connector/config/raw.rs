@@ -27,6 +27,7 @@ pub struct File {
     pub signature: Signature,
     pub sink: RawSink,
     pub rest: Rest,
+    pub operator_log: OperatorLog,
 }
 
 /// What records look like. Choices are text here, so that `${env:NAME}` may make them.
@@ -237,6 +238,14 @@ pub struct Signature {
 pub struct Rest {
     pub listen: Option<String>,
     pub open_reading: Option<bool>,
+}
+
+/// Where it is written what operators do with the connector.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OperatorLog {
+    pub file: Option<std::path::PathBuf>,
+    pub topic: Option<String>,
 }
 
 /// A string, or a list of strings.

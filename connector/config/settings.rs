@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use millrace_core::encode::signature::Signature;
 use millrace_core::encode::{Envelope, Format};
 use millrace_core::error::Error;
+use millrace_core::route::is_topic_name;
 use millrace_core::route::step::Does;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::ExposeSecret;
 
 use super::{format, raw, route};
+use crate::operators;
 use crate::registry::{self, Sink, Source};
 use crate::supervisor::Wanted;
 
@@ -31,6 +33,8 @@ pub struct Connector {
     pub source: Source,
     pub format: Format,
     pub sink: Sink,
+    /// `None`: nobody wants to know what operators did.
+    pub operator_log: Option<operators::Log>,
     /// Its configuration as REST shows it.
     pub shown: BTreeMap<String, String>,
     /// Another one where the file, read again, says something else.
@@ -106,6 +110,7 @@ pub fn resolve(
     let mut format = format::resolve(&raw.format, &name, problems);
     format.signature = signature(&raw.signature, problems);
     route::resolve(&raw, &mut format, problems);
+    let operator_log = operator_log(&raw, problems);
     let source = raw.source.resolve(&name, problems);
     let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
     let (mut source, sink) = (source?, sink?);
@@ -137,6 +142,7 @@ pub fn resolve(
         source,
         format,
         sink,
+        operator_log,
         shown,
         fingerprint: 0,
     })
@@ -179,6 +185,21 @@ fn fit(flat: &raw::Flat, format: &Format, source: &Source, problems: &mut Proble
 fn initial_state(word: Option<&str>, problems: &mut Problems) -> Wanted {
     let known = [("running", Wanted::Running), ("paused", Wanted::Paused), ("stopped", Wanted::Stopped)];
     format::choice(problems, "initial_state", &word.map(str::to_ascii_lowercase), &known).unwrap_or_default()
+}
+
+/// Where operators' actions are written, where the file says one of both.
+fn operator_log(raw: &raw::File, problems: &mut Problems) -> Option<operators::Log> {
+    let raw::OperatorLog { file, topic } = raw.operator_log.clone();
+    if let Some(topic) = &topic {
+        if !is_topic_name(topic) {
+            problems.add("operator_log.topic", "cannot be the name of a Kafka topic");
+        }
+        if raw.sink.kafka.is_none() {
+            problems.add("operator_log.topic", "needs [sink.kafka]; a `file` does not");
+        }
+    }
+    let is_said = file.is_some() || topic.is_some();
+    is_said.then_some(operators::Log { file, topic })
 }
 
 /// The key that signs every value, where the file has one.

@@ -452,7 +452,7 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 23] = [
+const TABLES: [&str; 24] = [
     "source",
     "source.postgres",
     "source.mongodb",
@@ -476,6 +476,7 @@ const TABLES: [&str; 23] = [
     "sink.kafka.tls",
     "sink.stdout",
     "rest",
+    "operator_log",
 ];
 
 /// Of those, lists of tables.

@@ -76,6 +76,16 @@ pub async fn replay(
     Ok(())
 }
 
+/// Writes an entry of the operator log onto its topic.
+pub async fn tell_operators(connector: &Connector, topic: &str, entry: &str) -> Result<()> {
+    match &connector.sink {
+        Sink::Kafka(to, _) => millrace_kafka::operators::append(to, topic, &connector.name, entry).await,
+        Sink::Stdout(_) => {
+            Err(Error::config("standard output has no topics").hint("give operator_log a file"))
+        }
+    }
+}
+
 type WithLetters<'a> = (&'a millrace_kafka::config::Settings, &'a Option<millrace_kafka::registry::Settings>);
 
 fn with_letters(connector: &Connector) -> Result<WithLetters<'_>> {

@@ -1,12 +1,13 @@
 //! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`), dead
 //! letters (`letters`), metrics; and what changes something: Connect's pause, resume, stop and restart (`orders`), and
-//! signals to connectors (`signals`). Start at `router`.
+//! signals to connectors (`signals`), each in the log of its connector (`recorded`). Start at `router`.
 
 mod connect;
 mod letters;
 mod listener;
 mod orders;
 mod ready;
+mod recorded;
 mod shapes;
 mod signals;
 
@@ -66,7 +67,8 @@ pub async fn serve(
         (false, false) => Access::Health,
     };
     let router = router(Daemon { connectors, worker_id: address.to_string().into() }, access);
-    if let Err(error) = axum::serve(listener::Capped::new(listener), router).await {
+    let service = router.into_make_service_with_connect_info::<recorded::Peer>();
+    if let Err(error) = axum::serve(listener::Capped::new(listener), service).await {
         tracing::error!("rest stopped: {error}");
     }
 }
@@ -105,6 +107,8 @@ fn router(daemon: Daemon, access: Access) -> Router {
         .route("/connectors/{name}/stop", put(orders::stop))
         .route("/connectors/{name}/restart", post(orders::restart))
         .route("/connectors/{name}/tasks/{task}/restart", post(orders::restart_task))
+        .route_layer(middleware::from_fn_with_state(daemon.clone(), recorded::recorded))
+        // The outermost: what is not allowed is no action.
         .route_layer(middleware::from_fn_with_state(access, changing_is_open));
     reading
         .merge(changing)

@@ -80,14 +80,14 @@ fn read_all(settings: &Settings, name: &str, partitions: u32) -> Result<Newest> 
     Ok(newest)
 }
 
-/// Writes one record, in a Kafka transaction of its own.
-pub async fn write(settings: &Settings, topic: &str, key: &str, value: &str) -> Result<()> {
+/// Writes one record, in a Kafka transaction of its own. `who`: what the transactional id ends in.
+pub async fn write(settings: &Settings, topic: &str, (key, value): (&str, &str), who: &str) -> Result<()> {
     let settings = Arc::new(settings.clone());
     let topics = Topics::new(settings.clone(), Arc::default());
     let Presence::Ready { partitions, .. } = topics.admin.presence(topic).await? else {
         return Err(Error::config(format!("topic {topic} does not exist")));
     };
-    let id = format!("{}-offsets", settings.transactional_id);
+    let id = format!("{}-{who}", settings.transactional_id);
     let sizes: Sizes = topics.sizes();
     let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes)?;
     let (topic, key, value) = (topic.to_owned(), key.to_owned(), value.to_owned());

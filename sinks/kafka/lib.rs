@@ -17,6 +17,7 @@ pub mod group;
 mod login;
 mod native;
 mod opening;
+pub mod operators;
 mod partitions;
 mod position;
 mod producer;

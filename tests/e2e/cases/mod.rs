@@ -27,6 +27,7 @@ mod mongodb_snapshots;
 mod mongodb_transactions;
 mod mongodb_workers;
 mod operations;
+mod operators;
 mod orders;
 mod outbox;
 mod payments;

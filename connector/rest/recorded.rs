@@ -1,0 +1,110 @@
+//! Between whoever asks for a change and what changes something: the operator log of the connector that it is about.
+
+use axum::body::{Body, to_bytes};
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::serve::IncomingStream;
+use serde_json::{Value, json};
+
+use super::listener::Capped;
+use super::{Daemon, refusal};
+use crate::operators::{self, Action, Who};
+
+/// More than any signal; of what is larger nothing is done.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Of a signal's data, what says which rows it is about. Conditions may hold values of rows.
+const SHOWN: [&str; 4] = ["data-collections", "type", "surrogate-key", "id"];
+
+/// Who is on the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(std::net::SocketAddr);
+
+impl Connected<IncomingStream<'_, Capped>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Capped>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// Writes what is wanted of a connector before it is done, and what came of it behind.
+pub async fn recorded(State(daemon): State<Daemon>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let mut words = path.trim_matches('/').split('/').skip(1);
+    let Some(connector) = words.next().and_then(|name| daemon.find(name)) else {
+        return next.run(request).await;
+    };
+    let settings = connector.settings();
+    if settings.operator_log.is_none() {
+        return next.run(request).await;
+    }
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(peer))| *peer);
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
+        return refusal(StatusCode::PAYLOAD_TOO_LARGE, "more is sent than a connector can be asked for");
+    };
+    let name = words.collect::<Vec<_>>().join(" ");
+    let action = Action { who: Who::Peer(peer), name, arguments: arguments(parts.uri.query(), &body) };
+    let intended = match operators::intend(&settings, action).await {
+        Ok(intended) => intended,
+        Err(error) => {
+            let why = std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();
+            let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+            tracing::error!(connector = settings.name, "{error}{why}");
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, format!("{error}{why}{hint}"));
+        }
+    };
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    let status = response.status();
+    let failed = (!status.is_success()).then(|| format!("answered {status}"));
+    operators::outcome(&settings, intended, failed).await;
+    response
+}
+
+fn arguments(query: Option<&str>, body: &[u8]) -> Value {
+    let mut arguments = serde_json::Map::new();
+    arguments.extend(query.map(|query| ("query".to_owned(), json!(query))));
+    if let Ok(Value::Object(mut body)) = serde_json::from_slice(body) {
+        for key in ["id", "type"] {
+            arguments.extend(body.remove(key).map(|value| (key.to_owned(), value)));
+        }
+        let mut data = body.remove("data").unwrap_or_default();
+        // Debezium's signals hold it as the text of JSON.
+        if let Some(inner) = data.as_str().and_then(|text| serde_json::from_str(text).ok()) {
+            data = inner;
+        }
+        if let Value::Object(data) = data {
+            let shown = data.into_iter().map(|(key, value)| match SHOWN.contains(&key.as_str()) {
+                true => (key, value),
+                false => (key, json!("not shown")),
+            });
+            arguments.insert("data".to_owned(), Value::Object(shown.collect()));
+        }
+    }
+    Value::Object(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_signal_is_about_is_told_and_no_value_that_it_holds() {
+        let body = json!({"id": "one", "type": "execute-snapshot", "data": {
+            "data-collections": ["public.users"],
+            "additional-conditions": [{"data-collection": "public.users", "filter": "phone = '555'"}]}});
+        let told = arguments(Some("onlyFailed=true"), body.to_string().as_bytes());
+        let data = json!({"data-collections": ["public.users"], "additional-conditions": "not shown"});
+        let expected =
+            json!({"query": "onlyFailed=true", "id": "one", "type": "execute-snapshot", "data": data});
+        assert_eq!(told, expected);
+        let as_text = json!({"type": "log", "data": "{\"message\": \"secret\"}"}).to_string();
+        assert_eq!(
+            arguments(None, as_text.as_bytes()),
+            json!({"type": "log", "data": {"message": "not shown"}})
+        );
+        assert_eq!(arguments(None, b""), json!({}));
+    }
+}
