@@ -11,7 +11,7 @@ use millrace_core::pattern::Pattern;
 use millrace_core::position::Position;
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
-use millrace_core::route::rule::{Converter, Route, Routed};
+use millrace_core::route::rule::{Converter, Routed};
 use millrace_core::signal::Signal;
 use millrace_core::sink::Sink as _;
 use millrace_core::source::Source as _;
@@ -29,6 +29,7 @@ use crate::supervisor::{self, Ended, Told};
 
 mod letters;
 mod offsets;
+mod outboxes;
 mod schemas;
 mod upgrade;
 pub use letters::{Replayed, dead_letters, replay, tell_operators};
@@ -69,17 +70,6 @@ pub enum Source {
 }
 
 impl Source {
-    /// The key of the file by which the rows that a table already has come before its changes, where they do.
-    pub fn reads_rows(&self) -> Option<&'static str> {
-        match self {
-            Self::Postgres(settings) => settings.snapshot.rows.then_some("source.postgres.snapshot"),
-            Self::Mongodb(settings) => {
-                let initial = millrace_mongodb::config::Snapshot::Initial;
-                (settings.snapshot == initial).then_some("source.mongodb.snapshot")
-            }
-        }
-    }
-
     /// Whether relations are captured that no route sends elsewhere.
     pub fn has_topics_of_its_own(&self, format: &Format) -> bool {
         let own = match self {
@@ -89,32 +79,6 @@ impl Source {
         let is_sent =
             |table: &str| format.routes.iter().any(|r| r.relations.iter().any(|p| p.matches(table)));
         own.iter().any(|table| !is_sent(&table.to_string()))
-    }
-
-    /// Has rows deleted that were delivered, where routes say so; a problem where nobody could.
-    pub fn sweep(&mut self, routes: &[Route], problems: &mut Problems) {
-        let keeps = |route: &Route| {
-            let outbox = route.outbox.as_ref()?;
-            let with_earlier = outbox.delete_earlier;
-            outbox.delete_after.map(|rows| millrace_postgres::janitor::Keep { rows, with_earlier })
-        };
-        match self {
-            Self::Postgres(settings) => {
-                if settings.snapshot.on_loss && routes.iter().any(|route| keeps(route).is_some()) {
-                    problems.add(
-                        "route.outbox.delete_after_s",
-                        "does not go with snapshot_on_loss: rows whose changes were lost would be deleted unread",
-                    );
-                }
-                settings.swept = routes.iter().map(|r| (r.relations.clone(), keeps(r))).collect();
-            }
-            Self::Mongodb(_) if routes.iter().any(|route| keeps(route).is_some()) => problems.add(
-                "route.outbox.delete_after_s",
-                "is for tables; a collection has TTL indexes for that: \
-                 db.outbox.createIndex({ created_at: 1 }, { expireAfterSeconds: 86400 })",
-            ),
-            Self::Mongodb(_) => {}
-        }
     }
 
     /// Whether events are of documents.

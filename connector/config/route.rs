@@ -8,7 +8,8 @@ use millrace_core::pattern::Pattern;
 use millrace_core::route::filter::Filter;
 use millrace_core::route::is_topic_name;
 use millrace_core::route::rule::{
-    Field, FieldForm, FieldFrom, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route, TopicRule,
+    Field, FieldForm, FieldFrom, FirstStart, Header, OnReject, OnUpdate, Outbox, PayloadForm, Route,
+    TopicRule,
 };
 use millrace_core::route::template::Template;
 use regex_lite::Regex;
@@ -223,10 +224,52 @@ fn outbox(raw: &raw::Outbox, problems: &mut Problems) -> Outbox {
             .unwrap_or(default.on_update),
         delete_after: raw.delete_after_s.map(Duration::from_secs),
         delete_earlier: raw.delete_earlier.unwrap_or(false),
+        first_start: first_start(raw, problems),
         fields: raw.fields.iter().filter_map(|raw| field(raw, problems)).collect(),
         schemas: typed::resolve(raw, problems),
         routed: routed::resolve(raw, problems),
     }
+}
+
+/// What becomes of the rows that are there. Which columns give their order nobody can guess.
+fn first_start(raw: &raw::Outbox, problems: &mut Problems) -> FirstStart {
+    let known = [("from_now", false), ("drain_existing", true)];
+    let drains = choice(problems, "route.outbox.first_start", &raw.first_start, &known).unwrap_or(false);
+    let order_by = raw.order_by.as_ref().map(|columns| columns.0.clone()).unwrap_or_default();
+    let any_order = raw.any_order.unwrap_or(false);
+    if !drains {
+        for (key, is_set) in [("order_by", raw.order_by.is_some()), ("any_order", raw.any_order.is_some())] {
+            if is_set {
+                let key = format!("route.outbox.{key}");
+                problems.add(&key, "has no effect without first_start = \"drain_existing\"");
+            }
+        }
+        return FirstStart::FromNow;
+    }
+    match (order_by.is_empty(), any_order) {
+        (true, false) => problems.add(
+            "route.outbox.order_by",
+            "is missing: it names the columns whose order the events of before go out in, as in \
+             order_by = [\"aggregateid\", \"version\"]; or set any_order = true, if consumers need none",
+        ),
+        (false, true) => {
+            problems.add("route.outbox.any_order", "says the opposite of order_by; remove one of the two")
+        }
+        _ => {}
+    }
+    let twice = (1..order_by.len()).find(|at| order_by[..*at].contains(&order_by[*at]));
+    if let Some(at) = twice {
+        problems.add("route.outbox.order_by", format!("names {} twice", order_by[at]));
+    }
+    if raw.on_update.as_deref() == Some("skip") {
+        // Read on after a crash, a row that was updated meanwhile cannot be told from a new one.
+        problems.add(
+            "route.outbox.on_update",
+            "\"skip\" does not go with drain_existing: an update could hide a row that is still to be read; \
+             set on_update = \"reject\"",
+        );
+    }
+    FirstStart::Drain { order_by }
 }
 
 fn field(raw: &raw::Field, problems: &mut Problems) -> Option<Field> {

@@ -115,16 +115,8 @@ pub fn resolve(
     let sink = raw.sink.resolve(&raw.format, &format, &name, problems);
     let (mut source, sink) = (source?, sink?);
     source.sweep(&format.routes, problems);
-    if let Some(key) = source.reads_rows()
-        && format.routes.iter().any(|route| route.outbox.is_some())
-    {
-        // Keys are random there, and an aggregate's events would come in any order.
-        problems.add(
-            key,
-            "reads the rows that an outbox already has by their key, not in the order of their events; \
-             set snapshot = \"no_data\": the outbox begins with what is written after the first start",
-        );
-    }
+    let is_said = raw.route.iter().any(|route| route.outbox.first_start.is_some());
+    source.begin_outboxes(&format, is_said, problems);
     if !source.has_plain_values() && format.routes.iter().any(|route| route.outbox.is_some()) {
         problems.add(
             "source.mongodb.json",

@@ -168,12 +168,55 @@ fn a_route_that_shows_a_masked_column_is_refused_and_one_that_shows_others_is_no
 }
 
 #[test]
-fn an_outbox_whose_rows_would_come_out_of_order_is_refused() {
-    let file = STDOUT.to_owned() + "[[route]]\nrelations = \"public.orders\"\nenvelope = \"outbox\"\n";
-    let found = messages(&file);
+fn what_an_outbox_holds_is_left_alone_or_read_in_an_order_that_the_file_declares() {
+    let file = |options: &str| {
+        STDOUT.to_owned()
+            + "[[route]]\nrelations = \"public.orders\"\nenvelope = \"outbox\"\n[route.outbox]\n"
+            + options
+    };
+    let drains = "first_start = \"drain_existing\"\n";
+    for good in [
+        "",
+        "first_start = \"from_now\"",
+        &format!("{drains}order_by = \"id\""),
+        &format!("{drains}any_order = true"),
+    ] {
+        assert!(parse_text(&file(good), &Environment::default()).is_ok(), "{good}");
+    }
+    for (options, expected) in [
+        (drains.to_owned(), "route.outbox.order_by: is missing"),
+        (format!("{drains}order_by = \"id\"\nany_order = true"), "says the opposite of order_by"),
+        (format!("{drains}order_by = [\"a\", \"b\", \"a\"]"), "names a twice"),
+        (format!("{drains}order_by = \"id\"\non_update = \"skip\""), "does not go with drain_existing"),
+        ("order_by = \"id\"".to_owned(), "route.outbox.order_by: has no effect"),
+        ("first_start = \"drain\"".to_owned(), "did you mean"),
+    ] {
+        let found = messages(&file(&options)).join("\n");
+        assert!(found.contains(expected), "{options}: {found}");
+    }
+}
+
+#[test]
+fn an_outbox_whose_rows_would_come_out_of_order_or_twice_is_refused() {
+    let route = "[[route]]\nrelations = \"public.orders\"\nenvelope = \"outbox\"\n";
+    let debezium = STDOUT.replace("[format]", "[format]\ndialect = \"debezium\"") + route;
+    let found = messages(&debezium);
     assert!(found[0].contains("set snapshot = \"no_data\""), "{found:?}");
-    let file = file.replace("[format]", "snapshot = \"no_data\"\n[format]");
-    assert!(parse_text(&file, &Environment::default()).is_ok());
+    let said = debezium.clone() + "[route.outbox]\nfirst_start = \"from_now\"\n";
+    assert!(parse_text(&said, &Environment::default()).is_ok());
+    for mode in ["when_needed", "initial_only"] {
+        let file = STDOUT.replace("[format]", &format!("snapshot = \"{mode}\"\n[format]")) + route;
+        let found = messages(&file).join("\n");
+        assert!(found.contains("source.postgres.snapshot: "), "{mode}: {found}");
+    }
+    let of_documents = "name = \"a\"\n[source.mongodb]\nurl = \"mongodb://h/\"\ncollections = [\"a.b\"]\njson = \"plain\"\n\
+                        [sink.stdout]\n[format]\nencoding = \"json\"\n[[route]]\nrelations = \"a.b\"\nenvelope = \"outbox\"\n\
+                        [route.outbox]\nfirst_start = \"drain_existing\"\norder_by = \"at\"\n";
+    let found = messages(of_documents).join("\n");
+    assert!(
+        found.contains("\"drain_existing\" is for tables") && found.contains("source.mongodb.snapshot"),
+        "{found}"
+    );
 }
 
 #[test]

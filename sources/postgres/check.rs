@@ -2,6 +2,7 @@
 
 use millrace_core::error::{Error, Kind, Result};
 use millrace_core::report::Report;
+use millrace_core::route::rule::FirstStart;
 use tokio_postgres::Client;
 
 use crate::catalog::{ColumnInfo, Identity, TableInfo};
@@ -9,6 +10,7 @@ use crate::config::{Server, Settings, SslMode};
 use crate::publication::{self, Plan, Publication, Wanted};
 use crate::server::{self, CONDITIONS, ServerFacts};
 use crate::slot::{self, Slot};
+use crate::snapshot::outbox;
 use crate::tables::quoted;
 use crate::{control, errors, failover, janitor};
 
@@ -63,7 +65,16 @@ async fn findings(report: &mut Report, client: &Client, settings: &Settings) -> 
     }
     let all = Wanted { tables: all, ..wanted.clone() };
     published(report, found.as_ref(), &all, &facts, settings);
-    if settings.snapshot.rows || !settings.reselected.is_off() {
+    for table in &wanted.tables {
+        if let Some(FirstStart::Drain { order_by }) = settings.outbox(&table.name()) {
+            let subject = format!("events of {}", table.name());
+            match outbox::order(client, table, order_by).await {
+                Ok(order) => report.pass(subject, format!("are read in the order of {}", order.join(", "))),
+                Err(error) => failed(report, &subject, &error),
+            }
+        }
+    }
+    if settings.snapshot.rows || settings.drains() || !settings.reselected.is_off() {
         readable(report, client, &wanted, settings).await?;
     }
     janitor::check(report, client, &wanted.tables, settings).await?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use millrace_core::batch::BatchLimits;
 use millrace_core::error::{Error, Result as Outcome};
 use millrace_core::pattern::Pattern;
+use millrace_core::route::rule::FirstStart;
 use millrace_core::secret::Secret;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -186,6 +187,9 @@ impl Tls {
     }
 }
 
+/// What routes say of the rows that are there, by the tables that they are of; nothing where a table is no outbox.
+pub type Outboxes = [(Vec<Pattern>, Option<FirstStart>)];
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The connector's name; part of `application_name`.
@@ -247,6 +251,8 @@ pub struct Settings {
     pub heartbeat_query: Option<String>,
     /// How long the rows of tables stay that are deleted after they were delivered. The first that fits counts.
     pub swept: Vec<(Vec<Pattern>, Option<Keep>)>,
+    /// What becomes of the rows that are there of tables that are outboxes. The first that fits counts.
+    pub outboxes: Box<Outboxes>,
     pub batch: BatchLimits,
 }
 
@@ -314,6 +320,7 @@ impl Settings {
             takes_slot: raw.existing_slot == Some(ExistingSlot::Take),
             heartbeat_query: problems.heartbeat_query(raw.heartbeat_query, heartbeat),
             swept: Vec::new(),
+            outboxes: Box::default(),
             batch: batch_limits(raw.batch_bytes_max, raw.batch_rows_max, &mut problems),
         };
         if problems.0.is_empty() { Ok(settings) } else { Err(problems.0) }
@@ -348,9 +355,18 @@ impl Settings {
 
     /// How long the table's rows stay after they were delivered, where they are deleted then.
     pub fn swept_after(&self, table: &TableName) -> Option<Keep> {
-        let name = table.to_string();
-        let first = self.swept.iter().find(|(patterns, _)| patterns.iter().any(|own| own.matches(&name)));
-        first.and_then(|(_, keep)| *keep)
+        first_that_fits(&self.swept, table).copied()
+    }
+
+    /// What becomes of the rows that are there, where the table is an outbox.
+    pub fn outbox(&self, table: &TableName) -> Option<&FirstStart> {
+        first_that_fits(&self.outboxes, table)
+    }
+
+    /// Whether the rows of some outbox are wanted that are there.
+    pub fn drains(&self) -> bool {
+        let drains = |first: &Option<FirstStart>| matches!(first, Some(FirstStart::Drain { .. }));
+        self.outboxes.iter().any(|(_, first)| drains(first))
     }
 
     /// Whether the file asks for this table.
@@ -358,6 +374,12 @@ impl Settings {
         let any = |patterns: &[TablePattern]| patterns.iter().any(|pattern| pattern.matches(schema, table));
         any(&self.tables) && !any(&self.exclude_tables)
     }
+}
+
+/// What the first route says that fits a table.
+pub fn first_that_fits<'a, T>(routes: &'a [(Vec<Pattern>, Option<T>)], table: &TableName) -> Option<&'a T> {
+    let name = table.to_string();
+    routes.iter().find(|(patterns, _)| patterns.iter().any(|own| own.matches(&name)))?.1.as_ref()
 }
 
 fn is_slot_char(c: char) -> bool {

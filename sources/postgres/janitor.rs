@@ -10,16 +10,17 @@
 //! transaction under way and, after that, the end of the log: what is older has ended before that end, and is
 //! delivered once the log up to there is.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::position::{Note, Notes};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
+use millrace_core::route::rule::FirstStart;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
@@ -27,6 +28,8 @@ use tokio_postgres::{Client, Row};
 use crate::catalog::{Form, TableInfo};
 use crate::config::Settings;
 use crate::snapshot::desk::Order;
+use crate::snapshot::reader::Counter;
+use crate::snapshot::table::{Phase, Unread};
 use crate::tables::{TableName, quoted};
 use crate::{control, errors};
 
@@ -77,8 +80,20 @@ enum State {
     Empty {
         next: u64,
     },
+    /// Rows that were there before are still to be sent.
+    Draining,
     /// Nobody knows which of its rows were sent.
     Unknown,
+}
+
+/// What is noted of a table.
+#[derive(Debug, Serialize, Deserialize)]
+struct Noted {
+    #[serde(flatten)]
+    identity: Identity,
+    /// It is clean once the rows are sent that were there before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    drains: bool,
 }
 
 /// Which tables are swept, and what is to be noted and forgotten of that. `is_first`: nothing was delivered before
@@ -87,7 +102,7 @@ pub async fn plan(
     client: &Client,
     settings: &Settings,
     tables: &[TableInfo],
-    noted: &Notes,
+    (noted, unread): (&Notes, &[Unread]),
     is_first: bool,
 ) -> Result<(Vec<Swept>, Vec<Note>)> {
     let mut swept = Vec::new();
@@ -101,11 +116,18 @@ pub async fn plan(
             );
             continue;
         };
-        let known = noted.get(&key_of(&name)).and_then(|text| serde_json::from_str::<Identity>(text).ok());
-        let state = if keep.with_earlier || (!is_first && known.as_ref() == Some(&identity)) {
-            State::Clean
-        } else {
-            empty(client, &name).await?
+        let known = noted.get(&key_of(&name)).and_then(|text| serde_json::from_str::<Noted>(text).ok());
+        let known = known.filter(|known| !is_first && known.identity == identity);
+        let drains = matches!(settings.outbox(&name), Some(FirstStart::Drain { .. }));
+        let unread = unread.iter().find(|unread| drains && unread.table == name);
+        let state = match (unread, known) {
+            (Some(unread), known) if known.is_some() || unread.note.state == Phase::Pending => {
+                State::Draining
+            }
+            (Some(_), _) => State::Unknown,
+            (None, Some(known)) if drains || !known.drains => State::Clean,
+            (None, _) if keep.with_earlier => State::Clean,
+            (None, _) => empty(client, &name).await?,
         };
         if state == State::Unknown {
             tracing::warn!(
@@ -122,7 +144,7 @@ pub async fn plan(
 }
 
 fn changed(swept: &[Swept], noted: &Notes) -> Vec<Note> {
-    let clean = |swept: &&Swept| swept.state == State::Clean;
+    let clean = |swept: &&Swept| matches!(swept.state, State::Clean | State::Draining);
     let mut notes: Vec<Note> = swept.iter().filter(clean).map(Swept::note).collect();
     let stays = |key: &str| swept.iter().filter(clean).any(|swept| key_of(&swept.table) == key);
     let gone = noted.keys().filter(|key| key.starts_with(NOTED) && !stays(key));
@@ -167,7 +189,8 @@ fn key_of(table: &TableName) -> String {
 
 impl Swept {
     fn note(&self) -> Note {
-        let text = serde_json::to_string(&self.identity).unwrap_or_default();
+        let noted = Noted { identity: self.identity.clone(), drains: self.state == State::Draining };
+        let text = serde_json::to_string(&noted).unwrap_or_default();
         Note { key: key_of(&self.table).into(), text: Some(text.into()) }
     }
 }
@@ -205,6 +228,8 @@ pub struct Janitor {
     /// Where notes go.
     orders: SyncSender<Order>,
     tables: Vec<Swept>,
+    /// Outboxes of which every row that was there is on its way.
+    drained: Arc<Mutex<BTreeSet<TableName>>>,
 }
 
 /// A table that something went wrong with is left alone until then.
@@ -212,16 +237,12 @@ type Paused = HashMap<TableName, Instant>;
 
 impl Janitor {
     /// `None` where there is nothing to do. `settings` name the one server that the stream is from.
-    pub fn new(
-        settings: &Settings,
-        progress: Arc<Progress>,
-        orders: SyncSender<Order>,
-        tables: Vec<Swept>,
-    ) -> Option<Self> {
+    pub fn new(settings: &Settings, counter: &Counter, tables: Vec<Swept>) -> Option<Self> {
         let servers = vec![settings.server.clone()];
         let settings = Settings { servers, ..settings.clone() };
         let tables: Vec<Swept> = tables.into_iter().filter(|table| table.state != State::Unknown).collect();
-        (!tables.is_empty()).then_some(Self { settings, progress, orders, tables })
+        let Counter { progress, orders, drained, .. } = counter.clone();
+        (!tables.is_empty()).then_some(Self { settings, progress, orders, tables, drained })
     }
 
     /// Until it is dropped. What goes wrong here is told and tried again: events go on meanwhile.
@@ -246,6 +267,15 @@ impl Janitor {
             paused.retain(|_, since| since.elapsed() < PAUSE);
             for table in &mut self.tables {
                 if paused.contains_key(&table.table) {
+                    continue;
+                }
+                if table.state == State::Draining {
+                    let is_drained = self.drained.lock().is_ok_and(|drained| drained.contains(&table.table));
+                    if is_drained {
+                        table.state = State::Clean;
+                        // As for one that was empty.
+                        let _ = self.orders.try_send(Order::Note(table.note()));
+                    }
                     continue;
                 }
                 let done = turn(client, table, &mut seen, confirmed, &self.orders).await;
@@ -416,7 +446,7 @@ mod tests {
     fn a_note_says_which_table_it_is_of() {
         let clean = swept(State::Clean);
         let text = clean.note().text.expect("a text");
-        assert_eq!(serde_json::from_str::<Identity>(&text).expect("it is read back"), clean.identity);
+        assert_eq!(serde_json::from_str::<Noted>(&text).expect("it is read back").identity, clean.identity);
         let made_anew = Identity { table: 16_402, ..clean.identity.clone() };
         assert_ne!(made_anew, clean.identity);
     }

@@ -5,6 +5,7 @@
 
 mod beside;
 mod drained;
+mod possible;
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::{Pin, pin};
@@ -29,6 +30,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::{Client, Statement};
 
+use self::possible::possible;
 use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
@@ -45,7 +47,7 @@ use crate::signals::SignalTable;
 use crate::snapshot::desk::{self, Desk, Order};
 use crate::snapshot::reader::{Counter, Reader};
 use crate::snapshot::requests;
-use crate::snapshot::table::{self, Plan, Unread, Wish};
+use crate::snapshot::table::{self, Unread, Wish};
 use crate::snapshot::tracker::Tracker;
 use crate::snapshot::visibility::Visibility;
 use crate::stream::{Describe, Limits, Stream, Told};
@@ -163,9 +165,9 @@ impl PostgresSource {
             let gaps = membership::gaps(&self.settings, membership, &feed.notes, end)?;
             wish = table::read_anew(&gaps, &mut feed.notes, wish);
         }
-        let mut plan = table::plan(wish, &tables, &feed.notes, is_first)?;
+        let mut plan = table::plan(wish, &tables, &feed.notes, is_first, &self.settings.outboxes)?;
         plan.notes.extend(membership.iter().flat_map(|membership| membership.notes(&feed.notes)));
-        possible(&plan, &facts, &self.settings)?;
+        possible(&plan, (&client, &tables), &facts, &self.settings).await?;
         if !self.settings.snapshot.stream && !is_first && plan.unread.is_empty() {
             self.let_go(&client).await?;
             return Ok(Begun::Through);
@@ -175,13 +177,14 @@ impl PostgresSource {
         let Some(position) = place else { return Ok(Begun::Stopping) };
         // A standby deletes nothing, and forgets what was clean: it cannot tell whether it stays so.
         let sweepable = if facts.in_recovery { &[] } else { &*tables };
-        let (swept, notes) = janitor::plan(&client, &self.settings, sweepable, &feed.notes, is_first).await?;
+        let (swept, notes) =
+            janitor::plan(&client, &self.settings, sweepable, (&feed.notes, &plan.unread), is_first).await?;
         plan.notes.extend(notes);
         self.reads_again = false;
         let client = Arc::new(client);
         // Both connections are with one server, whichever of several it is.
         self.settings.server = server;
-        let (desk, orders, heard) = desk::desk();
+        let (desk, orders, heard) = desk::desk(plan.unread.iter().any(Unread::is_half_drained));
         let progress = feed.progress.clone();
         let counter = Counter {
             orders,
@@ -189,6 +192,7 @@ impl PostgresSource {
             newest_id: Arc::default(),
             requests,
             progress,
+            drained: Arc::default(),
         };
         let tables = plan.unread.len();
         if plan.unread.iter().all(|unread| unread.note.asked.is_some()) {
@@ -202,9 +206,8 @@ impl PostgresSource {
         let reader = self.reader(&counter, base, unread).await?.map(|reader| reader.joined(plan.joined));
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
         let mut janitor = JoinSet::new();
-        let orders = counter.orders.clone();
         // While it is drained, its deletes would be somebody's writes, and leave other rows to be compared.
-        if let Some(own) = Janitor::new(&self.settings, counter.progress.clone(), orders, swept)
+        if let Some(own) = Janitor::new(&self.settings, &counter, swept)
             && self.drain.is_none()
         {
             janitor.spawn(own.run());
@@ -539,24 +542,6 @@ struct Rows {
     waiting: VecDeque<(usize, Vec<Unread>)>,
     /// How the captured tables are published.
     membership: Option<Membership>,
-}
-
-/// Says what cannot be read: on a standby nobody knows which transactions a snapshot saw.
-fn possible(plan: &Plan, facts: &ServerFacts, settings: &Settings) -> Result<()> {
-    for table in &plan.again {
-        tracing::warn!(
-            %table,
-            "the table has no key, and the reading of its rows was broken off: all of them come again"
-        );
-    }
-    match plan.unread.first() {
-        Some(unread) if facts.in_recovery && settings.primaries.is_empty() => Err(Error::config(format!(
-            "the rows of {} cannot be read from a standby: it does not know which transactions are under way",
-            unread.table
-        ))
-        .hint("name the primary in primary_hosts, or set snapshot = \"no_data\"")),
-        _ => Ok(()),
-    }
 }
 
 /// The stream's thread while it runs.

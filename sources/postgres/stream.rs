@@ -233,6 +233,7 @@ impl Stream {
                 }
                 Order::Open(opened) => tracker.open(*opened),
                 Order::Cut { table, key, parts } => tracker.cut(table, key, parts),
+                Order::Saw { table, sight } => tracker.saw(table, sight),
                 Order::Add { unread, row } => {
                     self.session.watch(unread);
                     if let Some(row) = row {

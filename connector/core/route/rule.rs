@@ -145,6 +145,8 @@ pub struct Outbox {
     pub delete_after: Option<Duration>,
     /// Those too that were there before the connector was.
     pub delete_earlier: bool,
+    /// What becomes of the rows that were there before the connector was.
+    pub first_start: FirstStart,
     /// The value is an object of these; empty: the payload alone.
     pub fields: Vec<Field>,
     /// The value is by one of these; `None`: JSON that nobody declared.
@@ -152,6 +154,16 @@ pub struct Outbox {
     /// Records are those of Debezium's event router behind Kafka Connect's converters; then `payload_form`, `fields`,
     /// `partition` and `schemas` say nothing.
     pub routed: Option<Routed>,
+}
+
+/// What becomes of the rows that an outbox holds when a connector first sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FirstStart {
+    /// They stay unread.
+    #[default]
+    FromNow,
+    /// They are events, in the order of these columns and before every new one. None: in any order.
+    Drain { order_by: Vec<String> },
 }
 
 /// How Debezium's event router and Kafka Connect's converters write a row.
@@ -232,6 +244,7 @@ impl Default for Outbox {
             on_update: OnUpdate::Reject,
             delete_after: None,
             delete_earlier: false,
+            first_start: FirstStart::FromNow,
             fields: Vec::new(),
             schemas: None,
             routed: None,

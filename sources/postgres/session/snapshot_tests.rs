@@ -21,7 +21,7 @@ type Logged = (Lsn, Vec<u8>);
 fn reading(phase: Phase) -> Session {
     let table = TableName::new("public", "t");
     let note = TableNote { parts: vec![Part::default()], ..TableNote::new(phase) };
-    let unread = Unread { table, note, listed: Vec::new(), is_keyless: false };
+    let unread = Unread { table, note, listed: Vec::new(), is_keyless: false, order_by: None };
     let tracker = Tracker::new(vec![unread], Vec::new(), "us".to_owned());
     Session::new(Streamed::starting_at("1", 1, "s", Lsn(10)), Messages::default(), Some(tracker))
 }
@@ -393,7 +393,7 @@ fn a_table_that_is_asked_for_later_is_watched_from_then_on_and_no_longer_once_it
     let asked = Some(millrace_core::requests::Asked { id: "one".into(), ..Default::default() });
     let note = TableNote { asked, ..note };
     let table = TableName::new("public", "t");
-    session.watch(vec![Unread { table, note, listed: Vec::new(), is_keyless: false }]);
+    session.watch(vec![Unread { table, note, listed: Vec::new(), is_keyless: false, order_by: None }]);
     let seen = Visibility::parse("101:105:102").expect("a snapshot");
     session.tracker().expect("it").open(Opened { id: 1, table: 0, seen, turn: Turn::Message, outcomes });
     let log = [transaction(30, 102, delete(30, 2)), message(40, "us", 1)].concat();
@@ -438,7 +438,7 @@ fn a_table_that_is_asked_for_while_it_is_read_is_watched_for_that_too() {
     play(&mut session, &[described()], &mut batch).expect("play");
     let note = TableNote { parts: vec![Part::default()], ..TableNote::new(Phase::Reading) };
     let table = TableName::new("public", "t");
-    session.watch(vec![Unread { table, note, listed: Vec::new(), is_keyless: false }]);
+    session.watch(vec![Unread { table, note, listed: Vec::new(), is_keyless: false, order_by: None }]);
     session.give_up(0);
     let seen = Visibility::parse("101:105:102").expect("a snapshot");
     session.tracker().expect("it").open(Opened { id: 1, table: 1, seen, turn: Turn::Message, outcomes });

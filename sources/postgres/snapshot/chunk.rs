@@ -128,6 +128,22 @@ impl Chunk {
     }
 }
 
+/// A chunk whose turn has come.
+pub struct Ready {
+    pub(super) opened: Opened,
+    pub(super) touched: Touched,
+    pub(super) out: HashSet<Key>,
+    pub(super) truncated: bool,
+    pub spoiled: bool,
+    pub read: Read,
+}
+
+impl Ready {
+    pub fn tell(&self) -> mpsc::Sender<Outcome> {
+        self.opened.outcomes.clone()
+    }
+}
+
 /// Where the stream stands when a chunk is placed.
 #[derive(Clone, Copy, Debug)]
 pub struct Placing {

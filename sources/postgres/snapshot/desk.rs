@@ -9,6 +9,7 @@ use millrace_core::signal::inserted::{self, Heard};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::snapshot::chunk::{Opened, Read};
+use crate::snapshot::sight::Sight;
 use crate::snapshot::table::{Part, Unread};
 use crate::snapshot::visibility::Visibility;
 use crate::snapshot::window::Block;
@@ -39,6 +40,8 @@ pub enum Order {
     Read(Box<Read>),
     /// How a table is cut, before its first chunk.
     Cut { table: usize, key: Vec<String>, parts: Vec<Part> },
+    /// What its snapshot saw of an outbox, before the first of its rows.
+    Saw { table: usize, sight: Sight },
     /// More tables, behind those that are known. Where a row of the signal table asked for them, the key of its
     /// note: it is done.
     Add { unread: Vec<Unread>, row: Option<String> },
@@ -63,10 +66,11 @@ pub struct Desk {
     held: bool,
 }
 
-pub fn desk() -> (Desk, SyncSender<Order>, mpsc::Receiver<Heard>) {
+/// `is_held`: the stream stands still from its beginning, until it is told to go on.
+pub fn desk(is_held: bool) -> (Desk, SyncSender<Order>, mpsc::Receiver<Heard>) {
     let (orders_in, orders) = sync_channel(PLACES);
     let (heard, heard_out) = inserted::way();
-    (Desk { orders, heard, wanted: None, paused: None, held: false }, orders_in, heard_out)
+    (Desk { orders, heard, wanted: None, paused: None, held: is_held }, orders_in, heard_out)
 }
 
 impl Desk {

@@ -16,6 +16,8 @@
 //! - Until its first S a table is pending: its changes are not emitted, and from then on those in S are not,
 //!   until L: the rows hold them.
 //!
+//! An outbox is drained (`outbox`): its rows are events, so they come in a declared order and before any new one.
+//!
 //! Tables without a key are read under one S (`keyless`), and so are all tables of a blocking snapshot, for which the
 //! stream stands still behind L (`blocking`).
 //!
@@ -27,9 +29,11 @@ pub mod copy;
 pub mod desk;
 pub mod key;
 mod keyless;
+pub mod outbox;
 pub mod reader;
 pub mod requests;
 pub mod select;
+pub mod sight;
 mod statements;
 pub mod table;
 mod taking;

@@ -90,6 +90,8 @@ pub struct Counter {
     pub newest_id: Arc<AtomicU64>,
     pub requests: Arc<Requests>,
     pub progress: Arc<Progress>,
+    /// Outboxes of which every row that was there is on its way.
+    pub drained: Arc<Mutex<BTreeSet<TableName>>>,
 }
 
 struct Told {
@@ -259,7 +261,7 @@ impl Shared {
 }
 
 /// Nothing panics with the lock in hand.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -324,9 +326,19 @@ impl Reader {
         shared.jobs.begin(shared.tables());
         let shared = Arc::new(shared);
         let mut first = Worker::new(shared.clone(), control).await?;
+        let half = drained_on(&mut first, &order).await?;
         first.catch_up().await?;
         wait_for_the_past(&first, joined).await?;
         first.mark(0).await?;
+        for (table, last) in half {
+            let message = (shared.next_id(), last);
+            if let Some(unread) = shared.unread(table) {
+                first.passed(table, unread, message).await?;
+            }
+            order.retain(|other| *other != table);
+        }
+        // New events of an outbox wait for those that it holds.
+        order.sort_by_key(|table| shared.unread(*table).is_none_or(|unread| unread.order_by.is_none()));
         match is_blocking {
             true => blocking::read(&shared, first, order).await?,
             false => beside(&shared, first, order.into_iter().map(Job::Table).collect()).await?,
@@ -337,6 +349,19 @@ impl Reader {
         requests.completed(shared.unread.iter().map(|unread| unread.note.asked.as_ref()));
         Ok(())
     }
+}
+
+/// Reads on in the outboxes that a crash met, before the stream goes on; gives them with their last rows.
+async fn drained_on(worker: &mut Worker, order: &[usize]) -> Result<Vec<(usize, Option<Vec<String>>)>> {
+    let shared = worker.shared.clone();
+    let mut half = Vec::new();
+    for table in order {
+        if let Some(unread) = shared.unread(*table).filter(|unread| unread.is_half_drained()) {
+            shared.begun(*table);
+            half.push((*table, worker.drain_on(*table, unread).await?));
+        }
+    }
+    Ok(half)
 }
 
 /// Reads the tables while the stream goes on.
@@ -421,7 +446,8 @@ async fn estimate(client: &Client, unread: &[Unread]) -> Result<u64> {
 /// rows can wait for those of the others.
 async fn last_with_rows(client: &Client, unread: &[Unread]) -> Result<Option<usize>> {
     for is_keyless in [false, true] {
-        let tables = unread.iter().enumerate().filter(|(_, unread)| unread.is_keyless == is_keyless);
+        let is_one = |unread: &Unread| unread.is_keyless == is_keyless && unread.order_by.is_none();
+        let tables = unread.iter().enumerate().filter(|(_, unread)| is_one(unread));
         let tables: Vec<(usize, &TableName)> = tables.map(|(index, unread)| (index, &unread.table)).collect();
         // Most often the very last one has rows.
         let (many, last) = tables.split_at(tables.len().saturating_sub(1));

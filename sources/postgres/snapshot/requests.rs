@@ -41,6 +41,11 @@ pub async fn take(
             blocking: execute.blocking,
         };
         let refused = match surrogate {
+            // They are events, and have their time.
+            _ if settings.outbox(&table_name).is_some() => {
+                tracing::warn!(table = %name, "a signal wants the rows of an outbox: they would be events twice");
+                Some("SKIPPED")
+            }
             // No change can be told to be of a row: only where none goes out are the rows in order with them.
             _ if is_keyless && !execute.blocking => Some("NO_PRIMARY_KEY"),
             Some(key) if !has_column(key) => Some("SQL_EXCEPTION"),
@@ -52,7 +57,7 @@ pub async fn take(
             continue;
         }
         let note = TableNote { asked: Some(of_table), ..TableNote::new(Phase::Reading) };
-        unread.push(Unread { table: table_name, note, listed: Vec::new(), is_keyless });
+        unread.push(Unread { table: table_name, note, listed: Vec::new(), is_keyless, order_by: None });
     }
     requests.started(&asked, &all, &refusals);
     Ok(unread)

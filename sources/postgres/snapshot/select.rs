@@ -51,6 +51,11 @@ pub enum Rows<'a> {
     /// So many of a part, in the order of the key, after the last one that was read.
     Next(&'a Part, u64),
     These(&'a [key::Key]),
+    /// All of those for which the condition is true, after this one.
+    Ordered {
+        after: Option<&'a [String]>,
+        only: Option<&'a str>,
+    },
     /// Those in these blocks.
     Blocks(Blocks),
 }
@@ -131,6 +136,11 @@ pub fn copy(
             conditions.extend(part.last.as_ref().map(|last| format!("({row}) > {}", key::literals(last))));
             conditions.extend(part.until.as_ref().map(|until| format!("{first} < {}", key::literal(until))));
             tail = format!(" ORDER BY {row} LIMIT {limit}");
+        }
+        Rows::Ordered { after, only } => {
+            conditions.extend(only.map(|only| format!("({only})")));
+            conditions.extend(after.map(|after| format!("({row}) > {}", key::literals(after))));
+            tail = format!(" ORDER BY {row}");
         }
         Rows::Blocks(Blocks { from, until }) => {
             conditions.extend((from > 0).then(|| format!("ctid >= '({from},0)'")));

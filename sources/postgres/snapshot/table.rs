@@ -6,11 +6,14 @@ use std::collections::{HashSet, VecDeque};
 use millrace_core::error::{Error, Result};
 use millrace_core::position::{Note, Notes};
 use millrace_core::requests::Asked;
+use millrace_core::route::rule::FirstStart;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Form, TableInfo};
+use crate::config::{Outboxes, first_that_fits};
 use crate::snapshot::chunk::Of;
 use crate::snapshot::key::{self, Key};
+use crate::snapshot::sight::Sight;
 use crate::tables::TableName;
 
 /// Where the snapshot of a table stands.
@@ -50,6 +53,9 @@ pub struct TableNote {
     /// How often the rows of a table without a key were begun again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub again: u32,
+    /// Of an outbox: what tells the rows of the first snapshot from later ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sight: Option<Sight>,
 }
 
 /// A part of a table that is read by itself: rows whose first key column lies between two values.
@@ -83,6 +89,7 @@ impl TableNote {
             rows: 0,
             asked: None,
             again: 0,
+            sight: None,
         }
     }
 
@@ -150,6 +157,15 @@ pub struct Unread {
     pub listed: Vec<Key>,
     /// Nothing tells its rows apart: they are read under one snapshot, from the beginning.
     pub is_keyless: bool,
+    /// An outbox: its rows are events, and come before any new one in the order of these columns; of none, in any.
+    pub order_by: Option<Vec<String>>,
+}
+
+impl Unread {
+    /// A crash met an outbox while its rows were read: until the rest is out, no new event may be.
+    pub fn is_half_drained(&self) -> bool {
+        self.order_by.is_some() && self.note.state == Phase::Reading && !self.note.ended()
+    }
 }
 
 /// What a start has to do.
@@ -181,8 +197,14 @@ pub enum Wish {
 /// Compares the tables of the file with what was noted of them.
 ///
 /// A table is decided once, when it is first seen: a connector that began without a snapshot does not make
-/// one up for its old tables later.
-pub fn plan(wish: Wish, wanted: &[TableInfo], found: &Notes, is_first_start: bool) -> Result<Plan> {
+/// one up for its old tables later. `outboxes` say themselves what is wanted of their rows.
+pub fn plan(
+    wish: Wish,
+    wanted: &[TableInfo],
+    found: &Notes,
+    is_first_start: bool,
+    outboxes: &Outboxes,
+) -> Result<Plan> {
     let mut plan = Plan::default();
     let began_with_notes = found.keys().any(|key| key.starts_with(TABLE));
     let tables: Vec<&TableInfo> = wanted.iter().filter(|table| !is_part(table, wanted)).collect();
@@ -191,41 +213,27 @@ pub fn plan(wish: Wish, wanted: &[TableInfo], found: &Notes, is_first_start: boo
         let noted = found.get(&key_of(&name)).map(|text| parsed(&name, text)).transpose()?;
         let noted = noted.filter(|_| wish != Wish::Anew);
         let begins = is_first_start || began_with_notes || wish == Wish::Again || wish == Wish::Anew;
-        let is_keyless = table.key().is_empty();
-        let note = match (wish, noted) {
-            (Wish::Again, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => {
-                // Without a key, no change can be told to be of a row: those until the snapshot are in the rows.
-                TableNote::new(if is_keyless { Phase::Pending } else { Phase::Reading })
-            }
-            (_, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => continue,
-            // Asked for, whatever the file says of other rows.
-            (_, Some(note)) if note.asked.is_some() && note.rows > 0 && is_half_read(&note, table) => {
-                plan.again.push(name.clone());
-                let (again, asked) = (note.again + 1, note.asked);
-                TableNote { again, asked, ..TableNote::new(Phase::Reading) }
-            }
-            (_, Some(note)) if note.asked.is_some() => note,
-            (Wish::Nothing, _) => {
-                plan.notes.push(TableNote::new(Phase::Skipped).to_note(&name));
-                continue;
-            }
-            (_, Some(note)) if is_half_read(&note, table) => {
-                plan.again.push(name.clone());
-                TableNote { again: note.again + 1, ..TableNote::new(Phase::Pending) }
-            }
-            (_, Some(note)) => note,
-            (_, None) if begins => TableNote::new(Phase::Pending),
-            (_, None) => {
-                plan.notes.push(TableNote::new(Phase::Skipped).to_note(&name));
-                continue;
-            }
+        let planned = match first_that_fits(outboxes, &name) {
+            None => planned(wish, table, noted, begins),
+            Some(first) => Planned { note: drained(first, noted, begins), again: false },
         };
+        let Some(note) = planned.note else { continue };
+        if note.state == Phase::Skipped {
+            plan.notes.push(note.to_note(&name));
+            continue;
+        }
+        plan.again.extend(planned.again.then(|| name.clone()));
         plan.joined |= note.state == Phase::Pending && !is_first_start;
         plan.notes.push(note.to_note(&name));
         // Keys that were listed of a table which is read from its beginning may be of another one of that name.
         let begins = wish == Wish::Anew || note.state == Phase::Pending;
         let listed = if begins { Vec::new() } else { listed_keys(&name, found)? };
-        plan.unread.push(Unread { table: name, note, listed, is_keyless });
+        let order_by = first_that_fits(outboxes, &name).map(|first| match first {
+            FirstStart::Drain { order_by } => order_by.clone(),
+            FirstStart::FromNow => Vec::new(),
+        });
+        let is_keyless = table.key().is_empty();
+        plan.unread.push(Unread { table: name, note, listed, is_keyless, order_by });
     }
     let kept: HashSet<String> = tables.iter().map(|table| key_of(&table.name())).collect();
     let is_pending = |table: &TableName| {
@@ -241,6 +249,59 @@ pub fn plan(wish: Wish, wanted: &[TableInfo], found: &Notes, is_first_start: boo
     let gone = found.keys().filter(|key| !is_kept(key));
     plan.notes.extend(gone.map(|key| Note { key: key.as_str().into(), text: None }));
     Ok(plan)
+}
+
+/// What becomes of one table: its note, where it is to be read or is decided now.
+struct Planned {
+    note: Option<TableNote>,
+    /// Rows of it that were delivered come again.
+    again: bool,
+}
+
+fn planned(wish: Wish, table: &TableInfo, noted: Option<TableNote>, begins: bool) -> Planned {
+    let is_keyless = table.key().is_empty();
+    let mut again = false;
+    let note = match (wish, noted) {
+        (Wish::Again, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => {
+            // Without a key, no change can be told to be of a row: those until the snapshot are in the rows.
+            Some(TableNote::new(if is_keyless { Phase::Pending } else { Phase::Reading }))
+        }
+        (_, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => None,
+        // Asked for, whatever the file says of other rows.
+        (_, Some(note)) if note.asked.is_some() && note.rows > 0 && is_half_read(&note, table) => {
+            again = true;
+            let asked = note.asked;
+            Some(TableNote { again: note.again + 1, asked, ..TableNote::new(Phase::Reading) })
+        }
+        (_, Some(note)) if note.asked.is_some() => Some(note),
+        (Wish::Nothing, _) => Some(TableNote::new(Phase::Skipped)),
+        (_, Some(note)) if is_half_read(&note, table) => {
+            again = true;
+            Some(TableNote { again: note.again + 1, ..TableNote::new(Phase::Pending) })
+        }
+        (_, Some(note)) => Some(note),
+        (_, None) if begins => Some(TableNote::new(Phase::Pending)),
+        (_, None) => Some(TableNote::new(Phase::Skipped)),
+    };
+    Planned { note, again }
+}
+
+/// The same for an outbox, whose rows are read once at most.
+fn drained(first: &FirstStart, noted: Option<TableNote>, begins: bool) -> Option<TableNote> {
+    match (first, noted) {
+        (_, Some(TableNote { state: Phase::Done | Phase::Skipped, .. })) => None,
+        (FirstStart::FromNow, Some(mut note)) if note.sight.is_some() => {
+            // The rest is given up: what the snapshot saw is still not to come as changes.
+            note.parts.iter_mut().for_each(|part| part.ended = true);
+            Some(note)
+        }
+        (FirstStart::FromNow, _) => Some(TableNote::new(Phase::Skipped)),
+        (FirstStart::Drain { .. }, Some(note)) if note.sight.is_some() => Some(note),
+        // Until it is known what a snapshot saw, no row under it went out.
+        (FirstStart::Drain { .. }, Some(_)) => Some(TableNote::new(Phase::Pending)),
+        (FirstStart::Drain { .. }, None) if begins => Some(TableNote::new(Phase::Pending)),
+        (FirstStart::Drain { .. }, None) => Some(TableNote::new(Phase::Skipped)),
+    }
 }
 
 /// Tables that are read together, with the number of the first: those that are read beside the stream, and those of
@@ -346,20 +407,20 @@ mod tests {
 
     #[test]
     fn the_tables_of_a_first_start_are_read_and_those_that_were_read_are_not_read_again() {
-        let first = plan(Wish::New, &[table(1, "a"), table(2, "b")], &Notes::new(), true).expect("plan");
+        let first = plan(Wish::New, &[table(1, "a"), table(2, "b")], &Notes::new(), true, &[]).expect("plan");
         assert_eq!((names(&first), first.joined), (vec!["a", "b"], false));
         let mut notes = noted(&first);
         let done = TableNote::new(Phase::Done).to_note(&TableName::new("public", "a"));
         notes.insert(done.key.to_string(), done.text.expect("text").to_string());
-        let next = plan(Wish::New, &[table(1, "a"), table(2, "b")], &notes, false).expect("plan");
+        let next = plan(Wish::New, &[table(1, "a"), table(2, "b")], &notes, false, &[]).expect("plan");
         assert_eq!(names(&next), ["b"]);
     }
 
     #[test]
     fn a_table_that_joins_is_read_and_one_that_left_is_forgotten_so_that_it_is_read_when_it_comes_back() {
-        let first = plan(Wish::Nothing, &[table(1, "a")], &Notes::new(), true).expect("plan");
+        let first = plan(Wish::Nothing, &[table(1, "a")], &Notes::new(), true, &[]).expect("plan");
         assert_eq!(names(&first), [] as [&str; 0]);
-        let next = plan(Wish::New, &[table(2, "b")], &noted(&first), false).expect("plan");
+        let next = plan(Wish::New, &[table(2, "b")], &noted(&first), false, &[]).expect("plan");
         assert_eq!((names(&next), next.joined), (vec!["b"], true));
         assert!(
             next.notes.iter().any(|note| note.text.is_none() && &*note.key == "snapshot \"public\".\"a\"")
@@ -368,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_connector_that_ran_before_it_noted_anything_gets_no_snapshot_of_its_old_tables() {
-        let next = plan(Wish::New, &[table(1, "a")], &Notes::new(), false).expect("plan");
+        let next = plan(Wish::New, &[table(1, "a")], &Notes::new(), false, &[]).expect("plan");
         assert_eq!(names(&next), [] as [&str; 0]);
         assert!(noted(&next)["snapshot \"public\".\"a\""].contains("skipped"));
     }
@@ -377,7 +438,7 @@ mod tests {
     fn a_part_is_read_with_its_root() {
         let root = TableInfo { form: Form::Partitioned, ..table(1, "root") };
         let part = TableInfo { root: Some(1), ..table(2, "part") };
-        let first = plan(Wish::New, &[root, part], &Notes::new(), true).expect("plan");
+        let first = plan(Wish::New, &[root, part], &Notes::new(), true, &[]).expect("plan");
         assert_eq!(names(&first), ["root"]);
     }
 
@@ -390,7 +451,7 @@ mod tests {
         for (note, again) in [(half, 1), (whole, 0)] {
             let note = note.to_note(&keyless.name());
             let notes = Notes::from([(note.key.to_string(), note.text.expect("text").to_string())]);
-            let next = plan(Wish::New, std::slice::from_ref(&keyless), &notes, false).expect("plan");
+            let next = plan(Wish::New, std::slice::from_ref(&keyless), &notes, false, &[]).expect("plan");
             assert_eq!((next.again.len(), next.unread[0].note.again), (again, again as u32));
             assert!(next.unread[0].is_keyless);
         }
@@ -404,7 +465,7 @@ mod tests {
             let note = TableNote { rows, asked: asked.clone(), ..TableNote::new(Phase::Reading) };
             let note = note.to_note(&keyless.name());
             let notes = Notes::from([(note.key.to_string(), note.text.expect("text").to_string())]);
-            let next = plan(Wish::New, std::slice::from_ref(&keyless), &notes, false).expect("plan");
+            let next = plan(Wish::New, std::slice::from_ref(&keyless), &notes, false, &[]).expect("plan");
             let note = &next.unread[0].note;
             assert_eq!((next.again.len(), note.again, &note.asked), (again, again as u32, &asked));
         }
@@ -420,7 +481,7 @@ mod tests {
             notes.insert(note.key.to_string(), note.text.expect("text").to_string());
         }
         let states = |wish| {
-            let next = plan(wish, &tables, &notes, false).expect("plan");
+            let next = plan(wish, &tables, &notes, false, &[]).expect("plan");
             next.unread.iter().map(|unread| unread.note.state).collect::<Vec<_>>()
         };
         assert_eq!(states(Wish::New), []);
@@ -436,7 +497,7 @@ mod tests {
         for note in [TableNote::new(Phase::Reading).to_note(&name), listed(&name, &row, true)] {
             notes.insert(note.key.to_string(), note.text.expect("text").to_string());
         }
-        let next = plan(Wish::Anew, &[table(1, "a")], &notes, true).expect("plan");
+        let next = plan(Wish::Anew, &[table(1, "a")], &notes, true, &[]).expect("plan");
         assert!(next.unread[0].listed.is_empty());
         assert!(next.notes.iter().any(|note| note.text.is_none() && note.key.starts_with(LISTED)));
     }
@@ -449,7 +510,7 @@ mod tests {
         for note in [TableNote::new(Phase::Reading).to_note(&name), listed(&name, &row, true)] {
             notes.insert(note.key.to_string(), note.text.expect("text").to_string());
         }
-        let next = plan(Wish::New, &[table(1, "a")], &notes, false).expect("plan");
+        let next = plan(Wish::New, &[table(1, "a")], &notes, false, &[]).expect("plan");
         assert_eq!(next.unread[0].listed, [row]);
     }
 }

@@ -82,7 +82,7 @@ impl Worker {
 
     /// False where the locks cannot be had now. Before the snapshot: under an older one, a table that an ALTER
     /// TABLE wrote anew meanwhile looks empty.
-    async fn begin(&self, tables: &[TableName]) -> Result<bool> {
+    pub(super) async fn begin(&self, tables: &[TableName]) -> Result<bool> {
         self.lock(tables, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ").await
     }
 

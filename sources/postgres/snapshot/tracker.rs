@@ -8,9 +8,10 @@ use millrace_core::position::{Mark, Note};
 use millrace_core::relation::Relation;
 
 use crate::snapshot::chunk::{
-    Chunk, Marks, Of, Opened, Outcome, Placing, Read, Turn, copied, is_whole, transaction,
+    Chunk, Marks, Of, Opened, Outcome, Placing, Read, Ready, Turn, copied, is_whole, transaction,
 };
 use crate::snapshot::key::{self, Key};
+use crate::snapshot::sight::Sight;
 use crate::snapshot::table::{Part, Phase, TableNote, Unread, listed};
 use crate::snapshot::visibility::Visibility;
 use crate::snapshot::window::{Block, Touched, Window, touch, weight};
@@ -149,6 +150,14 @@ impl Tracker {
         }
     }
 
+    /// What the snapshot of an outbox saw.
+    pub fn saw(&mut self, index: usize, sight: Sight) {
+        if let Some(table) = self.tables.get_mut(index) {
+            table.note.sight = Some(sight);
+            self.notes.push(table.note.to_note(&table.name));
+        }
+    }
+
     /// An emitted change of a row.
     pub fn changed(&mut self, index: usize, xid: u32, batch: &ChangeBatch, change: &Change, columns: &[u16]) {
         if columns.is_empty() {
@@ -159,6 +168,10 @@ impl Tracker {
             return;
         }
         let Some(table) = self.tables.get_mut(index) else { return };
+        // The rows of an outbox are out before any change of it.
+        if table.note.sight.is_some() {
+            return;
+        }
         let (old, new) = key::touched(batch, change, columns);
         let whole = is_whole(batch, change);
         let has_moved = old.is_some() && old != new;
@@ -573,21 +586,5 @@ impl Table {
 
     fn some_listed(&self) -> Vec<Key> {
         self.listed.iter().take(LISTED_AT_ONCE).cloned().collect()
-    }
-}
-
-/// A chunk whose turn has come.
-pub struct Ready {
-    opened: Opened,
-    touched: Touched,
-    out: HashSet<Key>,
-    truncated: bool,
-    pub spoiled: bool,
-    pub read: Read,
-}
-
-impl Ready {
-    pub fn tell(&self) -> tokio::sync::mpsc::Sender<Outcome> {
-        self.opened.outcomes.clone()
     }
 }

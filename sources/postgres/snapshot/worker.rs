@@ -123,6 +123,9 @@ impl Worker {
         let shared = self.shared.clone();
         let Some(unread) = shared.unread(index) else { return Ok(()) };
         shared.begun(index);
+        if let Some(order_by) = &unread.order_by {
+            return self.outbox(index, unread, order_by).await;
+        }
         if unread.is_keyless {
             return self.keyless(index, unread).await;
         }
@@ -478,14 +481,14 @@ fn keys(batch: &ChangeBatch, columns: &[u16]) -> Vec<Key> {
 }
 
 /// Where the columns of these names are.
-fn places(message: &RelationMessage, names: &[String]) -> Vec<u16> {
+pub(super) fn places(message: &RelationMessage, names: &[String]) -> Vec<u16> {
     let place = |name: &String| {
         (0_u16..).zip(&message.columns).find(|(_, column)| column.name == *name).map(|(place, _)| place)
     };
     names.iter().filter_map(place).collect()
 }
 
-fn last_key(batch: &ChangeBatch, columns: &[u16]) -> Option<Vec<String>> {
+pub(super) fn last_key(batch: &ChangeBatch, columns: &[u16]) -> Option<Vec<String>> {
     let mut bytes = Vec::new();
     Some(key::texts(key::of_row(batch, batch.changes.last()?, columns, &mut bytes)?))
 }

@@ -7,6 +7,7 @@ mod broker_faults;
 mod changes;
 mod dead_letters;
 mod debezium_offsets;
+mod drained;
 mod encodings;
 mod exactly_once;
 mod exb;

@@ -1,0 +1,44 @@
+//! Whether the rows that a start plans to read can be read. Start at `possible`.
+
+use millrace_core::error::{Error, Result};
+use tokio_postgres::Client;
+
+use crate::catalog::TableInfo;
+use crate::config::Settings;
+use crate::server::ServerFacts;
+use crate::snapshot::outbox;
+use crate::snapshot::table::Plan;
+
+/// Says what cannot be read: on a standby nobody knows which transactions a snapshot saw, and an outbox is read in an
+/// order that its table has to give.
+pub(super) async fn possible(
+    plan: &Plan,
+    (client, tables): (&Client, &[TableInfo]),
+    facts: &ServerFacts,
+    settings: &Settings,
+) -> Result<()> {
+    for table in &plan.again {
+        tracing::warn!(
+            %table,
+            "the table has no key, and the reading of its rows was broken off: all of them come again"
+        );
+    }
+    for unread in &plan.unread {
+        let table = tables.iter().find(|table| table.name() == unread.table);
+        if let (Some(order_by), Some(table)) = (&unread.order_by, table)
+            && !unread.note.ended()
+        {
+            outbox::order(client, table, order_by).await?;
+        }
+    }
+    match plan.unread.first() {
+        Some(unread) if facts.in_recovery && settings.primaries.is_empty() => Err(Error::config(format!(
+            "the rows of {} cannot be read from a standby: it does not know which transactions are under way",
+            unread.table
+        ))
+        .hint(
+            "name the primary in primary_hosts, or set snapshot = \"no_data\" and first_start = \"from_now\"",
+        )),
+        _ => Ok(()),
+    }
+}
