@@ -115,10 +115,12 @@ impl PostgresSource {
         Self { ears: self.ears.daemon(signals), ..self }
     }
 
-    /// What was asked for, in this attempt or in one before.
-    fn requests(&mut self, progress: &Arc<Progress>) -> Arc<Requests> {
-        let new = || Arc::new(Requests::new(&self.settings.connector, progress.clone()));
-        self.requests.get_or_insert_with(new).clone()
+    /// What was asked for, in this attempt or in one before; of the latter what is not noted is heard once more.
+    fn requests(&mut self, feed: &Feed) -> Arc<Requests> {
+        let new = || Arc::new(Requests::new(&self.settings.connector, feed.progress.clone()));
+        let requests = self.requests.get_or_insert_with(new).clone();
+        requests.untold(&feed.notes).into_iter().for_each(|signal| self.ears.again(signal));
+        requests
     }
 
     /// Which rows this start wants.
@@ -147,8 +149,7 @@ impl PostgresSource {
         self.may_start(from.as_ref())?;
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
-        let requests = self.requests(&feed.progress);
-        requests.untold(&feed.notes).into_iter().for_each(|signal| self.ears.again(signal));
+        let requests = self.requests(&feed);
         let past = (from.as_ref(), &feed.notes);
         let (tables, membership) = membership::sent(&client, &self.settings, &facts, past).await?;
         let mut wish = self.wish();

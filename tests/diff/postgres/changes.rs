@@ -69,7 +69,7 @@ pub fn rows() -> String {
 fn heavy(table: &str, id: u32) -> String {
     format!(
         "INSERT INTO {table} SELECT {id}, 1, w, left(w, 9000), jsonb_build_object('w', w), json_build_object('w', w), \
-         w::bytea, ('<a>' || w || '</a>')::xml, (SELECT array_agg(n) FROM generate_series(1, 3000) n), \
+         w::bytea, page_of(w), (SELECT array_agg(n) FROM generate_series(1, 3000) n), \
          (SELECT array_agg(n::bigint) FROM generate_series(1, 3000) n), \
          (SELECT array_agg('t' || n) FROM generate_series(1, 2000) n), w \
          FROM (SELECT string_agg(md5(n::text), '') AS w FROM generate_series(1, 300) n) s;"

@@ -15,6 +15,10 @@ CREATE DOMAIN price AS numeric(12, 3);
 CREATE DOMAIN dear AS price CHECK (VALUE > -1000);
 CREATE DOMAIN words AS text;
 CREATE DOMAIN ints AS int[];
+CREATE FUNCTION page_of(words text) RETURNS xml LANGUAGE plpgsql AS $$ BEGIN
+  RETURN ('<a>' || words || '</a>')::xml;
+EXCEPTION WHEN feature_not_supported THEN RETURN NULL; -- A server may have been built without XML.
+END $$;
 DO $$ DECLARE name text; BEGIN
   FOREACH name IN ARRAY ARRAY['hstore', 'citext', 'ltree', 'postgis', 'vector', 'isn'] LOOP
     BEGIN EXECUTE format('CREATE EXTENSION IF NOT EXISTS %I', name); EXCEPTION WHEN OTHERS THEN NULL; END;
