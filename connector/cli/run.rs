@@ -10,7 +10,7 @@ use super::signals::{Asked, Signals};
 use super::{EXIT_CONFIG, EXIT_FAILED, Run, refuse};
 use crate::supervisor::{Ended, Supervisor};
 use crate::telemetry::bar;
-use crate::{config, rest};
+use crate::{config, operators, rest};
 
 /// Between a SIGTERM and the SIGKILL after it, service managers wait longer than this.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -80,7 +80,10 @@ async fn serve(
     tokio::select! {
         biased;
         signal = signals.end() => Ok(signal),
-        () = supervisor.drained() => Ok(0),
+        () = supervisor.drained() => {
+            operators::settled().await;
+            Ok(0)
+        }
         () = tokio::time::sleep(DRAIN) => {
             warn!(connectors = supervisor.running(), "not drained in time; what is missing comes again");
             Ok(EXIT_NOT_DRAINED)

@@ -189,7 +189,7 @@ fn what_an_outbox_holds_is_left_alone_or_read_in_an_order_that_the_file_declares
         (format!("{drains}order_by = [\"a\", \"b\", \"a\"]"), "names a twice"),
         (format!("{drains}order_by = \"id\"\non_update = \"skip\""), "does not go with drain_existing"),
         ("order_by = \"id\"".to_owned(), "route.outbox.order_by: has no effect"),
-        ("first_start = \"drain\"".to_owned(), "did you mean"),
+        ("first_start = \"drain\"".to_owned(), "is not one of from_now, drain_existing"),
     ] {
         let found = messages(&file(&options)).join("\n");
         assert!(found.contains(expected), "{options}: {found}");

@@ -10,7 +10,8 @@ mod who;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -28,6 +29,10 @@ const TOPIC_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Entries that wait for Kafka: more than people do while it is away.
 const COPIES_MAX: usize = 256;
+
+/// Service managers wait for the end of a daemon, and other things have had their time by then.
+const SETTLED_WITHIN: Duration = Duration::from_secs(3);
+const SETTLED_POLL: Duration = Duration::from_millis(10);
 
 const ONLY_IN_FILE: &str = "an entry of the operator log is in its file and not on its topic";
 
@@ -133,7 +138,9 @@ impl Log {
             (None, _) => copy.send().await,
             // Nobody who asks the daemon waits for Kafka.
             (Some(_), Who::Peer(_)) => {
+                PENDING.fetch_add(1, Ordering::Relaxed);
                 if copies().try_send(copy).is_err() {
+                    PENDING.fetch_sub(1, Ordering::Relaxed);
                     tracing::warn!(connector = connector.name, "{ONLY_IN_FILE}: many wait for Kafka");
                 }
                 Ok(())
@@ -172,6 +179,17 @@ impl Copied {
     }
 }
 
+/// Entries on their way to topics.
+static PENDING: AtomicUsize = AtomicUsize::new(0);
+
+/// Before the daemon ends: until all of them are there, as long as Kafka takes them soon.
+pub async fn settled() {
+    let deadline = Instant::now() + SETTLED_WITHIN;
+    while PENDING.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+        tokio::time::sleep(SETTLED_POLL).await;
+    }
+}
+
 /// What goes to topics one after the other, so that it is there in the order of the file.
 fn copies() -> &'static mpsc::Sender<Copied> {
     static COPIES: OnceLock<mpsc::Sender<Copied>> = OnceLock::new();
@@ -180,6 +198,7 @@ fn copies() -> &'static mpsc::Sender<Copied> {
         tokio::spawn(async move {
             while let Some(copy) = waiting.recv().await {
                 copy.sent_or_told().await;
+                PENDING.fetch_sub(1, Ordering::Relaxed);
             }
         });
         copies

@@ -145,7 +145,7 @@ impl PostgresSource {
     }
 
     /// Everything up to the first byte of the stream.
-    async fn start(&mut self, from: Option<Position>, mut feed: Feed) -> Result<Begun> {
+    async fn start(&mut self, mut from: Option<Position>, mut feed: Feed) -> Result<Begun> {
         self.may_start(from.as_ref())?;
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
@@ -153,7 +153,6 @@ impl PostgresSource {
         let past = (from.as_ref(), &feed.notes);
         let (tables, membership) = membership::sent(&client, &self.settings, &facts, past).await?;
         let mut wish = self.wish();
-        let mut from = from;
         if self.settings.snapshot.on_loss
             && let Some(lost) = start::lost(&self.settings, &client, &facts, from.as_ref()).await?
         {
