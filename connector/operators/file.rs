@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use millrace_core::error::{Error, Result};
+use rustix::fs::{FlockOperation, flock};
 
 /// Nobody but its owner reads what operators did.
 const MODE: u32 = 0o600;
@@ -27,7 +28,8 @@ pub fn append(path: &Path, line: &str) -> Result<()> {
         .hint(format!("chmod 600 {}", path.display())));
     }
     // Until the file is closed.
-    file.lock().map_err(failed("lock"))?;
+    let locked = flock(&file, FlockOperation::LockExclusive);
+    locked.map_err(|error| failed("lock")(error.into()))?;
     // A line that was cut short by a crash stays what it is.
     let begin = if ends_a_line(&mut file).map_err(failed("read"))? { "" } else { "\n" };
     file.write_all(format!("{begin}{line}\n").as_bytes()).map_err(failed("write to"))?;

@@ -133,7 +133,7 @@ impl Log {
                 .map_err(|panic| Error::fatal("the operator log broke a rule of its own").source(panic))??;
         }
         let Some(topic) = self.topic.clone() else { return Ok(()) };
-        let copy = Copied { connector: connector.clone(), topic, line };
+        let copy = Copied { connector: connector.clone(), topic, lines: vec![line] };
         match (&self.file, who) {
             (None, _) => copy.send().await,
             // Nobody who asks the daemon waits for Kafka.
@@ -153,18 +153,18 @@ impl Log {
     }
 }
 
-/// An entry on its way to a topic.
+/// Entries on their way to a topic.
 struct Copied {
     connector: Connector,
     topic: String,
-    line: String,
+    lines: Vec<String>,
 }
 
 impl Copied {
     async fn send(&self) -> Result<()> {
-        let Self { connector, topic, line } = self;
+        let Self { connector, topic, lines } = self;
         let sent =
-            tokio::time::timeout(TOPIC_PATIENCE, registry::tell_operators(connector, topic, line)).await;
+            tokio::time::timeout(TOPIC_PATIENCE, registry::tell_operators(connector, topic, lines)).await;
         sent.unwrap_or_else(|_| {
             let seconds = TOPIC_PATIENCE.as_secs();
             Err(Error::transient(format!("topic {topic} did not take a record within {seconds} s")))
@@ -196,11 +196,29 @@ fn copies() -> &'static mpsc::Sender<Copied> {
     COPIES.get_or_init(|| {
         let (copies, mut waiting) = mpsc::channel::<Copied>(COPIES_MAX);
         tokio::spawn(async move {
-            while let Some(copy) = waiting.recv().await {
-                copy.sent_or_told().await;
-                PENDING.fetch_sub(1, Ordering::Relaxed);
+            let mut all = Vec::new();
+            while waiting.recv_many(&mut all, COPIES_MAX).await > 0 {
+                let many = all.len();
+                for copy in together(std::mem::take(&mut all)) {
+                    copy.sent_or_told().await;
+                }
+                PENDING.fetch_sub(many, Ordering::Relaxed);
             }
         });
         copies
     })
+}
+
+/// What waits for the same topic goes in one Kafka transaction.
+fn together(all: Vec<Copied>) -> Vec<Copied> {
+    let mut some: Vec<Copied> = Vec::new();
+    for copy in all {
+        let is_same =
+            |one: &&mut Copied| one.connector.name == copy.connector.name && one.topic == copy.topic;
+        match some.iter_mut().find(is_same) {
+            Some(one) => one.lines.extend(copy.lines),
+            None => some.push(copy),
+        }
+    }
+    some
 }

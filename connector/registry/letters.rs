@@ -76,10 +76,10 @@ pub async fn replay(
     Ok(())
 }
 
-/// Writes an entry of the operator log onto its topic.
-pub async fn tell_operators(connector: &Connector, topic: &str, entry: &str) -> Result<()> {
+/// Writes entries of the operator log onto its topic.
+pub async fn tell_operators(connector: &Connector, topic: &str, entries: &[String]) -> Result<()> {
     match &connector.sink {
-        Sink::Kafka(to, _) => millrace_kafka::operators::append(to, topic, &connector.name, entry).await,
+        Sink::Kafka(to, _) => millrace_kafka::operators::append(to, topic, &connector.name, entries).await,
         Sink::Stdout(_) => {
             Err(Error::config("standard output has no topics").hint("give operator_log a file"))
         }

@@ -38,7 +38,7 @@ pub async fn hand_back(connector: &Connector, offsets: &Offsets) -> Result<Posit
     let notes = sink.notes();
     let offset = offset_at(connector, position, &notes).await?;
     sink.close().await?;
-    compacted::write(to, &offsets.topic, (&key, &offset), "offsets").await?;
+    compacted::write(to, &offsets.topic, (&key, std::slice::from_ref(&offset)), "offsets").await?;
     Ok(Position::new(offset))
 }
 

@@ -80,8 +80,13 @@ fn read_all(settings: &Settings, name: &str, partitions: u32) -> Result<Newest> 
     Ok(newest)
 }
 
-/// Writes one record, in a Kafka transaction of its own. `who`: what the transactional id ends in.
-pub async fn write(settings: &Settings, topic: &str, (key, value): (&str, &str), who: &str) -> Result<()> {
+/// Writes records of one key, in a Kafka transaction of their own. `who`: what the transactional id ends in.
+pub async fn write(
+    settings: &Settings,
+    topic: &str,
+    (key, values): (&str, &[String]),
+    who: &str,
+) -> Result<()> {
     let settings = Arc::new(settings.clone());
     let topics = Topics::new(settings.clone(), Arc::default());
     let Presence::Ready { partitions, .. } = topics.admin.presence(topic).await? else {
@@ -90,7 +95,7 @@ pub async fn write(settings: &Settings, topic: &str, (key, value): (&str, &str),
     let id = format!("{}-{who}", settings.transactional_id);
     let sizes: Sizes = topics.sizes();
     let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes)?;
-    let (topic, key, value) = (topic.to_owned(), key.to_owned(), value.to_owned());
+    let (topic, key, values) = (topic.to_owned(), key.to_owned(), values.to_vec());
     let timeout = settings.limits.timeout;
     blocking(move || {
         let client = Client::new(&config, Role::Producer)
@@ -101,9 +106,18 @@ pub async fn write(settings: &Settings, topic: &str, (key, value): (&str, &str),
             let handle = client.topic(&topic)?;
             client.begin_transaction()?;
             let partition = route::partition(Some(key.as_bytes()), partitions);
-            handle
-                .produce(partition, Some(key.as_bytes()), Some(value.as_bytes()), std::iter::empty(), 0, 0)
-                .map_err(|code| Failure { code, text: native::describe(code), retriable: false })?;
+            for value in &values {
+                handle
+                    .produce(
+                        partition,
+                        Some(key.as_bytes()),
+                        Some(value.as_bytes()),
+                        std::iter::empty(),
+                        0,
+                        0,
+                    )
+                    .map_err(|code| Failure { code, text: native::describe(code), retriable: false })?;
+            }
             client.flush(timeout)?;
             client.commit_transaction(timeout)
         };

@@ -19,8 +19,8 @@ const CONFIG: [(&str, &str); 2] = [("cleanup.policy", "delete"), ("retention.ms"
 const LEADERS_POLL: Duration = Duration::from_millis(20);
 const LEADERS_POLLS: u32 = 250;
 
-/// Puts an entry behind the others; it is durable when this returns.
-pub async fn append(settings: &Settings, topic: &str, key: &str, entry: &str) -> Result<()> {
+/// Puts entries behind the others; they are durable when this returns.
+pub async fn append(settings: &Settings, topic: &str, key: &str, entries: &[String]) -> Result<()> {
     let topics = Topics::new(Arc::new(settings.clone()), Arc::default());
     if topics.admin.presence(topic).await? == Presence::Missing {
         let declared = settings.declared(topic);
@@ -32,7 +32,7 @@ pub async fn append(settings: &Settings, topic: &str, key: &str, entry: &str) ->
     }
     for _ in 0..LEADERS_POLLS {
         if let Presence::Ready { .. } = topics.admin.presence(topic).await? {
-            return compacted::write(settings, topic, (key, entry), "operators").await;
+            return compacted::write(settings, topic, (key, entries), "operators").await;
         }
         tokio::time::sleep(LEADERS_POLL).await;
     }
