@@ -185,13 +185,12 @@ impl PostgresSource {
         // Both connections are with one server, whichever of several it is.
         self.settings.server = server;
         let (desk, orders, heard) = desk::desk(plan.unread.iter().any(Unread::is_half_drained));
-        let progress = feed.progress.clone();
         let counter = Counter {
             orders,
             token: format!("{}/{:x}", self.settings.slot, now_us()).into(),
             newest_id: Arc::default(),
             requests,
-            progress,
+            progress: feed.progress.clone(),
             drained: Arc::default(),
         };
         let tables = plan.unread.len();
