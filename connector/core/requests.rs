@@ -72,12 +72,12 @@ impl Requests {
 
     /// Of those that were taken, the ones that a new attempt's notes do not know: to be heard once more.
     pub fn untold(&self, notes: &Notes) -> Vec<Signal> {
-        let mut taken = std::mem::take(&mut *self.all_taken());
-        if !taken.is_empty() {
-            let known: Vec<String> = notes.values().filter_map(|text| asked_id(text)).collect();
-            taken.retain(|signal| !known.contains(&signal.id));
+        let mut taken = self.all_taken();
+        if taken.is_empty() {
+            return Vec::new();
         }
-        taken
+        let known: Vec<String> = notes.values().filter_map(|text| asked_id(text)).collect();
+        taken.extract_if(.., |signal| !known.contains(&signal.id)).collect()
     }
 
     fn all_taken(&self) -> MutexGuard<'_, Vec<Signal>> {
@@ -185,12 +185,18 @@ impl Requests {
                 self.notify(Some(&asked), "RESUMED", []);
             }
             Action::Stop(wanted) => {
-                self.all_taken().clear();
+                if wanted.is_empty() {
+                    self.all_taken().clear();
+                }
                 // Of none named: of all.
                 let all = || Wanted::parse(".*").into_iter().collect();
                 self.stop(if wanted.is_empty() { all() } else { wanted });
                 self.paused.send_replace(false);
                 self.notify(Some(&asked), "ABORTED", []);
+            }
+            // By the signal topic it comes once more, too, until its offset is committed.
+            Action::Execute(_) if self.all_taken().iter().any(|taken| taken.id == asked.id) => {
+                tracing::info!(id = %asked.id, "these rows are being read already");
             }
             Action::Execute(execute) => {
                 self.stop(Vec::new());
@@ -249,13 +255,14 @@ impl Ears {
     }
 }
 
-/// The request that a note is about.
+/// The request that a note is about. One that is through says nothing: somebody may ask by the same id again.
 fn asked_id(note: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Of {
         asked: Asked,
+        state: String,
     }
-    serde_json::from_str::<Of>(note).ok().map(|of| of.asked.id)
+    serde_json::from_str::<Of>(note).ok().filter(|of| of.state != "done").map(|of| of.asked.id)
 }
 
 /// Very many are not named each time.
@@ -297,10 +304,18 @@ mod tests {
         let ids = |notes: &Notes| requests.untold(notes).into_iter().map(|s| s.id).collect::<Vec<_>>();
         ["known", "lost", "through"].iter().for_each(|id| take(id));
         requests.completed([Some(&asked("through"))].into_iter());
-        let note = json!({"state": "reading", "asked": asked("known")}).to_string();
-        let notes = Notes::from([("table s.a".to_owned(), note), ("x".to_owned(), "{}".to_owned())]);
+        let note = |state: &str, id: &str| json!({"state": state, "asked": asked(id)}).to_string();
+        let notes = [("a", note("reading", "known")), ("b", note("done", "lost")), ("c", "{}".to_owned())];
+        let notes = Notes::from(notes.map(|(key, text)| (key.to_owned(), text)));
         assert_eq!(ids(&notes), ["lost"]);
         assert!(ids(&notes).is_empty(), "given twice");
+        // One that is open is not taken up a second time, whatever way it comes.
+        let again =
+            signal::parse("known", "execute-snapshot", &json!({"data-collections": ["s.a"]})).unwrap();
+        assert!(requests.hear(again).is_none());
+        take("stopped");
+        assert!(heard(&requests, "stop-snapshot", json!({"data-collections": ["s.b"]})).is_none());
+        assert_eq!(ids(&Notes::new()), ["known", "stopped"]);
         take("stopped");
         assert!(heard(&requests, "stop-snapshot", json!({})).is_none());
         assert!(ids(&Notes::new()).is_empty());

@@ -103,11 +103,12 @@ impl Rows {
             None => Vec::new(),
         };
         // Of one that came by a document, the document's own note tells a later attempt.
-        if let Some(signal) = signal.filter(|_| heard.is_none() && !unread.is_empty()) {
-            requests.taken(signal);
-        }
+        let taken = signal.filter(|_| heard.is_none() && !unread.is_empty());
         let order = self.reader.orders.try_send(Order::Add { unread: unread.clone(), heard });
         order.map_err(|_| Error::transient("the stream has ended under a signal"))?;
+        if let Some(signal) = taken {
+            requests.taken(signal);
+        }
         self.read(unread);
         Ok(())
     }
