@@ -1,16 +1,20 @@
 //! Between whoever asks for a change and what changes something: the operator log of the connector that it is about.
 
+use std::sync::Arc;
+
 use axum::body::{Body, to_bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{Request, State};
+use axum::extract::{RawPathParams, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::serve::IncomingStream;
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use super::listener::Capped;
 use super::{Daemon, refusal};
+use crate::config::Connector;
 use crate::operators::{self, Action, Who};
 
 /// More than any signal; of what is larger nothing is done.
@@ -29,17 +33,31 @@ impl Connected<IncomingStream<'_, Capped>> for Peer {
     }
 }
 
-/// Writes what is wanted of a connector before it is done, and what came of it behind.
-pub async fn recorded(State(daemon): State<Daemon>, request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    let mut words = path.trim_matches('/').split('/').skip(1);
-    let Some(connector) = words.next().and_then(|name| daemon.find(name)) else {
+/// Writes what is wanted of a connector before it is done, and what came of it behind. The name is the one that the
+/// route found, as whoever acts on it reads it: in a path it may be spelled with escapes.
+pub async fn recorded(
+    State(daemon): State<Daemon>,
+    params: RawPathParams,
+    request: Request,
+    next: Next,
+) -> Response {
+    let name = params.iter().find(|(param, _)| *param == "name").map(|(_, name)| name);
+    let Some(settings) = name.and_then(|name| daemon.find(name)).map(|connector| connector.settings()) else {
         return next.run(request).await;
     };
-    let settings = connector.settings();
     if settings.operator_log.is_none() {
         return next.run(request).await;
     }
+    // On its own: what was begun is ended and written, though whoever asked may hang up.
+    let done = tokio::spawn(done(settings, request, next).in_current_span()).await;
+    done.unwrap_or_else(|_| {
+        refusal(StatusCode::INTERNAL_SERVER_ERROR, "a panic: the daemon's log has its place")
+    })
+}
+
+async fn done(settings: Arc<Connector>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let words = path.trim_matches('/').split('/').skip(2);
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(peer))| *peer);
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {

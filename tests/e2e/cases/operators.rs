@@ -45,10 +45,12 @@ async fn ask_over_rest(shop: &Shop) {
         (Method::PUT, "resume", 202),
         (Method::POST, "restart?onlyFailed=true", 202),
         (Method::POST, "tasks/7/restart", 404),
-        (Method::PUT, "stop", 204),
     ] {
         assert_eq!(shop.daemon().request(method, &at(what)).await, status, "{what}");
     }
+    // The same name, spelled with an escape.
+    let spelled = format!("/connectors/%{:02X}{}/stop", shop.name.as_bytes()[0], &shop.name[1..]);
+    assert_eq!(shop.daemon().request(Method::PUT, &spelled).await, 204);
     let data = json!({"message": PLANTED});
     shop.daemon().post(&at("signals"), &json!({"id": "one", "type": "log", "data": data})).await;
 }
