@@ -43,21 +43,23 @@ impl Worker {
         &mut self,
         tables: &[TableName],
     ) -> Result<Option<(Visibility, OwnedMutexGuard<()>)>> {
-        if !self.begin(tables).await? {
-            self.wait(held_by_somebody(tables)).await;
-            return Ok(None);
-        }
         let shared = self.shared.clone();
         let pausing = tokio::select! {
             biased;
             // Its stream may stand still until all of it is read.
             whole = shared.help_wanted() => {
-                self.roll_back().await?;
                 self.help(&whole).await?;
                 return Ok(None);
             }
             pausing = shared.pausing.clone().lock_owned() => pausing,
         };
+        // Behind the wait, which may be for all that an outbox holds: a lock that nobody needs yet would keep others
+        // from altering the table, and behind them everybody from writing to it.
+        if !self.begin(tables).await? {
+            drop(pausing);
+            self.wait(held_by_somebody(tables)).await;
+            return Ok(None);
+        }
         let Some(streamed) = self.pause().await? else {
             drop(pausing);
             self.roll_back().await?;

@@ -52,10 +52,11 @@ const CHUNKS_WORTH_A_PART: u64 = 2;
 const ROUNDS_BESIDE: u32 = 3;
 
 /// What a worker's session is set to: rows hidden by a policy are an error and no gap, an index gives the
-/// order, and its messages wait for nobody.
+/// order, and its messages wait for nobody. `transaction_timeout` is there from Postgres 17 on.
 const SESSION: &str = "SET row_security = off; SET bytea_output = hex; SET lc_monetary = 'C'; SET synchronous_commit = local; \
     SET statement_timeout = 0; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
-    SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = 0";
+    SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = 0; \
+    SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL";
 
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
