@@ -37,6 +37,17 @@ impl Source {
                          set snapshot = \"no_data\": the outbox begins with what is written after the first start",
                     );
                 }
+                let is_older = settings.slot_made_beforehand || settings.takes_slot;
+                if is_older
+                    && format.routes.iter().filter_map(first).any(|first| first != FirstStart::FromNow)
+                {
+                    problems.add(
+                        "route.outbox.first_start",
+                        "\"drain_existing\" takes what was written before it for rows that are there, and with a slot \
+                         that was made earlier what was deleted again since then is in no row; set \"from_now\": such \
+                         a slot has all that was written since it was made",
+                    );
+                }
                 settings.outboxes = format.routes.iter().map(|r| (r.relations.clone(), first(r))).collect();
             }
             Self::Mongodb(settings) => {

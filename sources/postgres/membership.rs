@@ -279,11 +279,10 @@ pub fn gaps(settings: &Settings, now: &Membership, noted: &Notes, end: Lsn) -> R
         return Ok(Vec::new());
     }
     let Judged { mut lost, mut others, mut born } = now.judge(noted);
-    if settings.snapshot.rows {
-        others.append(&mut born);
-    } else {
-        lost.append(&mut others);
-    }
+    // What an outbox holds says nothing of what was sent of it: its rows are not read anew.
+    let is_read = |table: &mut TableName| settings.snapshot.rows && settings.outbox(table).is_none();
+    lost.extend(others.extract_if(.., |table| !is_read(table)));
+    others.extend(born.extract_if(.., is_read));
     for table in &born {
         tracing::warn!(%table, "the name stands for another table than before, which was made and published at once");
     }

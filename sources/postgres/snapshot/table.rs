@@ -279,6 +279,8 @@ fn planned(wish: Wish, table: &TableInfo, noted: Option<TableNote>, begins: bool
             again = true;
             Some(TableNote { again: note.again + 1, ..TableNote::new(Phase::Pending) })
         }
+        // It was drained as an outbox, and is one no longer: under that snapshot no change was noted.
+        (_, Some(note)) if note.sight.is_some() => Some(TableNote::new(Phase::Pending)),
         (_, Some(note)) => Some(note),
         (_, None) if begins => Some(TableNote::new(Phase::Pending)),
         (_, None) => Some(TableNote::new(Phase::Skipped)),

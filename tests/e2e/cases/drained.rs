@@ -326,3 +326,19 @@ async fn a_signal_that_wants_the_rows_of_an_outbox_again_is_passed_over() {
     shop.sql.run("INSERT INTO outbox (aggregateid, version) VALUES ('a-0', 4)").await;
     expect_each_once_and_in_order(&shop).await;
 }
+
+/// What it holds may be copies of what was sent long ago.
+#[tokio::test]
+async fn an_outbox_that_another_table_took_the_place_of_is_not_drained_again() {
+    let mut shop = shop("drained-replaced", DRAINS).await;
+    fill(&shop, 5).await;
+    shop.start().await;
+    read_through(&shop, "public.outbox").await;
+    expect_each_once_and_in_order(&shop).await;
+    shop.term().await;
+    let swap = "BEGIN; CREATE TABLE copied (LIKE outbox INCLUDING ALL); INSERT INTO copied SELECT * FROM outbox; \
+                DROP TABLE outbox; ALTER TABLE copied RENAME TO outbox; COMMIT";
+    shop.sql.run(swap).await;
+    shop.start_in_any_state().await.not_ready("POSITION_LOST").await.expect_reason(&["public.outbox"]);
+    expect_each_once_and_in_order(&shop).await;
+}
