@@ -326,7 +326,7 @@ pub(crate) fn zero(r#type: &Type) -> &'static str {
             Rare::Point => "(0,0)",
             // An empty collection of geometries.
             Rare::Geometry => "010700000000000000",
-            Rare::Vector { .. } => "[0]",
+            Rare::Vector { .. } => "[]",
             Rare::SparseVector => "{}/0",
             Rare::TimeNs | Rare::TimeIso | Rare::IntervalIso => "00:00:00",
             Rare::TimestampNs | Rare::TimestampConnect | Rare::TimestampIso => "1970-01-01 00:00:00",

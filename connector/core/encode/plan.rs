@@ -23,7 +23,7 @@ use super::typed::Typed;
 use super::value::{Rare, Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Envelope, Format, Skipped, avro_schema, header, json_schema};
 use crate::error::{Error, Result};
-use crate::relation::{Column, Relation, Shape};
+use crate::relation::{Column, Kind, Relation, Shape};
 use crate::route::filter::{Bound, Filter};
 use crate::route::rename::{Renamed, renamed};
 use crate::route::rule::{Route, TopicRule};
@@ -161,7 +161,7 @@ impl<'a> Draft<'a> {
         });
         let names = Names { logical: format.schema_names.full(&logical).into_owned() };
         let schema = |(member, column): (&Member, &Column)| {
-            let nullable = is_nullable(relation, &widened, member.index);
+            let nullable = is_nullable(relation, &widened, member.index, format);
             field(column, nullable, format).1.schema
         };
         let row = |(member, column): (&Member, &Column)| {
@@ -386,8 +386,12 @@ pub(crate) fn frame(encoding: Encoding, schema: &Schema, id: u32) -> (Vec<u8>, &
     }
 }
 
-pub(super) fn is_nullable(relation: &Relation, widened: &[usize], index: usize) -> bool {
-    relation.columns.get(index).is_some_and(|c| c.nullable) || widened.contains(&index)
+/// Whether the schema lets a column be null. Debezium's does of every `geometry`, whatever the table says, and of no
+/// other type.
+pub(super) fn is_nullable(relation: &Relation, widened: &[usize], index: usize, format: &Format) -> bool {
+    let always = |column: &Column| format.dialect == Dialect::Debezium && column.kind == Kind::Geometry;
+    relation.columns.get(index).is_some_and(|column| column.nullable || always(column))
+        || widened.contains(&index)
 }
 
 /// The schema of a value.
@@ -436,7 +440,7 @@ impl RowPlan {
     /// Open, until it is closed.
     fn compile<W: Writer>(draft: &Draft<'_>, members: &[Member], head: &[u8]) -> Self {
         let column = |(place, (member, column)): (usize, (&Member, &Column))| {
-            let nullable = is_nullable(draft.relation, &draft.widened, member.index);
+            let nullable = is_nullable(draft.relation, &draft.widened, member.index, draft.format);
             let mut plan = ColumnPlan::compile::<W>(draft.format, member, column, nullable, place == 0);
             if let Some(r#type) = &member.r#type {
                 plan.r#type.clone_from(r#type);
@@ -519,6 +523,10 @@ impl ColumnPlan {
             (true, ..) => Some(W::null(name, is_first, union)),
         };
         let absent = match (&null, default, &r#type) {
+            // Its schema lets it be null, and its table does not: Debezium writes the zero.
+            (Some(_), None, _) if column.kind == Kind::Geometry && !column.nullable => {
+                value(&r#type, zero(&r#type))
+            }
             (Some(null), ..) => null.clone(),
             (None, Some(default), _) => value(&r#type, default),
             // Debezium's zero has no fraction.

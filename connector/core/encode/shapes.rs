@@ -171,9 +171,10 @@ fn srid(ewkb: &[u8]) -> Result<Option<i32>, Bad> {
 
 fn vector<W: Writer>(text: &[u8], is_single: bool, out: &mut Vec<u8>) -> Result<(), Bad> {
     let inner = expect(text, b"[")?.strip_suffix(b"]").ok_or(Bad::Malformed)?;
-    let count = inner.iter().filter(|byte| **byte == b',').count() + 1;
+    let elements = || inner.split(|byte| *byte == b',').filter(|_| !inner.is_empty());
+    let count = elements().count();
     W::array_start(out, count);
-    for (index, element) in inner.split(|byte| *byte == b',').enumerate() {
+    for (index, element) in elements().enumerate() {
         W::element(out, index, None);
         if is_single { W::float(out, element)? } else { W::double(out, element)? }
     }
@@ -241,6 +242,8 @@ mod tests {
                 r#"{"wkb":"AQEAACDmEAAAAAAAAAAA8D8AAAAAAAAAQA==","srid":4326}"#,
             ),
             (Rare::Vector { is_single: false }, "[1,2.5,-3]", "[1.0,2.5,-3.0]"),
+            // What a required column holds where the old row was not sent.
+            (Rare::Vector { is_single: true }, "[]", "[]"),
             (Rare::SparseVector, "{1:1.5,3:-2}/5", r#"{"dimensions":5,"vector":[[1,1.5],[3,-2.0]]}"#),
             (Rare::SparseVector, "{}/5", r#"{"dimensions":5,"vector":[]}"#),
             (Rare::TimeNs, "00:00:00.000001", "1000"),

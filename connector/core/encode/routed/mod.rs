@@ -122,7 +122,7 @@ impl Cell {
     fn of(draft: &Draft<'_>, column: &str, name: &str) -> Option<Self> {
         let relation = draft.relation;
         let index = relation.columns.iter().position(|known| known.name == column)?;
-        let nullable = is_nullable(relation, &draft.widened, index);
+        let nullable = is_nullable(relation, &draft.widened, index, draft.format);
         let (r#type, Field { schema, .. }, default) =
             field(relation.columns.get(index)?, nullable, draft.format);
         let default = default.map(|text| text.as_bytes().to_vec());
