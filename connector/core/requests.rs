@@ -71,7 +71,7 @@ impl Requests {
     }
 
     /// Of those that were taken, the ones that a new attempt's notes do not know: to be heard once more.
-    pub fn untold(&self, notes: &Notes) -> Vec<Signal> {
+    fn untold(&self, notes: &Notes) -> Vec<Signal> {
         let mut taken = self.all_taken();
         if taken.is_empty() {
             return Vec::new();
@@ -215,6 +215,8 @@ pub struct Ears {
     /// The daemon passes on what REST takes.
     daemon: Option<mpsc::Receiver<Signal>>,
     file: Option<SignalFile>,
+    /// What was heard, in this attempt or in one before.
+    requests: Option<Arc<Requests>>,
 }
 
 impl Ears {
@@ -224,6 +226,15 @@ impl Ears {
 
     pub fn file(self, file: Option<SignalFile>) -> Self {
         Self { file, ..self }
+    }
+
+    /// What was asked for until now. Of what an attempt before took up, it is heard once more what the notes of this
+    /// one do not know.
+    pub fn requests(&mut self, connector: &str, progress: &Arc<Progress>, notes: &Notes) -> Arc<Requests> {
+        let new = || Arc::new(Requests::new(connector, progress.clone()));
+        let requests = self.requests.get_or_insert_with(new).clone();
+        self.again.extend(requests.untold(notes));
+        requests
     }
 
     /// The next signal; never, where nobody can send one. Cancel-safe.

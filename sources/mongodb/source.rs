@@ -52,7 +52,6 @@ pub struct MongodbSource {
     origin: Origin,
     /// What is asked of it while it runs.
     ears: Ears,
-    requests: Option<Arc<Requests>>,
 }
 
 /// Those who read documents beside the stream, and what they have to do.
@@ -118,7 +117,7 @@ impl MongodbSource {
     /// `version` is what the source block of each event shows.
     pub fn new(settings: Settings, topic_prefix: &str, version: &str) -> Self {
         let origin = Origin { version: version.to_owned(), name: topic_prefix.to_owned() };
-        Self { settings: Arc::new(settings), origin, ears: Ears::default(), requests: None }
+        Self { settings: Arc::new(settings), origin, ears: Ears::default() }
     }
 
     /// Listens to what is asked for.
@@ -126,19 +125,13 @@ impl MongodbSource {
         Self { ears: self.ears.daemon(signals), ..self }
     }
 
-    /// What was asked for, in this attempt or in one before.
-    fn requests(&mut self, progress: &Arc<Progress>) -> Arc<Requests> {
-        let new = || Arc::new(Requests::new(&self.settings.connector, progress.clone()));
-        self.requests.get_or_insert_with(new).clone()
-    }
-
     /// Whoever reads documents, with those that are left to be read, and what the stream has to know of it.
     fn rows(
-        &mut self,
+        &self,
         client: &Client,
         facts: &Facts,
         plan: Plan,
-        progress: &Arc<Progress>,
+        (requests, progress): (Arc<Requests>, &Arc<Progress>),
     ) -> (Tracker, Desk, Rows, mpsc::Receiver<Heard>) {
         let tracker = Tracker::new(plan.unread.clone(), plan.notes);
         let (desk, orders, heard) = desk();
@@ -147,7 +140,7 @@ impl MongodbSource {
             settings: self.settings.clone(),
             is_mongos: facts.is_mongos,
             orders,
-            requests: self.requests(progress),
+            requests,
             progress: progress.clone(),
         };
         if plan.unread.iter().all(|unread| unread.note.asked.is_some()) {
@@ -286,8 +279,7 @@ impl Source for MongodbSource {
         let client = client::connect(&self.settings).await?;
         let facts = client::facts(&client, &self.settings).await?;
         facts.preconditions()?;
-        let requests = self.requests(&feed.progress);
-        requests.untold(&feed.notes).into_iter().for_each(|signal| self.ears.again(signal));
+        let requests = self.ears.requests(&self.settings.connector, &feed.progress, &feed.notes);
         let Place { position, is_first } =
             start::place(&self.settings, &client, &facts, from.as_ref()).await?;
         // After the place was taken: what comes into being from there on comes as changes.
@@ -300,7 +292,7 @@ impl Source for MongodbSource {
         // One that begins anew has nothing behind it.
         let waiting = if is_first { VecDeque::new() } else { Heard::noted(&feed.notes) };
         let signals = SignalCollection::new(self.settings.signal_collection.clone(), waiting);
-        let (tracker, desk, rows, heard) = self.rows(&client, &facts, plan, &progress);
+        let (tracker, desk, rows, heard) = self.rows(&client, &facts, plan, (requests, &progress));
         let (reading, mut decoding) =
             self.stream(&client, &facts, position, (feed, tracker, signals, desk)).await?;
         let mut ears = std::mem::take(&mut self.ears);

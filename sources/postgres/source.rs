@@ -19,7 +19,7 @@ use millrace_core::position::Position;
 use millrace_core::progress::{Progress, State, now_us};
 use millrace_core::relation::Relation;
 use millrace_core::report::Report;
-use millrace_core::requests::{Ears, Requests};
+use millrace_core::requests::Ears;
 use millrace_core::signal::Signal;
 use millrace_core::signal::file::SignalFile;
 use millrace_core::signal::inserted::Heard;
@@ -80,7 +80,6 @@ pub struct PostgresSource {
     reads_again: bool,
     /// What is asked of it while it runs.
     ears: Ears,
-    requests: Option<Arc<Requests>>,
     /// The slot has to go.
     over_limit: AtomicBool,
     /// Ends once the server has nothing more to give, and how it was then.
@@ -103,7 +102,6 @@ impl PostgresSource {
             settings,
             origin,
             ears,
-            requests: None,
             over_limit: AtomicBool::new(false),
             drain: None,
             drained: OnceLock::new(),
@@ -113,14 +111,6 @@ impl PostgresSource {
     /// Listens to what is asked for.
     pub fn listening(self, signals: mpsc::Receiver<Signal>) -> Self {
         Self { ears: self.ears.daemon(signals), ..self }
-    }
-
-    /// What was asked for, in this attempt or in one before; of the latter what is not noted is heard once more.
-    fn requests(&mut self, feed: &Feed) -> Arc<Requests> {
-        let new = || Arc::new(Requests::new(&self.settings.connector, feed.progress.clone()));
-        let requests = self.requests.get_or_insert_with(new).clone();
-        requests.untold(&feed.notes).into_iter().for_each(|signal| self.ears.again(signal));
-        requests
     }
 
     /// Which rows this start wants.
@@ -149,7 +139,7 @@ impl PostgresSource {
         self.may_start(from.as_ref())?;
         let Control { client, server, ended } = control::connect(&self.settings).await?;
         let facts = server::preconditions(&client, &self.settings).await?;
-        let requests = self.requests(&feed);
+        let requests = self.ears.requests(&self.settings.connector, &feed.progress, &feed.notes);
         let past = (from.as_ref(), &feed.notes);
         let (tables, membership) = membership::sent(&client, &self.settings, &facts, past).await?;
         let mut wish = self.wish();

@@ -386,12 +386,16 @@ pub(crate) fn frame(encoding: Encoding, schema: &Schema, id: u32) -> (Vec<u8>, &
     }
 }
 
-/// Whether the schema lets a column be null. Debezium's does of every `geometry`, whatever the table says, and of no
-/// other type.
+/// Whether the schema lets a column be null.
 pub(super) fn is_nullable(relation: &Relation, widened: &[usize], index: usize, format: &Format) -> bool {
-    let always = |column: &Column| format.dialect == Dialect::Debezium && column.kind == Kind::Geometry;
-    relation.columns.get(index).is_some_and(|column| column.nullable || always(column))
+    let column = relation.columns.get(index);
+    column.is_some_and(|column| column.nullable || is_always_nullable(column, format))
         || widened.contains(&index)
+}
+
+/// Debezium's schemas let every `geometry` be null, whatever the table says, and no other type.
+fn is_always_nullable(column: &Column, format: &Format) -> bool {
+    format.dialect == Dialect::Debezium && column.kind == Kind::Geometry
 }
 
 /// The schema of a value.
@@ -523,8 +527,8 @@ impl ColumnPlan {
             (true, ..) => Some(W::null(name, is_first, union)),
         };
         let absent = match (&null, default, &r#type) {
-            // Its schema lets it be null, and its table does not: Debezium writes the zero.
-            (Some(_), None, _) if column.kind == Kind::Geometry && !column.nullable => {
+            // Where the table does not let it be null, the zero is written all the same.
+            (Some(_), None, _) if !column.nullable && is_always_nullable(column, format) => {
                 value(&r#type, zero(&r#type))
             }
             (Some(null), ..) => null.clone(),

@@ -23,6 +23,7 @@ use crate::snapshot::reader::{End, lock};
 use crate::snapshot::select::{self, Filter, Rows};
 use crate::snapshot::sight::Sight;
 use crate::snapshot::table::{Part, Unread};
+use crate::snapshot::taking::held_by_somebody;
 use crate::snapshot::visibility::Visibility;
 use crate::snapshot::worker::{Described, UNDER_WAY_MAX, Worker, append, last_key, places, refused};
 use crate::tables::{TableName, quoted};
@@ -157,8 +158,9 @@ impl Worker {
             )));
         };
         shared.hold(Some(words(name)), Some(GIVE_UP));
-        while !self.begin(std::slice::from_ref(name)).await? {
-            self.wait(format!("a lock on {name}, which somebody holds")).await;
+        let tables = std::slice::from_ref(name);
+        while !self.begin(tables).await? {
+            self.wait(held_by_somebody(tables)).await;
         }
         let table = self.describe(name).await?;
         let order = self.order(&table, unread.order_by.as_deref().unwrap_or_default()).await?;

@@ -153,7 +153,7 @@ impl Worker {
     }
 }
 
-fn held_by_somebody(tables: &[TableName]) -> String {
+pub(super) fn held_by_somebody(tables: &[TableName]) -> String {
     format!("a lock on {}, which somebody holds", names(tables))
 }
 

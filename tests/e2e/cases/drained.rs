@@ -34,6 +34,15 @@ async fn shop(name: &str, options: &str) -> Shop {
     shop
 }
 
+/// One whose outbox held so many versions of each aggregate, all of which are sent.
+async fn drained(name: &str, versions: i64) -> Shop {
+    let mut shop = shop(name, DRAINS).await;
+    fill(&shop, versions).await;
+    shop.start().await;
+    read_through(&shop, "public.outbox").await;
+    shop
+}
+
 fn route(shop: &Shop, options: &str) -> String {
     format!(
         "[[route]]\nrelations = [\"public.outbox\"]\nenvelope = \"outbox\"\ntopic = \"{}\"\n\
@@ -316,10 +325,7 @@ async fn an_outbox_that_is_written_anew_while_it_is_drained_halts_and_the_rest_c
 
 #[tokio::test]
 async fn a_signal_that_wants_the_rows_of_an_outbox_again_is_passed_over() {
-    let mut shop = shop("drained-signal", DRAINS).await;
-    fill(&shop, 3).await;
-    shop.start().await;
-    read_through(&shop, "public.outbox").await;
+    let shop = drained("drained-signal", 3).await;
     let data = serde_json::json!({"data-collections": ["public.outbox"], "type": "incremental"});
     shop.daemon().ask(&shop.name, "once-more", "execute-snapshot", data).await;
     shop.daemon().wait_until_told(&shop.name, "once-more", "COMPLETED").await;
@@ -330,10 +336,7 @@ async fn a_signal_that_wants_the_rows_of_an_outbox_again_is_passed_over() {
 /// What it holds may be copies of what was sent long ago.
 #[tokio::test]
 async fn an_outbox_that_another_table_took_the_place_of_is_not_drained_again() {
-    let mut shop = shop("drained-replaced", DRAINS).await;
-    fill(&shop, 5).await;
-    shop.start().await;
-    read_through(&shop, "public.outbox").await;
+    let mut shop = drained("drained-replaced", 5).await;
     expect_each_once_and_in_order(&shop).await;
     shop.term().await;
     let swap = "BEGIN; CREATE TABLE copied (LIKE outbox INCLUDING ALL); INSERT INTO copied SELECT * FROM outbox; \
