@@ -226,7 +226,7 @@ impl Job<'_> {
         let until = arguments.minutes.map(|minutes| Instant::now() + Duration::from_secs(minutes * 60));
         while line.trials < trials && line.failures == 0 && until.is_none_or(|until| Instant::now() < until) {
             let (began, seed) = (Instant::now(), line.next_seed);
-            let count = (trials - line.trials).min(arguments.trials_a_run);
+            let count = row.trials_of_a_run(trials - line.trials, arguments.trials_a_run);
             // Kinds take turns over all runs of a row, so a run's first follows from its seed.
             let turn = arguments.first
                 + usize::try_from(seed.wrapping_sub(1)).unwrap_or(0) * arguments.trials_a_run as usize;

@@ -143,6 +143,12 @@ impl Row {
     pub fn must_show(self) -> bool {
         self == Row::F9Off
     }
+
+    /// How many trials a run has at most, where so many are `left`. One of a fault that has to show ends as soon as it
+    /// does, and not every trial can show it: a late end that meets the only records of a transaction tears nothing.
+    pub fn trials_of_a_run(self, left: u32, most: u32) -> u32 {
+        if self.must_show() { most } else { left.min(most) }
+    }
 }
 
 impl fmt::Display for Row {
