@@ -40,8 +40,10 @@ impl Watchdog {
     fn look_at(&mut self, progress: &Progress, now: Instant) {
         let moved =
             (progress.delivered.load(Ordering::Relaxed), progress.delivered_records.load(Ordering::Relaxed));
+        // A stream that stands still for rows says so itself, however long they take to be sorted.
+        let is_held = progress.snapshot().is_some_and(|figures| figures.holds_stream.is_some());
         let moves = moved != self.seen;
-        if moves {
+        if moves || is_held {
             self.seen = moved;
             self.seen_at = now;
         }
@@ -87,7 +89,7 @@ fn judge(state: State, moves: bool, unmoved: Duration, patience: Duration) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_core::progress::now_us;
+    use millrace_core::progress::{SnapshotFigures, now_us};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -135,5 +137,25 @@ mod tests {
         progress.delivered.store(7, Ordering::Relaxed);
         watchdog.look_at(&progress, start + MINUTE * 2 + Duration::from_secs(1));
         assert_eq!(progress.shown().state, State::Running);
+    }
+
+    #[test]
+    fn a_stream_that_stands_still_for_rows_is_not_stalled() {
+        let progress = Progress::default();
+        progress.show(State::Running, None, None);
+        progress.pending_since_us.store(now_us() - 600_000_000, Ordering::Relaxed);
+        let hold = |holds_stream| {
+            progress.set_snapshot(SnapshotFigures { holds_stream, ..SnapshotFigures::default() })
+        };
+        let mut watchdog = Watchdog::new(MINUTE);
+        let start = Instant::now();
+        hold(Some("the events that an outbox holds".to_owned()));
+        watchdog.look_at(&progress, start + MINUTE * 5);
+        assert_eq!(progress.shown().state, State::Running);
+        hold(None);
+        watchdog.look_at(&progress, start + MINUTE * 5 + Duration::from_secs(59));
+        assert_eq!(progress.shown().state, State::Running);
+        watchdog.look_at(&progress, start + MINUTE * 6);
+        assert_eq!(progress.shown().state, State::Stalled);
     }
 }

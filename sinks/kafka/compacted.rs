@@ -9,7 +9,7 @@ use millrace_core::route;
 
 use crate::admin::Presence;
 use crate::config::{RETRY_BACKOFF, Settings};
-use crate::errors::{self, Failure};
+use crate::errors::{self, Class, Failure};
 use crate::native::{self, Client, Read, Role};
 use crate::opening::blocking;
 use crate::producer::{self, Sizes};
@@ -80,7 +80,11 @@ fn read_all(settings: &Settings, name: &str, partitions: u32) -> Result<Newest> 
     Ok(newest)
 }
 
-/// Writes records of one key, in a Kafka transaction of their own. `who`: what the transactional id ends in.
+/// How many times somebody else with the same transactional id may come between.
+const FENCED_MAX: u32 = 5;
+
+/// Writes records of one key, in a Kafka transaction of their own. `who`: what the transactional id ends in; of those
+/// who share it each fences the one before, whose transaction is aborted then and made once more.
 pub async fn write(
     settings: &Settings,
     topic: &str,
@@ -96,32 +100,43 @@ pub async fn write(
     let sizes: Sizes = topics.sizes();
     let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes)?;
     let (topic, key, values) = (topic.to_owned(), key.to_owned(), values.to_vec());
+    let partition = route::partition(Some(key.as_bytes()), partitions);
     let timeout = settings.limits.timeout;
     blocking(move || {
-        let client = Client::new(&config, Role::Producer)
-            .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))?;
-        let client = Arc::new(client);
-        let written = || {
-            client.init_transactions(timeout)?;
-            let handle = client.topic(&topic)?;
-            client.begin_transaction()?;
-            let partition = route::partition(Some(key.as_bytes()), partitions);
-            for value in &values {
-                handle
-                    .produce(
-                        partition,
-                        Some(key.as_bytes()),
-                        Some(value.as_bytes()),
-                        std::iter::empty(),
-                        0,
-                        0,
-                    )
-                    .map_err(|code| Failure { code, text: native::describe(code), retriable: false })?;
+        let mut fenced = 0;
+        loop {
+            let client = Client::new(&config, Role::Producer).map_err(|why| {
+                Error::config(format!("librdkafka refuses the settings of the sink: {why}"))
+            })?;
+            let record = (partition, key.as_bytes(), values.as_slice());
+            match write_with(&client, &topic, record, timeout) {
+                Err(failure) if errors::class(failure.code) == Class::Fenced && fenced < FENCED_MAX => {
+                    fenced += 1
+                }
+                written => {
+                    return written
+                        .map_err(|failure| errors::error(format!("cannot write to topic {topic}"), failure));
+                }
             }
-            client.flush(timeout)?;
-            client.commit_transaction(timeout)
-        };
-        written().map_err(|failure: Failure| errors::error(format!("cannot write to topic {topic}"), failure))
+        }
     })
     .await
+}
+
+fn write_with(
+    client: &Arc<Client>,
+    topic: &str,
+    (partition, key, values): (u32, &[u8], &[String]),
+    timeout: Duration,
+) -> std::result::Result<(), Failure> {
+    client.init_transactions(timeout)?;
+    let handle = client.topic(topic)?;
+    client.begin_transaction()?;
+    for value in values {
+        handle
+            .produce(partition, Some(key), Some(value.as_bytes()), std::iter::empty(), 0, 0)
+            .map_err(|code| Failure { code, text: native::describe(code), retriable: false })?;
+    }
+    client.flush(timeout)?;
+    client.commit_transaction(timeout)
 }

@@ -170,3 +170,23 @@ async fn kafka_that_is_away_keeps_nobody_from_stopping_where_there_is_a_file() {
     assert_eq!(actions(&entries(&path)), [("stop".to_owned(), "done".to_owned())]);
     servers.kafka.resume();
 }
+
+#[tokio::test]
+async fn several_who_ask_at_once_are_all_written_to_the_topic() {
+    let mut shop = Shop::open("operators-at-once").await;
+    let topic = format!("{}.operators", shop.name);
+    shop.file.set("operator_log/topic", topic.clone());
+    shop.start().await;
+    let restart = format!("/connectors/{}/restart?onlyFailed=true", shop.name);
+    let ask = || shop.daemon().request(Method::POST, &restart);
+    let answers: [u16; 4] = tokio::join!(ask(), ask(), ask(), ask()).into();
+    assert_eq!(answers, [202; 4], "{}", shop.daemon().log());
+    let bootstrap = shop.servers.kafka.bootstrap();
+    within(Duration::from_secs(30), "an intent and an outcome of each", async || {
+        let entries: Vec<Json> =
+            committed(&bootstrap, &[&topic]).await.iter().map(millrace_e2e::Bare::json).collect();
+        let of = |phase: &str| entries.iter().filter(|entry| entry["phase"] == phase).count();
+        (of("intent") == 4 && of("outcome") == 4).then_some(())
+    })
+    .await;
+}
