@@ -4,14 +4,25 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// Nobody but its owner reads what operators did.
 const MODE: u32 = 0o600;
 
+/// A line takes milliseconds; whoever asks for something to be done waits for it.
+const LOCKED_WITHIN: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
 pub fn append(path: &Path, line: &str) -> Result<()> {
+    append_within(path, line, LOCKED_WITHIN)
+}
+
+fn append_within(path: &Path, line: &str, patience: Duration) -> Result<()> {
     let failed = |what: &str| {
         let what = format!("cannot {what} {}", path.display());
         move |error: std::io::Error| Error::transient(what).source(error)
@@ -28,8 +39,21 @@ pub fn append(path: &Path, line: &str) -> Result<()> {
         .hint(format!("chmod 600 {}", path.display())));
     }
     // Until the file is closed.
-    let locked = flock(&file, FlockOperation::LockExclusive);
-    locked.map_err(|error| failed("lock")(error.into()))?;
+    let deadline = Instant::now() + patience;
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != Errno::WOULDBLOCK {
+            return Err(failed("lock")(error.into()));
+        }
+        if Instant::now() > deadline {
+            let seconds = patience.as_secs();
+            return Err(Error::transient(format!(
+                "{} was locked by another process for {seconds} s",
+                path.display()
+            ))
+            .hint(format!("see whose lock it is with `lsof {}`", path.display())));
+        }
+        sleep(LOCK_POLL);
+    }
     // A line that was cut short by a crash stays what it is.
     let begin = if ends_a_line(&mut file).map_err(failed("read"))? { "" } else { "\n" };
     file.write_all(format!("{begin}{line}\n").as_bytes()).map_err(failed("write to"))?;
@@ -80,13 +104,28 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_is_never_given_back_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("operators.jsonl");
+        append(&path, "{}").unwrap();
+        let held = File::open(&path).unwrap();
+        flock(&held, FlockOperation::LockShared).unwrap();
+        let refused = append_within(&path, "{}", Duration::from_millis(20)).unwrap_err();
+        assert!(refused.hint_text().is_some_and(|hint| hint.contains("lsof")), "{refused}");
+        drop(held);
+        append(&path, "{}").unwrap();
+    }
+
+    #[test]
     fn several_who_write_at_once_leave_whole_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("operators.jsonl");
         std::thread::scope(|scope| {
             for writer in 0..4 {
                 let path = &path;
-                scope.spawn(move || (0..20).for_each(|n| append(path, &format!("{writer} {n}")).unwrap()));
+                let write =
+                    move |n| append_within(path, &format!("{writer} {n}"), Duration::from_secs(60)).unwrap();
+                scope.spawn(move || (0..20).for_each(write));
             }
         });
         let text = std::fs::read_to_string(&path).unwrap();
