@@ -3,7 +3,8 @@
 //!
 //! A row keeps the number of the transaction that wrote it, or of one inside that, of which a snapshot and the stream
 //! know nothing. So numbers are compared with the snapshot only where all of them had ended, or none had begun; those
-//! in between that wrote a row which the snapshot saw are noted one by one.
+//! in between that wrote a row which the snapshot saw are noted, those that follow one another as one range. A number
+//! between two of them may be of somebody who was still under way: it never counts with them.
 
 use std::collections::BTreeMap;
 
@@ -24,9 +25,10 @@ const FIRST_NORMAL: u32 = 3;
 /// What is noted of a snapshot of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sight {
-    /// Transactions that began while an older one was under way, and wrote rows that the snapshot saw.
+    /// Transactions that began while an older one was under way, and wrote rows that the snapshot saw: the first and
+    /// the last of each range, by how many began between the snapshot's oldest and them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    young: Vec<u32>,
+    young: Vec<(i64, i64)>,
     /// The files of the table, and of its parts, by their oids: what is written anew gets other numbers.
     files: BTreeMap<u32, u32>,
 }
@@ -40,24 +42,28 @@ impl Sight {
             let what = || format!("cannot look which transactions wrote rows of {}", table.name());
             let only = if table.form == Form::Partitioned { "" } else { "ONLY " };
             let sql = format!(
-                "SELECT DISTINCT xmin::text FROM {only}{} WHERE {} < {window} LIMIT {}",
-                table.name().sql(),
-                distance(seen),
-                YOUNG_MAX + 1
+                "SELECT min(place), max(place) FROM (
+                    SELECT place, place - row_number() OVER (ORDER BY place) AS range FROM (
+                        SELECT DISTINCT {place} AS place FROM {only}{table} WHERE {place} < {window}
+                    ) AS places
+                ) AS ranges GROUP BY range ORDER BY 1 LIMIT {limit}",
+                table = table.name().sql(),
+                place = distance(seen),
+                limit = YOUNG_MAX + 1
             );
             for row in client.query(&sql, &[]).await.map_err(|error| errors::query(what(), error))? {
-                let text: String = row.try_get(0).map_err(|error| errors::query(what(), error))?;
-                young.push(text.parse().map_err(|_| Error::fatal(format!("{}: {text}", what())))?);
+                let place = |at| row.try_get(at).map_err(|error| errors::query(what(), error));
+                young.push((place(0)?, place(1)?));
             }
         }
         if young.len() > YOUNG_MAX {
             return Err(Error::transient(format!(
-                "more than {YOUNG_MAX} transactions wrote into {} since the oldest one began that is under way",
+                "more than {YOUNG_MAX} times others came between the transactions that wrote into {} since the oldest \
+                 one began that is under way",
                 table.name()
             ))
             .hint("it is tried again; look in pg_stat_activity for what holds the smallest backend_xid"));
         }
-        young.sort_unstable();
         Ok(Self { young, files: files(client, table).await? })
     }
 
@@ -70,15 +76,18 @@ impl Sight {
     /// True of a row that the snapshot saw, in a transaction whose own snapshot is `now`.
     pub fn condition(&self, seen: &Visibility, now: &Visibility) -> String {
         let window = now.xmax().saturating_sub(seen.xmin());
-        let young: Vec<String> =
-            self.young.iter().copied().chain(0..FIRST_NORMAL).map(|xid| xid.to_string()).collect();
-        format!("{} >= {window} OR xmin::text::bigint IN ({})", distance(seen), young.join(", "))
+        let place = distance(seen);
+        let young: Vec<String> = self.young.iter().map(|(first, last)| format!("[{first},{last}]")).collect();
+        format!(
+            "{place} >= {window} OR xmin::text::bigint < {FIRST_NORMAL} OR '{{{}}}'::int8multirange @> {place}",
+            young.join(",")
+        )
     }
 }
 
 /// How many transactions began between the snapshot's oldest and the one that wrote the row, over the wrap of numbers.
 fn distance(seen: &Visibility) -> String {
-    format!("(xmin::text::bigint - {} + 4294967296) % 4294967296", seen.xmin() % (1 << 32))
+    format!("((xmin::text::bigint - {} + 4294967296) % 4294967296)", seen.xmin() % (1 << 32))
 }
 
 async fn files(client: &Client, table: &TableInfo) -> Result<BTreeMap<u32, u32>> {
@@ -98,19 +107,20 @@ mod tests {
     fn a_row_is_known_by_the_transaction_that_wrote_it_over_the_wrap_of_numbers() {
         let seen = Visibility::parse("4294967290:4294967300:4294967291").expect("a snapshot");
         let now = Visibility::parse("4294967310:4294967320:").expect("a snapshot");
-        let sight = Sight { young: vec![4_294_967_294, 3], files: BTreeMap::new() };
+        let sight = Sight { young: vec![(4, 4), (7, 9)], files: BTreeMap::new() };
         assert_eq!(
             sight.condition(&seen, &now),
-            "(xmin::text::bigint - 4294967290 + 4294967296) % 4294967296 >= 30 \
-             OR xmin::text::bigint IN (4294967294, 3, 0, 1, 2)"
+            "((xmin::text::bigint - 4294967290 + 4294967296) % 4294967296) >= 30 \
+             OR xmin::text::bigint < 3 \
+             OR '{[4,4],[7,9]}'::int8multirange @> ((xmin::text::bigint - 4294967290 + 4294967296) % 4294967296)"
         );
     }
 
     #[test]
     fn it_is_noted_and_read_back() {
-        let sight = Sight { young: vec![7], files: BTreeMap::from([(16_400, 16_401)]) };
+        let sight = Sight { young: vec![(7, 9)], files: BTreeMap::from([(16_400, 16_401)]) };
         let text = serde_json::to_string(&sight).expect("a text");
-        assert_eq!(text, r#"{"young":[7],"files":{"16400":16401}}"#);
+        assert_eq!(text, r#"{"young":[[7,9]],"files":{"16400":16401}}"#);
         assert_eq!(serde_json::from_str::<Sight>(&text).expect("a sight"), sight);
     }
 }
