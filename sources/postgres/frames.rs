@@ -66,8 +66,9 @@ impl Frames {
                     let payload = self.buffer.get(payload).unwrap_or_default();
                     return Err(crate::handshake::server_error(peer, payload));
                 }
-                // ParameterStatus, NoticeResponse: nothing that a stream depends on.
-                b'S' | b'N' => {}
+                b'N' => crate::handshake::notice(peer, self.buffer.get(payload).unwrap_or_default())?,
+                // ParameterStatus: nothing that a stream depends on.
+                b'S' => {}
                 other => {
                     return Err(Error::fatal(format!(
                         "postgres at {peer} sent an unknown message '{}' in the stream",
@@ -101,12 +102,14 @@ impl Frames {
         self.end == self.buffer.len()
     }
 
-    /// Looks for an error of the server among the frames that have come, without taking any.
+    /// Looks for a refusal of the server among the frames that have come, without taking any.
     pub fn refused(&self, peer: &str) -> Result<()> {
         let mut unread = self.unread();
         while let Some((tag, payload, rest)) = whole_frame(unread) {
-            if tag == b'E' {
-                return Err(crate::handshake::server_error(peer, payload));
+            match tag {
+                b'E' => return Err(crate::handshake::server_error(peer, payload)),
+                b'N' => crate::handshake::notice(peer, payload)?,
+                _ => {}
             }
             unread = rest;
         }

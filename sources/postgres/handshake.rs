@@ -73,6 +73,8 @@ impl Handshake {
             ("replication", "database"),
             ("application_name", application),
             ("client_encoding", "UTF8"),
+            // See `notice`.
+            ("client_min_messages", "warning"),
             ("DateStyle", "ISO"),
             ("IntervalStyle", "postgres"),
             ("TimeZone", "UTC"),
@@ -271,9 +273,24 @@ pub fn server_error(peer: &str, payload: &[u8]) -> Error {
     let message = fields.message.unwrap_or_default();
     let error = Error::new(errors::kind_of(&code), format!("postgres at {peer} refused"))
         .source(format!("{message} (SQLSTATE {code})"));
-    if code != SqlState::UNDEFINED_OBJECT.code() {
-        return error;
+    if code == SqlState::UNDEFINED_OBJECT.code() { unpublished(error) } else { error }
+}
+
+/// A NoticeResponse in the stream. A publication that is not there makes Postgres 18 leave out its changes with a
+/// warning, where older ones refuse to go on.
+pub fn notice(peer: &str, payload: &[u8]) -> Result<()> {
+    let fields = ErrorFields::parse(payload);
+    let code = fields.code.unwrap_or_default();
+    if code != SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE.code() {
+        return Ok(());
     }
+    let message = fields.message.unwrap_or_default();
+    let detail = fields.detail.map(|detail| format!("; {detail}")).unwrap_or_default();
+    let what = format!("postgres at {peer} leaves out what was written while the publication did not exist");
+    Err(unpublished(Error::config(what).source(format!("{message}{detail} (SQLSTATE {code})"))))
+}
+
+fn unpublished(error: Error) -> Error {
     error
         .hint(
             "old log is read with the catalog of its time: what was written while the publication did not exist \

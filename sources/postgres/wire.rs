@@ -255,6 +255,19 @@ mod tests {
     }
 
     #[test]
+    fn a_warning_that_changes_are_left_out_ends_the_stream_and_another_one_does_not() {
+        let (mut wire, mut server) = pair();
+        server.write_all(b"N\0\0\0\x12C01000\0Mnews\0\0").expect("write");
+        server.write_all(&[b'd', 0, 0, 0, 5, 9]).expect("write");
+        assert_eq!(next(&mut wire), [9]);
+        server.write_all(b"N\0\0\0\x12C55000\0Mgone\0\0").expect("write");
+        while wire.fill().expect("fill") == Filled::Nothing {}
+        for error in [wire.refused().expect_err("seen"), wire.frame(1 << 20).expect_err("taken")] {
+            assert!(error.to_string().contains("gone (SQLSTATE 55000)"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_frame_shorter_than_its_own_length_field_is_malformed() {
         let (mut wire, mut server) = pair();
         server.write_all(&[b'd', 0, 0, 0, 3, 1]).expect("write");

@@ -6,6 +6,7 @@ use millrace_ledger::reader::{Isolation, Reader, Record};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use xtask::services::PostgresVersion;
 
 /// A shop that has delivered ten orders and was stopped in good order.
 async fn stopped_shop(name: &str) -> Shop {
@@ -133,7 +134,17 @@ async fn a_slot_without_any_position_is_nobody_s_first_start() {
 
 #[tokio::test]
 async fn a_publication_younger_than_its_slot_is_said_and_left_behind_by_the_remedy() {
-    let mut shop = Shop::open("young-publication").await;
+    expect_a_young_publication_to_be_said(Shop::open("young-publication").await).await;
+}
+
+/// Which would go on, and leave out what it cannot send.
+#[tokio::test]
+async fn a_publication_younger_than_its_slot_is_said_on_postgres_18_too() {
+    let servers = Arc::new(Servers::with(Own::postgres_of(PostgresVersion::V18)).await);
+    expect_a_young_publication_to_be_said(Shop::on(&servers, "young-publication-18").await).await;
+}
+
+async fn expect_a_young_publication_to_be_said(mut shop: Shop) {
     let slot = shop.slot();
     shop.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
     shop.rows(1..=10).await;
