@@ -11,6 +11,7 @@ mod keys;
 mod mongodb;
 mod outbox;
 mod postgres;
+mod predicates;
 mod properties;
 mod shared;
 mod steps;

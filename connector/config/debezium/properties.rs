@@ -158,7 +158,10 @@ pub const CONNECT: &[Property] = &[
     (
         "predicates",
         "",
-        Becomes("only and not, for TopicNameMatches; RecordIsTombstone, of Filter and of values"),
+        Becomes(
+            "only and not, for TopicNameMatches, and for HasHeaderKey where the transforms before say which topics have the \
+             header; RecordIsTombstone, of Filter and of values",
+        ),
     ),
     ("predicates.*", "", Becomes("only and not")),
 ];

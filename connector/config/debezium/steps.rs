@@ -5,6 +5,7 @@ use toml::{Table, Value};
 use super::Kind;
 use super::given::Given;
 use super::keys::list;
+use super::predicates::{Records, escaped};
 use super::properties::Here::{Becomes, Refused};
 use super::properties::Property;
 
@@ -51,7 +52,7 @@ pub const CLASSES: &[Property] = &[
         "Filter",
         "",
         Becomes(
-            "of Kafka: step.discard for TopicNameMatches, format.tombstones and format.flat.deletes for \
+            "of Kafka: step.discard for TopicNameMatches and HasHeaderKey, format.tombstones and format.flat.deletes for \
              RecordIsTombstone; of Debezium: refused, it runs a script: set filter in a [[route]] of a TOML file",
         ),
     ),
@@ -94,14 +95,6 @@ pub const CLASSES: &[Property] = &[
     ("SetSchemaMetadata", "", Refused("schemas are named after topics; use ByLogicalTableRouter")),
 ];
 
-/// What a predicate asks for.
-#[derive(Clone, Debug)]
-pub enum Asked {
-    /// Topics that fit this expression.
-    Topics(String),
-    Tombstones,
-}
-
 /// Where a transform stands, and for what.
 pub struct Place {
     pub kind: Kind,
@@ -109,8 +102,7 @@ pub struct Place {
     pub is_flat: bool,
     /// Behind a router of topics.
     pub is_renamed: bool,
-    pub asked: Option<Asked>,
-    pub negated: bool,
+    pub records: Records,
 }
 
 /// What a transform comes to.
@@ -225,22 +217,22 @@ impl Transform<'_> {
     /// `only` or `not`, where a predicate says so.
     fn condition(&mut self) -> Option<Table> {
         let mut condition = Table::new();
-        match &self.place.asked {
-            None => {}
-            Some(Asked::Topics(_)) if self.place.is_renamed => {
+        match &self.place.records {
+            Records::All | Records::None => {}
+            Records::Topics { first_names: false, .. } if self.place.is_renamed => {
                 self.wrong(
                     "predicate",
                     "behind a router of topics it would see their new names; put it before",
                 );
                 return None;
             }
-            Some(Asked::Topics(pattern)) => {
-                let key = if self.place.negated { "not" } else { "only" };
+            Records::Topics { pattern, negated, .. } => {
+                let key = if *negated { "not" } else { "only" };
                 condition.insert(key.into(), pattern.clone().into());
             }
             // Values of tombstones are none, and nothing is done to them.
-            Some(Asked::Tombstones) if self.place.negated => {}
-            Some(Asked::Tombstones) => {
+            Records::Tombstones { negated: true } => {}
+            Records::Tombstones { negated: false } => {
                 self.wrong("predicate", "tombstones alone cannot be had: they have no value");
                 return None;
             }
@@ -374,7 +366,7 @@ impl Transform<'_> {
 
     /// Headers are those of all records of a table.
     fn of_all_records(&mut self) {
-        if matches!(self.place.asked, Some(Asked::Tombstones)) {
+        if matches!(self.place.records, Records::Tombstones { .. }) {
             self.wrong("predicate", "tombstones have the headers of their table's other records");
         }
     }
@@ -437,7 +429,7 @@ impl Transform<'_> {
                 ["source", name] => ("relations", format!("*.{name}"), None),
                 ["source", name, field] => ("relations", format!("*.{name}"), Some(field)),
                 ["topic", name] => ("only", topic(name), None),
-                ["topic", name, field] => ("only", topic(name), Some(field)),
+                ["topic", name, field] => ("only", escaped(name), Some(field)),
                 // Every record of ours has a block that tells its table.
                 [name, field] => ("relations", format!("*.{name}"), Some(field)),
                 _ => {
@@ -448,7 +440,7 @@ impl Transform<'_> {
                     continue;
                 }
             };
-            if key == "only" && (self.place.asked.is_some() || self.place.is_renamed) {
+            if key == "only" && (self.place.records != Records::All || self.place.is_renamed) {
                 self.wrong(
                     "include.list",
                     "names topics, which cannot be had with a predicate or behind a router",
@@ -464,18 +456,19 @@ impl Transform<'_> {
     /// Kafka's own, which drops what its predicate fits.
     fn filter(&mut self) -> Option<Step> {
         self.only_known(&[]);
-        match &self.place.asked {
-            None => {
-                self.wrong("predicate", "is missing: without one it drops every record");
+        match self.place.records.clone() {
+            Records::All => {
+                self.wrong("predicate", "is missing, or fits every record: then it drops them all");
                 None
             }
-            Some(Asked::Tombstones) if !self.place.negated => Some(Step::NoTombstones),
-            Some(Asked::Tombstones) => {
+            Records::None => Some(Step::Steps(Vec::new())),
+            Records::Tombstones { negated: false } => Some(Step::NoTombstones),
+            Records::Tombstones { negated: true } => {
                 self.wrong("negate", "would leave tombstones alone");
                 None
             }
-            Some(Asked::Topics(pattern)) => {
-                self.must_spare_topics_beside(&pattern.clone());
+            Records::Topics { pattern, negated, .. } => {
+                self.must_spare_topics_beside(&pattern, negated);
                 let step = table([("discard", true.into())]);
                 Some(Step::Steps(vec![step.into_iter().chain(self.condition()?).collect()]))
             }
@@ -483,8 +476,8 @@ impl Transform<'_> {
     }
 
     /// Heartbeats and transactions have properties of their own.
-    fn must_spare_topics_beside(&mut self, pattern: &str) {
-        let Ok(topics) = millrace_core::route::topics::Topics::new(pattern, self.place.negated) else {
+    fn must_spare_topics_beside(&mut self, pattern: &str, negated: bool) {
+        let Ok(topics) = millrace_core::route::topics::Topics::new(pattern, negated) else {
             return;
         };
         let prefix = self.given.get("topic.prefix").unwrap_or_default().to_owned();
@@ -506,11 +499,6 @@ impl Transform<'_> {
 /// Kafka Connect's transforms take no notice of fields that are not there.
 fn optional(field: String) -> String {
     format!("{field}?")
-}
-
-/// A topic's name as an expression.
-fn topic(name: &str) -> String {
-    name.replace('.', "\\.")
 }
 
 fn table<const N: usize>(members: [(&str, Value); N]) -> Table {

@@ -5,7 +5,8 @@ use toml::{Table, Value};
 
 use super::given::Given;
 use super::keys::Keys;
-use super::steps::{Asked, Place, Step};
+use super::predicates::{Predicates, Records};
+use super::steps::{Place, Step};
 use super::{Kind, flat, steps};
 
 /// Of every transform.
@@ -24,12 +25,6 @@ const LOGICAL_ROUTER: [&str; 8] = [
 /// What the field is called that tells tables apart.
 const KEY_FIELD: &str = "__dbz__physicalTableIdentifier";
 
-/// A predicate by its name.
-struct Predicate {
-    name: String,
-    asked: Asked,
-}
-
 /// Where tombstones are left out: before rows are made flat, or behind that, which may make one of a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filtered {
@@ -38,7 +33,7 @@ pub enum Filtered {
 }
 
 pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
-    let predicates = predicates(given);
+    let mut predicates = Predicates::read(kind, given);
     let (mut rules, mut made, mut flattened, mut filtered) = (Vec::new(), Vec::new(), None, None);
     for name in given.list("transforms") {
         let class = given.required(&format!("transforms.{name}.type"));
@@ -47,14 +42,18 @@ pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
             "RegexRouter" => regex_router(&name, given),
             "ByLogicalTableRouter" => logical_router(&name, given),
             _ if class == flat::class(kind) && flattened.is_none() => {
+                predicates.pass_flat(&name, given);
                 flattened = Some(name);
                 continue;
             }
             _ => {
-                let Some((asked, negated)) = condition(&name, &predicates, given) else { continue };
+                let Some(records) = predicates.records_of(&name, given) else { continue };
                 let (is_flat, is_renamed) = (flattened.is_some(), !rules.is_empty());
-                let place = Place { kind, is_flat, is_renamed, asked, negated };
+                predicates.pass(&name, &class, &records, given);
+                let place = Place { kind, is_flat, is_renamed, records };
                 match steps::step(&name, &class, &place, given) {
+                    // What it says is right all the same.
+                    _ if place.records == Records::None => {}
                     Some(Step::Steps(steps)) => made.extend(steps.into_iter().map(Value::Table)),
                     Some(Step::NoTombstones) if is_flat => filtered = Some(Filtered::Behind),
                     Some(Step::NoTombstones) => filtered = filtered.or(Some(Filtered::Before)),
@@ -63,7 +62,8 @@ pub fn transforms(kind: Kind, given: &mut Given, keys: &mut Keys) {
                 continue;
             }
         };
-        rules.extend(conditioned(&name, rule, &predicates, given).map(Value::Table));
+        let is_renamed = !rules.is_empty();
+        rules.extend(conditioned(&name, rule, is_renamed, &predicates, given).map(Value::Table));
     }
     if let Some(name) = flattened {
         flat::flat(&name, kind, filtered, given, keys);
@@ -118,51 +118,32 @@ pub fn only_known(name: &str, known: &[&str], given: &mut Given) {
 }
 
 /// Only for the topics that its predicate names.
-fn conditioned(name: &str, mut rule: Table, predicates: &[Predicate], given: &mut Given) -> Option<Table> {
-    let (asked, negated) = condition(name, predicates, given)?;
-    match asked {
-        None => {}
-        Some(Asked::Topics(pattern)) => {
+fn conditioned(
+    name: &str,
+    mut rule: Table,
+    is_renamed: bool,
+    predicates: &Predicates,
+    given: &mut Given,
+) -> Option<Table> {
+    let records = predicates.records_of(name, given)?;
+    let mut wrong = |why: &str| {
+        given.wrong(format!("transforms.{name}.predicate: {why}"));
+        None
+    };
+    match records {
+        Records::All => {}
+        Records::None => return None,
+        Records::Topics { first_names: true, .. } if is_renamed => {
+            return wrong(
+                "behind a router of topics a header tells nothing of their new names; put it before",
+            );
+        }
+        Records::Topics { pattern, negated, .. } => {
             rule.insert(if negated { "not" } else { "only" }.into(), pattern.into());
         }
-        Some(Asked::Tombstones) => {
-            given.wrong(format!(
-                "transforms.{name}.predicate: a tombstone goes to the topic of its table's other records"
-            ));
-            return None;
+        Records::Tombstones { .. } => {
+            return wrong("a tombstone goes to the topic of its table's other records");
         }
     }
     Some(rule)
-}
-
-/// What the transform's predicate asks for, and whether it is turned round.
-fn condition(name: &str, predicates: &[Predicate], given: &mut Given) -> Option<(Option<Asked>, bool)> {
-    let origin = format!("transforms.{name}.predicate");
-    let negated = given.flag(&format!("transforms.{name}.negate"), false);
-    let Some(wanted) = given.get(&origin).map(str::to_owned) else { return Some((None, negated)) };
-    let Some(predicate) = predicates.iter().find(|predicate| predicate.name == wanted) else {
-        given.wrong(format!("{origin}: {wanted:?} is none of the predicates that are understood"));
-        return None;
-    };
-    Some((Some(predicate.asked.clone()), negated))
-}
-
-fn predicates(given: &mut Given) -> Vec<Predicate> {
-    let mut found = Vec::new();
-    for name in given.list("predicates") {
-        let origin = format!("predicates.{name}.type");
-        let class = given.required(&origin);
-        let asked = match steps::short(&class) {
-            "TopicNameMatches" => Asked::Topics(given.required(&format!("predicates.{name}.pattern"))),
-            "RecordIsTombstone" => Asked::Tombstones,
-            _ => {
-                given.wrong(format!(
-                    "{origin}: {class:?} cannot be had, only TopicNameMatches and RecordIsTombstone"
-                ));
-                continue;
-            }
-        };
-        found.push(Predicate { name, asked });
-    }
-    found
 }

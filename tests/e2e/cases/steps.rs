@@ -289,6 +289,42 @@ async fn transforms_of_kafka_connect_behind_the_unwrapping_one_work_on_the_row()
 }
 
 #[tokio::test]
+async fn transforms_are_for_the_records_that_have_a_header_or_for_those_that_lack_it() {
+    let mut shop = shop("connect-headers").await;
+    let of = "org.apache.kafka.connect.transforms";
+    let connector = connect(
+        &shop,
+        &json!({
+            "transforms": "team,seen,drop",
+            "transforms.team.type": format!("{of}.InsertHeader"),
+            "transforms.team.header": "team",
+            "transforms.team.value.literal": "payments",
+            "transforms.team.predicate": "teams",
+            "transforms.seen.type": format!("{of}.InsertHeader"),
+            "transforms.seen.header": "seen",
+            "transforms.seen.value.literal": "yes",
+            "transforms.seen.predicate": "marked",
+            "transforms.drop.type": format!("{of}.Filter"),
+            "transforms.drop.predicate": "marked",
+            "transforms.drop.negate": "true",
+            "predicates": "teams,marked",
+            "predicates.teams.type": format!("{of}.predicates.TopicNameMatches"),
+            "predicates.teams.pattern": ".*\\.teams",
+            "predicates.marked.type": format!("{of}.predicates.HasHeaderKey"),
+            "predicates.marked.name": "team",
+        }),
+    );
+    start(&mut shop, &connector).await;
+    shop.rows(1..=1).await;
+    work(&shop).await;
+    let records = wait_for_records(&shop.servers.kafka.bootstrap(), &[&shop.topic("public.teams")], 5).await;
+    for record in &records {
+        assert_eq!((record.header("team"), record.header("seen")), (Some("payments"), Some("yes")));
+    }
+    assert!(!shop.broker().has_topic(&shop.topic("public.orders")).await, "its records lack the header");
+}
+
+#[tokio::test]
 async fn a_transform_that_cannot_be_had_is_refused_with_the_key_to_use_before_anything_is_touched() {
     let shop = shop("connect-refused").await;
     let of = "org.apache.kafka.connect.transforms";

@@ -34,11 +34,24 @@ fn chain(transforms: &[Transform<'_>]) -> String {
             properties.push((format!("predicates.{name}.pattern"), pattern.to_owned()));
         }
     }
-    properties.push(("predicates".to_owned(), "orders,gone".to_owned()));
+    for (name, header) in HEADERS {
+        properties.push((format!("predicates.{name}.type"), format!("{KAFKA}.predicates.HasHeaderKey")));
+        properties.push((format!("predicates.{name}.name"), header.to_owned()));
+    }
+    properties.push(("predicates".to_owned(), "orders,gone,team,op,run,moved,pay".to_owned()));
     let properties: Vec<(&str, &str)> =
         properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     with_all(&properties)
 }
+
+/// Predicates that ask for headers.
+const HEADERS: [(&str, &str); 5] = [
+    ("team", "team"),
+    ("op", "__op"),
+    ("run", "__debezium.context.runId"),
+    ("moved", "__debezium.newkey"),
+    ("pay", "pay"),
+];
 
 const UNWRAP: Transform<'_> = ("unwrap", "io.debezium.transforms.ExtractNewRecordState", &[]);
 
@@ -122,6 +135,86 @@ fn partitions_go_by_fields_of_the_change_and_topics_are_filtered() {
 }
 
 #[test]
+fn a_header_is_there_for_the_topics_that_the_transforms_before_gave_it_to() {
+    fn put<'a>(options: &'a [(&'a str, &'a str)]) -> Transform<'a> {
+        ("put", "kafka.InsertHeader", options)
+    }
+    let of_orders = [("header", "team"), ("value.literal", "a"), ("predicate", "orders")];
+    let of_all = [("header", "team"), ("value.literal", "a")];
+    let step = |negated| {
+        (
+            "mark",
+            "kafka.InsertHeader",
+            [("header", "m"), ("value.literal", "1"), ("predicate", "team"), ("negate", negated)],
+        )
+    };
+    let (having, lacking) = (step("false"), step("true"));
+    let having: Transform<'_> = (having.0, having.1, &having.2);
+    let lacking: Transform<'_> = (lacking.0, lacking.1, &lacking.2);
+    let drop_it: Transform<'_> = ("drop", "kafka.DropHeaders", &[("headers", "team")]);
+    let topics = |found: Vec<Step>| found.last().map(|step| step.topics.clone());
+    let orders = |negated| Some(Some(Topics::new(".*orders", negated).unwrap()));
+    assert_eq!(topics(steps(&[put(&of_orders), having])), orders(false));
+    assert_eq!(topics(steps(&[put(&of_orders), lacking])), orders(true));
+    // Everywhere, nowhere, and nowhere any more.
+    assert_eq!(topics(steps(&[put(&of_all), having])), Some(None));
+    for (transforms, count) in [
+        (vec![put(&of_all), lacking], 1),
+        (vec![having], 0),
+        (vec![lacking], 1),
+        (vec![put(&of_all), drop_it, having], 2),
+    ] {
+        assert_eq!(steps(&transforms).len(), count, "{transforms:?}");
+    }
+    // It is told by the names before the router, which a step goes by too.
+    let router: Transform<'_> = ("short", "kafka.RegexRouter", &[("regex", "(.*)"), ("replacement", "$1")]);
+    assert_eq!(topics(steps(&[put(&of_orders), router, having])), orders(false));
+    // Of Debezium's own headers logical messages have none.
+    let run: Transform<'_> = ("no", "kafka.Filter", &[("predicate", "run"), ("negate", "true")]);
+    let messages = Some(Some(Topics::new("shop\\.message", false).unwrap()));
+    assert_eq!(topics(steps(&[run])), messages);
+    let rename: Transform<'_> =
+        ("short", "kafka.RegexRouter", &[("regex", "(.*)"), ("replacement", "$1"), ("predicate", "team")]);
+    assert_eq!(read(&chain(&[rename])).unwrap().format.renames, []);
+    let renamed = read(&chain(&[put(&of_orders), rename])).unwrap().format.renames;
+    assert_eq!(
+        renamed,
+        [Rename::new("(.*)", "$1").and_then(|rename| rename.only(".*orders", false)).unwrap()]
+    );
+}
+
+#[test]
+fn a_header_that_only_some_records_of_a_table_have_is_refused() {
+    let put: &[(&str, &str)] = &[("header", "team"), ("value.literal", "a"), ("predicate", "orders")];
+    let others: &[(&str, &str)] =
+        &[("header", "team"), ("value.literal", "b"), ("predicate", "orders"), ("negate", "true")];
+    let unwrap: Transform<'_> =
+        ("unwrap", "io.debezium.transforms.ExtractNewRecordState", &[("add.headers", "op")]);
+    let from: &[(&str, &str)] = &[("fields", "pay"), ("headers", "pay"), ("operation", "copy")];
+    let of = |predicate| vec![("header", "m"), ("value.literal", "1"), ("predicate", predicate)];
+    for (before, predicate, part) in [
+        (vec![], "moved", "whether a row changed its key is known with each record only"),
+        (vec![unwrap], "op", "whether a record is a tombstone"),
+        (vec![UNWRAP, ("from", "kafka.HeaderFrom$Value", from)], "pay", "whether a value holds the field"),
+        (
+            vec![("put", "kafka.InsertHeader", put), ("more", "kafka.InsertHeader", others)],
+            "team",
+            "several transforms say",
+        ),
+    ] {
+        let options = of(predicate);
+        let mut transforms = before;
+        transforms.push(("mark", "kafka.InsertHeader", &options));
+        let said = messages(&chain(&transforms));
+        assert!(said.contains(part) && said.contains("transforms.mark.predicate"), "{part}: {said}");
+    }
+    let all: &[(&str, &str)] = &[("header", "team"), ("value.literal", "a")];
+    let drops =
+        chain(&[("put", "kafka.InsertHeader", all), ("no", "kafka.Filter", &[("predicate", "team")])]);
+    assert!(messages(&drops).contains("drops them all"));
+}
+
+#[test]
 fn timestamps_of_the_tables_that_are_named_are_those_of_the_zone() {
     fn converter<'a>(options: &'a [(&'a str, &'a str)]) -> [Transform<'a>; 1] {
         [("zone", "io.debezium.transforms.TimezoneConverter", options)]
@@ -180,7 +273,7 @@ fn what_a_transform_cannot_do_here_is_refused_with_what_to_use() {
         ),
         (vec![UNWRAP, ("x", "kafka.ValueToKey", &[])], "transforms.x.fields: is missing"),
         (vec![("x", "kafka.TimestampRouter", &[])], "have no time when transforms see them"),
-        (vec![("x", "kafka.Filter", &[])], "drops every record"),
+        (vec![("x", "kafka.Filter", &[])], "drops them all"),
         (vec![("x", "io.debezium.transforms.Filter", &[])], "it runs a script"),
         (vec![UNWRAP, ("x", routing, &[("partition.payload.fields", "change.a")])], "put it before"),
         (
