@@ -117,7 +117,9 @@ pub fn resolve(
     source.sweep(&format.routes, problems);
     let is_said = raw.route.iter().any(|route| route.outbox.first_start.is_some());
     source.begin_outboxes(&format, is_said, problems);
-    if !source.has_plain_values() && format.routes.iter().any(|route| route.outbox.is_some()) {
+    // Those of a router take values by their types.
+    let mut outboxes = format.routes.iter().filter_map(|route| route.outbox.as_ref());
+    if !source.has_plain_values() && outboxes.any(|outbox| outbox.routed.is_none()) {
         problems.add(
             "source.mongodb.json",
             "wraps ids, dates and numbers, and an outbox's consumers expect JSON; set json = \"plain\"",

@@ -89,7 +89,7 @@ pub fn translate(document: &Document) -> Result<Translated, Vec<Problem>> {
     let routed = outbox::name(&given, kind);
     match &routed {
         None => connect::converters(&mut given, &mut keys),
-        Some(name) => outbox::route(name, &mut given, &mut keys),
+        Some(name) => outbox::route(name, kind, &mut given, &mut keys),
     }
     connect::topics(&given, &mut keys);
     connect::producer(&mut given, &mut keys);

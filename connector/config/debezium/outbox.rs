@@ -1,4 +1,5 @@
-//! Debezium's outbox event router, a transform, as a `[[route]]` over all tables of the connector. Start at `route`.
+//! Debezium's outbox event routers, transforms, as a `[[route]]` over all tables or collections of the connector. Start
+//! at `route`.
 
 use millrace_core::route::java::replacement as replacement_of;
 use regex_lite::Regex;
@@ -10,10 +11,10 @@ use super::properties::Here::{Becomes, Idle, Only, Refused};
 use super::properties::Property;
 use super::{Kind, connect, judge_one};
 
-const ROUTER: &str = "io.debezium.transforms.outbox.EventRouter";
-
 const PREDICATES: &str =
     "every table of the connector is an outbox; others belong into a connector of their own";
+const COLLECTIONS: &str =
+    "every collection of the connector is an outbox; others belong into a connector of their own";
 const LATER: &str = "Debezium 3.6.3 does not have it";
 
 /// The options, behind `transforms.<name>.`.
@@ -48,17 +49,81 @@ pub const EVENT_ROUTER: &[Property] = &[
     ("tracing.with.context.field.only", "true", Idle("no span is made: the trace of the event is passed on")),
 ];
 
+/// The options of the one of documents.
+pub const MONGO_EVENT_ROUTER: &[Property] = &[
+    ("type", "", Becomes("route.envelope = \"outbox\"")),
+    ("predicate", "", Refused(COLLECTIONS)),
+    ("negate", "false", Only(&["false"], COLLECTIONS)),
+    ("collection.op.invalid.behavior", "warn", Becomes("route.outbox.on_update: skip, or stop for fatal")),
+    ("collection.field.event.id", "_id", Becomes("route.outbox.id")),
+    ("collection.field.event.key", "aggregateid", Becomes("route.outbox.aggregate")),
+    (
+        "collection.field.event.type",
+        "type",
+        Idle("Debezium's router does not use it either; place the field"),
+    ),
+    (
+        "collection.field.event.timestamp",
+        "",
+        Becomes("route.outbox.timestamp; a date is taken besides an int64"),
+    ),
+    (
+        "collection.field.event.payload",
+        "payload",
+        Becomes("route.outbox.payload; one that is not there is null, where Debezium stops"),
+    ),
+    ("collection.field.event.schema.version", "", Becomes("route.outbox.routed.schema_version")),
+    (
+        "collection.fields.additional.placement",
+        "",
+        Becomes("route.outbox.routed.placed; of headers only values that are one text, number or id"),
+    ),
+    (
+        "collection.field.additional.missing",
+        "error",
+        Becomes("route.outbox.routed.missing; a field that is not there is null in either"),
+    ),
+    (
+        "collection.expand.json.payload",
+        "false",
+        Becomes("route.outbox.routed.expand: of a payload that is a document; off, it is its text"),
+    ),
+    ("field.name.adjustment.mode", "none", Only(&["none"], "Debezium writes null for what it renames")),
+    ("route.by.field", "aggregatetype", Becomes("route.topic_by")),
+    ("route.topic.regex", "(?<routedByValue>.*)", Becomes("route.topic_regex")),
+    ("route.topic.replacement", "outbox.event.${routedByValue}", Becomes("route.topic_replacement")),
+    ("route.tombstone.on.empty.payload", "false", Becomes("route.outbox.tombstone_on_empty")),
+    ("tracing.span.context.field", "tracingspancontext", Becomes("route.outbox.tracing")),
+    ("tracing.operation.name", "debezium-read", Idle("no span is made: the trace of the event is passed on")),
+    ("tracing.with.context.field.only", "true", Idle("no span is made: the trace of the event is passed on")),
+];
+
+fn class(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Postgres => "io.debezium.transforms.outbox.EventRouter",
+        Kind::Mongodb => "io.debezium.connector.mongodb.transforms.outbox.MongoEventRouter",
+    }
+}
+
 /// The name of the transform, where there is one of this class.
 pub fn name(given: &Given, kind: Kind) -> Option<String> {
-    let is_router = |name: &String| given.get(&format!("transforms.{name}.type")) == Some(ROUTER);
-    given.list("transforms").into_iter().find(is_router).filter(|_| kind == Kind::Postgres)
+    let is_router = |name: &String| given.get(&format!("transforms.{name}.type")) == Some(class(kind));
+    given.list("transforms").into_iter().find(is_router)
 }
 
 /// What the transform and the converters behind it become.
-pub fn route(name: &str, given: &mut Given, keys: &mut Keys) {
-    let of = |option: &str| format!("transforms.{name}.{option}");
+pub fn route(name: &str, kind: Kind, given: &mut Given, keys: &mut Keys) {
+    // The same options, of collections instead of tables.
+    let of = |option: &str| match (kind, option.strip_prefix("table.")) {
+        (Kind::Mongodb, Some(rest)) => format!("transforms.{name}.collection.{rest}"),
+        _ => format!("transforms.{name}.{option}"),
+    };
     only_one(name, given);
-    let tables: Vec<&Property> = EVENT_ROUTER.iter().collect();
+    let options = match kind {
+        Kind::Postgres => EVENT_ROUTER,
+        Kind::Mongodb => MONGO_EVENT_ROUTER,
+    };
+    let tables: Vec<&Property> = options.iter().collect();
     for (option, value) in given.under(&of("")) {
         judge_one(given, (&of(""), &option), &value, &tables);
     }

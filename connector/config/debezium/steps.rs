@@ -72,7 +72,7 @@ pub const CLASSES: &[Property] = &[
              of the instant",
         ),
     ),
-    ("MongoEventRouter", "", Refused("write a [[route]] with envelope = \"outbox\" in a TOML file")),
+    ("MongoEventRouter", "", Becomes("[[route]] with envelope = \"outbox\"; alone")),
     (
         "ContentBasedRouter",
         "",
@@ -428,7 +428,7 @@ impl Transform<'_> {
             let (key, value, field) = match parts[..] {
                 ["source", name] => ("relations", format!("*.{name}"), None),
                 ["source", name, field] => ("relations", format!("*.{name}"), Some(field)),
-                ["topic", name] => ("only", topic(name), None),
+                ["topic", name] => ("only", escaped(name), None),
                 ["topic", name, field] => ("only", escaped(name), Some(field)),
                 // Every record of ours has a block that tells its table.
                 [name, field] => ("relations", format!("*.{name}"), Some(field)),

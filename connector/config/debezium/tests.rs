@@ -455,6 +455,7 @@ fn documented() -> String {
     for (title, properties) in [
         ("Postgres", POSTGRES),
         ("Postgres: the outbox event router, behind transforms.<name>.", outbox::EVENT_ROUTER),
+        ("MongoDB: the outbox event router, behind transforms.<name>.", outbox::MONGO_EVENT_ROUTER),
         ("Both: flat records, behind transforms.<name>.", flat::FLATTENING),
         ("MongoDB: flat records, behind transforms.<name>.", flat::OF_DOCUMENTS),
         ("MongoDB", MONGODB),

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use super::change::{Context, Fault, Pass, Room};
 use super::json::Json;
 use super::lexical::{hex, time};
-use super::routed::RoutedPlan;
+use super::routed::{self, RoutedPlan};
 use super::target::View;
 use super::typed::{Outcome, Typed};
 use super::value::Writer;
@@ -63,7 +63,7 @@ enum From {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     Text,
     /// A number; `whole` ones have neither fraction nor NaN.
     Bare {
@@ -112,7 +112,7 @@ impl Names<'_> {
     }
 
     /// Where a field's value is, and how it is written.
-    fn field(&mut self, name: &str, form: FieldForm) -> Option<(usize, Form)> {
+    pub(super) fn field(&mut self, name: &str, form: FieldForm) -> Option<(usize, Form)> {
         match (self, form) {
             (Names::Members(members), FieldForm::ByType) => Some((look_for(members, name, true), Form::Raw)),
             (names, _) => {
@@ -266,6 +266,7 @@ impl OutboxPlan {
             match (value, is_raw) {
                 (None, _) => {}
                 (Some(value), true) => bytes.extend_from_slice(value),
+                (Some(value), false) if self.routed.is_some() => routed::event::put_text(value, bytes),
                 (Some(value), false) => object::put_text(value, bytes),
             }
             let (Ok(start), Ok(len)) = (u32::try_from(start), u32::try_from(bytes.len() - start)) else {
@@ -328,14 +329,14 @@ impl<'a> Pass<'a> {
     fn event(&mut self, context: Context<'a>, plan: &'a OutboxPlan) -> Result<(), Fault> {
         let cells = self.cells(context, context.change.after)?;
         let row = View { bytes: &self.batch.bytes, cells };
-        if let Some(routed) = &plan.routed {
-            return self.routed(context, plan, routed, row);
-        }
         // Taken out, because the rest of the room is needed beside them.
         let mut members = std::mem::take(&mut self.room.members);
         let mut texts = std::mem::take(&mut self.room.texts);
         let result = match plan.view(row, &mut members, &mut texts) {
-            Ok(view) => self.event_of(context, plan, view),
+            Ok(view) => match &plan.routed {
+                Some(routed) => self.routed(context, plan, routed, view),
+                None => self.event_of(context, plan, view),
+            },
             Err(why) => Err(poison(context, why).into()),
         };
         self.room.members = members;

@@ -267,11 +267,11 @@ impl<'a> Draft<'a> {
         };
         let subject = settings.schemas.iter().flat_map(|schemas| schemas.subject.columns());
         let subject = subject.map(&mut find).collect::<Result<Vec<_>>>()?;
-        let plan = OutboxPlan::compile(route, settings, relation, &mut names)?;
-        let mut plan = plan.with_document(settings, relation, names)?;
+        let mut plan = OutboxPlan::compile(route, settings, relation, &mut names)?;
         if let Some(routed) = &settings.routed {
-            plan.routed = Some(Box::new(RoutedPlan::compile(self, route, settings, routed)?));
+            plan.routed = Some(Box::new(RoutedPlan::compile(self, route, (settings, routed), &mut names)?));
         }
+        let plan = plan.with_document(settings, relation, names)?;
         let typed = settings.schemas.as_ref().map(|schemas| Typed::new(schemas, subject, plan.derived()));
         Ok(Asks { choice, headers: Vec::new(), outbox: Some(plan), typed, texts, filter })
     }

@@ -22,6 +22,7 @@ mod mongodb;
 mod mongodb_failover;
 mod mongodb_faults;
 mod mongodb_login;
+mod mongodb_outbox;
 mod mongodb_shapes;
 mod mongodb_signals;
 mod mongodb_snapshots;

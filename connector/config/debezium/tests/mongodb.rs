@@ -124,3 +124,33 @@ fn signals_are_heard_from_a_collection_and_from_a_topic_and_from_nowhere_else() 
     let text = messages(&narrow);
     assert!(text.contains("signal.data.collection") && text.contains("is not seen by a stream on"), "{text}");
 }
+
+#[test]
+fn the_event_router_of_documents_takes_the_options_of_collections() {
+    let router = |options: &[(&str, &str)]| {
+        let class = "io.debezium.connector.mongodb.transforms.outbox.MongoEventRouter";
+        let text = with(&with(MONGODB_FILE, "transforms", "o"), "transforms.o.type", class);
+        options
+            .iter()
+            .fold(text, |text, (option, value)| with(&text, &format!("transforms.o.{option}"), value))
+    };
+    let text = router(&[
+        ("collection.expand.json.payload", "true"),
+        ("collection.field.event.key", "owner"),
+        ("collection.fields.additional.placement", "team:header,v:envelope:version"),
+        ("collection.op.invalid.behavior", "fatal"),
+        ("route.tombstone.on.empty.payload", "true"),
+    ]);
+    let connector = read(&text).unwrap();
+    let outbox = connector.format.routes[0].outbox.as_ref().unwrap();
+    let routed = outbox.routed.as_ref().unwrap();
+    assert_eq!((outbox.aggregate.as_str(), outbox.on_update), ("owner", OnUpdate::Stop));
+    assert!(outbox.tombstone_on_empty && routed.expand && outbox.id.is_none());
+    let placed: Vec<_> = routed.placed.iter().map(|one| (one.name.as_str(), one.at)).collect();
+    assert_eq!(placed, [("team", Placement::Header), ("version", Placement::Envelope)]);
+    // That of rows has other names, and a null of an expanded payload is kept in any case.
+    for option in ["table.expand.json.payload", "collection.json.payload.null.behavior"] {
+        let said = messages(&router(&[(option, "true")]));
+        assert!(said.contains(&format!("transforms.o.{option}: is not a property")), "{said}");
+    }
+}

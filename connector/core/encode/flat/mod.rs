@@ -8,7 +8,7 @@
 mod added;
 pub(super) mod node;
 pub(super) mod rows;
-mod shape;
+pub(super) mod shape;
 pub(super) mod write;
 
 use std::collections::HashMap;

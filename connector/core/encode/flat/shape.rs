@@ -38,7 +38,8 @@ fn path(name: Option<&str>, field: &str) -> String {
     format!("{}.{field}", name.unwrap_or("null"))
 }
 
-fn schema(node: &Node, path: &str, arrays: Arrays) -> Result<Option<Schema>, Misfit> {
+/// The schema of a value at this path; `None` where there is none.
+pub(crate) fn schema(node: &Node, path: &str, arrays: Arrays) -> Result<Option<Schema>, Misfit> {
     let base = match node {
         Node::Undefined => return Ok(None),
         Node::Null | Node::Text(_) => Base::String,

@@ -47,7 +47,13 @@ fn is_there(node: &Node) -> bool {
     !matches!(node, Node::Null | Node::Undefined)
 }
 
-fn put<W: Writer>(schema: &Schema, node: &Node, arrays: Arrays, out: &mut Vec<u8>) -> Result<(), Bad> {
+/// Writes a value that is there.
+pub(crate) fn put<W: Writer>(
+    schema: &Schema,
+    node: &Node,
+    arrays: Arrays,
+    out: &mut Vec<u8>,
+) -> Result<(), Bad> {
     match (&schema.base, node) {
         (Base::Struct(fields), Node::Document(members) | Node::Named(_, members)) => {
             put_struct::<W>(fields, members, arrays, out)

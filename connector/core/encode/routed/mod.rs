@@ -1,16 +1,19 @@
 //! The records of an outbox as Debezium's event router makes them and Kafka Connect's converters write them. Start at
 //! `Pass::routed`.
 //!
-//! Keys and values have the schemas of their columns; `expand` gives a payload one of its own. What a text of Connect
-//! looks like is in `plain`.
+//! Keys and values have the schemas of their columns (`cell`), of documents those of each event (`event`); `expand` gives a
+//! payload one of its own. What a text of Connect looks like is in `plain`.
 
+mod cell;
 mod changed;
+pub(super) mod event;
 mod expand;
 mod plain;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::avro::{Avro, FIRST, SECOND};
+use super::avro::{Avro, SECOND};
 use super::change::{Context, Fault, Pass};
 use super::connect::{Base, Field, Schema};
 use super::flat::Arrays;
@@ -18,21 +21,21 @@ use super::flat::node::Members;
 use super::flat::write::put_struct;
 use super::json::Json;
 use super::lexical::Bad;
-use super::mapping::field;
-use super::outbox::{OutboxPlan, Poison, misfit, moment_ms, number, poison, put_tracing};
-use super::plan::{Draft, Plan, frame, is_nullable};
+use super::outbox::{Names, OutboxPlan, Poison, misfit, moment_ms, number, poison, put_tracing};
+use super::plan::{Draft, Plan, frame};
 use super::target::View;
-use super::value::{Scratch, Type, Union, Writer, write};
+use super::value::{Scratch, Type, Union, Writer};
 use super::{Encoding, avro_schema, header, reject};
 use crate::batch::Span;
 use crate::error::{Error, Result};
 use crate::relation::{Relation, Shape};
-use crate::route::rule::{Converter, Outbox, Placement, Route, Routed};
+use crate::route::rule::{Converter, FieldForm, Outbox, Placement, Route, Routed};
 use crate::sink::{SCHEMA_INCOMPATIBLE, SchemaType, Targets};
 
+use self::cell::{Cell, Held};
 use self::changed::changed;
 use self::expand::expanded;
-use self::plain::{Plain, has_text, shown};
+use self::plain::has_text;
 
 /// Schemas that are remembered; what is asked for again is registered again, which changes nothing.
 const SCHEMAS_MAX: usize = 10_000;
@@ -41,12 +44,11 @@ const SCHEMAS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct RoutedPlan {
     settings: Routed,
-    key: Cell,
-    payload: Cell,
+    cells: Cells,
     /// Names the outermost struct of an expanded payload.
     payload_column: String,
-    headers: Vec<Cell>,
-    envelope: Vec<Cell>,
+    /// What the cells hold is known with each event only.
+    is_document: bool,
     partition: Option<usize>,
     /// The index of the column that holds the version of the value's schema.
     version: Option<usize>,
@@ -61,6 +63,15 @@ pub(crate) struct RoutedPlan {
     known: HashMap<(String, String), Known>,
 }
 
+/// What a record is made of.
+#[derive(Clone, Debug)]
+struct Cells {
+    key: Cell,
+    payload: Cell,
+    headers: Vec<Cell>,
+    envelope: Vec<Cell>,
+}
+
 /// What the registry said of a schema.
 #[derive(Debug)]
 enum Known {
@@ -70,17 +81,6 @@ enum Known {
         why: String,
         asked: u64,
     },
-}
-
-/// A column of the relation.
-#[derive(Debug)]
-struct Cell {
-    index: usize,
-    name: String,
-    r#type: Type,
-    schema: Schema,
-    /// Stands for a NULL, as Connect's structs have it.
-    default: Option<Vec<u8>>,
 }
 
 /// Why there is no key or no value.
@@ -106,7 +106,7 @@ impl From<Bad> for Why {
 enum Made<'a> {
     None,
     /// The payload as it is.
-    Bare(Option<&'a [u8]>),
+    Bare(Option<Held<'a>>),
     /// The payload as a value of its own.
     Expanded(Schema, Members),
     /// The payload with its neighbours.
@@ -114,80 +114,8 @@ enum Made<'a> {
 }
 
 enum Inner<'a> {
-    Text(Option<&'a [u8]>),
+    Held(Option<Held<'a>>),
     Struct(Members),
-}
-
-impl Cell {
-    fn of(draft: &Draft<'_>, column: &str, name: &str) -> Option<Self> {
-        let relation = draft.relation;
-        let index = relation.columns.iter().position(|known| known.name == column)?;
-        let nullable = is_nullable(relation, &draft.widened, index, draft.format);
-        let (r#type, Field { schema, .. }, default) =
-            field(relation.columns.get(index)?, nullable, draft.format);
-        let default = default.map(|text| text.as_bytes().to_vec());
-        Some(Self { index, name: name.to_owned(), r#type, schema, default })
-    }
-
-    fn text<'a>(&'a self, row: View<'a>) -> Option<&'a [u8]> {
-        row.text(self.index).or(self.default.as_deref())
-    }
-
-    fn union(&self) -> Union {
-        match (self.schema.optional, &self.default) {
-            (false, _) => Union::Required,
-            (true, None) => Union::NullFirst,
-            (true, Some(_)) => Union::NullLast,
-        }
-    }
-
-    /// As one of several members.
-    fn put_member<W: Writer>(
-        &self,
-        text: Option<&[u8]>,
-        is_first: bool,
-        out: &mut Vec<u8>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Why> {
-        match text {
-            Some(text) => {
-                out.extend(W::lead(&self.name, is_first, self.union()));
-                Ok(write::<W>(&self.r#type, text, out, scratch)?)
-            }
-            None if self.schema.optional => {
-                out.extend(W::null(&self.name, is_first, self.union()));
-                Ok(())
-            }
-            None => Err(Why::Widen),
-        }
-    }
-
-    /// Alone, without anything around it; false where there is nothing to write.
-    fn put(
-        &self,
-        by: Converter,
-        text: Option<&[u8]>,
-        out: &mut Vec<u8>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Why> {
-        match (by, text) {
-            (_, None) if !self.schema.optional => return Err(Why::Widen),
-            (Converter::Text | Converter::Bytes | Converter::Avro, None) => {}
-            (Converter::Json { .. }, None) => out.extend_from_slice(b"null"),
-            (Converter::Text, Some(text)) => write::<Plain>(&shown(&self.r#type), text, out, scratch)?,
-            (Converter::Bytes, Some(text)) => super::lexical::hex::decode(text, out)?,
-            (Converter::Json { .. }, Some(text)) => write::<Json>(&self.r#type, text, out, scratch)?,
-            (Converter::Avro, Some(text)) => {
-                match self.union() {
-                    Union::Required => {}
-                    Union::NullFirst => out.push(SECOND),
-                    Union::NullLast => out.push(FIRST),
-                }
-                write::<Avro>(&self.r#type, text, out, scratch)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 fn cannot(relation: &Relation, column: &str, what: &str) -> Error {
@@ -201,20 +129,24 @@ impl RoutedPlan {
     pub(crate) fn compile(
         draft: &Draft<'_>,
         route: &Route,
-        outbox: &Outbox,
-        settings: &Routed,
+        (outbox, settings): (&Outbox, &Routed),
+        names: &mut Names<'_>,
     ) -> Result<Self> {
         let relation = draft.relation;
-        if relation.shape != Shape::Rows || outbox.document.is_some() {
-            return Err(Error::config("an outbox by converters of Kafka Connect is a table of columns")
-                .hint("take [route.outbox.routed] out of the file"));
+        let is_document = relation.shape == Shape::Documents;
+        if relation.shape == Shape::Messages || outbox.document.is_some() {
+            return Err(Error::config(
+                "an outbox by converters of Kafka Connect is a table of columns or a collection",
+            )
+            .hint("take [route.outbox.routed] out of the file"));
         }
-        let cell =
-            |column: &str, name: &str| Cell::of(draft, column, name).ok_or_else(|| misfit(relation, column));
-        let index = |column: &str| cell(column, column).map(|cell| cell.index);
+        let mut find = |column: &str, name: &str| match is_document {
+            true => names.field(column, FieldForm::ByType).map(|(index, _)| Cell::of_member(index, name)),
+            false => Cell::of(draft, column, name),
+        };
         let (mut headers, mut envelope, mut partition) = (Vec::new(), Vec::new(), None);
         for placed in &settings.placed {
-            let found = match Cell::of(draft, &placed.column, &placed.name) {
+            let found = match find(&placed.column, &placed.name) {
                 None if settings.skips_missing => continue,
                 None => return Err(misfit(relation, &placed.column)),
                 Some(found) => found,
@@ -225,23 +157,23 @@ impl RoutedPlan {
                 }
                 Placement::Header => headers.push(found),
                 Placement::Envelope => envelope.push(found),
-                Placement::Partition => partition = Some(found.index),
+                Placement::Partition => partition = Some(placed.column.as_str()),
             }
         }
+        let mut cell = |column: &str, name: &str| find(column, name).ok_or_else(|| misfit(relation, column));
         let key = cell(route.key.first().unwrap_or(&outbox.aggregate), "key")?;
         let payload = cell(&outbox.payload, "payload")?;
         let is_bare = settings.placed.iter().all(|placed| placed.at != Placement::Envelope);
+        let mut index = |column: &str| names.find(column).ok_or_else(|| misfit(relation, column));
         let routed_by = draft.choice().and_then(|rule| rule.columns().first().map(|name| index(name)));
         let plan = Self {
-            version: settings.schema_version.as_deref().map(index).transpose()?,
+            version: settings.schema_version.as_deref().map(&mut index).transpose()?,
             routed_by: routed_by.transpose()?,
             settings: settings.clone(),
-            key,
-            payload,
+            cells: Cells { key, payload, headers, envelope },
             payload_column: outbox.payload.clone(),
-            headers,
-            envelope,
-            partition,
+            is_document,
+            partition: partition.map(&mut index).transpose()?,
             logical: draft.logical.clone(),
             tombstone_on_empty: outbox.tombstone_on_empty,
             is_bare,
@@ -252,7 +184,8 @@ impl RoutedPlan {
     }
 
     fn must_fit(&self, relation: &Relation) -> Result<()> {
-        for (by, cell) in [(self.settings.key, &self.key), (self.settings.value, &self.payload)] {
+        let both = [(self.settings.key, &self.cells.key), (self.settings.value, &self.cells.payload)];
+        for (by, cell) in both.into_iter().filter(|_| !self.is_document) {
             let column = relation.columns.get(cell.index).map_or("", |column| column.name.as_str());
             let is_bytes = matches!(cell.r#type, Type::Bytes);
             let is_text = has_text(&cell.schema.base) && !is_bytes;
@@ -276,6 +209,14 @@ impl RoutedPlan {
         }
     }
 
+    /// The cells of a row.
+    fn cells(&self, row: View<'_>) -> Result<Cow<'_, Cells>, Poison> {
+        if !self.is_document {
+            return Ok(Cow::Borrowed(&self.cells));
+        }
+        event::of_event(&self.cells, row, (&self.payload_column, self.settings.expand)).map(Cow::Owned)
+    }
+
     /// To be called before a batch is learned.
     pub(crate) fn make_room(&mut self) {
         if self.known.len() > SCHEMAS_MAX {
@@ -291,20 +232,23 @@ impl RoutedPlan {
         (row, seq): (View<'_>, u64),
     ) -> Result<()> {
         let mut wanted = Vec::new();
-        if self.settings.key == Converter::Avro && self.key.text(row).is_some() {
-            wanted.push(("key", text(&self.key.schema), false));
+        // What is no event has no schema, and is told of when it is encoded.
+        let Ok(cells) = self.cells(row) else { return Ok(()) };
+        if self.settings.key == Converter::Avro && cells.key.held(row).is_some() {
+            wanted.push(("key", text(&cells.key.schema), self.is_document));
         }
         if self.settings.value == Converter::Avro {
             // With the expansion on it is the event that says what its schema is, even where it stays a text.
-            let is_inferred = self.settings.expand;
-            match self.made(row) {
+            let is_inferred = self.settings.expand || self.is_document;
+            match self.made(&cells, row) {
                 Made::None | Made::Bare(None) => {}
-                Made::Bare(Some(_)) => wanted.push(("value", text(&self.payload.schema), is_inferred)),
+                Made::Bare(Some(_)) => wanted.push(("value", text(&cells.payload.schema), is_inferred)),
                 Made::Expanded(schema, _) | Made::Envelope(schema, _) => {
                     wanted.push(("value", text(&schema), is_inferred));
                 }
             }
         }
+        drop(cells);
         for (side, text, is_inferred) in wanted {
             let entry = (format!("{topic}-{side}"), text);
             match self.known.get(&entry) {
@@ -330,36 +274,40 @@ impl RoutedPlan {
     }
 
     /// What the value of a row's record is.
-    fn made<'a>(&'a self, row: View<'a>) -> Made<'a> {
-        let payload = self.payload.text(row);
-        let has_letters = |text: &[u8]| text.iter().any(|byte| *byte > b' ');
-        let is_text = matches!(self.payload.schema.base, Base::String);
-        let is_empty = payload.is_none_or(|text| is_text && !has_letters(text));
+    fn made<'a>(&self, cells: &'a Cells, row: View<'a>) -> Made<'a> {
+        let payload = cells.payload.held(row);
+        let is_text = matches!(cells.payload.schema.base, Base::String);
+        let is_empty = payload.is_none_or(|held| is_text && held.is_blank());
         if is_empty && self.tombstone_on_empty {
             return Made::None;
         }
         let found = match payload.filter(|_| self.settings.expand && is_text) {
-            Some(text) => expanded(text, &self.payload_column, self.settings.keeps_nulls),
-            None => None,
+            Some(Held::Text(text)) => expanded(text, &self.payload_column, self.settings.keeps_nulls),
+            // Debezium expands a document, and no text that looks like one.
+            Some(Held::Node(_)) | None => None,
         };
         match (found, self.is_bare) {
             (Some((schema, members)), true) => Made::Expanded(schema, members),
             (None, true) => Made::Bare(payload),
             (Some((schema, members)), false) => {
-                Made::Envelope(self.envelope_schema(row, schema), Inner::Struct(members))
+                Made::Envelope(self.envelope_schema(cells, row, schema), Inner::Struct(members))
             }
             (None, false) => {
-                let schema = self.envelope_schema(row, self.payload.schema.clone());
-                Made::Envelope(schema, Inner::Text(payload))
+                let schema = self.envelope_schema(cells, row, cells.payload.schema.clone());
+                Made::Envelope(schema, Inner::Held(payload))
             }
         }
     }
 
-    fn envelope_schema(&self, row: View<'_>, payload: Schema) -> Schema {
+    fn envelope_schema(&self, cells: &Cells, row: View<'_>, payload: Schema) -> Schema {
         let routed = self.routed_by.and_then(|index| row.text(index)).unwrap_or_default();
-        let name = format!("{}.{}.Value", self.logical, String::from_utf8_lossy(routed));
+        let routed = String::from_utf8_lossy(routed);
+        let name = match self.is_document {
+            true => event::value_name(&routed),
+            false => format!("{}.{routed}.Value", self.logical),
+        };
         let mut fields = vec![Field::new("payload", payload)];
-        fields.extend(self.envelope.iter().map(|cell| Field::new(cell.name.clone(), cell.schema.clone())));
+        fields.extend(cells.envelope.iter().map(|cell| Field::new(cell.name.clone(), cell.schema.clone())));
         let version = self.version.and_then(|index| number(row.text(index)?));
         Schema { name: Some(name), version, ..Schema::new(Base::Struct(fields)) }
     }
@@ -393,15 +341,15 @@ impl RoutedPlan {
 
     fn put_key(
         &self,
-        row: View<'_>,
+        (cells, row): (&Cells, View<'_>),
         (topic, seq): (&str, u64),
         out: &mut Vec<u8>,
         scratch: &mut Scratch,
     ) -> Result<(), Why> {
         let by = self.settings.key;
-        let text = self.key.text(row).ok_or(Why::Poison(Poison::EmptyKey))?;
-        let foot = self.head(by, (topic, "key", seq), &self.key.schema, out)?;
-        self.key.put(by, Some(text), out, scratch)?;
+        let held = cells.key.held(row).ok_or(Why::Poison(Poison::EmptyKey))?;
+        let foot = self.head(by, (topic, "key", seq), &cells.key.schema, out)?;
+        cells.key.put(by, Some(held), out, scratch)?;
         out.extend_from_slice(foot);
         Ok(())
     }
@@ -409,19 +357,19 @@ impl RoutedPlan {
     /// False where the record has no value.
     fn put_value(
         &self,
-        row: View<'_>,
+        (cells, row): (&Cells, View<'_>),
         (topic, seq): (&str, u64),
         out: &mut Vec<u8>,
         scratch: &mut Scratch,
     ) -> Result<bool, Why> {
         let (by, at) = (self.settings.value, (topic, "value", seq));
-        match self.made(row) {
+        match self.made(cells, row) {
             Made::None => return Ok(false),
             // Of Connect's converters the one to JSON alone writes a null.
             Made::Bare(None) if !matches!(by, Converter::Json { .. }) => return Ok(false),
-            Made::Bare(text) => {
-                let foot = self.head(by, at, &self.payload.schema, out)?;
-                self.payload.put(by, text, out, scratch)?;
+            Made::Bare(held) => {
+                let foot = self.head(by, at, &cells.payload.schema, out)?;
+                cells.payload.put(by, held, out, scratch)?;
                 out.extend_from_slice(foot);
             }
             Made::Expanded(schema, members) => {
@@ -439,39 +387,38 @@ impl RoutedPlan {
             Made::Envelope(schema, inner) => {
                 let foot = self.head(by, at, &schema, out)?;
                 match by {
-                    Converter::Avro => self.put_envelope::<Avro>(row, &schema, &inner, out, scratch)?,
-                    _ => self.put_envelope::<Json>(row, &schema, &inner, out, scratch)?,
+                    Converter::Avro => put_envelope::<Avro>((cells, row), &schema, &inner, out, scratch)?,
+                    _ => put_envelope::<Json>((cells, row), &schema, &inner, out, scratch)?,
                 }
                 out.extend_from_slice(foot);
             }
         }
         Ok(true)
     }
+}
 
-    fn put_envelope<W: Writer>(
-        &self,
-        row: View<'_>,
-        schema: &Schema,
-        inner: &Inner<'_>,
-        out: &mut Vec<u8>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Why> {
-        out.extend_from_slice(W::STRUCT_OPEN);
-        match inner {
-            Inner::Text(text) => self.payload.put_member::<W>(*text, true, out, scratch)?,
-            Inner::Struct(members) => {
-                out.extend(W::lead("payload", true, Union::NullFirst));
-                let Base::Struct(fields) = &schema.base else { return Err(Bad::Malformed.into()) };
-                let payload = fields.first().ok_or(Bad::Malformed)?;
-                put_members::<W>(&payload.schema, members, out)?;
-            }
+fn put_envelope<W: Writer>(
+    (cells, row): (&Cells, View<'_>),
+    schema: &Schema,
+    inner: &Inner<'_>,
+    out: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> Result<(), Why> {
+    out.extend_from_slice(W::STRUCT_OPEN);
+    match inner {
+        Inner::Held(held) => cells.payload.put_member::<W>(*held, true, out, scratch)?,
+        Inner::Struct(members) => {
+            out.extend(W::lead("payload", true, Union::NullFirst));
+            let Base::Struct(fields) = &schema.base else { return Err(Bad::Malformed.into()) };
+            let payload = fields.first().ok_or(Bad::Malformed)?;
+            put_members::<W>(&payload.schema, members, out)?;
         }
-        for cell in &self.envelope {
-            cell.put_member::<W>(cell.text(row), false, out, scratch)?;
-        }
-        out.extend_from_slice(W::STRUCT_CLOSE);
-        Ok(())
     }
+    for cell in &cells.envelope {
+        cell.put_member::<W>(cell.held(row), false, out, scratch)?;
+    }
+    out.extend_from_slice(W::STRUCT_CLOSE);
+    Ok(())
 }
 
 fn put_members<W: Writer>(schema: &Schema, members: &Members, out: &mut Vec<u8>) -> Result<(), Bad> {
@@ -510,17 +457,20 @@ impl<'a> Pass<'a> {
             }
             Why::Poison(why) => poison(context, why).into(),
         };
+        let cells = routed.cells(row).map_err(|why| poison(context, why))?;
+        let cells = cells.as_ref();
         let id = row.text(plan.id()).ok_or_else(|| poison(context, Poison::EmptyId))?;
         let start = self.out.bytes.len();
         let scratch = &mut self.room.scratch;
-        routed.put_key(row, (&place.name, seq), &mut self.out.bytes, scratch).map_err(fault)?;
+        routed.put_key((cells, row), (&place.name, seq), &mut self.out.bytes, scratch).map_err(fault)?;
         let key = self.span(context, start)?;
         let start = self.out.bytes.len();
         let scratch = &mut self.room.scratch;
-        let has_value =
-            routed.put_value(row, (&place.name, seq), &mut self.out.bytes, scratch).map_err(fault)?;
+        let has_value = routed
+            .put_value((cells, row), (&place.name, seq), &mut self.out.bytes, scratch)
+            .map_err(fault)?;
         let value = if has_value { Some(self.span(context, start)?) } else { None };
-        let headers = self.routed_headers(context, plan, routed, (row, id), value)?;
+        let headers = self.routed_headers(context, plan, (cells, row, id), value)?;
         let partition = match routed.partition.and_then(|index| row.text(index)) {
             None => None,
             Some(text) => Some(number(text).ok_or_else(|| poison(context, Poison::BadPartition))?),
@@ -537,22 +487,21 @@ impl<'a> Pass<'a> {
         &mut self,
         context: Context<'a>,
         plan: &OutboxPlan,
-        routed: &RoutedPlan,
-        (row, id): (View<'_>, &[u8]),
+        (cells, row, id): (&Cells, View<'_>, &[u8]),
         value: Option<Span>,
     ) -> Result<Span, Fault> {
         let start = self.out.bytes.len();
         let (out, scratch) = (&mut self.out.bytes, &mut self.room.scratch);
         out.extend_from_slice(&context.plan.context);
         header::put(out, "id", |out| out.extend_from_slice(id));
-        for cell in &routed.headers {
-            let Some(text) = cell.text(row) else {
+        for cell in &cells.headers {
+            let Some(held) = cell.held(row) else {
                 header::put_null(out, &cell.name);
                 continue;
             };
             let mut written = Ok(());
             header::put(out, &cell.name, |out| {
-                written = write::<Plain>(&shown(&cell.r#type), text, out, scratch);
+                written = cell.put_plain(held, out, scratch);
             });
             written.map_err(|_| poison(context, Poison::BadField))?;
         }
