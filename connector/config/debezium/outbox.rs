@@ -17,9 +17,21 @@ const COLLECTIONS: &str =
     "every collection of the connector is an outbox; others belong into a connector of their own";
 const LATER: &str = "Debezium 3.6.3 does not have it";
 
-/// The options, behind `transforms.<name>.`.
-pub const EVENT_ROUTER: &[Property] = &[
+/// The options of either router, behind `transforms.<name>.`.
+pub const EVENT_ROUTERS: &[Property] = &[
     ("type", "", Becomes("route.envelope = \"outbox\"")),
+    ("field.name.adjustment.mode", "none", Only(&["none"], "Debezium writes null for what it renames")),
+    ("route.by.field", "aggregatetype", Becomes("route.topic_by")),
+    ("route.topic.regex", "(?<routedByValue>.*)", Becomes("route.topic_regex")),
+    ("route.topic.replacement", "outbox.event.${routedByValue}", Becomes("route.topic_replacement")),
+    ("route.tombstone.on.empty.payload", "false", Becomes("route.outbox.tombstone_on_empty")),
+    ("tracing.span.context.field", "tracingspancontext", Becomes("route.outbox.tracing")),
+    ("tracing.operation.name", "debezium-read", Idle("no span is made: the trace of the event is passed on")),
+    ("tracing.with.context.field.only", "true", Idle("no span is made: the trace of the event is passed on")),
+];
+
+/// Those of the one of tables alone.
+pub const EVENT_ROUTER: &[Property] = &[
     ("predicate", "", Refused(PREDICATES)),
     ("negate", "false", Only(&["false"], PREDICATES)),
     ("table.op.invalid.behavior", "warn", Becomes("route.outbox.on_update: skip, or stop for fatal")),
@@ -39,19 +51,10 @@ pub const EVENT_ROUTER: &[Property] = &[
     ("table.expand.json.payload", "false", Becomes("route.outbox.routed.expand")),
     ("table.json.payload.null.behavior", "ignore", Becomes("route.outbox.routed.expanded_nulls")),
     ("table.json.payload.empty.array.behavior", "ignore", Only(&["ignore"], LATER)),
-    ("field.name.adjustment.mode", "none", Only(&["none"], "Debezium writes null for what it renames")),
-    ("route.by.field", "aggregatetype", Becomes("route.topic_by")),
-    ("route.topic.regex", "(?<routedByValue>.*)", Becomes("route.topic_regex")),
-    ("route.topic.replacement", "outbox.event.${routedByValue}", Becomes("route.topic_replacement")),
-    ("route.tombstone.on.empty.payload", "false", Becomes("route.outbox.tombstone_on_empty")),
-    ("tracing.span.context.field", "tracingspancontext", Becomes("route.outbox.tracing")),
-    ("tracing.operation.name", "debezium-read", Idle("no span is made: the trace of the event is passed on")),
-    ("tracing.with.context.field.only", "true", Idle("no span is made: the trace of the event is passed on")),
 ];
 
-/// The options of the one of documents.
+/// Those of the one of documents alone.
 pub const MONGO_EVENT_ROUTER: &[Property] = &[
-    ("type", "", Becomes("route.envelope = \"outbox\"")),
     ("predicate", "", Refused(COLLECTIONS)),
     ("negate", "false", Only(&["false"], COLLECTIONS)),
     ("collection.op.invalid.behavior", "warn", Becomes("route.outbox.on_update: skip, or stop for fatal")),
@@ -88,14 +91,6 @@ pub const MONGO_EVENT_ROUTER: &[Property] = &[
         "false",
         Becomes("route.outbox.routed.expand: of a payload that is a document; off, it is its text"),
     ),
-    ("field.name.adjustment.mode", "none", Only(&["none"], "Debezium writes null for what it renames")),
-    ("route.by.field", "aggregatetype", Becomes("route.topic_by")),
-    ("route.topic.regex", "(?<routedByValue>.*)", Becomes("route.topic_regex")),
-    ("route.topic.replacement", "outbox.event.${routedByValue}", Becomes("route.topic_replacement")),
-    ("route.tombstone.on.empty.payload", "false", Becomes("route.outbox.tombstone_on_empty")),
-    ("tracing.span.context.field", "tracingspancontext", Becomes("route.outbox.tracing")),
-    ("tracing.operation.name", "debezium-read", Idle("no span is made: the trace of the event is passed on")),
-    ("tracing.with.context.field.only", "true", Idle("no span is made: the trace of the event is passed on")),
 ];
 
 fn class(kind: Kind) -> &'static str {
@@ -123,7 +118,7 @@ pub fn route(name: &str, kind: Kind, given: &mut Given, keys: &mut Keys) {
         Kind::Postgres => EVENT_ROUTER,
         Kind::Mongodb => MONGO_EVENT_ROUTER,
     };
-    let tables: Vec<&Property> = options.iter().collect();
+    let tables: Vec<&Property> = options.iter().chain(EVENT_ROUTERS).collect();
     for (option, value) in given.under(&of("")) {
         judge_one(given, (&of(""), &option), &value, &tables);
     }

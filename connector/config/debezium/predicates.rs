@@ -88,7 +88,7 @@ impl Predicates {
             // Logical messages have a topic of their own, and no such headers.
             let messages = format!("{}.message", given.get("topic.prefix").unwrap_or_default());
             let bearers = match kind {
-                Kind::Postgres => Bearers::Topics { pattern: escaped(&messages), negated: true },
+                Kind::Postgres => Bearers::Topics { pattern: topic_pattern(&messages), negated: true },
                 Kind::Mongodb => Bearers::All,
             };
             for name in CONTEXT {
@@ -193,7 +193,7 @@ fn several() -> Bearers {
     )
 }
 
-/// A topic's name as an expression.
-pub fn escaped(name: &str) -> String {
+/// The expression that fits this topic alone.
+pub fn topic_pattern(name: &str) -> String {
     name.replace('.', "\\.")
 }

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use super::Kind;
 use super::given::Given;
 use super::keys::list;
-use super::predicates::{Records, escaped};
+use super::predicates::{Records, topic_pattern};
 use super::properties::Here::{Becomes, Refused};
 use super::properties::Property;
 
@@ -428,8 +428,8 @@ impl Transform<'_> {
             let (key, value, field) = match parts[..] {
                 ["source", name] => ("relations", format!("*.{name}"), None),
                 ["source", name, field] => ("relations", format!("*.{name}"), Some(field)),
-                ["topic", name] => ("only", escaped(name), None),
-                ["topic", name, field] => ("only", escaped(name), Some(field)),
+                ["topic", name] => ("only", topic_pattern(name), None),
+                ["topic", name, field] => ("only", topic_pattern(name), Some(field)),
                 // Every record of ours has a block that tells its table.
                 [name, field] => ("relations", format!("*.{name}"), Some(field)),
                 _ => {

@@ -454,6 +454,7 @@ fn documented() -> String {
     );
     for (title, properties) in [
         ("Postgres", POSTGRES),
+        ("Both: the outbox event routers, behind transforms.<name>.", outbox::EVENT_ROUTERS),
         ("Postgres: the outbox event router, behind transforms.<name>.", outbox::EVENT_ROUTER),
         ("MongoDB: the outbox event router, behind transforms.<name>.", outbox::MONGO_EVENT_ROUTER),
         ("Both: flat records, behind transforms.<name>.", flat::FLATTENING),

@@ -14,13 +14,10 @@ use super::cell::Cell;
 
 /// The name of the schema of a document's text, from which Debezium derives those of its members.
 const DOCUMENT: &str = "io.debezium.data.Json";
-/// The same in two parts; between them stands what the event is routed by.
-const VALUE: [&str; 2] = ["io.debezium.data", "Json"];
 
 /// What the schema of a value of several members is called.
 pub(super) fn value_name(routed_by: &str) -> String {
-    let [before, behind] = VALUE;
-    format!("{before}.{routed_by}.{behind}")
+    format!("io.debezium.data.{routed_by}.Json")
 }
 
 /// The cells of one event. A payload that is a document stays one, or becomes its text.
@@ -75,7 +72,7 @@ pub(in crate::encode) fn put_text(raw: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// JSON on its way to another spelling; texts, and names, are as they are written.
+/// JSON on its way to another spelling; texts, and names, are as they are written, so that none is empty.
 enum Tree {
     Text(Vec<u8>),
     Object(Vec<(Vec<u8>, Tree)>),
@@ -156,27 +153,21 @@ impl Tree {
             out.extend_from_slice(if nth > 0 { b",\n" } else { b"\n" });
             out.resize(out.len() + depth * 2, b' ');
         };
-        let (open, close, count) = match self {
+        let ([open, close], parts): ([u8; 2], Vec<(&[u8], &Self)>) = match self {
             Self::Text(text) => return out.extend_from_slice(text),
-            Self::Object(members) => (b'{', b'}', members.len()),
-            Self::Array(items) => (b'[', b']', items.len()),
+            Self::Object(members) => (*b"{}", members.iter().map(|(name, part)| (&**name, part)).collect()),
+            Self::Array(items) => (*b"[]", items.iter().map(|item| (&b""[..], item)).collect()),
         };
         out.push(open);
-        for nth in 0..count {
+        for (nth, (name, part)) in parts.iter().enumerate() {
             line(nth, depth, out);
-            match self {
-                Self::Object(members) => {
-                    if let Some((name, member)) = members.get(nth) {
-                        out.extend_from_slice(name);
-                        out.extend_from_slice(b": ");
-                        member.put(depth + 1, out);
-                    }
-                }
-                Self::Array(items) => items.get(nth).into_iter().for_each(|item| item.put(depth + 1, out)),
-                Self::Text(_) => {}
+            if !name.is_empty() {
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
             }
+            part.put(depth + 1, out);
         }
-        if count > 0 {
+        if !parts.is_empty() {
             line(0, depth - 1, out);
         }
         out.push(close);
