@@ -37,6 +37,7 @@ mod position;
 mod position_faults;
 mod publication;
 mod registry_faults;
+mod registry_logins;
 mod relations;
 mod remove;
 mod rest;
