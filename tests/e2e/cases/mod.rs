@@ -14,6 +14,7 @@ mod exb;
 mod files;
 mod high_availability;
 mod json_schemas;
+mod kafka_logins;
 mod kept_log;
 mod keyless;
 mod lab;
