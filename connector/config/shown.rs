@@ -8,8 +8,19 @@ use config::{Value, ValueKind};
 pub const HIDDEN: &str = "[hidden]";
 
 /// Parts of the names of keys whose values are secret, whoever defines the key.
-const SECRET_NAMES: [&str; 9] =
-    ["password", "passwd", "passphrase", "secret", "token", "credential", "jaas", "key.pem", "api_key"];
+const SECRET_NAMES: [&str; 10] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "jaas",
+    "key.pem",
+    "api_key",
+    // Whatever their names are.
+    "traces.headers.",
+];
 
 /// `source.postgres.url` -> value. `value` must be the tree before references were put in.
 pub fn flatten(value: &Value) -> BTreeMap<String, String> {
@@ -111,6 +122,7 @@ mod tests {
     #[test]
     fn a_secret_is_hidden_and_its_reference_shown() {
         assert_eq!(shown("sink.kafka.client.sasl.password", "hunter2"), HIDDEN);
+        assert_eq!(shown("traces.headers.authorization", "Bearer hunter2"), HIDDEN);
         assert_eq!(shown("source.postgres.password", "${file:/run/pw}"), "${file:/run/pw}");
         assert_eq!(shown("source.postgres.password", "x${env:A}${env:B}"), HIDDEN);
     }

@@ -57,6 +57,7 @@ mod standby;
 mod steps;
 mod stopping;
 mod takeover;
+mod traces;
 mod transactions;
 mod upgrade;
 mod values;
