@@ -69,6 +69,7 @@ async fn serve(
             },
             ended = supervisor.all_ended(), if !all_ended => {
                 if arguments.exit_on_failure {
+                    finished(exporter).await;
                     return Ok(exit_code(&ended));
                 }
                 warn!("every connector has ended; REST stays to say why");
@@ -83,15 +84,19 @@ async fn serve(
         signal = signals.end() => Ok(signal),
         () = supervisor.drained() => {
             operators::settled().await;
-            if let Some(exporter) = exporter {
-                exporter.finish().await;
-            }
+            finished(exporter).await;
             Ok(0)
         }
         () = tokio::time::sleep(DRAIN) => {
             warn!(connectors = supervisor.running(), "not drained in time; what is missing comes again");
             Ok(EXIT_NOT_DRAINED)
         }
+    }
+}
+
+async fn finished(exporter: Option<traces::Exporter>) {
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
     }
 }
 

@@ -67,12 +67,10 @@ pub fn load(paths: &[PathBuf], environment: &Environment) -> Result<Loaded, Vec<
             None => connectors.push(connector),
         }
     }
-    let mut of_environment = Problems::default();
     let traces = match of_daemon.traces {
         Some((_, traces)) => Some(traces),
-        None => traces::of_environment(environment, &mut of_environment),
+        None => traces::of_environment(environment),
     };
-    problems.extend(of_environment.found.into_iter().map(|found| Problem::new("environment", found.message)));
     if problems.is_empty() {
         Ok(Loaded { connectors, rest: of_daemon.rest.map(|(_, rest)| rest).unwrap_or_default(), traces })
     } else {

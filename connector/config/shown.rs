@@ -31,7 +31,11 @@ pub fn flatten(value: &Value) -> BTreeMap<String, String> {
 
 /// Properties that are flat already, in the same way.
 pub fn hidden(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    properties.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect()
+    let one = |(key, value): (&String, &String)| match key.split_once(SALT_IN_NAME) {
+        Some((before, _)) => (format!("{before}{SALT_IN_NAME}{HIDDEN}"), value.clone()),
+        None => (key.clone(), shown(key, value)),
+    };
+    properties.iter().map(one).collect()
 }
 
 fn walk(value: &Value, key: String, out: &mut BTreeMap<String, String>) {

@@ -14,11 +14,17 @@ use crate::telemetry::traces::Settings;
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const SERVICE: &str = "millrace";
 
-/// Where no file says anything: `None` unless the environment does.
-pub fn of_environment(environment: &Environment, problems: &mut Problems) -> Option<Settings> {
-    let raw = raw::Traces::default();
+/// Where no file says anything: `None` unless the environment does. What it says is for other programs, too, and no
+/// reason not to run.
+pub fn of_environment(environment: &Environment) -> Option<Settings> {
     environment.get(ENDPOINT).filter(|text| !text.is_empty())?;
-    resolve(&raw, 0, environment, problems)
+    let mut problems = Problems::default();
+    let settings = resolve(&raw::Traces::default(), 0, environment, &mut problems);
+    for found in &problems.found {
+        let hint = "correct the variable, or give endpoint in [traces]";
+        tracing::warn!(hint, "no spans are sent: the url of {ENDPOINT} {}", found.message);
+    }
+    settings
 }
 
 /// `None`, and a problem: it names no collector.
@@ -56,8 +62,12 @@ pub fn resolve(
     let service = raw.service.clone().unwrap_or_else(|| SERVICE.to_owned());
     let (ca_file, timeout) = (raw.ca_file.clone(), Duration::from_secs(timeout_s));
     let Some(url) = url(endpoint) else {
-        // The text itself is not shown: it may hold a password.
-        problems.add("traces.endpoint", "is no http or https url, as \"http://collector:4318\" is");
+        // The text itself is not shown: it may hold a secret, which has its place in a header.
+        problems.add(
+            "traces.endpoint",
+            "is no http or https url without user and query, as \"http://collector:4318\" is; a token goes into \
+             [traces.headers]",
+        );
         return None;
     };
     Some(Settings { url, headers, ca_file, timeout, ratio, service, fingerprint })
@@ -66,7 +76,9 @@ pub fn resolve(
 /// The path of OTLP behind whatever path there is, as with the variable of the environment.
 fn url(endpoint: &str) -> Option<Url> {
     let mut url = Url::parse(endpoint).ok()?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.password().is_some() {
+    let holds_more = !url.username().is_empty() || url.password().is_some();
+    let holds_more = holds_more || url.query().is_some() || url.fragment().is_some();
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || holds_more {
         return None;
     }
     url.path_segments_mut().ok()?.pop_if_empty().extend(["v1", "traces"]);
@@ -82,7 +94,8 @@ mod tests {
         let shown = |endpoint| url(endpoint).map(|url| url.to_string());
         assert_eq!(shown("http://a:4318").as_deref(), Some("http://a:4318/v1/traces"));
         assert_eq!(shown("https://a/otlp/").as_deref(), Some("https://a/otlp/v1/traces"));
-        for wrong in ["a:4318", "grpc://a:4317", "http://", "http://user:word@a:4318"] {
+        let with_secrets = ["http://user:word@a:4318", "http://token@a:4318", "http://a:4318?key=word"];
+        for wrong in ["a:4318", "grpc://a:4317", "http://"].into_iter().chain(with_secrets) {
             assert_eq!(shown(wrong), None, "{wrong}");
         }
     }
@@ -97,9 +110,9 @@ mod tests {
             (settings.map(|settings| settings.url.host_str().unwrap().to_owned()), problems.found.len())
         };
         let mut raw = raw::Traces::default();
-        let mut problems = Problems::default();
-        assert_eq!(of_environment(&unnamed, &mut problems), None);
-        assert!(of_environment(&named, &mut problems).is_some() && problems.found.is_empty());
+        assert_eq!(of_environment(&unnamed), None);
+        assert!(of_environment(&named).is_some());
+        assert_eq!(of_environment(&Environment::of(&[(ENDPOINT, "collector:4317")])), None);
         assert_eq!(host(&raw, &named), (Some("of-environment".to_owned()), 0));
         raw.ratio = Some(0.5);
         assert_eq!(host(&raw, &unnamed), (None, 1));

@@ -4,14 +4,14 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::retry::Backoff;
 use millrace_core::secret::Secret;
 use millrace_core::trace::{self, Span, Spans};
 use reqwest::header::{HeaderName, HeaderValue};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -23,8 +23,12 @@ use super::otlp::{self, Resource};
 const REQUEST_SPANS_MAX: usize = 256;
 /// How long the first span of a request waits for more.
 const GATHERED_WITHIN: Duration = Duration::from_secs(1);
-/// A collector that is away this often in a row does not get these spans: newer ones wait.
-const ATTEMPTS_MAX: u32 = 5;
+/// A collector that is away for longer does not get these spans: newer ones wait.
+const AWAY_MAX: Duration = Duration::from_secs(60);
+/// Whatever a collector says, it is asked again this soon.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// What it says of spans that it did not take is short.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// At the daemon's end, for what is still here.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -150,12 +154,12 @@ impl Sender {
         }
     }
 
-    /// Tries some times, and then lets them go. Cancelled, they are still the caller's.
+    /// Tries for a while, and then lets them go. Cancelled, they are still the caller's.
     async fn deliver(&mut self, batch: &[Span]) {
-        let mut backoff = Backoff::default();
-        for attempt in 1.. {
+        let (mut backoff, began) = (Backoff::default(), Instant::now());
+        loop {
             match self.send(batch).await {
-                Sent::Away(error, after) if attempt < ATTEMPTS_MAX => {
+                Sent::Away(error, after) if began.elapsed() < AWAY_MAX => {
                     self.tell(&error);
                     tokio::time::sleep(after.unwrap_or_else(|| backoff.next_wait())).await;
                 }
@@ -208,7 +212,7 @@ impl Sender {
         };
         let status = answer.status();
         let after = answer.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
-        let text = match answer.text().await {
+        let text = match beginning(answer).await {
             Ok(text) => text,
             Err(error) => return away(error),
         };
@@ -220,7 +224,8 @@ impl Sender {
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
-                Sent::Away(refused.hint("look into its log"), after.map(Duration::from_secs))
+                let after = after.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+                Sent::Away(refused.hint("look into its log"), after)
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Sent::Refused(refused.hint("correct headers in [traces]"))
@@ -237,6 +242,17 @@ impl Sender {
         warn!(spans = count, why, "the collector took a request without some of its spans");
         count
     }
+}
+
+/// As much of an answer as is looked at.
+async fn beginning(mut answer: Response) -> reqwest::Result<String> {
+    let mut text = Vec::new();
+    while text.len() < ANSWER_BYTES_MAX
+        && let Some(chunk) = answer.chunk().await?
+    {
+        text.extend_from_slice(&chunk);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// As it is now.

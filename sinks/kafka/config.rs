@@ -337,13 +337,14 @@ impl Settings {
         ))
     }
 
-    /// The error for a client that librdkafka does not make. Where certificates lie in files it may pass: a
-    /// certificate and its key are put there one behind the other.
+    /// The error for a client that librdkafka does not make. Where it has a certificate of its own it may pass: that
+    /// and its key are put into their files one behind the other.
     pub(crate) fn refused(&self, why: impl fmt::Display) -> Error {
         let error = Error::config(format!("librdkafka refuses the settings of the sink: {why}")).hint(
             "correct [sink.kafka]; files named in it must be readable, and SASL and TLS keys must fit together",
         );
-        match self.client.iter().any(|(key, _)| key.ends_with(".location")) {
+        let own = ["ssl.certificate.location", "ssl.key.location", "ssl.keystore.location"];
+        match self.client.iter().any(|(key, _)| own.contains(&key.as_str())) {
             true => self.with_login(error.passing()),
             false => error,
         }

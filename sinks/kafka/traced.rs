@@ -15,6 +15,8 @@ use crate::native::{self, Undelivered};
 use crate::producer::Trouble;
 
 const TRACEPARENT: &str = "traceparent";
+/// An LSN, a slot's name or a cluster time is shorter.
+const PLACE_BYTES_MAX: usize = 64;
 
 /// A transaction that has begun. Dropped before anybody says how it ended, it was given up.
 pub struct Traced {
@@ -136,7 +138,7 @@ impl Traced {
             attributes.push(("messaging.destination.name", text(topic)));
         }
         if let Some(position) = &self.position {
-            attributes.push(("millrace.source.position", text(position.as_str())));
+            attributes.push(("millrace.source.position", Value::Text(place(position))));
         }
         if self.is_doubtful {
             attributes.push(("millrace.doubtful", Value::Flag(true)));
@@ -162,6 +164,17 @@ impl Traced {
             failure,
         }
     }
+}
+
+/// What is short of a position. A resume token, which is long, holds the key of a document.
+fn place(position: &Position) -> String {
+    let Ok(serde_json::Value::Object(mut members)) = serde_json::from_str(position.as_str()) else {
+        return "{}".to_owned();
+    };
+    members.retain(|_, value| {
+        value.is_number() || value.as_str().is_some_and(|text| text.len() <= PLACE_BYTES_MAX)
+    });
+    serde_json::Value::Object(members).to_string()
 }
 
 impl Drop for Traced {

@@ -65,9 +65,12 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     for failure in &tally.failures {
         println!("failed: {failure}");
     }
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    if tally.groups.are_ending() {
+    let is_cut = tally.groups.are_ending();
+    if is_cut {
         println!("asked to end: what came later was left out");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if is_cut {
         return Ok(ExitCode::from(EXIT_INTERRUPTED));
     }
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
