@@ -1,4 +1,4 @@
-//! Logs, the bar below them on a terminal (`bar`), and every metric by its name.
+//! Logs, the bar below them on a terminal (`bar`), spans for a collector (`traces`), and every metric by its name.
 //!
 //! The page is rendered from `Progress` when it is asked for. A metrics library would hold a second copy of
 //! every figure, or need a collector as long as this file: the figures are atomics already.
@@ -12,11 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::{LATENCY_BUCKETS, Latency, Progress, SnapshotFigures, State};
+use millrace_core::trace;
 use tracing_subscriber::EnvFilter;
 
 use crate::supervisor::Connector;
 
 pub mod bar;
+mod otlp;
+pub mod traces;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -159,6 +162,7 @@ pub fn render(connectors: &[Arc<Connector>]) -> String {
         }
     }
     figures(&mut page, connectors);
+    spans(&mut page);
     page.0
 }
 
@@ -172,6 +176,15 @@ pub fn lag_bytes(progress: &Progress) -> u64 {
         done = done.max(of(&progress.received));
     }
     of(&progress.source_end).saturating_sub(done)
+}
+
+/// Nothing where nobody wants spans.
+fn spans(page: &mut Page) {
+    let Some(spans) = trace::wanted() else { return };
+    page.family("spans_total", "counter", "Spans of Kafka transactions, by what became of them");
+    for (outcome, count) in [("sent", &spans.sent), ("dropped", &spans.dropped)] {
+        page.sample("spans_total", &[("outcome", outcome)], count.load(Ordering::Relaxed));
+    }
 }
 
 fn events(page: &mut Page, connectors: &[Arc<Connector>]) {

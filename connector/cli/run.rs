@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use super::signals::{Asked, Signals};
 use super::{EXIT_CONFIG, EXIT_FAILED, Run, refuse};
 use crate::supervisor::{Ended, Supervisor};
-use crate::telemetry::bar;
+use crate::telemetry::{bar, traces};
 use crate::{config, operators, rest};
 
 /// Between a SIGTERM and the SIGKILL after it, service managers wait longer than this.
@@ -50,6 +50,7 @@ async fn serve(
         Signals::new().map_err(|error| Error::fatal("cannot listen for signals").source(error))?;
     let (listener, address) = rest::bind(&rest).await?;
     info!(addr = %address, "rest listening on http://{address}");
+    let exporter = loaded.traces.clone().map(traces::Exporter::start).transpose()?;
     let mut supervisor = Supervisor::start(loaded.connectors);
     let serving = rest::serve(listener, address, rest.open_reading, supervisor.connectors.clone());
     tokio::spawn(serving);
@@ -62,12 +63,13 @@ async fn serve(
             asked = signals.next() => match asked {
                 Asked::End(signal) => break signal,
                 Asked::ReadFiles => {
-                    read_files(&mut supervisor, arguments, environment, rest);
+                    read_files(&mut supervisor, arguments, environment, (rest, loaded.traces.as_ref()));
                     all_ended = false;
                 }
             },
             ended = supervisor.all_ended(), if !all_ended => {
                 if arguments.exit_on_failure {
+                    finished(exporter).await;
                     return Ok(exit_code(&ended));
                 }
                 warn!("every connector has ended; REST stays to say why");
@@ -82,6 +84,7 @@ async fn serve(
         signal = signals.end() => Ok(signal),
         () = supervisor.drained() => {
             operators::settled().await;
+            finished(exporter).await;
             Ok(0)
         }
         () = tokio::time::sleep(DRAIN) => {
@@ -91,21 +94,31 @@ async fn serve(
     }
 }
 
+async fn finished(exporter: Option<traces::Exporter>) {
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
+}
+
 /// Reads all files again. Where anything is wrong with one of them, nothing changes.
 fn read_files(
     supervisor: &mut Supervisor,
     arguments: &Run,
     environment: &config::Environment,
-    rest: config::Rest,
+    (rest, traces): (config::Rest, Option<&traces::Settings>),
 ) {
     match config::load(&arguments.paths, environment) {
         Ok(loaded) => {
             info!("the files are read again");
             let listen = arguments.rest.unwrap_or(loaded.rest.listen);
-            if (config::Rest { listen, ..loaded.rest }) != rest {
+            let changed = [
+                ("[rest]", config::Rest { listen, ..loaded.rest } != rest),
+                ("[traces]", loaded.traces.as_ref() != traces),
+            ];
+            for (section, _) in changed.into_iter().filter(|(_, has_changed)| *has_changed) {
                 warn!(
                     hint = "restart the daemon: its connectors go on from their positions",
-                    "[rest] has changed, and is as it was until a restart"
+                    "{section} has changed, and is as it was until a restart"
                 );
             }
             supervisor.load(loaded.connectors);

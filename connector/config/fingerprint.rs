@@ -11,6 +11,14 @@ pub fn of(value: &Value) -> u64 {
     hasher.finish()
 }
 
+/// Of one section of it; 0 where it has none.
+pub fn of_section(value: &Value, name: &str) -> u64 {
+    match &value.kind {
+        ValueKind::Table(table) => table.get(name).map_or(0, of),
+        _ => 0,
+    }
+}
+
 fn lay(value: &Value, hasher: &mut DefaultHasher) {
     match &value.kind {
         ValueKind::Table(table) => {

@@ -8,39 +8,42 @@ use config::{Config, ConfigError};
 use super::document::{Document, Problem};
 use super::environment::Environment;
 use super::settings::{self, Connector, Found, Problems, Rest};
-use super::{debezium, fingerprint, raw, references, shown, strict};
+use super::{debezium, fingerprint, raw, references, shown, strict, traces};
+use crate::telemetry::traces::Settings as Traces;
 
 /// What the daemon is to run.
 #[derive(Debug)]
 pub struct Loaded {
     pub connectors: Vec<Connector>,
     pub rest: Rest,
+    /// `None`: nobody wants spans.
+    pub traces: Option<Traces>,
 }
 
-/// A file's `[rest]`, where it has one.
-type ReadFile = (Connector, Option<(String, Rest)>);
+/// What a file says of the daemon, with its name.
+#[derive(Default)]
+struct OfDaemon {
+    rest: Option<(String, Rest)>,
+    traces: Option<(String, Traces)>,
+}
+
+type ReadFile = (Connector, OfDaemon);
 
 /// Reads every file, and every `*.toml` and `*.json` of every folder, in order.
 pub fn load(paths: &[PathBuf], environment: &Environment) -> Result<Loaded, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut connectors: Vec<Connector> = Vec::new();
-    let mut rest: Option<(String, Rest)> = None;
+    let mut of_daemon = OfDaemon::default();
     for file in files(paths, &mut problems) {
-        let (connector, its_rest) = match read(&file, environment) {
+        let (connector, its) = match read(&file, environment) {
             Ok(read) => read,
             Err(more) => {
                 problems.extend(more);
                 continue;
             }
         };
-        match (&rest, its_rest) {
-            (Some((first, one)), Some((second, other))) if *one != other => problems.push(
-                Problem::new(second, format!("rest: differs from [rest] in {first}; a daemon has one"))
-                    .hint("keep it in one file only"),
-            ),
-            (None, found) => rest = found,
-            _ => {}
-        }
+        agree("rest", &mut of_daemon.rest, its.rest, &mut problems);
+        agree("traces", &mut of_daemon.traces, its.traces, &mut problems);
         // Names of slots and publications have no hyphen, so `a-b` and `a_b` would share theirs.
         let slot_name = |connector: &Connector| connector.name.replace('-', "_");
         match connectors.iter().find(|known| slot_name(known) == slot_name(&connector)) {
@@ -64,10 +67,31 @@ pub fn load(paths: &[PathBuf], environment: &Environment) -> Result<Loaded, Vec<
             None => connectors.push(connector),
         }
     }
+    let traces = match of_daemon.traces {
+        Some((_, traces)) => Some(traces),
+        None => traces::of_environment(environment),
+    };
     if problems.is_empty() {
-        Ok(Loaded { connectors, rest: rest.map(|(_, rest)| rest).unwrap_or_default() })
+        Ok(Loaded { connectors, rest: of_daemon.rest.map(|(_, rest)| rest).unwrap_or_default(), traces })
     } else {
         Err(problems)
+    }
+}
+
+/// A section of the daemon's own may stand in one file, or say the same in all.
+fn agree<T: PartialEq>(
+    section: &str,
+    known: &mut Option<(String, T)>,
+    found: Option<(String, T)>,
+    problems: &mut Vec<Problem>,
+) {
+    match (&*known, found) {
+        (Some((first, one)), Some((second, other))) if *one != other => problems.push(
+            Problem::new(second, format!("{section}: differs from [{section}] in {first}; a daemon has one"))
+                .hint("keep it in one file only"),
+        ),
+        (None, found) => *known = found,
+        _ => {}
     }
 }
 
@@ -120,11 +144,11 @@ fn read(path: &Path, environment: &Environment) -> Result<ReadFile, Vec<Problem>
 /// A connector's properties as Kafka Connect takes them.
 fn of_connect(document: &Document, environment: &Environment) -> Result<ReadFile, Vec<Problem>> {
     let translated = debezium::translate(document)?;
-    let (mut connector, rest) = parse_as(&translated.document, environment, &|found: Found| {
+    let (mut connector, of_daemon) = parse_as(&translated.document, environment, &|found: Found| {
         translated.told(&found.key, found.message, found.hint)
     })?;
     connector.shown = translated.shown;
-    Ok((connector, rest))
+    Ok((connector, of_daemon))
 }
 
 /// One file's text to its settings.
@@ -146,34 +170,42 @@ fn parse_as(
     strict::read(document)?;
     let merged = environment.lay_over(document).map_err(|error| vec![overlaid(document, &error)])?;
     let shown = shown::flatten(&merged.cache);
-    let (raw, fingerprint) = with_references(document, merged, environment)?;
+    let (raw, [fingerprint, of_traces]) = with_references(document, merged, environment)?;
 
     let mut problems = Problems::default();
-    let rest = settings::rest(&raw.rest, &mut problems).map(|rest| (document.name.clone(), rest));
+    let rest = settings::rest(&raw.rest, &mut problems);
+    let traces = raw.traces.as_ref();
+    let traces = traces.and_then(|raw| traces::resolve(raw, of_traces, environment, &mut problems));
+    let of_daemon = OfDaemon {
+        rest: rest.map(|rest| (document.name.clone(), rest)),
+        traces: traces.map(|traces| (document.name.clone(), traces)),
+    };
     match settings::resolve(raw, &document.name, shown, &mut problems) {
-        Some(connector) if problems.found.is_empty() => Ok((Connector { fingerprint, ..connector }, rest)),
+        Some(connector) if problems.found.is_empty() => {
+            Ok((Connector { fingerprint, ..connector }, of_daemon))
+        }
         _ => Err(problems.found.into_iter().map(told).collect()),
     }
 }
 
 /// The merged tree, read once as it stands, for errors that may be shown whole, and once with its secrets
-/// in, where an error names its key and nothing else; with the fingerprint of the latter.
+/// in, where an error names its key and nothing else; with the fingerprints of the latter and of its `[traces]`.
 fn with_references(
     document: &Document,
     mut merged: Config,
     environment: &Environment,
-) -> Result<(raw::File, u64), Vec<Problem>> {
+) -> Result<(raw::File, [u64; 2]), Vec<Problem>> {
     merged.clone().try_deserialize::<raw::File>().map_err(|error| vec![overlaid(document, &error)])?;
     let missing = references::resolve(&mut merged.cache, environment);
     if !missing.is_empty() {
         return Err(missing.into_iter().map(|(key, message)| unresolved(document, &key, &message)).collect());
     }
-    let fingerprint = fingerprint::of(&merged.cache);
+    let fingerprints = [fingerprint::of(&merged.cache), fingerprint::of_section(&merged.cache, "traces")];
     let raw = merged.try_deserialize::<raw::File>().map_err(|error| {
         let key = key_of(&error).unwrap_or_default();
         vec![unresolved(document, &key, "does not fit once its references are put in")]
     })?;
-    Ok((raw, fingerprint))
+    Ok((raw, fingerprints))
 }
 
 fn unresolved(document: &Document, key: &str, message: &str) -> Problem {

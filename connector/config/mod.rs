@@ -19,6 +19,7 @@ mod settings;
 mod shown;
 mod step;
 mod strict;
+mod traces;
 mod typed;
 
 pub use document::Problem;

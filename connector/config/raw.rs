@@ -28,6 +28,7 @@ pub struct File {
     pub sink: RawSink,
     pub rest: Rest,
     pub operator_log: OperatorLog,
+    pub traces: Option<Traces>,
 }
 
 /// What records look like. Choices are text here, so that `${env:NAME}` may make them.
@@ -241,6 +242,18 @@ pub struct Signature {
 pub struct Rest {
     pub listen: Option<String>,
     pub open_reading: Option<bool>,
+}
+
+/// Where spans go. Belongs to the daemon, as `Rest` does.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Traces {
+    pub endpoint: Option<String>,
+    pub headers: BTreeMap<String, Secret>,
+    pub ca_file: Option<std::path::PathBuf>,
+    pub timeout_s: Option<u64>,
+    pub ratio: Option<f64>,
+    pub service: Option<String>,
 }
 
 /// Where it is written what operators do with the connector.

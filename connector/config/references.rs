@@ -11,7 +11,7 @@ use super::environment::Environment;
 /// Keys of a login: their files are read again for each connection, so that they may change while the daemon
 /// runs. A `*` stands for any ending. Everything else is read once: a salt or a topic that changed under a
 /// connector would change its records.
-const LOGINS: [&str; 9] = [
+const LOGINS: [&str; 10] = [
     "source.postgres.url",
     "source.postgres.password",
     "source.mongodb.url",
@@ -21,6 +21,7 @@ const LOGINS: [&str; 9] = [
     "sink.kafka.sasl.*",
     "sink.kafka.tls.key_password",
     "sink.kafka.client.*",
+    "traces.headers.*",
 ];
 
 fn is_login(key: &str) -> bool {

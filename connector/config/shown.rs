@@ -8,8 +8,19 @@ use config::{Value, ValueKind};
 pub const HIDDEN: &str = "[hidden]";
 
 /// Parts of the names of keys whose values are secret, whoever defines the key.
-const SECRET_NAMES: [&str; 9] =
-    ["password", "passwd", "passphrase", "secret", "token", "credential", "jaas", "key.pem", "api_key"];
+const SECRET_NAMES: [&str; 10] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "jaas",
+    "key.pem",
+    "api_key",
+    // Whatever their names are.
+    "traces.headers.",
+];
 
 /// `source.postgres.url` -> value. `value` must be the tree before references were put in.
 pub fn flatten(value: &Value) -> BTreeMap<String, String> {
@@ -20,7 +31,11 @@ pub fn flatten(value: &Value) -> BTreeMap<String, String> {
 
 /// Properties that are flat already, in the same way.
 pub fn hidden(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    properties.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect()
+    let one = |(key, value): (&String, &String)| match key.split_once(SALT_IN_NAME) {
+        Some((before, _)) => (format!("{before}{SALT_IN_NAME}{HIDDEN}"), value.clone()),
+        None => (key.clone(), shown(key, value)),
+    };
+    properties.iter().map(one).collect()
 }
 
 fn walk(value: &Value, key: String, out: &mut BTreeMap<String, String>) {
@@ -111,6 +126,7 @@ mod tests {
     #[test]
     fn a_secret_is_hidden_and_its_reference_shown() {
         assert_eq!(shown("sink.kafka.client.sasl.password", "hunter2"), HIDDEN);
+        assert_eq!(shown("traces.headers.authorization", "Bearer hunter2"), HIDDEN);
         assert_eq!(shown("source.postgres.password", "${file:/run/pw}"), "${file:/run/pw}");
         assert_eq!(shown("source.postgres.password", "x${env:A}${env:B}"), HIDDEN);
     }

@@ -495,7 +495,7 @@ fn known_keys(section: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Keys that are tables of known keys.
-const TABLES: [&str; 24] = [
+const TABLES: [&str; 25] = [
     "source",
     "source.postgres",
     "source.mongodb",
@@ -520,6 +520,7 @@ const TABLES: [&str; 24] = [
     "sink.stdout",
     "rest",
     "operator_log",
+    "traces",
 ];
 
 /// Of those, lists of tables.

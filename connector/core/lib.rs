@@ -24,4 +24,5 @@ pub mod sink;
 pub mod snapshot;
 pub mod source;
 pub mod takeover;
+pub mod trace;
 pub mod turn;

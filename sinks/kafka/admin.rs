@@ -203,7 +203,8 @@ impl Admin {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A timeout alone says nothing; what the connections logged last does.
+    /// A timeout alone says nothing; what the connections reported last does. That a login was refused stands
+    /// in their code alone.
     fn error(&self, about: String, error: &KafkaError) -> Error {
         let trouble = self.made().as_ref().and_then(|client| native::drain_log(client.inner()));
         // Without a code it is about the call itself: an argument that it does not take, or its end.
@@ -211,16 +212,26 @@ impl Admin {
             KafkaError::AdminOpCreation(_) => Code::INVALID,
             other => other.rdkafka_error_code().map_or(Code::CANCELLED, |code| Code(code as i32)),
         };
-        let text = match trouble {
-            Some(trouble) => format!("{error}: {trouble}"),
-            None => error.to_string(),
+        let (code, text) = match trouble {
+            Some(trouble)
+                if errors::class(code) == Class::Away
+                    && errors::class(trouble.code) == Class::Authorisation =>
+            {
+                (trouble.code, trouble.text)
+            }
+            Some(trouble) => (code, format!("{error}: {}", trouble.text)),
+            None => (code, error.to_string()),
         };
         let error = errors::error(about, Failure { code, text, retriable: false });
         match errors::class(code) {
             // A client keeps the login that it was made with, and the brokers may be waiting for another.
-            Class::Authorisation | Class::Away => {
+            Class::Authorisation => {
                 self.give_up();
                 self.settings.with_login(error)
+            }
+            Class::Away => {
+                self.give_up();
+                self.settings.with_login(self.settings.with_certificate(error))
             }
             _ => error,
         }
@@ -246,11 +257,9 @@ impl Drop for Admin {
 fn make(settings: &Settings) -> Result<Client> {
     let mut config = settings.client_config()?;
     config.set_log_level(RDKafkaLogLevel::Error);
-    Client::from_config(&config).map_err(|error| {
-        Error::config("librdkafka refuses the settings of the sink").source(error).hint(
-            "correct [sink.kafka]; files named in it must be readable, and SASL and TLS keys must fit together",
-        )
-    })
+    // Without them librdkafka only logs what its connections met, and a line of text has no code.
+    config.set("enabled_events", rdkafka_sys::RD_KAFKA_EVENT_ERROR.to_string());
+    Client::from_config(&config).map_err(|why| settings.refused(why))
 }
 
 fn options() -> AdminOptions {

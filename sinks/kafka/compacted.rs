@@ -41,8 +41,7 @@ fn read_all(settings: &Settings, name: &str, partitions: u32) -> Result<Newest> 
         config.set("isolation.level", isolation);
         config.set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "error");
-        Client::new(&config, Role::Consumer)
-            .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))
+        Client::new(&config, Role::Consumer).map_err(|why| settings.refused(why))
     };
     let committed = client("read_committed")?.topic(name).map_err(failed)?;
     let ends = client("read_uncommitted")?.topic(name).map_err(failed)?;
@@ -105,9 +104,7 @@ pub async fn write(
     blocking(move || {
         let mut fenced = 0;
         loop {
-            let client = Client::new(&config, Role::Producer).map_err(|why| {
-                Error::config(format!("librdkafka refuses the settings of the sink: {why}"))
-            })?;
+            let client = Client::new(&config, Role::Producer).map_err(|why| settings.refused(why))?;
             let record = (partition, key.as_bytes(), values.as_slice());
             match write_with(&client, &topic, record, timeout) {
                 Err(failure) if errors::class(failure.code) == Class::Fenced && fenced < FENCED_MAX => {

@@ -298,6 +298,27 @@ impl Settings {
         &self.client
     }
 
+    /// Adds to the hint of an absence what else it may be: brokers that do not take our certificate say so after
+    /// the handshake, where librdkafka takes it for a connection that was lost.
+    pub(crate) fn with_certificate(&self, error: Error) -> Error {
+        let is_set = |key: &str| self.client.iter().any(|(name, _)| name == key);
+        let over_tls = self.client_value("security.protocol").is_some_and(|name| name.contains("ssl"));
+        if !over_tls {
+            return error;
+        }
+        let hint = error.hint_text().map(|hint| format!("{hint}; ")).unwrap_or_default();
+        match is_set("ssl.certificate.location") {
+            true => error.hint(format!(
+                "{hint}where the cause is a certificate, they do not take ours: openssl x509 -in \
+                 <certificate_file> -noout -issuer -dates tells its authority and its last day"
+            )),
+            false => error.hint(format!(
+                "{hint}where the cause is a certificate, they want one: certificate_file and key_file in \
+                 [sink.kafka.tls]"
+            )),
+        }
+    }
+
     /// Adds to the hint of a refusal where the login comes from, if that is read again.
     pub(crate) fn with_login(&self, error: Error) -> Error {
         let file = |(key, value): &(String, Secret)| match (value.files(), key.ends_with(".location")) {
@@ -314,6 +335,19 @@ impl Settings {
             "{hint}the login is read again for every attempt, no restart is needed: {}",
             files.join(", ")
         ))
+    }
+
+    /// The error for a client that librdkafka does not make. Where it has a certificate of its own it may pass: that
+    /// and its key are put into their files one behind the other.
+    pub(crate) fn refused(&self, why: impl fmt::Display) -> Error {
+        let error = Error::config(format!("librdkafka refuses the settings of the sink: {why}")).hint(
+            "correct [sink.kafka]; files named in it must be readable, and SASL and TLS keys must fit together",
+        );
+        let own = ["ssl.certificate.location", "ssl.key.location", "ssl.keystore.location"];
+        match self.client.iter().any(|(key, _)| own.contains(&key.as_str())) {
+            true => self.with_login(error.passing()),
+            false => error,
+        }
     }
 
     /// What the user says about a key of librdkafka that Millrace does not own.

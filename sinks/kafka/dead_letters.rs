@@ -66,10 +66,9 @@ impl Replay {
         let sizes = Sizes { record_bytes: RECORD_BYTES_MAX, ..topics.sizes() };
         let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes)?;
         let timeout = settings.limits.timeout;
+        let of_client = settings.clone();
         let client = blocking(move || {
-            let client = Client::new(&config, Role::Producer).map_err(|why| {
-                Error::config(format!("librdkafka refuses the settings of the sink: {why}"))
-            })?;
+            let client = Client::new(&config, Role::Producer).map_err(|why| of_client.refused(why))?;
             client
                 .init_transactions(timeout)
                 .map_err(|failure| errors::error(format!("cannot open {id}"), failure))?;

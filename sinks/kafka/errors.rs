@@ -79,6 +79,8 @@ pub fn class(code: Code) -> Class {
     }
 }
 
+const ALL_BROKERS_DOWN: i32 = Err::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN as i32;
+
 /// What librdkafka calls the connection on which transactions are ended.
 const COORDINATOR: &str = "TxnCoordinator";
 
@@ -86,9 +88,14 @@ const COORDINATOR: &str = "TxnCoordinator";
 /// broker that is gone for good while the others do its work is reported for ever, and puts none in doubt.
 /// Which connection an error is of stands in its text alone, which begins with the connection's name.
 pub fn concerns_commit(code: Code, text: &str) -> bool {
-    const ALL_BROKERS_DOWN: i32 = Err::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN as i32;
     const FATAL: i32 = Err::RD_KAFKA_RESP_ERR__FATAL as i32;
     matches!(code.0, ALL_BROKERS_DOWN | FATAL) || text.starts_with(COORDINATOR)
+}
+
+/// Whether what the connections report is worth more than what they reported before: that all brokers are down
+/// comes behind the reason why.
+pub fn tells_more(code: Code, before: Option<Code>) -> bool {
+    code.0 != ALL_BROKERS_DOWN || before.is_none()
 }
 
 /// What a call of librdkafka failed with.
@@ -113,10 +120,7 @@ pub fn error(what: impl Into<String>, failure: Failure) -> Error {
     let class = class(failure.code);
     let (error, hint) = match class {
         Class::Fenced => (Error::transient(what), "the producers are opened anew"),
-        Class::Authorisation => (
-            Error::transient(what),
-            "check the broker's ACLs for this user (Write and Describe on topics and on the transactional id) and its login in [sink.kafka]",
-        ),
+        Class::Authorisation => (Error::transient(what), refused(failure.code)),
         Class::Record => {
             (Error::record(what), "raise max.message.bytes of the topic, or correct the record at its source")
         }
@@ -140,6 +144,26 @@ pub fn error(what: impl Into<String>, failure: Failure) -> Error {
         ),
     };
     error.hint(hint).source(failure)
+}
+
+/// What to do about a login that a broker refuses, about a broker that is not trusted, and about a right that is
+/// missing.
+fn refused(code: Code) -> &'static str {
+    match code.0 {
+        33 | 34 | 58 | 62 | 66 | -169 => {
+            "correct mechanism, username and password in [sink.kafka.sasl], or give the brokers that user: \
+             kafka-configs.sh --alter --entity-type users for SCRAM, their JAAS configuration for PLAIN"
+        }
+        // librdkafka does not tell which of these it was.
+        -181 => {
+            "see that ca_file in [sink.kafka.tls] holds the authority of the brokers' certificate, that the \
+             certificate names the host in bootstrap, and that it has not expired: openssl s_client \
+             -connect <host:port> -CAfile <ca_file> -verify_hostname <host> says which"
+        }
+        _ => {
+            "check the broker's ACLs for this user (Write and Describe on topics and on the transactional id) and its login in [sink.kafka]"
+        }
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +219,14 @@ mod tests {
         for (code, text, expected) in table {
             assert_eq!(concerns_commit(code, text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn that_all_brokers_are_down_hides_no_reason() {
+        let down = Code(ALL_BROKERS_DOWN);
+        let login = Code(Err::RD_KAFKA_RESP_ERR__AUTHENTICATION as i32);
+        assert!(tells_more(down, None) && tells_more(login, Some(down)));
+        assert!(!tells_more(down, Some(login)));
     }
 
     #[test]

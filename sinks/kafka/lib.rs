@@ -27,6 +27,7 @@ pub mod rules;
 pub mod signals;
 mod stop;
 mod topics;
+mod traced;
 mod transaction;
 mod waiting;
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka_sys as sys;
 
-use crate::errors::{Code, Failure};
+use crate::errors::{self, Code, Failure};
 use events::{on_delivery, on_error, on_log};
 use outstanding::Share;
 
@@ -35,6 +35,7 @@ mod number {
 
     unsafe extern "C" {
         pub fn rd_kafka_error_code(error: *const sys::rd_kafka_error_t) -> c_int;
+        pub fn rd_kafka_event_error(event: *mut sys::rd_kafka_event_t) -> c_int;
         pub fn rd_kafka_last_error() -> c_int;
         pub fn rd_kafka_err2str(code: c_int) -> *const c_char;
         pub fn rd_kafka_producev(rk: *mut sys::rd_kafka_t, ...) -> c_int;
@@ -498,11 +499,11 @@ fn invalid(text: &str) -> Failure {
     Failure { code: Code::INVALID, text: text.to_owned(), retriable: false }
 }
 
-/// Takes what an admin client of the wrapper has logged, which nobody else would ever read: its queue of
-/// logs would grow for as long as a broker is away. Gives the last line that tells of trouble.
-pub fn drain_log<C: rdkafka::ClientContext>(client: &rdkafka::client::Client<C>) -> Option<String> {
-    let mut trouble = None;
-    // SAFETY: the client is alive; the queue and each event are ours until they are destroyed here; a log
+/// Takes what an admin client of the wrapper has logged and reported, which nobody else would ever read: its
+/// queue would grow for as long as a broker is away. Gives the trouble that they told last, with its code.
+pub fn drain_log<C: rdkafka::ClientContext>(client: &rdkafka::client::Client<C>) -> Option<Failure> {
+    let mut trouble: Option<Failure> = None;
+    // SAFETY: the client is alive; the queue and each event are ours until they are destroyed here; an
     // event's strings live as long as it.
     unsafe {
         let queue = sys::rd_kafka_queue_get_main(client.native_ptr());
@@ -513,10 +514,13 @@ pub fn drain_log<C: rdkafka::ClientContext>(client: &rdkafka::client::Client<C>)
             }
             let (mut facility, mut text, mut level) = (ptr::null(), ptr::null(), 0);
             if sys::rd_kafka_event_log(event, &mut facility, &mut text, &mut level) == 0 {
-                let text = CStr::from_ptr(text).to_string_lossy();
-                tracing::debug!(target: "librdkafka", "{text}");
-                if level <= LOG_ERROR {
-                    trouble = Some(text.into_owned());
+                tracing::debug!(target: "librdkafka", "{}", CStr::from_ptr(text).to_string_lossy());
+            } else if sys::rd_kafka_event_type(event) == sys::RD_KAFKA_EVENT_ERROR {
+                let code = Code(number::rd_kafka_event_error(event));
+                let told = trouble.as_ref().map(|known| known.code);
+                if errors::tells_more(code, told) {
+                    let text = CStr::from_ptr(sys::rd_kafka_event_error_string(event)).to_string_lossy();
+                    trouble = Some(Failure { code, text: text.into_owned(), retriable: false });
                 }
             }
             sys::rd_kafka_event_destroy(event);

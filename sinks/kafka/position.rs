@@ -241,8 +241,7 @@ impl<'a> Reading<'a> {
             // An offset that is gone is an error here, never a reason to begin somewhere else.
             config.set("auto.offset.reset", "error");
             config.set("queued.max.messages.kbytes", "1024");
-            Client::new(&config, Role::Consumer)
-                .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))
+            Client::new(&config, Role::Consumer).map_err(|why| settings.refused(why))
         };
         let name = &settings.position_topic;
         // A transaction of a rival holds back what is after it, until it ends or the broker ends it.

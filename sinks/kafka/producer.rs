@@ -158,8 +158,7 @@ impl Producer {
     pub fn new(settings: &Settings, nth: usize, backoff: Duration, sizes: Sizes) -> Result<Self> {
         let id = format!("{}-{nth}", settings.transactional_id);
         let config = config(settings, &id, backoff, sizes)?;
-        let client = Client::new(&config, Role::Producer)
-            .map_err(|why| Error::config(format!("librdkafka refuses the settings of the sink: {why}")))?;
+        let client = Client::new(&config, Role::Producer).map_err(|why| settings.refused(why))?;
         let (commands, orders) = commands::channel();
         let (end, ended) = oneshot::channel();
         // Half may wait while the other half is on its way.

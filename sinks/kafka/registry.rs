@@ -3,6 +3,8 @@
 //! Start at `Registry::register`. It waits, visibly, while the registry is away; every other answer is an
 //! error that names the subject and what to type.
 
+mod trust;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -179,10 +181,9 @@ impl Registry {
         for url in &self.settings.urls {
             let request =
                 self.authorised(self.http().get(join(url, &["schemas", "ids", &id.to_string()])))?;
-            let away = |error: reqwest::Error| {
-                Error::transient(format!("cannot ask the registry at {url} for schema {id}"))
-                    .source(error.without_url())
-                    .hint("start the registry, or correct its url")
+            let away = |error| {
+                let what = format!("cannot ask the registry at {url} for schema {id}");
+                trust::unreached(what, url, self.settings.ca_file.as_deref(), error)
             };
             match request.send().await.map_err(away) {
                 Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Ok(None),
@@ -372,11 +373,9 @@ impl Registry {
         request: reqwest::RequestBuilder,
         url: &Url,
     ) -> Result<(StatusCode, String), Refusal> {
-        let away = |error: reqwest::Error| {
-            let error = Error::transient(format!("cannot reach the registry at {url}"))
-                .source(error.without_url())
-                .hint("start the registry, or correct its url");
-            Refusal::Again(error)
+        let away = |error| {
+            let what = format!("cannot reach the registry at {url}");
+            Refusal::Again(trust::unreached(what, url, self.settings.ca_file.as_deref(), error))
         };
         let response = request.send().await.map_err(|error| {
             self.renew();

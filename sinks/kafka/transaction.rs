@@ -4,6 +4,8 @@
 //! it adds the position and hands it to that producer's thread, and the other one is next. The rules that
 //! make log order, commit order and position order one are in `begin` and in `Producer::commit`.
 
+mod open;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,10 +23,12 @@ use crate::config::Settings;
 use crate::errors::{Code, Failure};
 use crate::native::{self, Topic};
 use crate::position::{self, Keys};
-use crate::producer::{Committed, Gate, Producer, Sizes, Trouble};
+use crate::producer::{Producer, Sizes, Trouble};
 use crate::rules;
 use crate::stop::Stop;
 use crate::topics::Topics;
+use crate::traced::Traced;
+use open::{Open, Pending};
 
 /// Brokers forget a transactional id that is silent for `transactional.id.expiration.ms`, a week by default;
 /// hourly was asked for, and this leaves room.
@@ -35,70 +39,6 @@ const QUEUE_RETRY: Duration = Duration::from_millis(1);
 
 /// Records between two runs of the callbacks that give delivered records' memory back; one comes at a batch's end too.
 const POLL_EVERY: usize = 512;
-
-/// The transaction that records go into.
-struct Open {
-    begun: Instant,
-    newest_batch: Instant,
-    records: u64,
-    bytes: u64,
-    /// Bytes of the source transaction that the newest record is of, and which one that is.
-    source_bytes: u64,
-    source: u64,
-    end: Option<Position>,
-    whole: bool,
-    drained: bool,
-}
-
-impl Open {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            begun: now,
-            newest_batch: now,
-            records: 0,
-            bytes: 0,
-            source_bytes: 0,
-            source: 0,
-            end: None,
-            whole: false,
-            drained: false,
-        }
-    }
-
-    /// The broker is about to end it: nothing more can come of it.
-    fn is_overdue(&self, timeout: Duration) -> bool {
-        self.begun.elapsed() > timeout * 9 / 10
-    }
-
-    fn standing(&self) -> Standing {
-        Standing {
-            records: self.records,
-            bytes: self.bytes,
-            source_bytes: self.source_bytes,
-            age: self.begun.elapsed(),
-            quiet: self.newest_batch.elapsed(),
-            whole: self.whole,
-            drained: self.drained,
-            waits: false,
-        }
-    }
-}
-
-/// A transaction that is being ended.
-struct Pending {
-    nth: usize,
-    given: Instant,
-    /// Taken once it has answered: it must not be asked again.
-    flushed: Option<oneshot::Receiver<()>>,
-    is_flushed: bool,
-    done: oneshot::Receiver<Result<Committed, Trouble>>,
-    gate: Arc<Gate>,
-    position: Option<Position>,
-    records: u64,
-    /// It ends inside a source transaction.
-    cuts: bool,
-}
 
 /// A data topic in each producer.
 struct Slot {
@@ -194,6 +134,10 @@ impl Session {
         self.write_notes(batch).await?;
         chaos::pass(Point::BatchEnqueued);
         if let Some(open) = &mut self.open {
+            if let Some(traced) = &mut open.traced {
+                let slot = |topic: u32| self.slots.get(topic as usize)?.as_ref();
+                traced.holds(batch, |topic| slot(topic).map(|slot| slot.name.clone()));
+            }
             open.end = Some(end.clone());
             open.whole = batch.whole;
             open.drained = batch.drained;
@@ -297,7 +241,7 @@ impl Session {
             what: format!("cannot begin a transaction of {}", producer.id()),
             trouble,
         })?;
-        self.open = Some(Open::new());
+        self.open = Some(Open::new(Traced::begin(&self.settings.connector, producer.id())));
         Ok(())
     }
 
@@ -482,7 +426,10 @@ impl Session {
             self.send_position(&end).await?;
         }
         chaos::pass(Point::PositionEnqueued);
-        let Some(open) = self.open.take() else { return Ok(()) };
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if let Some(traced) = &mut open.traced {
+            traced.closing(open.end.as_ref());
+        }
         if reason.cuts() && self.cut != Some(open.source) {
             self.cut = Some(open.source);
             self.progress.cut_transactions.fetch_add(1, Ordering::Relaxed);
@@ -501,6 +448,7 @@ impl Session {
             position: open.end,
             records: open.records,
             cuts: reason.cuts(),
+            traced: open.traced,
         });
         self.turn = rules::after(self.turn);
         Ok(())
@@ -512,10 +460,14 @@ impl Session {
         let Some(producer) = self.producers.get(oldest.nth) else { return Ok(()) };
         let outcome = producer.committed(&mut oldest.done, oldest.given.into()).await;
         let id = producer.id().to_owned();
-        let Some(ended) = self.pending.pop_front() else { return Ok(()) };
+        let Some(mut ended) = self.pending.pop_front() else { return Ok(()) };
+        let traced = ended.traced.take();
         let committed = match outcome {
             Ok(committed) => committed,
             Err(trouble) => {
+                if let Some(traced) = traced {
+                    traced.failed(&trouble);
+                }
                 self.progress.aborts.fetch_add(1, Ordering::Relaxed);
                 return Err(Stop::Trouble { what: format!("cannot commit a transaction of {id}"), trouble });
             }
@@ -525,6 +477,9 @@ impl Session {
             Pending { records: 0, .. } => Point::IdleCommitted,
             Pending { .. } => Point::Committed,
         });
+        if let Some(traced) = traced {
+            traced.committed(committed.doubtful);
+        }
         self.progress.commits.fetch_add(1, Ordering::Relaxed);
         self.progress.commit_latency.observe(committed.whole);
         self.progress.delivered_records.fetch_add(ended.records, Ordering::Relaxed);

@@ -66,7 +66,8 @@ pub fn command(words: &[&str]) -> Command {
 }
 
 fn is_overlay(name: &OsString) -> bool {
-    name.to_string_lossy().starts_with("MILLRACE__")
+    let name = name.to_string_lossy();
+    name.starts_with("MILLRACE__") || name.starts_with("OTEL_")
 }
 
 fn program() -> &'static Path {

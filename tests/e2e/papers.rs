@@ -33,6 +33,15 @@ impl Papers {
 
     /// `<name>.pem`: key and certificate in one file, as the server and the driver want them.
     pub fn signed(&self, name: &str, subject: &str, extension: &str) {
+        self.signed_for(name, subject, extension, "2");
+    }
+
+    /// The same, of one whose last day was yesterday.
+    pub fn expired(&self, name: &str, subject: &str, extension: &str) {
+        self.signed_for(name, subject, extension, "-1");
+    }
+
+    fn signed_for(&self, name: &str, subject: &str, extension: &str, days: &str) {
         let file = |end: &str| format!("{name}.{end}");
         self.run(&["req", "-subj", subject, "-keyout", &file("key"), "-out", &file("csr")]);
         std::fs::write(self.path(&file("ext")), extension).expect("a file");
@@ -41,7 +50,7 @@ impl Papers {
             "x509",
             "-req",
             "-days",
-            "2",
+            days,
             "-in",
             &csr,
             "-CA",

@@ -155,9 +155,7 @@ impl Reading {
         config.set("fetch.wait.max.ms", FETCH_WAIT_MS);
         // librdkafka wants a name; no group is joined and no offset stored.
         config.set("group.id", format!("{}-audit", settings.transactional_id));
-        let consumer: BaseConsumer = config
-            .create()
-            .map_err(|error| Error::config("librdkafka refuses the settings of the sink").source(error))?;
+        let consumer: BaseConsumer = config.create().map_err(|why| settings.refused(why))?;
         Ok(Self { consumer: Arc::new(consumer), brokers: settings.brokers() })
     }
 

@@ -26,8 +26,8 @@ pub struct Undelivered {
 pub struct Events {
     undelivered: Mutex<Option<Undelivered>>,
     has_undelivered: AtomicBool,
-    /// The last thing that went wrong in the connections, for messages.
-    trouble: Mutex<Option<String>>,
+    /// The last thing that went wrong in the connections and tells why, for messages.
+    trouble: Mutex<Option<(Code, String)>>,
     errors_seen: AtomicBool,
     refused: Refused,
 }
@@ -47,7 +47,7 @@ impl Events {
     }
 
     pub fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+        lock(&self.trouble).as_ref().map(|(_, text)| text.clone())
     }
 
     /// Whether librdkafka reported what can have touched a commit since the last time this was asked.
@@ -102,7 +102,10 @@ pub(super) unsafe extern "C" fn on_error(
         events.errors_seen.store(true, Ordering::Release);
     }
     events.refused.note(Code(code));
-    *lock(&events.trouble) = Some(text.into_owned());
+    let mut trouble = lock(&events.trouble);
+    if errors::tells_more(Code(code), trouble.as_ref().map(|(known, _)| *known)) {
+        *trouble = Some((Code(code), text.into_owned()));
+    }
 }
 
 /// # Safety

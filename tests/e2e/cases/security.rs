@@ -158,14 +158,14 @@ async fn a_wrong_password_and_a_wrong_ca_are_told_as_what_they_are_and_never_sho
     let right = bank.file.clone();
     bank.file.set("sink/kafka/sasl/password", "hunter2-hunter2");
     let mut daemon = bank.start("password").await;
-    daemon.degraded(NAME, &["kafka"]).await;
+    daemon.degraded(NAME, &["SASL", "invalid credentials"]).await.expect_hint(&["[sink.kafka.sasl]"]);
     assert!(!daemon.log().contains("hunter2"), "the log shows the password");
     daemon.kill();
 
     bank.file = right.clone();
     bank.file.set("sink/kafka/tls/ca_file", bank.dir.path().join("other.pem").display().to_string());
     let mut daemon = bank.start("ca").await;
-    daemon.degraded(NAME, &["kafka"]).await;
+    daemon.degraded(NAME, &["certificate"]).await.expect_hint(&["ca_file", "other.pem"]);
     daemon.kill();
 
     bank.file = right;

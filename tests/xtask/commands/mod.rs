@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod demo;
 pub mod diff;
 pub mod fuzz;
+mod group;
 mod interrupt;
 pub mod ledger;
 pub mod services;

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that has to hold before a change is accepted. A failing stage does not
-//! keep the later ones from running; the last line of the output is the summary of all.
+//! keep the later ones from running; the last line of the output is the summary of all. A signal ends what runs, with
+//! everything below it, and nothing more is begun.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -7,6 +8,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use super::binary::{self, Profile};
+use super::group::Groups;
+use super::interrupt::EXIT_INTERRUPTED;
 use xtask::services::{
     Config, Home, POSTGRES, PostgresConfig, PostgresVersion, SHARED, Services, cache, finish, on_path,
     repository,
@@ -49,7 +52,7 @@ const AT_ONCE: &str = "3";
 const PROGRAM: &str = "MILLRACE_BINARY";
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let mut tally = Tally::default();
+    let mut tally = Tally { groups: Groups::listen()?, ..Tally::default() };
     let versions = arguments.versions()?;
     if versions.is_empty() {
         everything(&mut tally, &arguments).await;
@@ -62,7 +65,14 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     for failure in &tally.failures {
         println!("failed: {failure}");
     }
+    let is_cut = tally.groups.are_ending();
+    if is_cut {
+        println!("asked to end: what came later was left out");
+    }
     println!("{} passed, {} failed", tally.passed, tally.failed);
+    if is_cut {
+        return Ok(ExitCode::from(EXIT_INTERRUPTED));
+    }
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -87,6 +97,9 @@ async fn everything(tally: &mut Tally, arguments: &Arguments) {
 /// The tests on real servers, against one set that is started here.
 async fn e2e(tally: &mut Tally, version: PostgresVersion, filters: &[&str]) {
     let name = format!("e2e on Postgres {}", version.major());
+    if tally.groups.are_ending() {
+        return;
+    }
     heading(&format!("{name}: servers"));
     let started = Instant::now();
     let outcome = async {
@@ -102,7 +115,12 @@ async fn e2e(tally: &mut Tally, version: PostgresVersion, filters: &[&str]) {
     println!("ready after {:.1} s", started.elapsed().as_secs_f32());
     // The tests run the daemon's binary; cargo builds it for the tests of its own package only.
     println!();
-    match binary::build(Profile::Debug).await {
+    let groups = tally.groups.clone();
+    let built = tokio::select! {
+        built = binary::build(Profile::Debug) => built,
+        () = groups.ending() => Err(Error::new("asked to end")),
+    };
+    match built {
         Ok(daemon) => {
             let mut tests = cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast"]);
             tests.args(["--", "--test-threads", AT_ONCE]).args(filters);
@@ -144,6 +162,9 @@ fn faults(tally: &mut Tally, this: std::io::Result<PathBuf>) {
 
 /// Licences, sources and bans always; known vulnerabilities when their database can be reached.
 fn deny(tally: &mut Tally) {
+    if tally.groups.are_ending() {
+        return;
+    }
     let program = match deny_program() {
         Ok(program) => program,
         Err(e) => return tally.fail("deny", &e),
@@ -204,11 +225,12 @@ fn heading(name: &str) {
 }
 
 /// The sum of it all.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Default)]
 struct Tally {
     passed: u64,
     failed: u64,
     failures: Vec<String>,
+    groups: Groups,
 }
 
 impl Tally {
@@ -219,9 +241,13 @@ impl Tally {
 
     /// Runs commands side by side, each of which counts.
     fn stages<const N: usize>(&mut self, name: &str, commands: [Command; N]) {
+        if self.groups.are_ending() {
+            return;
+        }
         heading(name);
-        for child in commands.map(|mut command| command.stdin(Stdio::null()).spawn()) {
-            match child.and_then(|mut child| child.wait()) {
+        let groups = self.groups.clone();
+        for head in commands.map(|mut command| groups.spawn(command.stdin(Stdio::null()))) {
+            match head.and_then(|mut head| head.child.wait()) {
                 Ok(status) if status.success() => self.passed += 1,
                 Ok(status) => self.fail(name, &Error::new(status.to_string())),
                 Err(e) => self.fail(name, &Error::new(e.to_string())),
@@ -231,6 +257,9 @@ impl Tally {
 
     /// Runs test binaries and counts what they report.
     fn tests(&mut self, name: &str, command: Command) {
+        if self.groups.are_ending() {
+            return;
+        }
         heading(name);
         let before = self.failed;
         match self.watch(command) {
@@ -242,15 +271,15 @@ impl Tally {
     }
 
     fn watch(&mut self, mut command: Command) -> Result<bool> {
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context(|| "cargo".into())?;
-        for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).split(b'\n')) {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut head = self.groups.spawn(command).context(|| "cargo".into())?;
+        for line in head.child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).split(b'\n')) {
             let line = line.context(|| "the output of cargo cannot be read".into())?;
             let line = String::from_utf8_lossy(&line);
             println!("{line}");
             self.count(&line);
         }
-        Ok(child.wait().context(|| "cargo".into())?.success())
+        Ok(head.child.wait().context(|| "cargo".into())?.success())
     }
 
     /// `test result: ok. 5 passed; 0 failed; ...`, and `test name ... FAILED`.
@@ -289,7 +318,7 @@ mod tests {
         tally.count("test a::c ... FAILED");
         tally.count("test result: FAILED. 5 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out");
         tally.count("test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out");
-        assert_eq!(tally, Tally { passed: 45, failed: 1, failures: vec!["test a::c".into()] });
+        assert_eq!((tally.passed, tally.failed, tally.failures), (45, 1, vec!["test a::c".to_owned()]));
     }
 
     #[test]
