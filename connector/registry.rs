@@ -32,7 +32,7 @@ mod offsets;
 mod outboxes;
 mod schemas;
 mod upgrade;
-pub use letters::{Replayed, dead_letters, replay, tell_operators};
+pub use letters::{Asked, Replayed, dead_letters, replay, tell_operators};
 pub use millrace_postgres::Consent;
 pub use offsets::{Offsets, hand_back};
 pub use schemas::schemas;

@@ -1,10 +1,14 @@
-//! The dead letters of a connector's topic, and how they are encoded again.
+//! The dead letters of a connector's topic, and how they are encoded again: start at `dead_letters` and `replay`.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use millrace_core::batch::EncodedBatch;
+use millrace_core::encode::keys::Key;
 use millrace_core::encode::{Encoded, Encoder, Letter};
 use millrace_core::error::{Error, Result};
+use millrace_kafka::KafkaTargets;
+use millrace_kafka::dead_letters::{Delivered, Keyed, Replay};
 
 use super::Sink;
 use crate::config::Connector;
@@ -20,10 +24,22 @@ pub async fn dead_letters(connector: &Connector) -> Result<Vec<Letter>> {
                 .hint("name another topic in [dead_letters], one that nobody else writes to")
         })
     };
-    raw.into_iter().map(parse).collect()
+    let mut letters = raw.into_iter().map(parse).collect::<Result<Vec<_>>>()?;
+    letters.sort_by_key(|letter| letter.mark);
+    Ok(letters)
+}
+
+/// Which letters are to be replayed.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// None: all.
+    pub positions: &'a [String],
+    /// Events of a key may come behind later ones: those that are delivered, and letters that are not asked for.
+    pub out_of_order: bool,
 }
 
 /// What a replay did with a letter.
+#[derive(Debug)]
 pub enum Replayed {
     Delivered {
         records: usize,
@@ -32,48 +48,204 @@ pub enum Replayed {
     Refused,
     /// Its rows were too large to be kept.
     LeftOut,
+    /// It waits: something later of its key is in its topic, or may be.
+    Overtaken {
+        topic: String,
+    },
+    /// It waits: this earlier letter of its key does.
+    Behind {
+        position: String,
+    },
 }
 
-/// Encodes letters again by what the file says now, each with its records and its mark in one Kafka
-/// transaction. All of them where `positions` is empty.
+impl Replayed {
+    /// Left alone for the order's sake, which can be waived.
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Overtaken { .. } | Self::Behind { .. })
+    }
+}
+
+/// Encodes letters again by what the file says now, in the order of the source's log, each with its records and its
+/// mark in one Kafka transaction. Letters of one key go out in that order or wait.
 pub async fn replay(
     connector: &Connector,
-    positions: &[String],
+    asked: Asked<'_>,
     mut told: impl FnMut(&Letter, &Replayed),
 ) -> Result<()> {
     let (to, registry) = with_letters(connector)?;
     let topic = &connector.format.dead_letters;
-    let mut replay = millrace_kafka::dead_letters::Replay::open(to, registry.clone(), topic).await?;
-    let letters = dead_letters(connector).await?;
-    if let Some(unknown) = positions.iter().find(|wanted| !letters.iter().any(|l| l.position == **wanted)) {
-        return Err(Error::config(format!("there is no dead letter {unknown}"))
-            .hint("see `millrace dead-letters <file> list`"));
+    let mut run = Run { connector, to, asked, tried: HashSet::new(), delivered: None };
+    loop {
+        // Shuts out whoever else replays: what lies in the topic is read behind it, each time.
+        let mut replay = Replay::open(to, registry.clone(), topic).await?;
+        let done = run.go(&mut replay, &mut told).await;
+        replay.close().await?;
+        if done? {
+            return Ok(());
+        }
     }
-    let encoder = |format| Encoder::new(format, replay.targets(), Arc::default());
-    let mut encoders = [encoder(connector.format.clone()), encoder(connector.format.of_hidden_letters())];
-    let mut out = EncodedBatch::default();
-    let chosen = letters.iter().filter(|l| positions.is_empty() || positions.contains(&l.position));
-    let mut seq = 0;
-    for letter in chosen {
-        let Some(batch) = letter.to_batch(seq + 1) else {
-            told(letter, &Replayed::LeftOut);
-            continue;
+}
+
+/// A replay, over all the producers that it takes.
+struct Run<'a> {
+    connector: &'a Connector,
+    to: &'a millrace_kafka::config::Settings,
+    asked: Asked<'a>,
+    /// Positions of letters that had their turn.
+    tried: HashSet<String>,
+    /// What is there of the keys of the letters that are asked for, where that matters.
+    delivered: Option<Delivered>,
+}
+
+impl Run<'_> {
+    /// False: another producer has to go on.
+    async fn go(&mut self, replay: &mut Replay, told: &mut impl FnMut(&Letter, &Replayed)) -> Result<bool> {
+        let mut letters = dead_letters(self.connector).await?;
+        self.must_be_there(&letters)?;
+        let asked_for = letters.iter().filter(|letter| self.is_asked_for(letter));
+        let tables: HashSet<String> = asked_for.map(|letter| letter.relation.full_name()).collect();
+        letters.retain(|letter| tables.contains(&letter.relation.full_name()));
+        let mut encoders = Encoders::new(self.connector, replay);
+        if self.delivered.is_none() && !self.asked.out_of_order {
+            self.delivered = Some(self.delivered_of(&letters, replay, &mut encoders).await?);
+        }
+        // Of each key the earliest letter that stays.
+        let mut staying: HashMap<Key, &str> = HashMap::new();
+        for letter in &letters {
+            let (is_asked_for, had_its_turn) =
+                (self.is_asked_for(letter), self.tried.contains(&letter.position));
+            if !is_asked_for && self.asked.out_of_order {
+                continue;
+            }
+            let keys = encoders.keys(letter).await?;
+            let (mut stays, mut is_clean) = (true, true);
+            if is_asked_for && !had_its_turn {
+                let outcome = match keys.iter().find_map(|key| staying.get(key)) {
+                    Some(earlier) => Replayed::Behind { position: (*earlier).to_owned() },
+                    None => {
+                        let (outcome, clean) = self.replay(letter, replay, &mut encoders).await?;
+                        is_clean = clean;
+                        outcome
+                    }
+                };
+                self.tried.insert(letter.position.clone());
+                told(letter, &outcome);
+                stays = !matches!(outcome, Replayed::Delivered { .. });
+            }
+            if !is_clean {
+                return Ok(false);
+            }
+            for key in keys.into_iter().filter(|_| stays) {
+                staying.entry(key).or_insert(&letter.position);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_asked_for(&self, letter: &Letter) -> bool {
+        self.asked.positions.is_empty() || self.asked.positions.contains(&letter.position)
+    }
+
+    fn must_be_there(&self, letters: &[Letter]) -> Result<()> {
+        let is_there = |wanted: &&String| {
+            self.tried.contains(*wanted) || letters.iter().any(|letter| letter.position == **wanted)
         };
-        seq += 1;
-        let [plain, hidden] = &mut encoders;
-        let encoder = if letter.hidden { hidden } else { plain };
+        match self.asked.positions.iter().find(|wanted| !is_there(wanted)) {
+            None => Ok(()),
+            Some(unknown) => Err(Error::config(format!("there is no dead letter {unknown}"))
+                .hint("see `millrace dead-letters <file> list`")),
+        }
+    }
+
+    async fn delivered_of(
+        &self,
+        letters: &[Letter],
+        replay: &Replay,
+        encoders: &mut Encoders,
+    ) -> Result<Delivered> {
+        let mut keys = HashSet::new();
+        for letter in letters.iter().filter(|letter| self.is_asked_for(letter)) {
+            if let Some(out) = encoders.encode(letter).await?.filter(|out| out.buried == 0) {
+                keys.extend(replay.keyed(&out));
+            }
+        }
+        millrace_kafka::dead_letters::delivered(self.to, keys).await
+    }
+
+    /// What became of a letter, and whether the producer can go on.
+    async fn replay(
+        &self,
+        letter: &Letter,
+        replay: &mut Replay,
+        encoders: &mut Encoders,
+    ) -> Result<(Replayed, bool)> {
+        let Some(out) = encoders.encode(letter).await? else { return Ok((Replayed::LeftOut, true)) };
+        let refused = out.buried > 0;
+        if !refused && let Some(topic) = self.overtaken(letter, &replay.keyed(&out)) {
+            return Ok((Replayed::Overtaken { topic }, true));
+        }
+        let is_clean = replay.write(&letter.position, &out, !refused).await?;
+        let records = out.records.len();
+        Ok((if refused { Replayed::Refused } else { Replayed::Delivered { records } }, is_clean))
+    }
+
+    /// The topic in which something later lies. Records that do not say where they come from may be later.
+    fn overtaken(&self, letter: &Letter, keyed: &[Keyed]) -> Option<String> {
+        let delivered = self.delivered.as_ref()?;
+        let is_later = |keyed: &&Keyed| match delivered.get(*keyed) {
+            None => false,
+            Some(newest) => newest.is_none_or(|mark| mark > letter.mark),
+        };
+        keyed.iter().find(is_later).map(|(topic, _)| topic.clone())
+    }
+}
+
+/// One for letters with whole rows, one for letters that hide some of theirs.
+struct Encoders([Again; 2]);
+
+struct Again {
+    encoder: Encoder<KafkaTargets>,
+    /// Batches that it has encoded.
+    seq: u64,
+}
+
+impl Encoders {
+    fn new(connector: &Connector, replay: &Replay) -> Self {
+        let formats = [connector.format.clone(), connector.format.of_hidden_letters()];
+        Self(
+            formats.map(|format| Again {
+                encoder: Encoder::new(format, replay.targets(), Arc::default()),
+                seq: 0,
+            }),
+        )
+    }
+
+    fn of(&mut self, letter: &Letter) -> &mut Again {
+        let [plain, hidden] = &mut self.0;
+        if letter.hidden { hidden } else { plain }
+    }
+
+    /// What a letter must not overtake. Nothing for one without its rows, of which nothing can come any more.
+    async fn keys(&mut self, letter: &Letter) -> Result<Vec<Key>> {
+        let again = self.of(letter);
+        let Some(batch) = letter.to_batch(again.seq + 1) else { return Ok(Vec::new()) };
+        again.encoder.prepare(&batch).await?;
+        Ok(again.encoder.keys(&batch))
+    }
+
+    /// The records of a letter, or the letter that it becomes again; `None` for one without its rows.
+    async fn encode(&mut self, letter: &Letter) -> Result<Option<EncodedBatch>> {
+        let Again { encoder, seq } = self.of(letter);
+        let Some(batch) = letter.to_batch(*seq + 1) else { return Ok(None) };
+        let mut out = EncodedBatch::default();
         encoder.set_attempt(letter.attempt + 1);
         encoder.prepare(&batch).await?;
         while encoder.encode(&batch, &mut out)? == Encoded::NeedsPrepare {
             encoder.prepare(&batch).await?;
         }
-        let refused = out.buried > 0;
-        replay.write(&letter.position, &out, !refused).await?;
-        let outcome =
-            if refused { Replayed::Refused } else { Replayed::Delivered { records: out.records.len() } };
-        told(letter, &outcome);
+        *seq += 1;
+        Ok(Some(out))
     }
-    Ok(())
 }
 
 /// Writes entries of the operator log onto its topic.

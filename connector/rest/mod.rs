@@ -1,6 +1,7 @@
 //! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`), dead
-//! letters (`letters`), metrics; and what changes something: Connect's pause, resume, stop and restart (`orders`), and
-//! signals to connectors (`signals`), each in the log of its connector (`recorded`). Start at `router`.
+//! letters (`letters`), metrics; and what changes something: Connect's pause, resume, stop and restart (`orders`),
+//! signals to connectors (`signals`) and replays of dead letters, each in the log of its connector (`recorded`). Start
+//! at `router`.
 
 mod connect;
 mod letters;
@@ -102,6 +103,7 @@ fn router(daemon: Daemon, access: Access) -> Router {
         .route_layer(middleware::from_fn_with_state(access, reading_is_open));
     let changing = Router::new()
         .route("/connectors/{name}/signals", post(signals::signal))
+        .route("/connectors/{name}/dead-letters/replay", post(letters::replay))
         .route("/connectors/{name}/pause", put(orders::pause))
         .route("/connectors/{name}/resume", put(orders::resume))
         .route("/connectors/{name}/stop", put(orders::stop))
@@ -126,7 +128,10 @@ fn router(daemon: Daemon, access: Access) -> Router {
 
 async fn changing_is_open(State(access): State<Access>, request: Request, next: Next) -> Response {
     if access != Access::All {
-        return refusal(StatusCode::FORBIDDEN, "connectors are paused, restarted and told on loopback only");
+        return refusal(
+            StatusCode::FORBIDDEN,
+            "connectors are paused, restarted and told on loopback only, and letters replayed",
+        );
     }
     // Only browsers name one, and a page there may send a POST to any port of its reader's machine.
     if request.headers().contains_key(header::ORIGIN) {

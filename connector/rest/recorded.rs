@@ -85,7 +85,7 @@ fn arguments(query: Option<&str>, body: &[u8]) -> Value {
     let mut arguments = serde_json::Map::new();
     arguments.extend(query.map(|query| ("query".to_owned(), json!(query))));
     if let Ok(Value::Object(mut body)) = serde_json::from_slice(body) {
-        for key in ["id", "type"] {
+        for key in ["id", "type", "positions", "out_of_order"] {
             arguments.extend(body.remove(key).map(|value| (key.to_owned(), value)));
         }
         let mut data = body.remove("data").unwrap_or_default();

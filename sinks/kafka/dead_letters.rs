@@ -5,36 +5,68 @@
 //! a letter and that mark are one Kafka transaction, so a replay that dies in the middle is simply run again.
 //! A second replay at the same time is shut out by the transactional id.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use millrace_core::batch::EncodedBatch;
+use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
+use millrace_core::position::Mark;
 use millrace_core::route;
 
 use crate::admin::Presence;
+use crate::audit::reading;
 use crate::config::{RETRY_BACKOFF, Settings};
 use crate::errors::{self, Code, Failure};
 use crate::native::{self, Client, Role, Topic};
 use crate::opening::blocking;
-use crate::producer::{self, Sizes};
+use crate::producer::{self, DOUBT, Sizes};
 use crate::topics::Topics;
 use crate::{KafkaTargets, compacted, registry};
 
 /// librdkafka's upper limit for `message.max.bytes`.
 const RECORD_BYTES_MAX: u32 = 1_000_000_000;
 
+/// An abort is a courtesy to readers.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// A letter that nobody has replayed: its key and its value.
 pub type Raw = (String, Vec<u8>);
 
-/// Every letter that was not replayed, by position.
+/// Every letter that was not replayed, in no order.
 pub async fn read(settings: &Settings, topic: &str) -> Result<Vec<Raw>> {
-    let newest = compacted::read(settings, topic).await?.unwrap_or_default();
-    // Positions are hexadecimal of one width, so their texts rise as they do; only the last number does not.
-    let mut letters: Vec<Raw> = newest.into_iter().collect();
-    letters.sort_by_key(|(key, _)| (key.len(), key.clone()));
-    letters.sort_by_key(|(key, _)| key.get(..33).unwrap_or_default().to_owned());
-    Ok(letters)
+    Ok(compacted::read(settings, topic).await?.unwrap_or_default().into_iter().collect())
+}
+
+/// A topic, and a key in it.
+pub type Keyed = (String, Vec<u8>);
+
+/// Of keys, where their newest record in the topic comes from. `None`: a record of the key does not say that. A key
+/// without any record is not there.
+pub type Delivered = HashMap<Keyed, Option<Mark>>;
+
+/// What was delivered of these keys. Reads their topics from the beginning, which takes its time.
+pub async fn delivered(settings: &Settings, keys: HashSet<Keyed>) -> Result<Delivered> {
+    let topics: BTreeSet<String> = keys.iter().map(|(topic, _)| topic.clone()).collect();
+    let found = Arc::new(Mutex::new(Delivered::new()));
+    let seen = found.clone();
+    reading::of_topics(settings, topics, move |record| {
+        let Some(record) = record else { return ControlFlow::Break(()) };
+        let Some(key) = record.key else { return ControlFlow::Continue(()) };
+        let keyed = (record.topic.to_string(), key);
+        if keys.contains(&keyed) {
+            let mark = record.place.map(|place| place.mark);
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let newest = seen.entry(keyed).or_insert(mark);
+            *newest = newest.zip(mark).map(|(one, other)| one.max(other));
+        }
+        ControlFlow::Continue(())
+    })
+    .await?;
+    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut *found))
 }
 
 /// A producer of its own, beside those of a connector that may be running.
@@ -45,6 +77,8 @@ pub struct Replay {
     topic: String,
     client: Arc<Client>,
     handles: BTreeMap<String, Arc<Topic>>,
+    /// A transaction is begun and not ended.
+    is_open: bool,
 }
 
 impl Replay {
@@ -76,7 +110,15 @@ impl Replay {
             Ok(client)
         })
         .await?;
-        Ok(Self { settings, topics, targets, topic: topic.to_owned(), client, handles: BTreeMap::new() })
+        Ok(Self {
+            settings,
+            topics,
+            targets,
+            topic: topic.to_owned(),
+            client,
+            handles: BTreeMap::new(),
+            is_open: false,
+        })
     }
 
     /// What the encoder asks.
@@ -84,8 +126,18 @@ impl Replay {
         self.targets.clone()
     }
 
-    /// Writes a letter's records and, with `settles`, the mark that it is done, in one Kafka transaction.
-    pub async fn write(&mut self, key: &str, batch: &EncodedBatch, settles: bool) -> Result<()> {
+    /// Where records go, and their keys.
+    pub fn keyed(&self, batch: &EncodedBatch) -> Vec<Keyed> {
+        let keyed = batch.records.iter().filter_map(|record| {
+            let topic = self.topics.get(record.topic)?;
+            Some((topic.name.to_string(), batch.slice(record.key?).to_vec()))
+        });
+        keyed.collect()
+    }
+
+    /// Writes a letter's records and, with `settles`, the mark that it is done, in one Kafka transaction. False: the
+    /// end of it may have been asked for twice, and could end the next one too, so another producer has to be opened.
+    pub async fn write(&mut self, key: &str, batch: &EncodedBatch, settles: bool) -> Result<bool> {
         for record in &batch.records {
             if let Some(known) = self.topics.get(record.topic) {
                 self.handle(&known.name)?;
@@ -97,6 +149,7 @@ impl Replay {
             Presence::Missing | Presence::Coming => 1,
         };
         self.client.begin_transaction().map_err(|failure| self.error(failure))?;
+        self.is_open = true;
         for record in &batch.records {
             let Some(handle) = self.topics.get(record.topic).and_then(|known| self.handles.get(&*known.name))
             else {
@@ -122,9 +175,31 @@ impl Replay {
                 .map_err(|code| self.error(failure(code)))?;
         }
         let (client, timeout, about) = (self.client.clone(), self.settings.limits.timeout, self.about());
+        let is_clean = blocking(move || {
+            let committed = || {
+                client.flush(timeout)?;
+                chaos::pass(Point::ReplayFlushed);
+                let began = Instant::now();
+                client.commit_transaction(timeout)?;
+                chaos::pass(Point::ReplayCommitted);
+                Ok(began.elapsed() <= RETRY_BACKOFF.mul_f64(DOUBT))
+            };
+            committed().map_err(|failure| errors::error(about, failure))
+        })
+        .await?;
+        self.is_open = false;
+        Ok(is_clean)
+    }
+
+    /// Readers are not to wait for a transaction that failed.
+    pub async fn close(self) -> Result<()> {
         blocking(move || {
-            let ended = client.flush(timeout).and_then(|()| client.commit_transaction(timeout));
-            ended.map_err(|failure| errors::error(about, failure))
+            if self.is_open {
+                self.client.purge();
+                // The broker ends it anyway, later.
+                let _ = self.client.abort_transaction(ABORT_TIMEOUT);
+            }
+            Ok(())
         })
         .await
     }

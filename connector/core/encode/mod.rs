@@ -52,6 +52,7 @@ mod heartbeat;
 mod hidden;
 mod json;
 mod json_schema;
+pub mod keys;
 mod letter;
 mod lexical;
 mod mapping;

@@ -242,6 +242,13 @@ impl OutboxPlan {
         Ok(Self { document: Some((at, members)), ..self })
     }
 
+    /// By what the event is ordered; `None` where it has no key, or the row is no event.
+    pub(crate) fn key_text(&self, row: View<'_>) -> Option<Vec<u8>> {
+        let (mut cells, mut bytes) = (Vec::new(), Vec::new());
+        let row = self.view(row, &mut cells, &mut bytes).ok()?;
+        filled(row, self.key).map(<[u8]>::to_vec)
+    }
+
     /// Whether the record is made of this operation; for the look ahead.
     pub(crate) fn takes(&self, op: Op) -> bool {
         matches!(op, Op::Insert | Op::Read)

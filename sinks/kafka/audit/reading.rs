@@ -1,5 +1,5 @@
 //! Reads everything in a connector's topics, in the order in which it lies in the source's log. Start at
-//! `records`.
+//! `records`; `of_topics` is for single ones.
 //!
 //! Which topics those are stands in the position topic. Each partition has a queue of its own; of the records
 //! at their heads the earliest comes first, so that one pass over any number of topics needs no memory.
@@ -122,6 +122,26 @@ pub async fn records(
         }
         reading.walk(&mut scopes, with)?;
         Ok(scopes)
+    })
+    .await
+}
+
+/// Shows every record of these topics to `with` until it breaks off, and `None` when there is none left.
+pub async fn of_topics(
+    settings: &Settings,
+    names: impl IntoIterator<Item = String> + Send + 'static,
+    with: impl FnMut(Option<Sighted>) -> ControlFlow<()> + Send + 'static,
+) -> Result<()> {
+    let settings = settings.clone();
+    blocking(move || {
+        let reading = Reading::new(&settings)?;
+        let mut scopes = Vec::new();
+        for name in names {
+            let partitions = reading.partitions(&name)?;
+            let (shortened, recorded) = (Vec::new(), partitions);
+            scopes.push(Scope { name, partitions, shortened, compacted: false, letters: false, recorded });
+        }
+        reading.walk(&mut scopes, with)
     })
     .await
 }

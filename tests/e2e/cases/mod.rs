@@ -39,6 +39,7 @@ mod publication;
 mod registry_faults;
 mod relations;
 mod remove;
+mod replays;
 mod rest;
 mod restart_losses;
 mod rotation;
