@@ -58,7 +58,7 @@ fn what_is_hidden_stays_hidden(format: &Format, problems: &mut Problems) {
                 problems.add(
                     "route",
                     format!(
-                        "shows column {name}, which mask_columns or hash_columns hide; take it out of one of the two"
+                        "shows column {name}, which [format] masks, hashes or encrypts; take it out of one of the two"
                     ),
                 );
             }

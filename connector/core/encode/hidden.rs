@@ -62,7 +62,9 @@ pub(crate) fn disguise(format: &Format, relation: &Relation, column: &Column) ->
         (true, _) if format.dialect == Dialect::Debezium => Ok(Some(by.within(column.declared.length))),
         (true, _) => Ok(Some(by.clone())),
         (false, false) => Ok(None),
-        (false, true) => Err(Error::config(format!("column {name} is no text, and only texts are masked"))
-            .hint("leave it out with format.exclude_columns, or name other columns to mask")),
+        (false, true) => {
+            Err(Error::config(format!("column {name} is no text, and only texts are masked or encrypted"))
+                .hint("leave it out with format.exclude_columns, or name other columns"))
+        }
     }
 }
