@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millrace_core::batch::EncodedBatch;
 use millrace_core::encode::keys::Key;
-use millrace_core::encode::{Encoded, Encoder, Letter};
+use millrace_core::encode::{Encoded, Encoder, Format, Letter, Worn};
 use millrace_core::error::{Error, Result};
 use millrace_kafka::KafkaTargets;
 use millrace_kafka::dead_letters::{Delivered, Keyed, Replay};
@@ -200,8 +200,12 @@ impl Run<'_> {
     }
 }
 
-/// One for letters with whole rows, one for letters that hide some of theirs.
-struct Encoders([Again; 2]);
+/// One for letters that wear the same disguises.
+struct Encoders {
+    format: Format,
+    targets: KafkaTargets,
+    by: HashMap<Worn, Again>,
+}
 
 struct Again {
     encoder: Encoder<KafkaTargets>,
@@ -211,18 +215,14 @@ struct Again {
 
 impl Encoders {
     fn new(connector: &Connector, replay: &Replay) -> Self {
-        let formats = [connector.format.clone(), connector.format.of_hidden_letters()];
-        Self(
-            formats.map(|format| Again {
-                encoder: Encoder::new(format, replay.targets(), Arc::default()),
-                seq: 0,
-            }),
-        )
+        Self { format: connector.format.clone(), targets: replay.targets(), by: HashMap::new() }
     }
 
     fn of(&mut self, letter: &Letter) -> &mut Again {
-        let [plain, hidden] = &mut self.0;
-        if letter.hidden { hidden } else { plain }
+        self.by.entry(letter.worn()).or_insert_with_key(|worn| {
+            let format = self.format.of_letters(worn);
+            Again { encoder: Encoder::new(format, self.targets.clone(), Arc::default()), seq: 0 }
+        })
     }
 
     /// What a letter must not overtake. Nothing for one without its rows, of which nothing can come any more.

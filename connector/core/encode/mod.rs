@@ -20,6 +20,7 @@ pub use self::format::{
     Binary, Decimals, Dialect, Encoding, Envelope, Format, Hstore, Intervals, Skipped, Times,
 };
 pub use self::heartbeat::Heartbeat;
+pub use self::hidden::Worn;
 pub use self::letter::Letter;
 pub use self::misfits::misfits;
 pub use self::spelling::Spelling;
@@ -433,6 +434,8 @@ mod document_test;
 mod flat_rows_test;
 #[cfg(test)]
 mod flat_test;
+#[cfg(test)]
+mod letter_test;
 #[cfg(test)]
 mod oracle_test;
 #[cfg(test)]

@@ -361,7 +361,7 @@ impl<'a> Draft<'a> {
             tail: Tail::new(self.format.encoding),
             target,
             copies,
-            hidden: hidden(relation, &self.made),
+            hidden: hidden(self.format, relation, &self.made),
             spread: self.made.spread,
             dropped_headers: self.made.dropped_headers,
             outbox: asks.outbox,
@@ -450,7 +450,8 @@ impl RowPlan {
                 plan.r#type.clone_from(r#type);
             }
             // Puts on the disguises that the file asks for.
-            if let Some(disguise) = member.disguise.as_ref().filter(|_| !draft.format.is_disguised) {
+            let lacks = |disguise: &&Disguise| draft.format.worn.lacks(&column.name, disguise);
+            if let Some(disguise) = member.disguise.as_ref().filter(lacks) {
                 plan.disguise::<W>(disguise.clone(), &draft.format.placeholder);
             }
             plan

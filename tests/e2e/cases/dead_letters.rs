@@ -160,6 +160,9 @@ async fn a_masked_value_is_nowhere_not_in_a_letter_nor_in_the_log_and_a_replay_k
         let after = letter.json()["after"].clone();
         assert_eq!((&after[1], &after[2], &after[3]), (&json!("****"), &hash, &json!(false)), "{after}");
     }
+    // Refused once more, and disguised no second time.
+    let refused = dead_letters(&shop, &["replay", "--yes"]);
+    assert_eq!(refused.matches("refused again").count(), 2, "{refused}");
     shop.file.lay(&route("*"));
     let replayed = dead_letters(&shop, &["replay", "--yes"]);
     assert_eq!(replayed.matches("delivered").count(), 2, "{replayed}");
