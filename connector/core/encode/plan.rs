@@ -230,11 +230,9 @@ impl<'a> Draft<'a> {
 
     /// How rows choose their topic; `None` where there is one for all.
     pub(crate) fn choice(&self) -> Option<TopicRule> {
-        let rule = self.route.and_then(|route| route.topic.clone());
-        match (rule, self.format.envelope) {
-            (Some(TopicRule::Fixed(_)), _) | (None, Envelope::Debezium | Envelope::Flat) => None,
-            (Some(rule), _) => Some(rule),
-            (None, Envelope::Outbox) => outbox::default_topic(),
+        match self.route.and_then(Route::rule)?.into_owned() {
+            TopicRule::Fixed(_) => None,
+            rule => Some(rule),
         }
     }
 
@@ -285,7 +283,7 @@ impl<'a> Draft<'a> {
         filter.bind(relation).map_err(|column| outbox::misfit(relation, &column))
     }
 
-    /// Headers, topics and payloads of a route are made of whole values.
+    /// Headers, topics, payloads and the keys of events are made of whole values.
     fn must_not_show(&self, route: &Route) -> Result<()> {
         let columns = self.relation.columns.iter().enumerate();
         for (index, column) in columns.filter(|(_, column)| route.names(&column.name)) {
@@ -295,9 +293,9 @@ impl<'a> Draft<'a> {
             if by.is_some_and(|by| by.is_secret()) {
                 let (table, name) = (self.relation.full_name(), &column.name);
                 return Err(Error::config(format!(
-                    "column {table}.{name} is masked, and its [[route]] shows it"
+                    "column {table}.{name} is masked or encrypted, and its [[route]] shows it"
                 ))
-                .hint("take the column out of the route, or out of mask_columns and hash_columns"));
+                .hint("let the route name another column, or take this one out of the columns to hide in [format]"));
             }
         }
         Ok(())

@@ -75,6 +75,7 @@ impl Made {
         };
         // An outbox's events are what its route says.
         if format.envelope == Envelope::Outbox {
+            made.must_have_an_open_key(format, relation)?;
             return Ok(made);
         }
         let name = relation.full_name();
