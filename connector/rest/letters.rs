@@ -1,5 +1,8 @@
 //! The dead letters of a connector: to be read, and to be replayed as by `millrace dead-letters`.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -32,6 +35,32 @@ pub async fn show(State(daemon): State<Daemon>, Path((name, position)): Path<(St
     }
 }
 
+/// Connectors whose letters are being replayed.
+#[derive(Clone, Debug, Default)]
+pub struct Replays(Arc<Mutex<HashSet<String>>>);
+
+impl Replays {
+    /// `None` while another one runs: a second replay would shut out the first.
+    pub fn begin(&self, connector: &str) -> Option<Running> {
+        let is_first = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(connector.to_owned());
+        is_first.then(|| Running { replays: self.clone(), connector: connector.to_owned() })
+    }
+}
+
+/// Ends when it is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Running {
+    replays: Replays,
+    connector: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.replays.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.connector);
+    }
+}
+
 /// What a replay is asked for; without a body, all letters.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,6 +79,10 @@ pub async fn replay(State(daemon): State<Daemon>, Path(name): Path<String>, body
     let wanted = match wanted {
         Ok(wanted) => wanted,
         Err(why) => return refusal(StatusCode::BAD_REQUEST, format!("not what a replay is asked by: {why}")),
+    };
+    let Some(_running) = daemon.replays.begin(&name) else {
+        let why = format!("letters of connector {name} are being replayed; ask again when that has ended");
+        return refusal(StatusCode::CONFLICT, why);
     };
     let asked = Asked { positions: &wanted.positions, out_of_order: wanted.out_of_order };
     let mut outcomes = Vec::new();

@@ -1,12 +1,13 @@
 //! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`), dead
 //! letters (`letters`), metrics; and what changes something: Connect's pause, resume, stop and restart (`orders`),
-//! signals to connectors (`signals`) and replays of dead letters, each in the log of its connector (`recorded`). Start
-//! at `router`.
+//! signals to connectors (`signals`) and replays of dead letters, each in the log of its connector (`recorded`).
+//! Connections are held by `listener` and `peer`. Start at `router`.
 
 mod connect;
 mod letters;
 mod listener;
 mod orders;
+mod peer;
 mod ready;
 mod recorded;
 mod shapes;
@@ -35,6 +36,7 @@ pub struct Daemon {
     connectors: Arc<Connectors>,
     /// Connect's name for a process: where it listens.
     worker_id: Arc<str>,
+    replays: letters::Replays,
 }
 
 impl Daemon {
@@ -67,8 +69,9 @@ pub async fn serve(
         (false, true) => Access::Reading,
         (false, false) => Access::Health,
     };
-    let router = router(Daemon { connectors, worker_id: address.to_string().into() }, access);
-    let service = router.into_make_service_with_connect_info::<recorded::Peer>();
+    let worker_id = address.to_string().into();
+    let router = router(Daemon { connectors, worker_id, replays: letters::Replays::default() }, access);
+    let service = router.into_make_service_with_connect_info::<peer::Peer>();
     if let Err(error) = axum::serve(listener::Capped::new(listener), service).await {
         tracing::error!("rest stopped: {error}");
     }
@@ -123,6 +126,7 @@ fn router(daemon: Daemon, access: Access) -> Router {
                 "HTTP 405 Method Not Allowed: connectors are changed by their files",
             )
         })
+        .layer(middleware::from_fn(peer::waiting))
         .with_state(daemon)
 }
 
