@@ -7,8 +7,9 @@ use millrace_core::batch::EncodedBatch;
 use millrace_core::encode::keys::Key;
 use millrace_core::encode::{Encoded, Encoder, Format, Letter, Worn};
 use millrace_core::error::{Error, Result};
+use millrace_core::position::Mark;
 use millrace_kafka::KafkaTargets;
-use millrace_kafka::dead_letters::{Delivered, Keyed, Replay};
+use millrace_kafka::dead_letters::{Delivered, Keyed, Newest, Replay};
 
 use super::Sink;
 use crate::config::Connector;
@@ -74,7 +75,7 @@ pub async fn replay(
 ) -> Result<()> {
     let (to, registry) = with_letters(connector)?;
     let topic = &connector.format.dead_letters;
-    let mut run = Run { connector, to, asked, tried: HashSet::new(), delivered: None };
+    let mut run = Run { connector, to, asked, first: None, tried: HashSet::new(), delivered: None };
     loop {
         // Shuts out whoever else replays: what lies in the topic is read behind it, each time.
         let mut replay = Replay::open(to, registry.clone(), topic).await?;
@@ -91,6 +92,9 @@ struct Run<'a> {
     connector: &'a Connector,
     to: &'a millrace_kafka::config::Settings,
     asked: Asked<'a>,
+    /// Positions of the letters that are asked for, of those that were there at first. What comes meanwhile may have
+    /// been overtaken by now, and nobody has looked.
+    first: Option<HashSet<String>>,
     /// Positions of letters that had their turn.
     tried: HashSet<String>,
     /// What is there of the keys of the letters that are asked for, where that matters.
@@ -102,9 +106,16 @@ impl Run<'_> {
     async fn go(&mut self, replay: &mut Replay, told: &mut impl FnMut(&Letter, &Replayed)) -> Result<bool> {
         let mut letters = dead_letters(self.connector).await?;
         self.must_be_there(&letters)?;
+        self.first.get_or_insert_with(|| {
+            let positions = self.asked.positions;
+            let all = letters.iter().map(|letter| letter.position.clone());
+            all.filter(|position| positions.is_empty() || positions.contains(position)).collect()
+        });
+        // Of each table, those behind the last one that is asked for hold nobody back.
         let asked_for = letters.iter().filter(|letter| self.is_asked_for(letter));
-        let tables: HashSet<String> = asked_for.map(|letter| letter.relation.full_name()).collect();
-        letters.retain(|letter| tables.contains(&letter.relation.full_name()));
+        let last: HashMap<String, Mark> =
+            asked_for.map(|letter| (letter.relation.full_name(), letter.mark)).collect();
+        letters.retain(|letter| last.get(&letter.relation.full_name()).is_some_and(|last| letter.mark <= *last));
         let mut encoders = Encoders::new(self.connector, replay);
         if self.delivered.is_none() && !self.asked.out_of_order {
             self.delivered = Some(self.delivered_of(&letters, replay, &mut encoders).await?);
@@ -143,7 +154,7 @@ impl Run<'_> {
     }
 
     fn is_asked_for(&self, letter: &Letter) -> bool {
-        self.asked.positions.is_empty() || self.asked.positions.contains(&letter.position)
+        self.first.as_ref().is_some_and(|first| first.contains(&letter.position))
     }
 
     fn must_be_there(&self, letters: &[Letter]) -> Result<()> {
@@ -181,23 +192,27 @@ impl Run<'_> {
     ) -> Result<(Replayed, bool)> {
         let Some(out) = encoders.encode(letter).await? else { return Ok((Replayed::LeftOut, true)) };
         let refused = out.buried > 0;
-        if !refused && let Some(topic) = self.overtaken(letter, &replay.keyed(&out)) {
+        if !refused
+            && let Some(delivered) = &self.delivered
+            && let Some(topic) = overtaken(delivered, letter.mark, &replay.keyed(&out))
+        {
             return Ok((Replayed::Overtaken { topic }, true));
         }
         let is_clean = replay.write(&letter.position, &out, !refused).await?;
         let records = out.records.len();
         Ok((if refused { Replayed::Refused } else { Replayed::Delivered { records } }, is_clean))
     }
+}
 
-    /// The topic in which something later lies. Records that do not say where they come from may be later.
-    fn overtaken(&self, letter: &Letter, keyed: &[Keyed]) -> Option<String> {
-        let delivered = self.delivered.as_ref()?;
-        let is_later = |keyed: &&Keyed| match delivered.get(*keyed) {
-            None => false,
-            Some(newest) => newest.is_none_or(|mark| mark > letter.mark),
-        };
-        keyed.iter().find(is_later).map(|(topic, _)| topic.clone())
-    }
+/// The topic in which something later lies, or may lie: records that do not say where they come from may be later, and so
+/// may those of a key that was not looked for.
+fn overtaken(delivered: &Delivered, mark: Mark, keyed: &[Keyed]) -> Option<String> {
+    let is_later = |keyed: &&Keyed| match delivered.get(*keyed) {
+        Some(Newest::Nothing) => false,
+        Some(Newest::At(newest)) => *newest > mark,
+        Some(Newest::Unsaid) | None => true,
+    };
+    keyed.iter().find(is_later).map(|(topic, _)| topic.clone())
 }
 
 /// One for letters that wear the same disguises.
@@ -265,5 +280,29 @@ fn with_letters(connector: &Connector) -> Result<WithLetters<'_>> {
         Sink::Kafka(to, registry) => Ok((to, registry)),
         Sink::Stdout(_) => Err(Error::config("dead letters on standard output are not kept")
             .hint("read them from the output, or use [sink.kafka]")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_waits_behind_what_is_later_and_behind_what_nobody_knows() {
+        let mark = |commit| Mark { commit, change: 1, n: 0 };
+        let keyed = |key: &str| ("orders".to_owned(), key.as_bytes().to_vec());
+        let known = [
+            ("none", Newest::Nothing),
+            ("earlier", Newest::At(mark(1))),
+            ("later", Newest::At(mark(3))),
+            ("unsaid", Newest::Unsaid),
+        ];
+        let delivered: Delivered = known.into_iter().map(|(key, newest)| (keyed(key), newest)).collect();
+        for (key, waits) in
+            [("none", false), ("earlier", false), ("later", true), ("unsaid", true), ("not looked for", true)]
+        {
+            let found = overtaken(&delivered, mark(2), &[keyed("none"), keyed(key)]);
+            assert_eq!(found.as_deref(), waits.then_some("orders"), "{key}");
+        }
     }
 }

@@ -43,24 +43,41 @@ pub async fn read(settings: &Settings, topic: &str) -> Result<Vec<Raw>> {
 /// A topic, and a key in it.
 pub type Keyed = (String, Vec<u8>);
 
-/// Of keys, where their newest record in the topic comes from. `None`: a record of the key does not say that. A key
-/// without any record is not there.
-pub type Delivered = HashMap<Keyed, Option<Mark>>;
+/// Of each key that was looked for, what its newest record in the topic is.
+pub type Delivered = HashMap<Keyed, Newest>;
+
+/// Where the newest record of a key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newest {
+    /// There is none.
+    Nothing,
+    At(Mark),
+    /// Some record of the key does not say it.
+    Unsaid,
+}
+
+impl Newest {
+    fn and(self, mark: Option<Mark>) -> Self {
+        match (self, mark) {
+            (Self::Unsaid, _) | (_, None) => Self::Unsaid,
+            (Self::Nothing, Some(mark)) => Self::At(mark),
+            (Self::At(one), Some(other)) => Self::At(one.max(other)),
+        }
+    }
+}
 
 /// What was delivered of these keys. Reads their topics from the beginning, which takes its time.
 pub async fn delivered(settings: &Settings, keys: HashSet<Keyed>) -> Result<Delivered> {
     let topics: BTreeSet<String> = keys.iter().map(|(topic, _)| topic.clone()).collect();
-    let found = Arc::new(Mutex::new(Delivered::new()));
+    let found: Delivered = keys.into_iter().map(|keyed| (keyed, Newest::Nothing)).collect();
+    let found = Arc::new(Mutex::new(found));
     let seen = found.clone();
     reading::of_topics(settings, topics, move |record| {
         let Some(record) = record else { return ControlFlow::Break(()) };
         let Some(key) = record.key else { return ControlFlow::Continue(()) };
-        let keyed = (record.topic.to_string(), key);
-        if keys.contains(&keyed) {
-            let mark = record.place.map(|place| place.mark);
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let newest = seen.entry(keyed).or_insert(mark);
-            *newest = newest.zip(mark).map(|(one, other)| one.max(other));
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(newest) = seen.get_mut(&(record.topic.to_string(), key)) {
+            *newest = newest.and(record.place.map(|place| place.mark));
         }
         ControlFlow::Continue(())
     })
