@@ -6,7 +6,7 @@ use std::sync::Arc;
 use millrace_core::batch::EncodedBatch;
 use millrace_core::encode::keys::Key;
 use millrace_core::encode::{Encoded, Encoder, Format, Letter, Worn};
-use millrace_core::error::{Error, Result};
+use millrace_core::error::{Error, Kind, Result};
 use millrace_core::position::Mark;
 use millrace_kafka::KafkaTargets;
 use millrace_kafka::dead_letters::{Delivered, Keyed, Newest, Replay};
@@ -120,19 +120,27 @@ impl Run<'_> {
         if self.delivered.is_none() && !self.asked.out_of_order {
             self.delivered = Some(self.delivered_of(&letters, replay, &mut encoders).await?);
         }
-        // Of each key the earliest letter that stays.
-        let mut staying: HashMap<Key, &str> = HashMap::new();
+        let mut staying = Staying::default();
         for letter in &letters {
             let (is_asked_for, had_its_turn) =
                 (self.is_asked_for(letter), self.tried.contains(&letter.position));
             if !is_asked_for && self.asked.out_of_order {
                 continue;
             }
-            let keys = encoders.keys(letter).await?;
+            let keys = match encoders.keys(letter).await {
+                Ok(keys) => keys,
+                // The file or the registry may not take this version of its table any more. Whoever asks for another
+                // letter learns of it where that has to wait.
+                Err(error) if !is_asked_for && error.kind() != Kind::Transient => {
+                    staying.add_for_table(letter);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let (mut stays, mut is_clean) = (true, true);
             if is_asked_for && !had_its_turn {
-                let outcome = match keys.iter().find_map(|key| staying.get(key)) {
-                    Some(earlier) => Replayed::Behind { position: (*earlier).to_owned() },
+                let outcome = match staying.before(letter, &keys) {
+                    Some(earlier) => Replayed::Behind { position: earlier.to_owned() },
                     None => {
                         let (outcome, clean) = self.replay(letter, replay, &mut encoders).await?;
                         is_clean = clean;
@@ -146,8 +154,8 @@ impl Run<'_> {
             if !is_clean {
                 return Ok(false);
             }
-            for key in keys.into_iter().filter(|_| stays) {
-                staying.entry(key).or_insert(&letter.position);
+            if stays {
+                staying.add(letter, keys);
             }
         }
         Ok(true)
@@ -201,6 +209,32 @@ impl Run<'_> {
         let is_clean = replay.write(&letter.position, &out, !refused).await?;
         let records = out.records.len();
         Ok((if refused { Replayed::Refused } else { Replayed::Delivered { records } }, is_clean))
+    }
+}
+
+/// The earliest letters that stay, which others have to wait for.
+#[derive(Default)]
+struct Staying<'a> {
+    by_key: HashMap<Key, &'a str>,
+    /// Their keys cannot be told.
+    by_table: HashMap<String, &'a str>,
+}
+
+impl<'a> Staying<'a> {
+    fn add(&mut self, letter: &'a Letter, keys: Vec<Key>) {
+        for key in keys {
+            self.by_key.entry(key).or_insert(&letter.position);
+        }
+    }
+
+    fn add_for_table(&mut self, letter: &'a Letter) {
+        self.by_table.entry(letter.relation.full_name()).or_insert(&letter.position);
+    }
+
+    /// The letter that this one waits for.
+    fn before(&self, letter: &Letter, keys: &[Key]) -> Option<&'a str> {
+        let of_table = self.by_table.get(&letter.relation.full_name());
+        of_table.or_else(|| keys.iter().find_map(|key| self.by_key.get(key))).copied()
     }
 }
 

@@ -104,6 +104,38 @@ async fn a_letter_of_whose_key_something_later_is_delivered_waits_until_that_is_
 }
 
 #[tokio::test]
+async fn a_letter_of_a_version_that_the_file_does_not_take_holds_back_its_table_and_no_other() {
+    let mut shop = shop("replay-version", "nothing").await;
+    shop.table("more", "id text, aggregateid text, type text, payload text").await;
+    shop.sql.run("ALTER TABLE more REPLICA IDENTITY FULL").await;
+    shop.capture(&["public.orders", "public.outbox", "public.more"]);
+    let routes = |allow: &str, headers: &str| {
+        let one = route("replay-version", allow, "json");
+        let first = one.replace("[route.outbox]", &format!("headers = {{ {headers} }}\n[route.outbox]"));
+        format!("{first}{}", one.replace("public.outbox", "public.more"))
+    };
+    shop.file.lay(&routes("nothing", ""));
+    shop.start().await;
+    shop.sql.run("INSERT INTO outbox VALUES ('1', 'a', 'new', '{}')").await;
+    letters(&shop, 1).await;
+    shop.sql
+        .run(
+            "ALTER TABLE outbox ADD COLUMN kind text; INSERT INTO outbox VALUES ('2', 'b', 'new', '{}', 'x');
+             INSERT INTO more VALUES ('3', 'a', 'new', '{}')",
+        )
+        .await;
+    let letters = letters(&shop, 3).await;
+    shop.file.lay(&routes("*", "kind = \"kind\""));
+    let told = run(&shop, &["replay", &letters[1], &letters[2]], 2).stdout;
+    assert!(told.contains(&format!("waits: the earlier letter {}", letters[0])), "{told}");
+    assert!(told.contains(&format!("{} public.more delivered", letters[2])), "{told}");
+    run(&shop, &["replay", &letters[1], "--yes"], 0);
+    let bootstrap = shop.servers.kafka.bootstrap();
+    let events = wait_for_records(&bootstrap, &["replay-version.new"], 2).await;
+    assert_eq!(ids(&events), ["3", "2"]);
+}
+
+#[tokio::test]
 async fn a_replay_that_dies_at_either_side_of_its_commit_delivers_each_letter_once() {
     let mut shop = shop("replay-death", "nothing").await;
     shop.start().await;
