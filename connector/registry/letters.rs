@@ -9,7 +9,7 @@ use millrace_core::encode::{Encoded, Encoder, Format, Letter, Worn};
 use millrace_core::error::{Error, Kind, Result};
 use millrace_core::position::Mark;
 use millrace_kafka::KafkaTargets;
-use millrace_kafka::dead_letters::{Delivered, Keyed, Newest, Replay};
+use millrace_kafka::dead_letters::{Delivered, Doubt, Keyed, Newest, Replay};
 
 use super::Sink;
 use crate::config::Connector;
@@ -76,11 +76,12 @@ pub async fn replay(
     let (to, registry) = with_letters(connector)?;
     let topic = &connector.format.dead_letters;
     let mut run = Run { connector, to, asked, first: None, tried: HashSet::new(), delivered: None };
+    let mut doubt = Doubt::default();
     loop {
         // Shuts out whoever else replays: what lies in the topic is read behind it, each time.
-        let mut replay = Replay::open(to, registry.clone(), topic).await?;
+        let mut replay = Replay::open(to, registry.clone(), topic, &doubt).await?;
         let done = run.go(&mut replay, &mut told).await;
-        replay.close().await?;
+        replay.close(&mut doubt).await?;
         if done? {
             return Ok(());
         }

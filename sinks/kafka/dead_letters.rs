@@ -18,13 +18,15 @@ use millrace_core::route;
 
 use crate::admin::Presence;
 use crate::audit::reading;
-use crate::config::{RETRY_BACKOFF, Settings};
+use crate::config::Settings;
 use crate::errors::{self, Code, Failure};
 use crate::native::{self, Client, Role, Topic};
 use crate::opening::blocking;
 use crate::producer::{self, DOUBT, Sizes};
 use crate::topics::Topics;
 use crate::{KafkaTargets, compacted, registry};
+
+pub use crate::opening::Doubt;
 
 /// librdkafka's upper limit for `message.max.bytes`.
 const RECORD_BYTES_MAX: u32 = 1_000_000_000;
@@ -96,6 +98,11 @@ pub struct Replay {
     handles: BTreeMap<String, Arc<Topic>>,
     /// A transaction is begun and not ended.
     is_open: bool,
+    /// How slow a commit may be before it is in doubt comes from this.
+    backoff: Duration,
+    /// Commits without doubt, and whether one with it came behind them.
+    clean: u32,
+    doubtful: bool,
 }
 
 impl Replay {
@@ -104,7 +111,9 @@ impl Replay {
         settings: &Settings,
         registry: Option<registry::Settings>,
         topic: &str,
+        doubt: &Doubt,
     ) -> Result<Self> {
+        let backoff = doubt.backoff;
         let settings = Arc::new(settings.clone());
         let topics = Arc::new(Topics::new(settings.clone(), Arc::default()));
         let registry = match registry {
@@ -115,7 +124,7 @@ impl Replay {
         let id = format!("{}-replay", settings.transactional_id);
         // Which topics there will be, and what they take, is known with the letters only.
         let sizes = Sizes { record_bytes: RECORD_BYTES_MAX, ..topics.sizes() };
-        let config = producer::config(&settings, &id, RETRY_BACKOFF, sizes)?;
+        let config = producer::config(&settings, &id, backoff, sizes)?;
         let timeout = settings.limits.timeout;
         let client = blocking(move || {
             let client = Client::new(&config, Role::Producer).map_err(|why| {
@@ -135,6 +144,9 @@ impl Replay {
             client,
             handles: BTreeMap::new(),
             is_open: false,
+            backoff,
+            clean: 0,
+            doubtful: false,
         })
     }
 
@@ -192,6 +204,7 @@ impl Replay {
                 .map_err(|code| self.error(failure(code)))?;
         }
         let (client, timeout, about) = (self.client.clone(), self.settings.limits.timeout, self.about());
+        let in_doubt = self.backoff.mul_f64(DOUBT);
         let is_clean = blocking(move || {
             let committed = || {
                 client.flush(timeout)?;
@@ -199,17 +212,20 @@ impl Replay {
                 let began = Instant::now();
                 client.commit_transaction(timeout)?;
                 chaos::pass(Point::ReplayCommitted);
-                Ok(began.elapsed() <= RETRY_BACKOFF.mul_f64(DOUBT))
+                Ok(began.elapsed() <= in_doubt)
             };
             committed().map_err(|failure| errors::error(about, failure))
         })
         .await?;
         self.is_open = false;
+        self.clean += u32::from(is_clean);
+        self.doubtful |= !is_clean;
         Ok(is_clean)
     }
 
-    /// Readers are not to wait for a transaction that failed.
-    pub async fn close(self) -> Result<()> {
+    /// Readers are not to wait for a transaction that failed. The next producer is opened by what this one has seen.
+    pub async fn close(self, doubt: &mut Doubt) -> Result<()> {
+        doubt.session_over(self.clean, self.doubtful, self.settings.limits.timeout / 4);
         blocking(move || {
             if self.is_open {
                 self.client.purge();
