@@ -450,7 +450,8 @@ impl RowPlan {
             // Puts on the disguises that the file asks for.
             let lacks = |disguise: &&Disguise| draft.format.worn.lacks(&column.name, disguise);
             if let Some(disguise) = member.disguise.as_ref().filter(lacks) {
-                plan.disguise::<W>(disguise.clone(), &draft.format.placeholder);
+                let default = field(column, nullable, draft.format).2;
+                plan.disguise::<W>(disguise.clone(), draft.format, default);
             }
             plan
         };
@@ -483,17 +484,27 @@ impl RowPlan {
 }
 
 impl ColumnPlan {
-    fn disguise<W: Writer>(&mut self, disguise: Disguise, placeholder: &str) {
+    fn disguise<W: Writer>(&mut self, disguise: Disguise, format: &Format, default: Option<&str>) {
         let field = |text: &str| {
             let mut out = Vec::new();
             self.lead.put(&mut out);
             disguise.write::<W>(text.as_bytes(), &mut out, &mut Vec::new());
             Lead::from(out)
         };
-        self.unchanged = field(placeholder);
+        self.unchanged = field(&format.placeholder);
         if disguise.hides_null() {
             self.absent = field("");
             self.null = self.null.is_some().then(|| field(""));
+        }
+        // Whoever opens what is no NULL opens what stands for a value that is not there, too.
+        if matches!(disguise, Disguise::Encrypt(_)) {
+            match (&self.null, default, format.dialect) {
+                (Some(_), None, _) | (Some(_), _, Dialect::Millrace) => {}
+                (Some(_), Some(default), Dialect::Debezium) => {
+                    (self.null, self.absent) = (Some(field(default)), field(default));
+                }
+                (None, default, _) => self.absent = field(default.unwrap_or_default()),
+            }
         }
         self.r#type = Type::Disguised(Box::new(disguise));
     }

@@ -68,6 +68,20 @@ impl Cipher {
         hex::base64(&[head, &nonce[..], &sealed, tag.as_ref()].concat(), out);
     }
 
+    /// What whoever has the key reads.
+    #[cfg(test)]
+    pub(crate) fn opened(&self, text: &str) -> Option<String> {
+        use crate::encode::flat::node::{Node, value};
+        let json = format!("{{\"$binary\":\"{text}\",\"$type\":\"00\"}}");
+        let Some(Node::Bytes(bytes)) = value(json.as_bytes()) else { return None };
+        let rest = bytes.strip_prefix(self.0.head.as_slice())?;
+        let (nonce, mut sealed) = (rest.get(..12)?, rest.get(12..)?.to_vec());
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let aad = Aad::from(self.0.head.as_slice());
+        let text = self.0.key.open_in_place(nonce, aad, &mut sealed).ok()?;
+        String::from_utf8(text.to_vec()).ok()
+    }
+
     fn nonce(&self) -> [u8; 12] {
         let Inner { seed, used, .. } = &*self.0;
         let nth = used.fetch_add(1, Ordering::Relaxed);
