@@ -22,7 +22,7 @@ pub use self::format::{
 pub use self::heartbeat::Heartbeat;
 pub use self::hidden::Worn;
 pub use self::letter::Letter;
-pub use self::misfits::misfits;
+pub use self::misfits::{hides_nothing, misfits};
 pub use self::spelling::Spelling;
 pub use self::typed::unusable;
 

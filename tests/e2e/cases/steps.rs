@@ -165,6 +165,10 @@ async fn a_step_that_does_not_fit_its_table_is_an_error_of_check_and_of_the_firs
     shop.file.remove("step").set("format/mask_columns/public.teams.emial", 3);
     let ended = check(&shop);
     assert!(ended.text().contains("table public.teams has no column emial"), "{}", ended.text());
+    shop.file.remove("format/mask_columns").set("format/mask_columns/public.taems.email", 3);
+    let ended = check(&shop);
+    assert_eq!(ended.code, Some(2), "{}", ended.text());
+    assert!(ended.text().contains("has a column public.taems.email"), "{}", ended.text());
     shop.file.remove("format/mask_columns");
     shop.file.lay("[[step]]\nrelations = ['public.taems']\ndiscard = true\n");
     let ended = check(&shop);
