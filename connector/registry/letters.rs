@@ -116,7 +116,8 @@ impl Run<'_> {
         let asked_for = letters.iter().filter(|letter| self.is_asked_for(letter));
         let last: HashMap<String, Mark> =
             asked_for.map(|letter| (letter.relation.full_name(), letter.mark)).collect();
-        letters.retain(|letter| last.get(&letter.relation.full_name()).is_some_and(|last| letter.mark <= *last));
+        letters
+            .retain(|letter| last.get(&letter.relation.full_name()).is_some_and(|last| letter.mark <= *last));
         let mut encoders = Encoders::new(self.connector, replay);
         if self.delivered.is_none() && !self.asked.out_of_order {
             self.delivered = Some(self.delivered_of(&letters, replay, &mut encoders).await?);

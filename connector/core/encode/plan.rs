@@ -498,12 +498,12 @@ impl ColumnPlan {
         }
         // Whoever opens what is no NULL opens what stands for a value that is not there, too.
         if matches!(disguise, Disguise::Encrypt(_)) {
-            match (&self.null, default, format.dialect) {
-                (Some(_), None, _) | (Some(_), _, Dialect::Millrace) => {}
-                (Some(_), Some(default), Dialect::Debezium) => {
+            match (self.null.is_some(), default, format.dialect) {
+                (true, None, _) | (true, _, Dialect::Millrace) => {}
+                (true, Some(default), Dialect::Debezium) => {
                     (self.null, self.absent) = (Some(field(default)), field(default));
                 }
-                (None, default, _) => self.absent = field(default.unwrap_or_default()),
+                (false, default, _) => self.absent = field(default.unwrap_or_default()),
             }
         }
         self.r#type = Type::Disguised(Box::new(disguise));
