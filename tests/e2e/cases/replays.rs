@@ -1,7 +1,9 @@
 //! Replays of dead letters: each event once, those of one key in their order, on the command line and over REST.
 
-use millrace_e2e::{Bare, Ended, Shop, committed, run_to_die_at, run_to_end, wait_for_records};
+use millrace_e2e::{Bare, Ended, Shop, committed, run_to_die_at, run_to_end, until, wait_for_records};
 use serde_json::{Value as Json, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 /// An outbox whose rows go to a topic each type, and whose rejects become dead letters.
 async fn shop(name: &str, allow: &str) -> Shop {
@@ -205,6 +207,31 @@ async fn letters_are_replayed_over_rest_and_the_operator_log_tells_of_it() {
     assert!(entries.iter().all(|entry| entry["action"] == "dead-letters replay"), "{entries:?}");
     let named = json!({"positions": [letters[2]], "out_of_order": true});
     assert!(entries.iter().any(|entry| entry["arguments"] == named), "{entries:?}");
+}
+
+#[tokio::test]
+async fn a_replay_over_rest_runs_to_its_end_though_whoever_asked_hangs_up() {
+    const LETTERS: usize = 150;
+    let mut shop = shop("replay-hang-up", "nothing").await;
+    shop.start().await;
+    let rows = format!("SELECT n::text, 'a', 'new', '{{}}' FROM generate_series(1, {LETTERS}) n");
+    shop.sql.run(&format!("INSERT INTO outbox {rows}")).await;
+    letters(&shop, LETTERS).await;
+    shop.file.lay(&route("replay-hang-up", "*", "json"));
+    // By the file that the daemon has read.
+    shop.write_file();
+    shop.term().await;
+    shop.start().await;
+    let path = format!("/connectors/{}/dead-letters", shop.name);
+    let mut asking = TcpStream::connect(shop.daemon().rest()).await.expect("the daemon listens");
+    let request = format!("POST {path}/replay HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+    asking.write_all(request.as_bytes()).await.expect("it reads");
+    let left = async || shop.daemon().json(&path).await.1.as_array().map_or(LETTERS, Vec::len);
+    until("the replay is under way", async || (left().await < LETTERS).then_some(())).await;
+    drop(asking);
+    until("all are delivered", async || (left().await == 0).then_some(())).await;
+    let events = committed(&shop.servers.kafka.bootstrap(), &["replay-hang-up.new"]).await;
+    assert_eq!(ids(&events), (1..=LETTERS).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
