@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_core::encode::{Dialect, Encoding, Format, misfits};
+use millrace_core::encode::{Dialect, Encoding, Format, hides_nothing, misfits};
 use millrace_core::error::{Error, Kind, Result};
 use millrace_core::pattern::Pattern;
 use millrace_core::position::Position;
@@ -32,7 +32,7 @@ mod offsets;
 mod outboxes;
 mod schemas;
 mod upgrade;
-pub use letters::{Replayed, dead_letters, replay, tell_operators};
+pub use letters::{Asked, Replayed, dead_letters, replay, tell_operators};
 pub use millrace_postgres::Consent;
 pub use offsets::{Offsets, hand_back};
 pub use schemas::schemas;
@@ -398,7 +398,7 @@ pub async fn fit(connector: &Connector) -> Result<Report> {
         }
         Err(_) => return Ok(report),
     };
-    for error in misfits(format, &relations) {
+    for error in misfits(format, &relations).into_iter().chain(hides_nothing(format, &relations)) {
         report.fail("columns", error.to_string(), error.hint_text().unwrap_or_default());
     }
     let routes = format.routes.iter().flat_map(|route| &route.relations);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{EXIT_CONFIG, EXIT_FAILED, refuse};
 use crate::config::Connector;
 use crate::operators::recorded;
-use crate::registry::Replayed;
+use crate::registry::{Asked, Replayed};
 use crate::{config, registry};
 
 #[derive(Debug, Subcommand)]
@@ -23,11 +23,12 @@ pub enum Action {
         /// As `list` prints it.
         position: String,
     },
-    /// Encodes letters again by what the file says now, oldest first.
+    /// Encodes letters again by what the file says now, oldest first. Those of one key keep their order, and one of
+    /// whose key something later is delivered already waits.
     Replay {
         /// As `list` prints them; without any, all.
         positions: Vec<String>,
-        /// Needed: events that came later for the same key are out already.
+        /// Later events of a key may be delivered already, and earlier letters of it that are not named may wait.
         #[arg(long)]
         yes: bool,
     },
@@ -67,21 +68,34 @@ async fn act(connector: &Connector, action: &Action) -> Result<()> {
             println!("{:#}", shown(letter));
             Ok(())
         }
-        Action::Replay { yes: false, .. } => {
-            Err(Error::config("a replayed event comes after those that followed it for its key")
-                .hint("see that consumers can take it, then add --yes"))
+        Action::Replay { positions, yes } => {
+            let asked = Asked { positions, out_of_order: *yes };
+            let arguments = json!({"positions": positions, "out_of_order": yes});
+            recorded(connector, "dead-letters replay", arguments, replayed(connector, asked)).await
         }
-        Action::Replay { positions, yes: true } => {
-            let act = registry::replay(connector, positions, |letter, outcome| {
-                let what = match outcome {
-                    Replayed::Delivered { records } => format!("delivered, {records} records"),
-                    Replayed::Refused => "refused again".to_owned(),
-                    Replayed::LeftOut => "not kept: its rows were too large".to_owned(),
-                };
-                println!("{} {} {what}", letter.position, letter.relation.full_name());
-            });
-            recorded(connector, "dead-letters replay", json!({"positions": positions}), act).await
-        }
+    }
+}
+
+async fn replayed(connector: &Connector, asked: Asked<'_>) -> Result<()> {
+    let mut waiting = 0;
+    registry::replay(connector, asked, |letter, outcome| {
+        waiting += usize::from(outcome.waits());
+        let what = match outcome {
+            Replayed::Delivered { records } => format!("delivered, {records} records"),
+            Replayed::Refused => "refused again".to_owned(),
+            Replayed::LeftOut => "not kept: its rows were too large".to_owned(),
+            Replayed::Overtaken { topic } => {
+                format!("waits: topic {topic} has, or may have, something later of its key")
+            }
+            Replayed::Behind { position } => format!("waits: the earlier letter {position} of its key does"),
+        };
+        println!("{} {} {what}", letter.position, letter.relation.full_name());
+    })
+    .await?;
+    match waiting {
+        0 => Ok(()),
+        _ => Err(Error::config(format!("{waiting} letters wait, for the order of their keys"))
+            .hint("see that consumers can take them out of order, then name them and add --yes")),
     }
 }
 

@@ -17,8 +17,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use millrace_core::chaos;
 
-use crate::config::Problem;
+use crate::config::{Environment, Problem};
 use crate::telemetry::{self, LogFormat};
 
 /// The file or a precondition must change.
@@ -114,6 +115,12 @@ struct Run {
 pub async fn main(arguments: Arguments) -> u8 {
     if let Err(error) = telemetry::init(arguments.logs.log_format, &arguments.logs.log_level) {
         eprintln!("millrace: {error}\n  hint: {}", error.hint_text().unwrap_or_default());
+        return EXIT_CONFIG;
+    }
+    if let Some(order) = Environment::of_process().chaos()
+        && let Err(why) = chaos::arm(order)
+    {
+        tracing::error!("cannot start: {why}");
         return EXIT_CONFIG;
     }
     match arguments.verb {

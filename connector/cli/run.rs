@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use millrace_core::chaos;
 use millrace_core::error::{Error, Kind};
 use tracing::{error, info, warn};
 
@@ -20,12 +19,6 @@ const EXIT_NOT_DRAINED: u8 = 3;
 
 pub async fn run(arguments: Run) -> u8 {
     let environment = config::Environment::of_process();
-    if let Some(order) = environment.chaos()
-        && let Err(why) = chaos::arm(order)
-    {
-        error!("cannot start: {why}");
-        return EXIT_CONFIG;
-    }
     let loaded = match config::load(&arguments.paths, &environment) {
         Ok(loaded) => loaded,
         Err(problems) => return refuse(&problems),

@@ -11,7 +11,7 @@ use crate::registry;
 const PREFIX: &str = "MILLRACE";
 
 /// Keys that hold lists: in the environment their items are parted by commas.
-pub const LISTS: [&str; 26] = [
+pub const LISTS: [&str; 27] = [
     "source.postgres.tables",
     "source.postgres.primary_hosts",
     "source.postgres.exclude_tables",
@@ -33,6 +33,7 @@ pub const LISTS: [&str; 26] = [
     "format.source_types_of",
     "format.hash_columns",
     "format.hmac_columns",
+    "format.encrypt_columns",
     "format.flat.add_fields",
     "format.flat.add_headers",
     "sink.kafka.bootstrap",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace_core::encode::disguise::{
-    Algorithm, Disguise, Disguised, HMAC_KEY_BYTES_MIN, Hashed, HmacKey, Salt,
+    Algorithm, Cipher, Disguise, Disguised, HMAC_KEY_BYTES_MIN, Hashed, HmacKey, Salt,
 };
 use millrace_core::encode::flat::{Added, Arrays, Deletes, Flat};
 use millrace_core::encode::{
@@ -218,6 +218,7 @@ fn disguised(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
         found.push(Disguised { columns, by: Disguise::Hash { algorithm, salt, of, length: None } });
     }
     found.extend(keyed(raw, problems));
+    found.extend(encrypted(raw, problems));
     for (name, characters) in raw.truncate_columns.iter().flatten() {
         let columns = column("format.truncate_columns", name, problems);
         if *characters == 0 {
@@ -247,6 +248,28 @@ fn keyed(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
     };
     let by = |columns| Disguised { columns, by: Disguise::Hmac { key: key.clone() } };
     named.into_iter().map(by).collect()
+}
+
+/// Texts for those who have a key.
+fn encrypted(raw: &raw::Format, problems: &mut Problems) -> Vec<Disguised> {
+    let named = columns("format.encrypt_columns", raw.encrypt_columns.as_ref(), problems);
+    let Some(key) = &raw.encrypt_secret else {
+        if !named.is_empty() {
+            problems.add("format.encrypt_secret", "is missing, as in \"${file:/run/secrets/columns.key}\"");
+        }
+        return Vec::new();
+    };
+    let id = raw.encrypt_key_id.as_deref().unwrap_or("millrace");
+    match Cipher::new(id, key.expose_secret().trim()) {
+        Ok(cipher) => {
+            let by = |columns| Disguised { columns, by: Disguise::Encrypt(cipher.clone()) };
+            named.into_iter().map(by).collect()
+        }
+        Err(why) => {
+            problems.add("format.encrypt_secret", why);
+            Vec::new()
+        }
+    }
 }
 
 /// What values become that can be said in more than one way.

@@ -43,7 +43,7 @@ pub fn resolve(file: &raw::File, format: &mut Format, problems: &mut Problems) {
     what_is_hidden_stays_hidden(format, problems);
 }
 
-/// Headers, topics and payloads of a route are made of whole values. What patterns hide is found once the columns
+/// Headers, topics, payloads and the keys of events are made of whole values. What patterns hide is found once the columns
 /// are known.
 fn what_is_hidden_stays_hidden(format: &Format, problems: &mut Problems) {
     for route in &format.routes {
@@ -58,7 +58,7 @@ fn what_is_hidden_stays_hidden(format: &Format, problems: &mut Problems) {
                 problems.add(
                     "route",
                     format!(
-                        "shows column {name}, which mask_columns or hash_columns hide; take it out of one of the two"
+                        "shows column {name}, which [format] masks, hashes or encrypts; take it out of one of the two"
                     ),
                 );
             }

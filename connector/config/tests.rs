@@ -317,6 +317,20 @@ fn a_keyed_hash_needs_a_secret_of_some_length() {
 }
 
 #[test]
+fn encrypted_columns_need_a_key_of_32_bytes() {
+    let key = "ab".repeat(32);
+    for (secret, part) in [
+        (String::new(), "format.encrypt_secret: is missing"),
+        ("encrypt_secret = 'abc'".to_owned(), "is not 32 bytes in hexadecimal"),
+        (format!("encrypt_secret = '{key}'\nencrypt_key_id = ''"), "its id must have 1 to 255 bytes"),
+    ] {
+        let format = format!("[format]\nencrypt_columns = ['public.a.b']\n{secret}\n");
+        let said = messages(&STDOUT.replace("[format]", &format)).join("\n");
+        assert!(said.contains(part) && !said.contains(&key), "{part}: {said}");
+    }
+}
+
+#[test]
 fn a_key_that_cannot_sign_is_refused_and_never_shown() {
     let file = |key: &str| STDOUT.to_owned() + "[signature]\n" + key;
     for (key, expected) in [

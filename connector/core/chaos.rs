@@ -56,6 +56,9 @@ points! {
     ChunkPlaced = "chunk-placed",
     /// A dead letter is in its batch, which is not sent.
     LetterPlaced = "letter-placed",
+    /// A replay of dead letters has a letter's records and its mark acknowledged, or committed.
+    ReplayFlushed = "replay-flushed",
+    ReplayCommitted = "replay-committed",
     /// The source knows of the delivery and has not confirmed it.
     Unconfirmed = "unconfirmed",
     ConfirmSent = "confirm-sent",

@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::chaos::{self, Rule};
-use crate::encode::{Encoded, Encoder, Format, misfits};
+use crate::encode::{Encoded, Encoder, Format, hides_nothing, misfits};
 use crate::error::{Error, Kind, Result};
 use crate::position::Position;
 use crate::progress::{Progress, now_us};
@@ -131,7 +131,13 @@ async fn must_fit<S: Source>(source: &S, format: &Format, is_first: bool) -> Res
         return Ok(());
     }
     let misfits = match source.relations().await {
-        Ok(relations) => misfits(format, &relations),
+        Ok(relations) => {
+            // Its table may be still to come.
+            for error in hides_nothing(format, &relations) {
+                tracing::warn!(%error, hint = error.hint_text(), "a column is not hidden");
+            }
+            misfits(format, &relations)
+        }
         Err(error) if error.kind() == Kind::Config => vec![error],
         Err(error) => return Err(error),
     };

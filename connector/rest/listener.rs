@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::peer::Work;
+
 /// Probes, Prometheus, a dashboard or two and some people; more wait until one of these is through.
 const CONNECTIONS_MAX: usize = 64;
 /// A connection that asks nothing for so long gives its place to one that does. Prometheus opens another one.
@@ -38,7 +40,8 @@ impl Listener for Capped {
         // `Err` would mean that the semaphore was closed, which nobody does.
         let place = self.places.clone().acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Held { stream, idle: Box::pin(sleep(IDLE_MAX)), _place: place }, address)
+        let idle = Box::pin(sleep(IDLE_MAX));
+        (Held { stream, idle, work: Work::default(), _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -50,16 +53,28 @@ impl Listener for Capped {
 pub struct Held {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
+    work: Work,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Held {
-    /// Bytes went, or it waits for some: `Err` once it has waited for too long.
+    /// What is done for it.
+    pub fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// Bytes went, or it waits for some: `Err` once it has waited for too long. It is us for whom it waits where
+    /// something is done for it; then the time begins anew.
     fn moved(&mut self, is_ready: bool, cx: &mut Context<'_>) -> io::Result<()> {
         if is_ready {
             self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
         } else if self.idle.as_mut().poll(cx).is_ready() {
-            return Err(io::ErrorKind::TimedOut.into());
+            if !self.work.is_under_way() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+            // So that it wakes us again.
+            let _ = self.idle.as_mut().poll(cx);
         }
         Ok(())
     }
@@ -124,6 +139,20 @@ mod tests {
         let (mut served, _) = capped.accept().await;
         one_more.write_all(b"x").await.unwrap();
         assert_eq!(served.read_u8().await.unwrap(), b'x');
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_for_which_something_is_done_is_kept_however_long_that_takes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut capped = Capped::new(listener);
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (mut held, _) = capped.accept().await;
+        let begun = held.work().begin();
+        assert!(timeout(IDLE_MAX * 4, held.read_u8()).await.is_err(), "it was cut");
+        drop(begun);
+        let gone = timeout(IDLE_MAX * 2, held.read_u8()).await.expect("it is held for ever");
+        assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]

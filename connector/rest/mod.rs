@@ -1,11 +1,13 @@
 //! The daemon over HTTP: Kafka Connect's reading endpoints (`connect`), health and readiness (`ready`), dead
-//! letters (`letters`), metrics; and what changes something: Connect's pause, resume, stop and restart (`orders`), and
-//! signals to connectors (`signals`), each in the log of its connector (`recorded`). Start at `router`.
+//! letters (`letters`), metrics; and what changes something: Connect's pause, resume, stop and restart (`orders`),
+//! signals to connectors (`signals`) and replays of dead letters, each in the log of its connector (`recorded`).
+//! Connections are held by `listener` and `peer`. Start at `router`.
 
 mod connect;
 mod letters;
 mod listener;
 mod orders;
+mod peer;
 mod ready;
 mod recorded;
 mod shapes;
@@ -34,6 +36,7 @@ pub struct Daemon {
     connectors: Arc<Connectors>,
     /// Connect's name for a process: where it listens.
     worker_id: Arc<str>,
+    replays: letters::Replays,
 }
 
 impl Daemon {
@@ -66,8 +69,9 @@ pub async fn serve(
         (false, true) => Access::Reading,
         (false, false) => Access::Health,
     };
-    let router = router(Daemon { connectors, worker_id: address.to_string().into() }, access);
-    let service = router.into_make_service_with_connect_info::<recorded::Peer>();
+    let worker_id = address.to_string().into();
+    let router = router(Daemon { connectors, worker_id, replays: letters::Replays::default() }, access);
+    let service = router.into_make_service_with_connect_info::<peer::Peer>();
     if let Err(error) = axum::serve(listener::Capped::new(listener), service).await {
         tracing::error!("rest stopped: {error}");
     }
@@ -102,6 +106,7 @@ fn router(daemon: Daemon, access: Access) -> Router {
         .route_layer(middleware::from_fn_with_state(access, reading_is_open));
     let changing = Router::new()
         .route("/connectors/{name}/signals", post(signals::signal))
+        .route("/connectors/{name}/dead-letters/replay", post(letters::replay))
         .route("/connectors/{name}/pause", put(orders::pause))
         .route("/connectors/{name}/resume", put(orders::resume))
         .route("/connectors/{name}/stop", put(orders::stop))
@@ -121,12 +126,16 @@ fn router(daemon: Daemon, access: Access) -> Router {
                 "HTTP 405 Method Not Allowed: connectors are changed by their files",
             )
         })
+        .layer(middleware::from_fn(peer::waiting))
         .with_state(daemon)
 }
 
 async fn changing_is_open(State(access): State<Access>, request: Request, next: Next) -> Response {
     if access != Access::All {
-        return refusal(StatusCode::FORBIDDEN, "connectors are paused, restarted and told on loopback only");
+        return refusal(
+            StatusCode::FORBIDDEN,
+            "connectors are paused, restarted and told on loopback only, and letters replayed",
+        );
     }
     // Only browsers name one, and a page there may send a POST to any port of its reader's machine.
     if request.headers().contains_key(header::ORIGIN) {

@@ -3,35 +3,20 @@
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::serve::IncomingStream;
 use serde_json::{Value, json};
 use tracing::Instrument;
 
-use super::listener::Capped;
+use super::peer::Peer;
 use super::{Daemon, refusal};
 use crate::config::Connector;
 use crate::operators::{self, Action, Who};
 
-/// More than any signal; of what is larger nothing is done.
-const BODY_BYTES_MAX: usize = 1 << 20;
-
 /// Of a signal's data, what says which rows it is about. Conditions may hold values of rows.
 const SHOWN: [&str; 4] = ["data-collections", "type", "surrogate-key", "id"];
-
-/// Who is on the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(std::net::SocketAddr);
-
-impl Connected<IncomingStream<'_, Capped>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Capped>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
 
 /// Writes what is wanted of a connector before it is done, and what came of it behind. The name is the one that the
 /// route found, as whoever acts on it reads it: in a path it may be spelled with escapes.
@@ -45,11 +30,14 @@ pub async fn recorded(
     let Some(settings) = name.and_then(|name| daemon.find(name)).map(|connector| connector.settings()) else {
         return next.run(request).await;
     };
-    if settings.operator_log.is_none() {
-        return next.run(request).await;
-    }
+    let action = async move {
+        match settings.operator_log {
+            None => next.run(request).await,
+            Some(_) => done(settings, request, next).await,
+        }
+    };
     // On its own: what was begun is ended and written, though whoever asked may hang up.
-    let done = tokio::spawn(done(settings, request, next).in_current_span()).await;
+    let done = tokio::spawn(action.in_current_span()).await;
     done.unwrap_or_else(|_| {
         refusal(StatusCode::INTERNAL_SERVER_ERROR, "a panic: the daemon's log has its place")
     })
@@ -58,11 +46,10 @@ pub async fn recorded(
 async fn done(settings: Arc<Connector>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let words = path.trim_matches('/').split('/').skip(2);
-    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(peer))| *peer);
+    let peer = Peer::of(&request).map(|peer| peer.address);
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
-        return refusal(StatusCode::PAYLOAD_TOO_LARGE, "more is sent than a connector can be asked for");
-    };
+    // It is in memory by now, and was small enough for that.
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
     let name = words.collect::<Vec<_>>().join(" ");
     let action = Action { who: Who::Peer(peer), name, arguments: arguments(parts.uri.query(), &body) };
     let intended = match operators::intend(&settings, action).await {
@@ -85,7 +72,7 @@ fn arguments(query: Option<&str>, body: &[u8]) -> Value {
     let mut arguments = serde_json::Map::new();
     arguments.extend(query.map(|query| ("query".to_owned(), json!(query))));
     if let Ok(Value::Object(mut body)) = serde_json::from_slice(body) {
-        for key in ["id", "type"] {
+        for key in ["id", "type", "positions", "out_of_order"] {
             arguments.extend(body.remove(key).map(|value| (key.to_owned(), value)));
         }
         let mut data = body.remove("data").unwrap_or_default();

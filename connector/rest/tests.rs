@@ -11,17 +11,19 @@ use super::*;
 
 struct Server {
     address: SocketAddr,
+    replays: letters::Replays,
     connector: Arc<Connector>,
 }
 
 async fn server_with(access: Access) -> Server {
     let connector = Arc::new(Connector::new(config::test_connector("orders")));
     let connectors = Arc::new(Connectors::from(vec![connector.clone()]));
-    let daemon = Daemon { connectors, worker_id: "127.0.0.1:8083".into() };
+    let replays = letters::Replays::default();
+    let daemon = Daemon { connectors, worker_id: "127.0.0.1:8083".into(), replays: replays.clone() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router(daemon, access)).await });
-    Server { address, connector }
+    Server { address, replays, connector }
 }
 
 async fn server() -> Server {
@@ -315,4 +317,16 @@ async fn a_web_page_may_not_change_a_connector() {
     assert_eq!(server.request("POST", path).await.0, 403);
     let server = server_with(Access::Reading).await;
     assert_eq!(server.request("PUT", "/connectors/orders/pause").await.0, 403);
+}
+
+#[tokio::test]
+async fn a_second_replay_of_a_connector_is_refused_while_one_runs() {
+    let server = server().await;
+    let running = server.replays.begin("orders").unwrap();
+    assert!(server.replays.begin("items").is_some());
+    let (code, why) = server.request("POST", "/connectors/orders/dead-letters/replay").await;
+    assert_eq!(code, 409);
+    assert!(why.contains("are being replayed"), "{why}");
+    drop(running);
+    assert!(server.replays.begin("orders").is_some());
 }

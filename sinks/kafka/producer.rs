@@ -310,7 +310,7 @@ impl Producer {
 }
 
 /// Of the backoff: librdkafka's jitter is a fifth, so a commit below this was not retried inside.
-const DOUBT: f64 = 0.8;
+pub const DOUBT: f64 = 0.8;
 
 pub fn config(
     settings: &Settings,

@@ -30,7 +30,19 @@ impl Ended {
 
 /// Runs `millrace` with these words to its end.
 pub fn run_to_end(words: &[&str], dir: &Path) -> Ended {
+    run_ordered(words, dir, None)
+}
+
+/// The same, told to die at a point, which it must pass.
+pub fn run_to_die_at(words: &[&str], dir: &Path, point: &str) -> Ended {
+    let ended = run_ordered(words, dir, Some(&format!("crash:{point}")));
+    assert!(ended.code.is_none(), "{words:?} did not die at {point}: {}", ended.text());
+    ended
+}
+
+fn run_ordered(words: &[&str], dir: &Path, order: Option<&str>) -> Ended {
     let mut child = command(words)
+        .envs(order.map(|order| ("MILLRACE_CHAOS", order)))
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -173,6 +173,15 @@ impl Daemon {
         answer.unwrap_or_else(|error| panic!("{path} does not answer: {error}")).status().as_u16()
     }
 
+    /// The same, with what it answers once it has done what was asked for.
+    pub async fn asked(&self, path: &str, body: &Json) -> (u16, Json) {
+        let url = format!("{}{path}", self.rest.as_ref().expect("the daemon listens"));
+        let answer = self.http.post(url).timeout(PATIENCE).json(body).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("{path} does not answer: {error}"));
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or_else(|error| panic!("{path} answers no JSON: {error}")))
+    }
+
     /// Asks for something on a REST path, without a body; its status code.
     pub async fn request(&self, method: reqwest::Method, path: &str) -> u16 {
         let url = format!("{}{path}", self.rest.as_ref().expect("the daemon listens"));

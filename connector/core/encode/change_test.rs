@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::disguise::{Disguise, Disguised};
+use super::disguise::{Cipher, Disguise, Disguised};
 use super::scene::*;
 use super::*;
 use crate::batch::{Before, Cell, Op, ReplicationOrigin, SnapshotMark, Tag};
@@ -186,6 +186,32 @@ fn a_masked_column_shows_neither_its_text_nor_whether_it_has_one() {
         }
         let seen = encode(format, Op::Delete, Before::Key, &[t("7"), C::N, C::N], &[]);
         assert_eq!(seen[0].value.as_ref().unwrap()["before"]["name"], "***", "{encoding}");
+    }
+}
+
+#[test]
+fn what_stands_for_a_value_that_is_not_there_is_encrypted_like_all_others() {
+    let cipher = Cipher::new("2026", &"00".repeat(32)).unwrap();
+    let said = |format: Format, column: Column, before: &[C], after: &[C]| {
+        let disguised = disguised("public.t.name", Disguise::Encrypt(cipher.clone()));
+        let mut batch = batch(&relation(vec![scene::column("id", Kind::Int64), column], &[0]));
+        let op = if after.is_empty() { Op::Delete } else { Op::Insert };
+        add(&mut batch, op, if before.is_empty() { Before::None } else { Before::Key }, before, after);
+        let seen = Desk::new(Format { disguised, ..format }).encode(&batch);
+        let row = if after.is_empty() { "before" } else { "after" };
+        let text = seen[0].value.as_ref().unwrap()[row]["name"].clone();
+        text.as_str().map(|text| cipher.opened(text).unwrap_or_else(|| panic!("{text} does not open")))
+    };
+    let with_default = |name| with_default(scene::column(name, Kind::Text), "none");
+    let (old, null) = ([t("7"), C::N], [t("7"), C::N]);
+    let forms: [fn(Format) -> Format; 2] = [|format| json(false, format), |format| format];
+    for form in forms {
+        // Debezium's converters write the default for a NULL.
+        assert_eq!(said(form(debezium()), with_default("name?"), &[], &null).as_deref(), Some("none"));
+        assert_eq!(said(form(millrace()), with_default("name?"), &[], &null), None);
+        let plain = || scene::column("name", Kind::Text);
+        assert_eq!(said(form(millrace()), with_default("name"), &old, &[]).as_deref(), Some("none"));
+        assert_eq!(said(form(debezium()), plain(), &old, &[]).as_deref(), Some(""));
     }
 }
 

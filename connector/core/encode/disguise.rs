@@ -1,7 +1,11 @@
-//! Columns whose text is not for every reader: masked, hashed or cut off, decided once per column. Keys keep
+//! Columns whose text is not for every reader: masked, hashed, encrypted or cut off, decided once per column. Keys keep
 //! what they are made of.
 
+mod cipher;
+
 use std::fmt;
+
+pub use self::cipher::Cipher;
 
 use md5::Md5;
 use ring::hmac;
@@ -24,6 +28,8 @@ pub enum Disguise {
     /// The authentication code of the text under a secret key, in hexadecimal: nobody without the key finds a text by
     /// trying. NULL stays NULL.
     Hmac { key: HmacKey },
+    /// The text for those who have a key, another one each time. NULL stays NULL.
+    Encrypt(Cipher),
     /// The same for every value, as a text of the column's own type. NULL stays NULL.
     Replace(Box<Stand>),
     /// The first characters, as Java counts them.
@@ -124,7 +130,7 @@ impl Disguise {
         match self {
             Self::Mask { .. } => true,
             Self::Truncate { characters } => cut(one, *characters) == cut(other, *characters),
-            Self::Hash { .. } | Self::Hmac { .. } => one == other,
+            Self::Hash { .. } | Self::Hmac { .. } | Self::Encrypt(_) => one == other,
             Self::Replace(_) => true,
         }
     }
@@ -147,7 +153,9 @@ impl Disguise {
     /// What the schema says of it, as Debezium does.
     pub(crate) fn tell(&self, schema: Schema) -> Schema {
         match self {
-            Self::Mask { .. } | Self::Hash { .. } | Self::Hmac { .. } => schema.parameter("masked", "true"),
+            Self::Mask { .. } | Self::Hash { .. } | Self::Hmac { .. } | Self::Encrypt(_) => {
+                schema.parameter("masked", "true")
+            }
             Self::Replace(_) => schema,
             Self::Truncate { characters } => schema.parameter("truncateLength", characters),
         }
@@ -173,6 +181,7 @@ impl Disguise {
             Self::Mask { asterisks } => out.extend(std::iter::repeat_n(b'*', *asterisks)),
             Self::Truncate { characters } => out.extend_from_slice(cut(text, *characters)),
             Self::Replace(stand) => out.extend_from_slice(stand.text.as_bytes()),
+            Self::Encrypt(cipher) => cipher.put(text, out),
             Self::Hmac { key } => hexadecimal(hmac::sign(&key.0, text).as_ref(), out),
             Self::Hash { algorithm, salt, of, length } => {
                 let begun = out.len();

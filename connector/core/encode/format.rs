@@ -3,6 +3,7 @@
 use super::disguise::Disguised;
 use super::flat::Flat;
 use super::heartbeat::Heartbeat;
+use super::hidden::Worn;
 use super::signature::Signature;
 use super::spelling::Spelling;
 use crate::batch::Op;
@@ -47,8 +48,8 @@ pub struct Format {
     pub comments: bool,
     /// Columns of text that are masked, hashed or cut off; the first that names a column decides.
     pub disguised: Vec<Disguised>,
-    /// The texts are disguised already: they come out of letters.
-    pub is_disguised: bool,
+    /// Columns that are disguised already.
+    pub worn: Worn,
     /// Headers that name the connector, its task and its run, where the dialect has them.
     pub context_headers: bool,
     /// Stands for an unchanged TOAST value that the source did not send.
@@ -102,7 +103,7 @@ impl Format {
             source_types_of: Vec::new(),
             comments: false,
             disguised: Vec::new(),
-            is_disguised: false,
+            worn: Worn::default(),
             context_headers: true,
             placeholder: "__debezium_unavailable_value".into(),
             schema_names: Spelling::AsTheyAre,
@@ -123,12 +124,12 @@ impl Format {
         self.context_headers && self.dialect == Dialect::Debezium
     }
 
-    /// The same for letters, whose rows hold what readers may see and nothing else.
+    /// The same for the rows of letters, which wear these disguises already.
     #[must_use]
-    pub fn of_hidden_letters(&self) -> Self {
-        let mut format = Self { is_disguised: true, ..self.clone() };
+    pub fn of_letters(&self, worn: &Worn) -> Self {
+        let mut format = Self { worn: worn.clone(), ..self.clone() };
         for route in &mut format.routes {
-            route.format.is_disguised = true;
+            route.format.worn = worn.clone();
         }
         format
     }

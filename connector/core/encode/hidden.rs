@@ -27,25 +27,83 @@ pub(crate) fn shown_columns<'a>(
     shown.filter(move |(_, column)| is_shown(column, format) && is_chosen(column))
 }
 
-/// A column that letters do not show as it is: left out, or its text in disguise.
+/// Columns whose texts are disguised already, because they come out of a letter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Worn {
+    /// These, by name; none of rows that come from the source.
+    By(Vec<String>),
+    /// The letter does not say which. It is older than encrypted columns.
+    Unsaid,
+}
+
+impl Default for Worn {
+    fn default() -> Self {
+        Self::By(Vec::new())
+    }
+}
+
+impl Worn {
+    fn is_by(&self, column: &str) -> bool {
+        matches!(self, Self::By(columns) if columns.iter().any(|worn| worn == column))
+    }
+
+    /// Whether the column has yet to put on what the file asks for. A hash of a hash would be equal to nothing; every
+    /// other disguise that an old letter may wear is the same the second time.
+    pub(crate) fn lacks(&self, column: &str, disguise: &Disguise) -> bool {
+        match self {
+            Self::By(_) => !self.is_by(column),
+            Self::Unsaid => !matches!(disguise, Disguise::Hash { .. } | Disguise::Hmac { .. }),
+        }
+    }
+}
+
+/// A column that letters do not show as it is.
 #[derive(Debug)]
 pub(crate) struct Hidden {
     pub index: usize,
-    pub disguise: Option<Disguise>,
+    pub how: How,
+}
+
+#[derive(Debug)]
+pub(crate) enum How {
+    LeftOut,
+    By(Disguise),
+    /// Its text is disguised as it stands.
+    Worn,
+}
+
+impl Hidden {
+    /// Whether the letter's text has a disguise that is not to be put on again. What is cut off may be cut again, or
+    /// be hidden by more than that.
+    pub fn is_worn(&self) -> bool {
+        match &self.how {
+            How::LeftOut => false,
+            How::By(disguise) => disguise.is_secret(),
+            How::Worn => true,
+        }
+    }
 }
 
 /// Keys keep theirs, here as in the records.
-pub(crate) fn hidden(relation: &Relation, made: &Made) -> Vec<Hidden> {
+pub(crate) fn hidden(format: &Format, relation: &Relation, made: &Made) -> Vec<Hidden> {
     if relation.shape != Shape::Rows {
         return Vec::new();
     }
     let is_key = |index: usize| made.key_columns.iter().any(|key| usize::from(*key) == index);
-    let columns = (0..relation.columns.len()).filter(|index| !is_key(*index) && !made.uses(*index));
-    let hidden = columns.filter_map(|index| {
-        match made.row.iter().find(|member| member.index == index).map(|member| &member.disguise) {
-            None => Some(Hidden { index, disguise: None }),
-            Some(disguise) => disguise.clone().map(|disguise| Hidden { index, disguise: Some(disguise) }),
-        }
+    let hidden = relation.columns.iter().enumerate().filter_map(|(index, column)| {
+        let member = made.row.iter().find(|member| member.index == index);
+        let how = match member.map(|member| &member.disguise) {
+            _ if is_key(index) || made.uses(index) => None,
+            None => Some(How::LeftOut),
+            Some(Some(disguise)) if format.worn.lacks(&column.name, disguise) => {
+                Some(How::By(disguise.clone()))
+            }
+            Some(Some(_)) => Some(How::Worn),
+            Some(None) => None,
+        };
+        // Worn still, where the file asks for no disguise any more.
+        let how = how.or_else(|| format.worn.is_by(&column.name).then_some(How::Worn))?;
+        Some(Hidden { index, how })
     });
     hidden.collect()
 }
@@ -62,7 +120,9 @@ pub(crate) fn disguise(format: &Format, relation: &Relation, column: &Column) ->
         (true, _) if format.dialect == Dialect::Debezium => Ok(Some(by.within(column.declared.length))),
         (true, _) => Ok(Some(by.clone())),
         (false, false) => Ok(None),
-        (false, true) => Err(Error::config(format!("column {name} is no text, and only texts are masked"))
-            .hint("leave it out with format.exclude_columns, or name other columns to mask")),
+        (false, true) => {
+            Err(Error::config(format!("column {name} is no text, and only texts are masked or encrypted"))
+                .hint("leave it out with format.exclude_columns, or name other columns"))
+        }
     }
 }

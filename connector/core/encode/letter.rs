@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::change::{Context, Pass};
-use super::disguise::Disguise;
+use super::hidden::{How, Worn};
 use super::{header, reject};
 use crate::batch::{
     Before, Cell, Change, ChangeBatch, Op, Record, ReplicationOrigin, Row, Span, Tag, Transaction,
@@ -47,6 +47,9 @@ pub struct Letter {
     /// Columns are left out of the rows, or disguised in them, as in every record.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden: bool,
+    /// Those that are disguised to keep a secret; `None` where nothing is hidden, and in letters of before it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disguised: Option<Vec<String>>,
     /// Stands for rows that are too large.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<LeftOut>,
@@ -72,6 +75,15 @@ impl Letter {
         match letter.v {
             VERSION => Ok(letter),
             other => Err(format!("its version is {other}, and this release knows {VERSION}")),
+        }
+    }
+
+    /// What its rows wear already.
+    pub fn worn(&self) -> Worn {
+        match (self.hidden, &self.disguised) {
+            (false, _) => Worn::default(),
+            (true, Some(columns)) => Worn::By(columns.clone()),
+            (true, None) => Worn::Unsaid,
         }
     }
 
@@ -144,11 +156,15 @@ impl Pass<'_> {
                 let value = self.batch.value(*cell);
                 match hidden.iter().find(|hidden| hidden.index == index) {
                     None => shown(value),
-                    Some(hidden) => disguised(value, hidden.disguise.as_ref()),
+                    Some(hidden) => disguised(value, &hidden.how),
                 }
             });
             cells.collect::<Vec<_>>()
         };
+        let relation = self.batch.relations.get(change.relation as usize)?.as_ref().clone();
+        let worn = hidden.iter().filter(|hidden| hidden.is_worn());
+        let worn = worn.filter_map(|hidden| Some(relation.columns.get(hidden.index)?.name.clone()));
+        let disguised = (!hidden.is_empty()).then(|| worn.collect());
         Some(Letter {
             v: VERSION,
             attempt,
@@ -163,12 +179,13 @@ impl Pass<'_> {
                 let name = self.batch.text(origin.name);
                 (String::from_utf8_lossy(name).into_owned(), origin.commit)
             }),
-            relation: self.batch.relations.get(change.relation as usize)?.as_ref().clone(),
+            relation,
             op: change.op,
             has_before: change.has_before,
             before: Some(row(change.before)),
             after: Some(row(change.after)),
             hidden: !hidden.is_empty(),
+            disguised,
             left_out: None,
         })
     }
@@ -223,8 +240,12 @@ fn shown(value: CellValue<'_>) -> Json {
 }
 
 /// A column that is left out counts as one that was not sent.
-fn disguised(value: CellValue<'_>, by: Option<&Disguise>) -> Json {
-    let Some(by) = by else { return Json::Bool(false) };
+fn disguised(value: CellValue<'_>, how: &How) -> Json {
+    let by = match how {
+        How::LeftOut => return Json::Bool(false),
+        How::Worn => return shown(value),
+        How::By(by) => by,
+    };
     let text = match value {
         CellValue::Text(text) => text,
         CellValue::Null if by.hides_null() => b"",

@@ -4,7 +4,7 @@ use super::Format;
 use super::plan::Draft;
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
-use crate::relation::Relation;
+use crate::relation::{Relation, Shape};
 
 /// Why these relations cannot be what the file asks for, one error a relation at most.
 pub fn misfits(format: &Format, relations: &[Relation]) -> Vec<Error> {
@@ -25,6 +25,30 @@ fn fit(format: &Format, relation: &Relation) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Columns to hide that no relation has, one error each: a name that is mistyped hides nothing. None where no table is
+/// known yet. A known table that lacks the column is a misfit.
+pub fn hides_nothing(format: &Format, relations: &[Relation]) -> Vec<Error> {
+    let tables: Vec<(String, &Relation)> = relations
+        .iter()
+        .filter(|relation| relation.shape == Shape::Rows)
+        .map(|relation| (relation.full_name(), relation))
+        .collect();
+    let fits = |pattern: &Pattern| {
+        let is_misfit = exact(pattern).is_some_and(|(name, _)| tables.iter().any(|(table, _)| table == name));
+        let has = |(table, relation): &(String, &Relation)| {
+            relation.columns.iter().any(|column| pattern.matches(&format!("{table}.{}", column.name)))
+        };
+        is_misfit || tables.iter().any(has)
+    };
+    let named = format.disguised.iter().map(|disguised| &disguised.columns);
+    let unfit = named.filter(|pattern| !tables.is_empty() && !fits(pattern));
+    let error = |pattern: &Pattern| {
+        Error::config(format!("no captured table has a column {pattern}, which [format] is to hide"))
+            .hint("correct its name among the columns to mask, hash, encrypt or truncate, or take it out")
+    };
+    unfit.map(error).collect()
 }
 
 /// Table and column of a name that stands for nothing else.
@@ -63,6 +87,19 @@ mod tests {
         assert_eq!(said("public.t.fone"), ["table public.t has no column fone, which [format] names"]);
         for name in ["public.t.phone", "public.other.fone", "*.fone", "/public\\.t\\.fone/"] {
             assert_eq!(said(name), [] as [&str; 0], "{name}");
+        }
+        let hides = |name: &str| {
+            let columns = Pattern::parse(name).unwrap();
+            let disguised = vec![Disguised { columns, by: Disguise::Mask { asterisks: 3 } }];
+            let format = Format { disguised, ..debezium() };
+            assert!(hides_nothing(&format, &[]).is_empty(), "no table is known");
+            hides_nothing(&format, &[Relation::clone(&table)]).is_empty()
+        };
+        for name in ["public.other.fone", "*.fone", "/public\\.t\\.fone/", "other.t.phone"] {
+            assert!(!hides(name), "{name}");
+        }
+        for name in ["public.t.phone", "*.phone", "public.*", "/public\\.t\\.phone/", "public.t.fone"] {
+            assert!(hides(name), "{name}");
         }
         // Of a number, which no mask fits.
         assert!(said("public.t.id")[0].contains("public.t.id is no text"));

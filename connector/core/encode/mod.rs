@@ -20,8 +20,9 @@ pub use self::format::{
     Binary, Decimals, Dialect, Encoding, Envelope, Format, Hstore, Intervals, Skipped, Times,
 };
 pub use self::heartbeat::Heartbeat;
+pub use self::hidden::Worn;
 pub use self::letter::Letter;
-pub use self::misfits::misfits;
+pub use self::misfits::{hides_nothing, misfits};
 pub use self::spelling::Spelling;
 pub use self::typed::unusable;
 
@@ -52,6 +53,7 @@ mod heartbeat;
 mod hidden;
 mod json;
 mod json_schema;
+pub mod keys;
 mod letter;
 mod lexical;
 mod mapping;
@@ -432,6 +434,8 @@ mod document_test;
 mod flat_rows_test;
 #[cfg(test)]
 mod flat_test;
+#[cfg(test)]
+mod letter_test;
 #[cfg(test)]
 mod oracle_test;
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{Dialect, header, json, object, reject};
 use crate::batch::{Cell, Op, Span, Tag, document};
 use crate::error::{Error, Result};
 use crate::relation::{Kind, Relation, Shape};
-use crate::route::rule::{FieldForm, FieldFrom, OnUpdate, Outbox, PayloadForm, Route, TopicRule};
+use crate::route::rule::{FieldForm, FieldFrom, OnUpdate, Outbox, PayloadForm, Route};
 
 /// Columns that tracing writes into one text, and headers that consumers read.
 const TRACING_HEADERS: [&str; 3] = ["traceparent", "tracestate", "baggage"];
@@ -242,6 +242,13 @@ impl OutboxPlan {
         Ok(Self { document: Some((at, members)), ..self })
     }
 
+    /// By what the event is ordered; `None` where it has no key, or the row is no event.
+    pub(crate) fn key_text(&self, row: View<'_>) -> Option<Vec<u8>> {
+        let (mut cells, mut bytes) = (Vec::new(), Vec::new());
+        let row = self.view(row, &mut cells, &mut bytes).ok()?;
+        filled(row, self.key).map(<[u8]>::to_vec)
+    }
+
     /// Whether the record is made of this operation; for the look ahead.
     pub(crate) fn takes(&self, op: Op) -> bool {
         matches!(op, Op::Insert | Op::Read)
@@ -290,11 +297,6 @@ fn form(wanted: FieldForm, kind: &Kind) -> Form {
         (FieldForm::ByType, Kind::Decimal { .. } | Kind::VariableDecimal) => Form::Bare { whole: false },
         (FieldForm::ByType, _) => Form::Text,
     }
-}
-
-/// Which topic the rows of an outbox go to where the file says nothing, as in Debezium.
-pub(crate) fn default_topic() -> Option<TopicRule> {
-    crate::route::template::Template::parse("outbox.event.{aggregatetype}").ok().map(TopicRule::Template)
 }
 
 /// Why a row is no event.

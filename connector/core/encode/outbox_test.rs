@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::disguise::{Cipher, Disguise, Disguised};
 use super::scene::*;
 use super::*;
 use crate::batch::{Before, Cell, Op, ReplicationOrigin, Tag};
@@ -267,4 +268,30 @@ fn text_is_not_looked_at() {
     insert(&mut batch, &row("1", "order", "7", t("{no json")));
     let out = desk.try_encode(&batch).unwrap();
     assert_eq!(out.records[0].value.map(|span| out.slice(span)), Some(&b"{no json"[..]));
+}
+
+#[test]
+fn what_the_events_of_an_outbox_are_made_of_cannot_be_hidden() {
+    let texts: Vec<Column> = columns().into_iter().map(|own| Column { kind: Kind::Text, ..own }).collect();
+    let said = |mut route: Route, name: &str| {
+        let by = Disguise::Encrypt(Cipher::new("2026", &"00".repeat(32)).unwrap());
+        route.format.disguised = vec![Disguised { columns: Pattern::new(name), by }];
+        let format = Format { routes: vec![route], ..json(false, millrace()) };
+        let found = misfits(&format, &[Relation::clone(&relation(texts.clone(), &[]))]);
+        found.iter().map(ToString::to_string).collect::<String>()
+    };
+    let plain = || route(Outbox::default());
+    for name in ["id", "aggregateid", "aggregatetype", "type", "payload"] {
+        let all = said(plain(), &format!("*.t.{name}"));
+        assert!(all.contains(&format!("public.t.{name} is masked or encrypted")), "{name}: {all}");
+    }
+    // Neither the key nor the topic is of these columns any more, or all of them are members of a document.
+    let keyed = || Route { key: vec!["type".into()], headers: Vec::new(), ..plain() };
+    assert_eq!(said(keyed(), "public.t.aggregateid"), "");
+    assert!(said(keyed(), "public.t.type").contains("public.t.type is masked"));
+    let topic = Some(TopicRule::Fixed("events".into()));
+    assert_eq!(said(Route { topic, ..plain() }, "public.t.aggregatetype"), "");
+    let of_document = || route(Outbox { document: Some("payload".into()), ..Outbox::default() });
+    assert_eq!(said(of_document(), "public.t.aggregateid"), "");
+    assert!(said(of_document(), "public.t.payload").contains("public.t.payload is masked"));
 }

@@ -230,11 +230,9 @@ impl<'a> Draft<'a> {
 
     /// How rows choose their topic; `None` where there is one for all.
     pub(crate) fn choice(&self) -> Option<TopicRule> {
-        let rule = self.route.and_then(|route| route.topic.clone());
-        match (rule, self.format.envelope) {
-            (Some(TopicRule::Fixed(_)), _) | (None, Envelope::Debezium | Envelope::Flat) => None,
-            (Some(rule), _) => Some(rule),
-            (None, Envelope::Outbox) => outbox::default_topic(),
+        match self.route.and_then(Route::rule)?.into_owned() {
+            TopicRule::Fixed(_) => None,
+            rule => Some(rule),
         }
     }
 
@@ -285,7 +283,7 @@ impl<'a> Draft<'a> {
         filter.bind(relation).map_err(|column| outbox::misfit(relation, &column))
     }
 
-    /// Headers, topics and payloads of a route are made of whole values.
+    /// Headers, topics, payloads and the keys of events are made of whole values.
     fn must_not_show(&self, route: &Route) -> Result<()> {
         let columns = self.relation.columns.iter().enumerate();
         for (index, column) in columns.filter(|(_, column)| route.names(&column.name)) {
@@ -295,9 +293,9 @@ impl<'a> Draft<'a> {
             if by.is_some_and(|by| by.is_secret()) {
                 let (table, name) = (self.relation.full_name(), &column.name);
                 return Err(Error::config(format!(
-                    "column {table}.{name} is masked, and its [[route]] shows it"
+                    "column {table}.{name} is masked or encrypted, and its [[route]] shows it"
                 ))
-                .hint("take the column out of the route, or out of mask_columns and hash_columns"));
+                .hint("let the route name another column, or take this one out of the columns to hide in [format]"));
             }
         }
         Ok(())
@@ -361,7 +359,7 @@ impl<'a> Draft<'a> {
             tail: Tail::new(self.format.encoding),
             target,
             copies,
-            hidden: hidden(relation, &self.made),
+            hidden: hidden(self.format, relation, &self.made),
             spread: self.made.spread,
             dropped_headers: self.made.dropped_headers,
             outbox: asks.outbox,
@@ -450,8 +448,10 @@ impl RowPlan {
                 plan.r#type.clone_from(r#type);
             }
             // Puts on the disguises that the file asks for.
-            if let Some(disguise) = member.disguise.as_ref().filter(|_| !draft.format.is_disguised) {
-                plan.disguise::<W>(disguise.clone(), &draft.format.placeholder);
+            let lacks = |disguise: &&Disguise| draft.format.worn.lacks(&column.name, disguise);
+            if let Some(disguise) = member.disguise.as_ref().filter(lacks) {
+                let default = field(column, nullable, draft.format).2;
+                plan.disguise::<W>(disguise.clone(), draft.format, default);
             }
             plan
         };
@@ -484,17 +484,27 @@ impl RowPlan {
 }
 
 impl ColumnPlan {
-    fn disguise<W: Writer>(&mut self, disguise: Disguise, placeholder: &str) {
+    fn disguise<W: Writer>(&mut self, disguise: Disguise, format: &Format, default: Option<&str>) {
         let field = |text: &str| {
             let mut out = Vec::new();
             self.lead.put(&mut out);
             disguise.write::<W>(text.as_bytes(), &mut out, &mut Vec::new());
             Lead::from(out)
         };
-        self.unchanged = field(placeholder);
+        self.unchanged = field(&format.placeholder);
         if disguise.hides_null() {
             self.absent = field("");
             self.null = self.null.is_some().then(|| field(""));
+        }
+        // Whoever opens what is no NULL opens what stands for a value that is not there, too.
+        if matches!(disguise, Disguise::Encrypt(_)) {
+            match (self.null.is_some(), default, format.dialect) {
+                (true, None, _) | (true, _, Dialect::Millrace) => {}
+                (true, Some(default), Dialect::Debezium) => {
+                    (self.null, self.absent) = (Some(field(default)), field(default));
+                }
+                (false, default, _) => self.absent = field(default.unwrap_or_default()),
+            }
         }
         self.r#type = Type::Disguised(Box::new(disguise));
     }

@@ -75,6 +75,7 @@ impl Made {
         };
         // An outbox's events are what its route says.
         if format.envelope == Envelope::Outbox {
+            made.must_have_an_open_key(format, relation)?;
             return Ok(made);
         }
         let name = relation.full_name();
@@ -85,7 +86,26 @@ impl Made {
             }
         }
         made.must_not_tell(relation)?;
+        made.must_have_an_open_key(format, relation)?;
         Ok(made)
+    }
+
+    /// A mask or a hash of a column leaves its key alone, and is not asked to hide more than that. Whoever encrypts one
+    /// wants it nowhere in the open; and a key that is another one each time has no order.
+    fn must_have_an_open_key(&self, format: &Format, relation: &Relation) -> Result<()> {
+        for index in &self.key_columns {
+            let Some(column) = relation.columns.get(usize::from(*index)) else { continue };
+            if matches!(disguise(format, relation, column)?, Some(Disguise::Encrypt(_))) {
+                let (table, name) = (relation.full_name(), &column.name);
+                return Err(Error::config(format!(
+                    "column {table}.{name} is of the key, which orders records and cannot be encrypted"
+                ))
+                .hint(
+                    "take it out of format.encrypt_columns, or give the table another `key` in its [[route]]",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Dead letters hold what chooses a partition, to be replayed by: it must not be a secret behind that step.

@@ -332,6 +332,7 @@ fn a_step_that_does_not_fit_its_table_is_refused_with_the_names_that_do() {
 #[test]
 fn letters_hide_what_steps_hide_and_keep_what_headers_show() {
     use crate::encode::disguise::Disguise;
+    use crate::encode::hidden::How;
     let steps = vec![
         step(Does::Headers { fields: vec![("called".into(), Name::parse("name"))], moves: true }),
         step(Does::Drop { of: Part::Row, fields: names(&["active"]) }),
@@ -340,10 +341,10 @@ fn letters_hide_what_steps_hide_and_keep_what_headers_show() {
     let format = with(in_json(false, debezium()), steps);
     let batch = users();
     let made = super::steps::Made::of(&format, None, &batch.relations[0], "t").unwrap();
-    let hidden = super::hidden::hidden(&batch.relations[0], &made);
+    let hidden = super::hidden::hidden(&format, &batch.relations[0], &made);
     let found: Vec<(usize, bool)> = hidden
         .iter()
-        .map(|hidden| (hidden.index, matches!(hidden.disguise, Some(Disguise::Replace(_)))))
+        .map(|hidden| (hidden.index, matches!(hidden.how, How::By(Disguise::Replace(_)))))
         .collect();
     assert_eq!(found, [(2, true), (3, false)]);
 }

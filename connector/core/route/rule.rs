@@ -1,6 +1,7 @@
 //! What a connector's file says of some of its relations: where their records go and how they look. Compiled
 //! once per relation version by the encoder; the first route whose pattern fits a relation is its own.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use regex_lite::Regex;
@@ -253,17 +254,21 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    fn names(&self, column: &str) -> bool {
+    /// `key`: the route's, in the place of the aggregate.
+    fn names(&self, key: &[String], column: &str) -> bool {
         let of_fields = self.fields.iter().filter_map(|field| match &field.from {
             FieldFrom::Column { name, .. } => Some(name),
             FieldFrom::Text(_) => None,
         });
-        let optional = [&self.document, &self.id, &self.timestamp, &self.partition];
-        let all = optional.into_iter().flatten().chain([&self.payload, &self.tracing]).chain(of_fields);
+        let version = self.routed.as_ref().and_then(|routed| routed.schema_version.as_ref());
+        let optional = self.timestamp.iter().chain(&self.partition).chain(version);
+        let key = key.first().unwrap_or(&self.aggregate);
+        let all = optional.chain([key, &self.payload, &self.tracing]).chain(of_fields);
         let subject = self.schemas.iter().flat_map(|schemas| schemas.subject.columns());
         let placed =
             self.routed.iter().flat_map(|routed| &routed.placed).map(|placed| placed.column.as_str());
-        all.map(String::as_str).chain(subject).chain(placed).any(|name| name == column)
+        let id = [self.id.as_deref().unwrap_or("id")];
+        all.map(String::as_str).chain(id).chain(subject).chain(placed).any(|name| name == column)
     }
 }
 
@@ -331,12 +336,31 @@ impl Route {
         self.relations.iter().any(|pattern| pattern.matches(&name))
     }
 
-    /// Whether it looks at a column of this name, its key aside.
+    /// Whether it looks at a column of this name, the key of a table's records aside. What is made of it is shown to
+    /// whoever reads the events.
     pub fn names(&self, column: &str) -> bool {
-        let by_topic = self.topic.iter().flat_map(TopicRule::columns).any(|name| name == column);
+        if self.filter.iter().flat_map(Filter::columns).any(|name| name == column) {
+            return true;
+        }
+        // All other names are those of the document's members.
+        if let Some(document) = self.outbox.as_ref().and_then(|outbox| outbox.document.as_ref()) {
+            return document == column;
+        }
+        let rule = self.rule();
+        let by_topic = rule.iter().flat_map(|rule| rule.columns()).any(|name| name == column);
         let by_header = self.headers.iter().any(|header| header.column == column);
-        let by_filter = self.filter.iter().flat_map(Filter::columns).any(|name| name == column);
-        by_topic || by_header || by_filter || self.outbox.as_ref().is_some_and(|outbox| outbox.names(column))
+        let by_outbox = self.outbox.as_ref().is_some_and(|outbox| outbox.names(&self.key, column));
+        by_topic || by_header || by_outbox
+    }
+
+    /// How rows find their topic; `None`: it is their table's. An outbox of which nothing is said goes where Debezium's
+    /// does.
+    pub(crate) fn rule(&self) -> Option<Cow<'_, TopicRule>> {
+        let of_outbox = || Template::parse("outbox.event.{aggregatetype}").ok().map(TopicRule::Template);
+        match &self.topic {
+            Some(rule) => Some(Cow::Borrowed(rule)),
+            None => self.outbox.as_ref().and_then(|_| of_outbox()).map(Cow::Owned),
+        }
     }
 
     /// Whether rows may choose this topic.

@@ -8,7 +8,7 @@
 
 mod decode;
 mod judge;
-mod reading;
+pub(crate) mod reading;
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};

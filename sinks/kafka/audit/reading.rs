@@ -1,5 +1,5 @@
 //! Reads everything in a connector's topics, in the order in which it lies in the source's log. Start at
-//! `records`.
+//! `records`; `of_topics` is for single ones.
 //!
 //! Which topics those are stands in the position topic. Each partition has a queue of its own; of the records
 //! at their heads the earliest comes first, so that one pass over any number of topics needs no memory.
@@ -21,6 +21,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::admin::Presence;
 use crate::config::Settings;
 use crate::errors::{self, Code, Failure};
+use crate::native;
 use crate::opening::blocking;
 use crate::position::{self, Keys};
 use crate::topics::Topics;
@@ -126,6 +127,26 @@ pub async fn records(
     .await
 }
 
+/// Shows every record of these topics to `with` until it breaks off, and `None` when there is none left.
+pub async fn of_topics(
+    settings: &Settings,
+    names: impl IntoIterator<Item = String> + Send + 'static,
+    with: impl FnMut(Option<Sighted>) -> ControlFlow<()> + Send + 'static,
+) -> Result<()> {
+    let settings = settings.clone();
+    blocking(move || {
+        let reading = Reading::new(&settings)?;
+        let mut scopes = Vec::new();
+        for name in names {
+            let partitions = reading.partitions(&name)?;
+            let (shortened, recorded) = (Vec::new(), partitions);
+            scopes.push(Scope { name, partitions, shortened, compacted: false, letters: false, recorded });
+        }
+        reading.walk(&mut scopes, with)
+    })
+    .await
+}
+
 struct Reading {
     consumer: Arc<BaseConsumer>,
     brokers: String,
@@ -159,12 +180,16 @@ impl Reading {
         Ok(Self { consumer: Arc::new(consumer), brokers: settings.brokers() })
     }
 
-    /// 0 where the topic is gone.
+    /// 0 where the topic is gone. One whose leader is being chosen has no partitions to show either, and is there.
     fn partitions(&self, topic: &str) -> Result<u32> {
         let found = self.consumer.fetch_metadata(Some(topic), TIMEOUT);
         let metadata = found.map_err(|error| self.error(topic, &error))?;
-        let known = metadata.topics().iter().find(|known| known.name() == topic);
-        Ok(known.map_or(0, |known| u32::try_from(known.partitions().len()).unwrap_or(u32::MAX)))
+        let Some(known) = metadata.topics().iter().find(|known| known.name() == topic) else { return Ok(0) };
+        match known.error().map(|error| Code(error as i32)) {
+            None => Ok(u32::try_from(known.partitions().len()).unwrap_or(u32::MAX)),
+            Some(code) if code == Code::UNKNOWN_TOPIC => Ok(0),
+            Some(code) => Err(self.failed(topic, code, native::describe(code))),
+        }
     }
 
     fn walk(
@@ -264,7 +289,11 @@ impl Reading {
 
     fn error(&self, what: &str, error: &KafkaError) -> Error {
         let code = error.rdkafka_error_code().map_or(Code::CANCELLED, |code| Code(code as i32));
-        let failure = Failure { code, text: error.to_string(), retriable: false };
+        self.failed(what, code, error.to_string())
+    }
+
+    fn failed(&self, what: &str, code: Code, text: String) -> Error {
+        let failure = Failure { code, text, retriable: false };
         errors::error(format!("cannot read {what} from kafka at {}", self.brokers), failure)
     }
 }

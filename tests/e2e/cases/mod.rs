@@ -41,6 +41,7 @@ mod registry_faults;
 mod registry_logins;
 mod relations;
 mod remove;
+mod replays;
 mod rest;
 mod restart_losses;
 mod rotation;

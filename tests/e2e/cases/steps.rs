@@ -102,6 +102,32 @@ async fn a_keyed_hash_hides_a_column_before_and_after_a_change() {
 }
 
 #[tokio::test]
+async fn a_column_of_the_key_or_one_that_a_step_shows_is_not_encrypted_which_check_says() {
+    let mut shop = shop("encrypted").await;
+    shop.sql.run("CREATE TABLE codes (code text PRIMARY KEY, note text)").await;
+    shop.capture(&["public.codes"]);
+    shop.file
+        .set("format/encrypt_secret", "ab".repeat(32))
+        .set("format/encrypt_columns", vec!["public.codes.code"]);
+    let ended = check(&shop);
+    assert_eq!(ended.code, Some(2), "{}", ended.text());
+    assert!(ended.text().contains("column public.codes.code is of the key"), "{}", ended.text());
+    shop.file.set("format/encrypt_columns", vec!["public.codes.note"]);
+    for (step, part) in [
+        ("headers = { note = 'note' }", "is masked, and the step shows it"),
+        ("partition_by = ['note']", "is masked, and the step shows it"),
+    ] {
+        shop.file.lay(&format!("[[step]]\nrelations = ['public.codes']\n{step}\n"));
+        let ended = check(&shop);
+        assert_eq!(ended.code, Some(2), "{step}: {}", ended.text());
+        assert!(ended.text().contains(part), "{step}: {}", ended.text());
+    }
+    shop.file.remove("step");
+    let ended = check(&shop);
+    assert_eq!(ended.code, Some(0), "{}", ended.text());
+}
+
+#[tokio::test]
 async fn timestamps_are_told_by_the_clocks_of_a_zone() {
     let mut shop = shop("zone").await;
     shop.sql.run("ALTER TABLE teams ADD made timestamptz, ADD shown timestamp").await;
@@ -139,6 +165,10 @@ async fn a_step_that_does_not_fit_its_table_is_an_error_of_check_and_of_the_firs
     shop.file.remove("step").set("format/mask_columns/public.teams.emial", 3);
     let ended = check(&shop);
     assert!(ended.text().contains("table public.teams has no column emial"), "{}", ended.text());
+    shop.file.remove("format/mask_columns").set("format/mask_columns/public.taems.email", 3);
+    let ended = check(&shop);
+    assert_eq!(ended.code, Some(2), "{}", ended.text());
+    assert!(ended.text().contains("has a column public.taems.email"), "{}", ended.text());
     shop.file.remove("format/mask_columns");
     shop.file.lay("[[step]]\nrelations = ['public.taems']\ndiscard = true\n");
     let ended = check(&shop);

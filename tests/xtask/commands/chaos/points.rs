@@ -59,9 +59,10 @@ pub const POINTS: &[(&str, How)] = &[
 ];
 
 /// Passed inside a source transaction that is larger than the cut size, and while rows are read: rows of their own
-/// do that; and where something cannot be delivered, which a test of the dead letters does.
+/// do that; and where something cannot be delivered or is replayed, which tests of the dead letters do.
 #[cfg(test)]
-const ELSEWHERE: &[&str] = &["cut-committed", "chunk-placed", "letter-placed"];
+const ELSEWHERE: &[&str] =
+    &["cut-committed", "chunk-placed", "letter-placed", "replay-flushed", "replay-committed"];
 
 pub const DIES_WITHIN: Duration = Duration::from_secs(60);
 /// It may take some tries to meet an open transaction.
