@@ -468,6 +468,12 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
         (Source::Mongodb(from), Move::To(place)) => millrace_mongodb::chosen(from, place.as_deref()).await?,
         (Source::Mongodb(_), Move::Forget) => millrace_mongodb::forget(),
     };
+    if let Source::Postgres(_) = &connector.source
+        // One that cannot be read says nothing of what waits.
+        && let Ok(Some(stored)) = self::position(connector).await
+    {
+        millrace_postgres::may_move(&stored, &position)?;
+    }
     overwrite(connector, &position, forget).await?;
     Ok(position)
 }
@@ -495,7 +501,10 @@ pub struct Remnants {
 pub async fn remnants(connector: &Connector) -> Result<Remnants> {
     match &connector.source {
         Source::Postgres(from) => {
-            let (there, orphans) = millrace_postgres::remnants(from).await?;
+            let (mut there, orphans) = millrace_postgres::remnants(from).await?;
+            if let Ok(Some(stored)) = position(connector).await {
+                there.extend(millrace_postgres::waiting(&stored));
+            }
             Ok(Remnants { there, orphans })
         }
         // A change stream leaves nothing.
@@ -505,10 +514,13 @@ pub async fn remnants(connector: &Connector) -> Result<Remnants> {
 
 /// Forgets the position, shutting out an instance that still runs, and takes the connector off its source.
 pub async fn remove(connector: &Connector) -> Result<()> {
-    move_position(connector, Move::Forget).await?;
     match &connector.source {
-        Source::Postgres(from) => millrace_postgres::remove(from).await,
-        Source::Mongodb(_) => Ok(()),
+        Source::Postgres(from) => {
+            // What waits was shown, and goes with the rest.
+            overwrite(connector, &millrace_postgres::forgotten(from).await?, true).await?;
+            millrace_postgres::remove(from).await
+        }
+        Source::Mongodb(_) => overwrite(connector, &millrace_mongodb::forget(), true).await,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use crate::batch::Op;
+use crate::hold::Holds;
 use crate::position::Position;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +221,8 @@ pub struct Progress {
     notified: watch::Sender<u64>,
     /// How many of them are durable on their topic.
     pub notifications_told: AtomicU64,
+    /// What waits while the rest goes on.
+    pub holds: Holds,
 }
 
 impl Default for Progress {
@@ -261,6 +264,7 @@ impl Default for Progress {
             notifications: Mutex::default(),
             notified: watch::Sender::new(0),
             notifications_told: AtomicU64::default(),
+            holds: Holds::default(),
         }
     }
 }

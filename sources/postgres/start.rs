@@ -272,6 +272,10 @@ fn promoted(timeline: u32, history: &str, position: &mut Streamed) -> Result<()>
             tracing::info!(passed = %reached, from = %switch, "the promoted server never had the end of the log");
             position.timeline = timeline;
             position.end_lsn = switch;
+            // It was held at a place that was only passed.
+            for held in &mut position.held {
+                held.end_lsn = held.end_lsn.min(switch);
+            }
             Ok(())
         }
         Some(switch) => Err(ahead(&format!(
@@ -348,12 +352,12 @@ pub fn verify(
 /// lost without a word: so it is compared here.
 fn not_ahead(slot: &Slot, position: &Streamed) -> Result<()> {
     match slot.confirmed_flush_lsn {
-        Some(confirmed) if confirmed <= position.end_lsn => Ok(()),
+        Some(confirmed) if confirmed <= position.confirmable() => Ok(()),
         confirmed => Err(Error::fatal(format!(
             "slot {} was moved or created anew behind this connector: it confirmed {}, past the position {}",
             slot.name,
             confirmed.map_or_else(|| "nothing yet".to_owned(), |lsn| lsn.to_string()),
-            position.end_lsn
+            position.confirmable()
         ))
         .hint(
             "the changes between the two are gone from the slot; compare the tables with their topics, \

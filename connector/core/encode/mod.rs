@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 pub use self::format::{
     Binary, Decimals, Dialect, Encoding, Envelope, Format, Hstore, Intervals, Skipped, Times,
@@ -26,13 +27,15 @@ pub use self::spelling::Spelling;
 pub use self::typed::unusable;
 
 use self::change::{Fault, Pass, Rejects, Room};
+use self::gate::Gates;
 use self::heartbeat::Pulse;
 use self::notice::Notices;
 use self::plan::{Draft, Plan, SchemaIds};
-use self::target::{Choice, Place, Target, View};
+use self::target::{Place, Target, View};
 use self::transaction::{Count, Ends};
 use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::error::{Error, Result};
+use crate::hold::{Gate, Lanes, Thing};
 use crate::progress::{self, OpCounts, Progress};
 use crate::relation::Relation;
 use crate::sink::{SchemaType, Targets};
@@ -47,6 +50,7 @@ pub mod disguise;
 mod document;
 pub mod flat;
 mod format;
+mod gate;
 mod header;
 mod heartbeat;
 mod hidden;
@@ -93,10 +97,17 @@ pub enum Encoded {
 /// Plans kept for relations that the newest batch does not name; the oldest go first.
 const PLANS_MAX: usize = 4096;
 
+/// A registry that is restarted is back within this. Longer, and what is new waits alone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Turns batches of changes into batches of records.
 pub struct Encoder<T: Targets> {
     format: Format,
     targets: T,
+    /// Asked about relations, which may wait alone.
+    asked: T,
+    /// What is held; `None` where nothing can be.
+    lanes: Option<Lanes>,
     progress: Arc<Progress>,
     /// By relation version, rising.
     plans: Vec<Plan>,
@@ -127,7 +138,9 @@ impl<T: Targets> Encoder<T> {
             // What an attempt before had on its way was not told.
             told: progress.notifications_told.load(Ordering::Relaxed),
             format,
+            asked: targets.clone(),
             targets,
+            lanes: None,
             progress,
             plans: Vec::new(),
             room: Room::default(),
@@ -143,6 +156,13 @@ impl<T: Targets> Encoder<T> {
             counts: Vec::new(),
             seq: 0,
         }
+    }
+
+    /// A relation, or a type of its events, may be held, and these are.
+    pub fn holding(self, lanes: Lanes) -> Self {
+        // What is released is on trial, while everything else waits for the outcome.
+        let patience = if lanes.releases() { Duration::ZERO } else { PATIENCE };
+        Self { asked: self.targets.hasty(patience), lanes: Some(lanes), ..self }
     }
 
     /// What the next dead letters say of how often the same was tried.
@@ -169,7 +189,12 @@ impl<T: Targets> Encoder<T> {
         }
         for relation in &batch.relations {
             if self.slot(relation.version).is_none() {
-                let plan = self.plan(relation).await?;
+                let plan = match self.plan(relation).await {
+                    Ok(plan) => plan,
+                    Err(error) => {
+                        return Err(self.waiting(error, gate::whole_of(&relation.full_name()), None));
+                    }
+                };
                 match self.plans.binary_search_by_key(&plan.version, |p| p.version) {
                     Ok(at) => self.plans.splice(at..=at, [plan]).for_each(drop),
                     Err(at) => self.plans.insert(at, plan),
@@ -186,6 +211,9 @@ impl<T: Targets> Encoder<T> {
         for (at, relation) in (0_u32..).zip(&batch.relations) {
             let Some(slot) = self.slot(relation.version) else { continue };
             let Some(plan) = self.plans.get_mut(slot) else { continue };
+            if plan.gate == Gate::Shut {
+                continue;
+            }
             if let Target::Chosen(chosen) = &mut plan.target {
                 chosen.make_room();
             } else if let Some(flat) = &mut plan.flat {
@@ -214,13 +242,14 @@ impl<T: Targets> Encoder<T> {
                     if let Target::Chosen(chosen) = &mut plan.target {
                         chosen.learn(&self.targets, row).await?;
                     }
-                    if let Some(routed) = plan.outbox.as_mut().and_then(|outbox| outbox.routed.as_mut())
-                        && let Choice::Place(place) = plan.target.choice(row, &mut self.room.selector)
-                    {
-                        routed.learn(&self.targets, &place.name, (row, batch.seq)).await?;
+                    if self.lanes.is_some() && plan.stops(row, change.mark) {
+                        continue;
                     }
-                    if let Some(typed) = &mut plan.typed {
-                        typed.learn(&self.targets, row, batch.seq).await?;
+                    let learned = plan.learn(&self.asked, row, (batch.seq, &mut self.room.selector)).await;
+                    if let Err(error) = learned {
+                        let Some(plan) = self.plans.get(slot) else { return Err(error) };
+                        let (thing, topic) = plan.thing(row);
+                        return Err(self.waiting(error, thing, topic));
                     }
                 }
             }
@@ -232,20 +261,30 @@ impl<T: Targets> Encoder<T> {
         let stale = self.plans.iter().find(|plan| plan.version == relation.version);
         let widened = stale.map(|plan| plan.widened.clone()).unwrap_or_default();
         let (format, route) = self.format.of(relation);
-        let draft = Draft::new(format, route, relation, widened)?;
+        let mut draft = Draft::new(format, route, relation, widened)?;
         let mut asks = draft.asks()?;
+        let name = relation.full_name();
+        let gate = self.lanes.as_ref().map_or(Gate::Open, |lanes| gate::whole(lanes, &name));
+        draft.made.is_discarded |= gate == Gate::Shut;
         if draft.made.is_discarded {
             // Nothing of it is made that a record would need.
             let nowhere = Target::Fixed(Place::nowhere());
-            return Ok(draft.compile(SchemaIds::default(), nowhere, Vec::new(), asks));
+            let plan = draft.compile(SchemaIds::default(), nowhere, Vec::new(), asks);
+            return Ok(Plan { gate, ..plan });
         }
         let target = match (route, asks.choice.take()) {
-            (Some(route), Some((rule, columns))) => Target::chosen(route, rule, columns),
+            (Some(route), Some((rule, columns))) => {
+                let gates = self.lanes.as_ref().map(|lanes| Gates::of(lanes, &name, &rule));
+                Target::chosen(route, rule, columns, gates.transpose()?.unwrap_or_default())
+            }
             _ => {
                 let limit = format.record_bytes_max;
                 Target::Fixed(Place::of(&self.targets, draft.topic_name(), limit).await?)
             }
         };
+        if let Some(lanes) = &self.lanes {
+            gate::fits(lanes, relation, &target)?;
+        }
         let mut copies = Vec::new();
         for name in route.iter().flat_map(|route| &route.copies) {
             copies.push(Place::of(&self.targets, name, format.record_bytes_max).await?);
@@ -254,7 +293,16 @@ impl<T: Targets> Encoder<T> {
             spread.must_fit(place, &relation.full_name())?;
         }
         let ids = self.register(&draft, format).await?;
-        Ok(draft.compile(ids, target, copies, asks))
+        Ok(Plan { gate, ..draft.compile(ids, target, copies, asks) })
+    }
+
+    /// The error, with what may wait because of it.
+    fn waiting(&self, error: Error, thing: Thing, topic: Option<String>) -> Error {
+        let can_wait = self.lanes.is_some()
+            && gate::may_wait(&error)
+            && error.strike().is_none()
+            && !gate::is_shared(&self.plans, &thing.relation, topic.as_deref());
+        if can_wait { gate::struck(error, thing, topic) } else { error }
     }
 
     async fn register(&self, draft: &Draft<'_>, format: &Format) -> Result<SchemaIds> {
@@ -263,9 +311,9 @@ impl<T: Targets> Encoder<T> {
         if format.encoding == Encoding::Avro && draft.flat.is_none() {
             let (of, topic) = (SchemaType::Avro, draft.topic_name());
             if let Some(text) = draft.key_text() {
-                ids.key = self.targets.schema(of, &format!("{topic}-key"), &text).await?;
+                ids.key = self.asked.schema(of, &format!("{topic}-key"), &text).await?;
             }
-            ids.value = self.targets.schema(of, &format!("{topic}-value"), &draft.value_text()).await?;
+            ids.value = self.asked.schema(of, &format!("{topic}-value"), &draft.value_text()).await?;
         }
         Ok(ids)
     }
@@ -329,7 +377,8 @@ impl<T: Targets> Encoder<T> {
                 }
                 return Ok(Encoded::NeedsPrepare);
             }
-            Err(Fault::Unlearned) => {
+            // None of either is left over; and what is learned anew does no harm.
+            Err(Fault::Unlearned | Fault::Stopped) => {
                 out.clear();
                 return Ok(Encoded::NeedsPrepare);
             }
@@ -360,6 +409,7 @@ impl<T: Targets> Encoder<T> {
             dead: self.dead.as_ref(),
             attempt: self.attempt,
             rejects: &mut self.rejects,
+            can_hold: self.lanes.is_some(),
             ends: self.ends.as_ref(),
             count: self.format.transactions.is_some().then_some(&mut self.count),
             silent: None,

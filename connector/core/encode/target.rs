@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::gate::Gates;
 use super::reject;
 use crate::batch::Cell;
 use crate::error::{Error, Result};
@@ -60,12 +61,13 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Chosen {
     route: Route,
-    rule: TopicRule,
+    pub(super) rule: TopicRule,
     /// Of the rule, in its order.
-    columns: Vec<usize>,
+    pub(super) columns: Vec<usize>,
     /// By the values of the columns, each followed by a zero byte. `None`: no topic that the route allows.
-    known: HashMap<Vec<u8>, Option<usize>>,
-    places: Vec<Place>,
+    pub(super) known: HashMap<Vec<u8>, Option<usize>>,
+    pub(super) places: Vec<Place>,
+    pub(super) gates: Gates,
 }
 
 /// What a row's choice came to.
@@ -77,9 +79,9 @@ pub(crate) enum Choice<'a> {
 }
 
 impl Target {
-    pub(crate) fn chosen(route: &Route, rule: TopicRule, columns: Vec<usize>) -> Self {
+    pub(crate) fn chosen(route: &Route, rule: TopicRule, columns: Vec<usize>, gates: Gates) -> Self {
         let (known, places) = (HashMap::new(), Vec::new());
-        Self::Chosen(Box::new(Chosen { route: route.clone(), rule, columns, known, places }))
+        Self::Chosen(Box::new(Chosen { route: route.clone(), rule, columns, known, places, gates }))
     }
 
     /// Every topic that it knows.
@@ -113,7 +115,7 @@ impl Chosen {
     }
 
     /// The values that choose; false where one is missing.
-    fn selector(&self, row: View<'_>, out: &mut Vec<u8>) -> bool {
+    pub(super) fn selector(&self, row: View<'_>, out: &mut Vec<u8>) -> bool {
         out.clear();
         for column in &self.columns {
             let Some(text) = row.text(*column) else { return false };

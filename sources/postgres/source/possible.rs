@@ -1,13 +1,15 @@
 //! Whether the rows that a start plans to read can be read. Start at `possible`.
 
 use millrace_core::error::{Error, Result};
+use millrace_core::source::Feed;
 use tokio_postgres::Client;
 
 use crate::catalog::TableInfo;
 use crate::config::Settings;
+use crate::held;
 use crate::server::ServerFacts;
 use crate::snapshot::outbox;
-use crate::snapshot::table::Plan;
+use crate::snapshot::table::{Plan, Unread};
 
 /// Says what cannot be read: on a standby nobody knows which transactions a snapshot saw, and an outbox is read in an
 /// order that its table has to give.
@@ -39,6 +41,21 @@ pub(super) async fn possible(
         .hint(
             "name the primary in primary_hosts, or set snapshot = \"no_data\" and first_start = \"from_now\"",
         )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what would have to be read first.
+pub(super) fn may_read(unread: &[Unread], feed: &Feed) -> Result<()> {
+    if let Some(strike) = feed.strike.as_ref().filter(|_| !unread.is_empty()) {
+        return Err(held::alone(strike, "rows of tables are still to be read"));
+    }
+    match unread.iter().find(|unread| unread.is_half_drained()) {
+        Some(outbox) if !feed.lanes.held.is_empty() => Err(Error::config(format!(
+            "the rows of {} are to be sent before its changes, and something else waits",
+            outbox.table
+        ))
+        .hint("take the table out of the file until nothing is held")),
         _ => Ok(()),
     }
 }

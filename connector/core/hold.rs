@@ -1,0 +1,372 @@
+//! One table or one type of event waits while everything else goes on: what waits, how far it was delivered, and when it
+//! is tried again.
+//!
+//! The encoder finds what cannot go out (`Strike`) and ends the attempt with it. The next attempt begins at the stored
+//! position, from which the source holds the thing: its changes are read and make no records, and the source's position
+//! says so. Nothing that was on its way is needed for that. To release it is an attempt too: the source begins where it
+//! was held, and each change passes the `Gate` of what it belongs to. Gates never move while an attempt lasts.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::position::Mark;
+
+/// Of an error because a registry that was there before does not answer for something new.
+pub const REGISTRY_AWAY: &str = "registry_away";
+
+/// A try opens everything anew, for a second or so: first soon, because what is mended is mostly mended while somebody
+/// looks on, and then seldom.
+const FIRST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(600);
+/// A registry that is away is asked whether it is back, which disturbs nobody.
+const ASK_EVERY: Duration = Duration::from_secs(3);
+/// As much of an error as a position keeps.
+const WORDS_MAX: usize = 600;
+
+/// What waits: a relation, or those of its rows that choose their topic by these values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thing {
+    /// `schema.table`
+    pub relation: String,
+    /// Both empty for the whole relation.
+    pub columns: Vec<String>,
+    pub values: Vec<String>,
+}
+
+impl Thing {
+    pub fn is_whole(&self) -> bool {
+        self.columns.is_empty()
+    }
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.relation)?;
+        for (nth, (column, value)) in self.columns.iter().zip(&self.values).enumerate() {
+            let lead = if nth == 0 { ", the events with" } else { " and" };
+            write!(f, "{lead} {column} = {value}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Something cannot go out, and may wait alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strike {
+    pub thing: Thing,
+    /// Where it goes, if that is known.
+    pub topic: Option<String>,
+    pub code: String,
+    pub why: String,
+    pub hint: Option<String>,
+}
+
+/// Up to where changes were delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Every transaction that commits before this place.
+    pub commit: u64,
+    /// And of the one that was cut, everything up to this change.
+    pub open: Option<Mark>,
+}
+
+impl Passed {
+    pub fn covers(self, mark: Mark) -> bool {
+        mark.commit < self.commit || self.open.is_some_and(|open| mark <= open)
+    }
+}
+
+/// Which changes make records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    #[default]
+    Open,
+    /// Those behind this place.
+    Past(Passed),
+    /// None.
+    Shut,
+}
+
+impl Gate {
+    #[inline]
+    pub fn stops(self, mark: Mark) -> bool {
+        match self {
+            Self::Open => false,
+            Self::Past(passed) => passed.covers(mark),
+            Self::Shut => true,
+        }
+    }
+}
+
+/// One thing that is held, in one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    pub thing: Thing,
+    pub topic: Option<String>,
+    pub gate: Gate,
+}
+
+/// What an attempt holds and releases.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lanes {
+    /// Of everything else.
+    pub rest: Gate,
+    pub held: Vec<Lane>,
+}
+
+impl Lanes {
+    /// Something is being released.
+    pub fn releases(&self) -> bool {
+        self.held.iter().any(|lane| lane.gate != Gate::Shut)
+    }
+
+    /// Of a whole relation, where its rows need not be told apart.
+    pub fn gate(&self, relation: &str) -> Gate {
+        let whole = self.held.iter().find(|lane| lane.thing.is_whole() && lane.thing.relation == relation);
+        whole.map_or(self.rest, |lane| lane.gate)
+    }
+
+    /// Those of a relation's rows that have a gate of their own.
+    pub fn parts<'a>(&'a self, relation: &'a str) -> impl Iterator<Item = &'a Lane> {
+        self.held.iter().filter(move |lane| !lane.thing.is_whole() && lane.thing.relation == relation)
+    }
+
+    /// What is held of another relation, and goes to this topic.
+    pub fn shut_topic(&self, topic: &str, relation: &str) -> bool {
+        let is_it = |lane: &&Lane| lane.gate == Gate::Shut && lane.topic.as_deref() == Some(topic);
+        self.held.iter().filter(is_it).any(|lane| lane.thing.relation != relation)
+    }
+}
+
+/// One thing that is held, for whoever looks on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub thing: Thing,
+    pub topic: Option<String>,
+    /// Milliseconds since 1970.
+    pub since_ms: i64,
+    /// The place in the source's log.
+    pub since: String,
+    pub why: String,
+    pub hint: Option<String>,
+}
+
+#[derive(Debug)]
+struct Try {
+    thing: Thing,
+    times: u32,
+    /// `None` while it is released, for which there is no end but its own.
+    next: Option<Instant>,
+    is_away: bool,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    waiting: Vec<Waiting>,
+    tries: Vec<Try>,
+}
+
+/// What a connector holds: shown by the source, tried again by the pipeline.
+#[derive(Debug, Default)]
+pub struct Holds {
+    known: Mutex<Known>,
+    /// How many things wait.
+    pub count: AtomicU64,
+}
+
+impl Holds {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn waiting(&self) -> Vec<Waiting> {
+        self.known().waiting.clone()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.known().waiting.is_empty()
+    }
+
+    /// What is held now; tells the log what no longer is.
+    pub fn stand(&self, waiting: Vec<Waiting>) {
+        let mut known = self.known();
+        for gone in &known.waiting {
+            if !waiting.iter().any(|one| one.thing == gone.thing) {
+                tracing::info!(held = %gone.thing, "released: what waited is delivered");
+            }
+        }
+        known.tries.retain(|tried| waiting.iter().any(|one| one.thing == tried.thing));
+        self.count.store(waiting.len() as u64, Ordering::Relaxed);
+        known.waiting = waiting;
+    }
+
+    /// It could not go out, for the first time or again.
+    pub fn struck(&self, strike: &Strike) {
+        let is_away = strike.code == REGISTRY_AWAY;
+        let mut known = self.known();
+        let at = known.tries.iter().position(|tried| tried.thing == strike.thing);
+        let times = at.and_then(|at| known.tries.get(at)).map_or(0, |tried| tried.times);
+        let wait = if is_away { ASK_EVERY } else { (FIRST * 2_u32.pow(times.min(16))).min(LONGEST) };
+        let thing = strike.thing.clone();
+        let tried = Try { thing, times: times + 1, next: Some(Instant::now() + wait), is_away };
+        match at.and_then(|at| known.tries.get_mut(at)) {
+            Some(known) => *known = tried,
+            None => known.tries.push(tried),
+        }
+    }
+
+    /// An operator wants everything tried at once.
+    pub fn try_now(&self) {
+        self.known().tries.clear();
+    }
+
+    /// Whether a relation's things are to be released by an attempt that begins now: all of them or none, so that their
+    /// rows keep their order.
+    pub fn is_due(&self, relation: &str) -> bool {
+        let now = Instant::now();
+        self.known()
+            .tries
+            .iter()
+            .filter(|tried| tried.thing.relation == relation)
+            .all(|tried| tried.next.is_none_or(|next| next <= now))
+    }
+
+    /// Things of these relations are released by the attempt that begins.
+    pub fn on_trial<'a>(&self, relations: impl Iterator<Item = &'a str>) {
+        let mut known = self.known();
+        for relation in relations {
+            let tries = known.tries.iter_mut().filter(|tried| tried.thing.relation == relation);
+            tries.for_each(|tried| tried.next = None);
+        }
+    }
+
+    /// When the next thing is to be tried, and whether a registry has to be back for that.
+    pub fn next(&self) -> Option<(Instant, bool)> {
+        let known = self.known();
+        let last_of = |relation: &str| {
+            let tries = known.tries.iter().filter(|tried| tried.thing.relation == relation);
+            tries.filter_map(|tried| Some((tried.next?, tried.is_away))).max_by_key(|(next, _)| *next)
+        };
+        known.waiting.iter().filter_map(|one| last_of(&one.thing.relation)).min_by_key(|(next, _)| *next)
+    }
+
+    /// The registry is still away.
+    pub fn postpone(&self) {
+        let now = Instant::now();
+        for tried in self
+            .known()
+            .tries
+            .iter_mut()
+            .filter(|tried| tried.is_away && tried.next.is_some_and(|next| next <= now))
+        {
+            tried.next = Some(now + ASK_EVERY);
+        }
+    }
+
+    /// What a status says of all of it: a reason and what to type. `None`: nothing waits.
+    pub fn words(&self) -> Option<(String, Option<String>)> {
+        let known = self.known();
+        let first = known.waiting.first()?;
+        let more = match known.waiting.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let Waiting { thing, since, why, .. } = first;
+        let reason = format!("held since {since}, while the rest goes on: {thing}{more}: {why}");
+        Some((reason, first.hint.clone()))
+    }
+}
+
+/// As much of an error's words as is kept.
+pub fn cut(words: &str) -> String {
+    match words.char_indices().nth(WORDS_MAX) {
+        Some((end, _)) => format!("{}...", words.get(..end).unwrap_or_default()),
+        None => words.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thing(relation: &str) -> Thing {
+        Thing { relation: relation.into(), columns: Vec::new(), values: Vec::new() }
+    }
+
+    fn waiting(relation: &str) -> Waiting {
+        Waiting {
+            thing: thing(relation),
+            topic: None,
+            since_ms: 1,
+            since: "0/10".into(),
+            why: "refused".into(),
+            hint: None,
+        }
+    }
+
+    fn strike(relation: &str, code: &str) -> Strike {
+        let (topic, hint) = (None, None);
+        Strike { thing: thing(relation), topic, code: code.into(), why: "refused".into(), hint }
+    }
+
+    #[test]
+    fn a_place_covers_what_committed_before_it_and_the_cut_transaction_up_to_its_change() {
+        let mark = |commit, change, n| Mark { commit, change, n };
+        let passed = Passed { commit: 100, open: Some(mark(120, 110, 2)) };
+        assert!(passed.covers(mark(99, 1, 0)));
+        assert!(passed.covers(mark(120, 110, 2)));
+        assert!(!passed.covers(mark(120, 110, 3)));
+        assert!(!Passed { commit: 100, open: None }.covers(mark(100, 90, 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_tried_later_each_time_and_at_once_when_somebody_says_so() {
+        let holds = Holds::default();
+        holds.struck(&strike("a.b", "x"));
+        holds.stand(vec![waiting("a.b")]);
+        assert!(!holds.is_due("a.b") && holds.is_due("a.c"));
+        tokio::time::advance(FIRST).await;
+        assert!(holds.is_due("a.b"));
+        holds.struck(&strike("a.b", "x"));
+        tokio::time::advance(FIRST).await;
+        assert!(!holds.is_due("a.b"));
+        holds.try_now();
+        assert!(holds.is_due("a.b") && holds.next().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn for_a_registry_that_is_away_the_registry_is_asked_first() {
+        let holds = Holds::default();
+        holds.struck(&strike("a.b", REGISTRY_AWAY));
+        holds.stand(vec![waiting("a.b")]);
+        assert!(holds.next().is_some_and(|(_, is_away)| is_away));
+        tokio::time::advance(ASK_EVERY).await;
+        holds.postpone();
+        assert!(!holds.is_due("a.b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_released_is_not_due_again_until_it_fails_again() {
+        let holds = Holds::default();
+        holds.struck(&strike("a.b", "x"));
+        holds.stand(vec![waiting("a.b")]);
+        tokio::time::advance(FIRST).await;
+        holds.on_trial(["a.b"].into_iter());
+        assert!(holds.is_due("a.b") && holds.next().is_none());
+        holds.struck(&strike("a.b", "x"));
+        assert!(holds.next().is_some_and(|(next, _)| next >= Instant::now() + FIRST * 2));
+    }
+
+    #[test]
+    fn a_status_names_what_waits_and_why() {
+        let holds = Holds::default();
+        assert!(holds.words().is_none());
+        holds.stand(vec![waiting("a.b"), waiting("a.c")]);
+        let (reason, _) = holds.words().unwrap();
+        assert!(reason.contains("a.b (and 1 more): refused"), "{reason}");
+    }
+}

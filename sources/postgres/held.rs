@@ -1,0 +1,311 @@
+//! What of a Postgres stream waits while the rest goes on: its part of a position, and how places are told apart.
+//! Start at `open`.
+//!
+//! The slot is confirmed to the lowest place of all, so that the server keeps what waits. A stream that releases
+//! something begins at the lowest place of what it releases, with nothing skipped by the session: what was delivered is
+//! told by the gates, one for each thing that is held and one for the rest, which the encoder asks for every change.
+
+use millrace_core::error::{Error, Result};
+use millrace_core::hold::{Gate, Holds, Lane, Lanes, Passed, Strike, Thing, Waiting};
+use millrace_core::position::{Mark, Position};
+use millrace_core::progress::{State, now_us};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Settings;
+use crate::lsn::Lsn;
+use crate::messages::NAMESPACE;
+use crate::position::{Open, Stored, Streamed};
+
+/// Up to where changes were delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub end_lsn: Lsn,
+    pub open: Option<Open>,
+}
+
+impl Place {
+    /// What is delivered of both together.
+    pub fn join(self, other: Self) -> Self {
+        let end_lsn = self.end_lsn.max(other.end_lsn);
+        let open = [self.open, other.open].into_iter().flatten().max_by_key(order);
+        // A transaction ends behind its commit record.
+        Self { end_lsn, open: open.filter(|open| open.final_lsn >= end_lsn) }
+    }
+
+    fn passed(self) -> Passed {
+        Passed { commit: self.end_lsn.0, open: self.open.map(mark) }
+    }
+}
+
+fn order(open: &Open) -> (Lsn, Lsn, u32) {
+    (open.final_lsn, open.change_lsn, open.n)
+}
+
+fn mark(open: Open) -> Mark {
+    Mark { commit: open.final_lsn.0, change: open.change_lsn.0, n: open.n }
+}
+
+/// One thing that waits, as the position has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub relation: String,
+    /// Its rows with these values in these columns; the whole relation where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Up to here, and up to this change of the transaction that was cut, it is delivered.
+    pub end_lsn: Lsn,
+    pub open: Option<Open>,
+    /// Of the last transaction before, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn_commit: Option<u64>,
+    /// Milliseconds since 1970.
+    pub since_ms: i64,
+    pub why: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Held {
+    pub fn thing(&self) -> Thing {
+        let Self { relation, columns, values, .. } = self;
+        Thing { relation: relation.clone(), columns: columns.clone(), values: values.clone() }
+    }
+
+    pub fn place(&self) -> Place {
+        Place { end_lsn: self.end_lsn, open: self.open }
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting {
+            thing: self.thing(),
+            topic: self.topic.clone(),
+            since_ms: self.since_ms,
+            since: self.end_lsn.to_string(),
+            why: self.why.clone(),
+            hint: self.hint.clone(),
+        }
+    }
+}
+
+impl Streamed {
+    pub fn place(&self) -> Place {
+        Place { end_lsn: self.end_lsn, open: self.open }
+    }
+
+    /// Up to where everything is delivered, what waits too.
+    pub fn confirmable(&self) -> Lsn {
+        self.held.iter().map(|held| held.end_lsn).fold(self.end_lsn, Lsn::min)
+    }
+
+    /// Where a stream begins that releases these of what waits, by their index.
+    pub fn begins_at(&self, released: &[bool]) -> Lsn {
+        let of = self.held.iter().zip(released).filter(|(_, is_released)| **is_released);
+        of.map(|(held, _)| held.end_lsn).min().unwrap_or(self.end_lsn)
+    }
+
+    pub fn waiting(&self) -> Vec<Waiting> {
+        self.held.iter().map(Held::waiting).collect()
+    }
+
+    /// Refuses what could not go on with something that waits.
+    pub fn nothing_waits(&self, what: &str) -> Result<()> {
+        let Some(held) = self.held.first() else { return Ok(()) };
+        Err(Error::config(format!("{what}: {} is held since {}: {}", held.thing(), held.end_lsn, held.why)).hint(format!(
+            "mend that and restart the connector, and what waits goes out; or give it up, with everything behind it to \
+             be sent again: millrace position <file> set --to {} --yes",
+            self.confirmable()
+        )))
+    }
+
+    fn add(&mut self, strike: &Strike) {
+        let thing = &strike.thing;
+        if self.held.iter().any(|held| held.thing() == *thing) {
+            return;
+        }
+        self.held.push(Held {
+            relation: thing.relation.clone(),
+            columns: thing.columns.clone(),
+            values: thing.values.clone(),
+            topic: strike.topic.clone(),
+            end_lsn: self.end_lsn,
+            open: self.open,
+            lsn_commit: self.lsn_commit,
+            since_ms: now_us() / 1000,
+            why: strike.why.clone(),
+            hint: strike.hint.clone(),
+        });
+    }
+
+    fn lanes(&self, is_due: impl Fn(&str) -> bool) -> Lanes {
+        // Those of one topic wait for each other.
+        let is_with = |held: &Held, other: &Held| held.topic.is_some() && held.topic == other.topic;
+        let is_due = |held: &Held| {
+            self.held.iter().any(|other| {
+                is_due(&other.relation) && (held.relation == other.relation || is_with(held, other))
+            })
+        };
+        let held = self.held.iter().map(|held| Lane {
+            thing: held.thing(),
+            topic: held.topic.clone(),
+            gate: match is_due(held) {
+                true => Gate::Past(held.place().passed()),
+                false => Gate::Shut,
+            },
+        });
+        let held: Vec<Lane> = held.collect();
+        let releases = held.iter().any(|lane| lane.gate != Gate::Shut);
+        Lanes { rest: if releases { Gate::Past(self.place().passed()) } else { Gate::Open }, held }
+    }
+}
+
+/// The position with what waits from there on, and what an attempt from there holds and releases.
+pub fn open(
+    settings: &Settings,
+    from: Option<Position>,
+    strike: Option<&Strike>,
+    holds: &Holds,
+) -> Result<(Option<Position>, Lanes)> {
+    let stored = from.as_ref().map(Stored::parse).transpose()?;
+    let Some(Stored::Streamed(mut streamed)) = stored else {
+        return match strike {
+            None => Ok((from, Lanes::default())),
+            Some(strike) => Err(alone(strike, "the connector has not begun yet")),
+        };
+    };
+    if let Some(strike) = strike {
+        if streamed.since_us.is_some() {
+            return Err(alone(strike, "the time that its position was set to has not come yet"));
+        }
+        streamed.add(strike);
+    }
+    if streamed.held.is_empty() {
+        return Ok((from, Lanes::default()));
+    }
+    for held in &streamed.held {
+        captured(settings, held)?;
+    }
+    let lanes = streamed.lanes(|relation| holds.is_due(relation));
+    let released = lanes.held.iter().filter(|lane| lane.gate != Gate::Shut);
+    holds.on_trial(released.map(|lane| lane.thing.relation.as_str()));
+    Ok((Some(streamed.to_position()), lanes))
+}
+
+/// What the file no longer captures could never be released.
+fn captured(settings: &Settings, held: &Held) -> Result<()> {
+    let (schema, table) = held.relation.split_once('.').unwrap_or(("", &held.relation));
+    if schema == NAMESPACE || settings.wants(schema, table) {
+        return Ok(());
+    }
+    Err(Error::config(format!("{} waits, and the file no longer names {}", held.thing(), held.relation))
+        .hint("name it until nothing is held, or take back what waits: millrace position <file> show says since when"))
+}
+
+/// The error that something was to wait for, where it cannot wait alone.
+pub fn alone(strike: &Strike, why: &str) -> Error {
+    let error =
+        Error::config(format!("{}: {}; it cannot wait alone, because {why}", strike.thing, strike.why));
+    match &strike.hint {
+        Some(hint) => error.hint(hint.clone()),
+        None => error,
+    }
+    .state(State::Failed)
+}
+
+/// What waits in a stored position, a line for each.
+pub fn waiting(stored: &Position) -> Vec<String> {
+    let Ok(Stored::Streamed(stored)) = Stored::parse(stored) else { return Vec::new() };
+    let line =
+        |held: &Held| format!("what waits of {} since {}, and was never sent", held.thing(), held.end_lsn);
+    stored.held.iter().map(line).collect()
+}
+
+/// Refuses to move a position past what waits, which would be lost unseen.
+pub fn may_move(stored: &Position, to: &Position) -> Result<()> {
+    let Ok(Stored::Streamed(stored)) = Stored::parse(stored) else { return Ok(()) };
+    match Stored::parse(to)? {
+        // Everything that waits comes again.
+        Stored::Streamed(to) if to.since_us.is_none() && to.end_lsn <= stored.confirmable() => Ok(()),
+        _ => stored.nothing_waits("the position cannot be moved past what waits"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_core::hold::REGISTRY_AWAY;
+
+    use super::*;
+    use crate::position::creating;
+
+    fn cut(final_lsn: u64, change: u64, n: u32) -> Option<Open> {
+        Some(Open { final_lsn: Lsn(final_lsn), xid: 1, change_lsn: Lsn(change), n })
+    }
+
+    fn place(end: u64, open: Option<Open>) -> Place {
+        Place { end_lsn: Lsn(end), open }
+    }
+
+    fn strike(relation: &str) -> Strike {
+        Strike {
+            thing: Thing { relation: relation.into(), columns: Vec::new(), values: Vec::new() },
+            topic: None,
+            code: REGISTRY_AWAY.into(),
+            why: "away".into(),
+            hint: None,
+        }
+    }
+
+    #[test]
+    fn two_places_together_cover_what_either_covers() {
+        for (one, other, both) in [
+            (place(10, None), place(20, None), place(20, None)),
+            (place(10, cut(30, 25, 0)), place(20, None), place(20, cut(30, 25, 0))),
+            (place(10, cut(30, 25, 0)), place(10, cut(30, 25, 1)), place(10, cut(30, 25, 1))),
+            // The transaction has ended.
+            (place(10, cut(30, 25, 0)), place(35, None), place(35, None)),
+        ] {
+            assert_eq!((one.join(other), other.join(one)), (both, both));
+        }
+    }
+
+    #[test]
+    fn the_slot_is_confirmed_to_the_lowest_place_of_what_waits() {
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
+        assert_eq!(streamed.confirmable(), Lsn(10));
+        streamed.add(&strike("public.a"));
+        streamed.end_lsn = Lsn(30);
+        streamed.add(&strike("public.b"));
+        streamed.add(&strike("public.a"));
+        assert_eq!((streamed.held.len(), streamed.confirmable()), (2, Lsn(10)));
+    }
+
+    #[test]
+    fn what_is_released_passes_behind_its_own_place_and_the_rest_behind_the_position() {
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
+        streamed.add(&strike("public.a"));
+        streamed.end_lsn = Lsn(30);
+        let held = streamed.lanes(|_| false);
+        assert_eq!((held.gate("public.a"), held.gate("public.b")), (Gate::Shut, Gate::Open));
+        let released = streamed.lanes(|_| true);
+        let mark = |commit| Mark { commit, change: commit, n: 0 };
+        assert!(released.gate("public.a").stops(mark(9)) && !released.gate("public.a").stops(mark(10)));
+        assert!(released.gate("public.b").stops(mark(29)) && !released.gate("public.b").stops(mark(30)));
+    }
+
+    #[test]
+    fn a_position_is_not_moved_past_what_waits() {
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
+        streamed.add(&strike("public.a"));
+        streamed.end_lsn = Lsn(30);
+        let stored = streamed.to_position();
+        let to = |end| Streamed::starting_at("7", 1, "s", Lsn(end)).to_position();
+        may_move(&stored, &to(10)).expect("all of it comes again");
+        let error = may_move(&stored, &to(11)).expect_err("it would be lost");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("0/A")), "{error:?}");
+        may_move(&stored, &creating("s")).expect_err("it would be lost");
+        may_move(&to(30), &creating("s")).expect("nothing waits");
+    }
+}
