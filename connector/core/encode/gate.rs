@@ -169,6 +169,8 @@ impl Plan {
     pub(crate) fn thing(&self, row: View<'_>) -> (Thing, Option<String>) {
         match &self.target {
             Target::Fixed(place) => (whole_of(&self.table), Some(place.name.clone())),
+            // A row of a table may go from one topic to another, and wait in one of them only.
+            Target::Chosen(_) if self.outbox.is_none() => (whole_of(&self.table), None),
             Target::Chosen(chosen) => chosen.thing(&self.table, row, !self.copies.is_empty()),
         }
     }

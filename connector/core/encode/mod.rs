@@ -189,12 +189,7 @@ impl<T: Targets> Encoder<T> {
         }
         for relation in &batch.relations {
             if self.slot(relation.version).is_none() {
-                let plan = match self.plan(relation).await {
-                    Ok(plan) => plan,
-                    Err(error) => {
-                        return Err(self.waiting(error, gate::whole_of(&relation.full_name()), None));
-                    }
-                };
+                let plan = self.plan(relation).await?;
                 match self.plans.binary_search_by_key(&plan.version, |p| p.version) {
                     Ok(at) => self.plans.splice(at..=at, [plan]).for_each(drop),
                     Err(at) => self.plans.insert(at, plan),
@@ -292,7 +287,11 @@ impl<T: Targets> Encoder<T> {
         if let (Some(spread), Target::Fixed(place)) = (&draft.made.spread, &target) {
             spread.must_fit(place, &relation.full_name())?;
         }
-        let ids = self.register(&draft, format).await?;
+        let registered = self.register(&draft, format).await;
+        let ids = registered.map_err(|error| {
+            let topic = target.places().first().map(|place| place.name.clone());
+            self.waiting(error, gate::whole_of(&name), topic)
+        })?;
         Ok(Plan { gate, ..draft.compile(ids, target, copies, asks) })
     }
 
