@@ -36,7 +36,7 @@ use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
 use crate::held;
-use crate::janitor::{self, Janitor};
+use crate::janitor::{self, Janitor, Swept};
 use crate::lsn::Lsn;
 use crate::membership::{self, Membership};
 use crate::messages::Messages;
@@ -141,14 +141,7 @@ impl PostgresSource {
         let past = (from.as_ref(), &feed.notes);
         let (tables, membership) = membership::sent(&client, &self.settings, &facts, past).await?;
         let mut wish = self.wish();
-        if self.settings.snapshot.on_loss
-            && let Some(lost) = start::lost(&self.settings, &client, &facts, from.as_ref()).await?
-        {
-            // What waits would be read with the rest, and the file says nothing of that.
-            if !feed.lanes.held.is_empty() {
-                return Err(lost);
-            }
-            tracing::warn!("{lost}; all tables are read anew, and what was deleted meanwhile stays unknown");
+        if self.loses(&client, &facts, from.as_ref(), &feed).await? {
             from = Some(creating(&self.settings.slot));
             wish = Wish::Anew;
         }
@@ -196,24 +189,49 @@ impl PostgresSource {
         let mut tracker = Tracker::new(unread.clone(), plan.notes, counter.token.to_string())
             .followed(self.settings.snapshot.stream);
         waiting.iter().for_each(|(_, unread)| tracker.add(unread.clone()));
-        let reader = match position.held.is_empty() {
-            true => self.reader(&counter, base, unread).await?.map(|reader| reader.joined(joined)),
-            // Rows are read once nothing waits any more.
-            false => {
-                waiting.push_front((base, unread));
-                None
-            }
-        };
+        // Rows are read once nothing waits any more.
+        let mut reader = None;
+        if position.held.is_empty() {
+            reader = self.reader(&counter, base, unread).await?.map(|reader| reader.joined(joined));
+        } else {
+            waiting.push_front((base, unread));
+        }
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
+        let janitor = self.janitor(&counter, swept);
+        let rows = Rows { counter, tables, reader, joined, waiting, membership };
+        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows, heard, janitor })))
+    }
+
+    /// Deletes delivered rows until it is dropped.
+    fn janitor(&self, counter: &Counter, swept: Vec<Swept>) -> JoinSet<()> {
         let mut janitor = JoinSet::new();
         // While it is drained, its deletes would be somebody's writes, and leave other rows to be compared.
-        if let Some(own) = Janitor::new(&self.settings, &counter, swept)
+        if let Some(own) = Janitor::new(&self.settings, counter, swept)
             && self.drain.is_none()
         {
             janitor.spawn(own.run());
         }
-        let rows = Rows { counter, tables, reader, joined, waiting, membership };
-        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows, heard, janitor })))
+        janitor
+    }
+
+    /// Whether all tables are to be read anew, because the server no longer has what comes after the position.
+    async fn loses(
+        &self,
+        client: &Client,
+        facts: &ServerFacts,
+        from: Option<&Position>,
+        feed: &Feed,
+    ) -> Result<bool> {
+        if !self.settings.snapshot.on_loss {
+            return Ok(false);
+        }
+        let Some(lost) = start::lost(&self.settings, client, facts, from).await? else { return Ok(false) };
+        // What waits would be read with the rest, and the file says nothing of that.
+        if !feed.lanes.held.is_empty() {
+            return Err(lost);
+        }
+        tracing::warn!("{lost}; all tables are read anew, and what was deleted meanwhile stays unknown");
+        Ok(true)
     }
 
     /// Whoever reads the tables' rows, where some are left to be read.
