@@ -30,7 +30,10 @@ impl Gates {
     /// Fails where the file chooses by other columns than it did when something was held.
     pub(crate) fn of(lanes: &Lanes, relation: &str, rule: &TopicRule) -> Result<Self> {
         let columns = rule.columns();
-        let (mut own, mut shut) = (Vec::new(), Vec::new());
+        let others =
+            lanes.held.iter().filter(|lane| lane.gate == Gate::Shut && lane.thing.relation != relation);
+        let mut shut: Vec<String> = others.filter_map(|lane| lane.topic.clone()).collect();
+        let mut own = Vec::new();
         for lane in lanes.parts(relation) {
             if lane.thing.columns != columns {
                 return Err(Error::config(format!(
