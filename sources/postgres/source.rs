@@ -141,7 +141,7 @@ impl PostgresSource {
         let past = (from.as_ref(), &feed.notes);
         let (tables, membership) = membership::sent(&client, &self.settings, &facts, past).await?;
         let mut wish = self.wish();
-        if self.loses(&client, &facts, from.as_ref(), &feed).await? {
+        if self.loses(&client, &facts, from.as_ref(), &feed.lanes.clone()).await? {
             from = Some(creating(&self.settings.slot));
             wish = Wish::Anew;
         }
@@ -220,14 +220,14 @@ impl PostgresSource {
         client: &Client,
         facts: &ServerFacts,
         from: Option<&Position>,
-        feed: &Feed,
+        lanes: &Lanes,
     ) -> Result<bool> {
         if !self.settings.snapshot.on_loss {
             return Ok(false);
         }
         let Some(lost) = start::lost(&self.settings, client, facts, from).await? else { return Ok(false) };
         // What waits would be read with the rest, and the file says nothing of that.
-        if !feed.lanes.held.is_empty() {
+        if !lanes.held.is_empty() {
             return Err(lost);
         }
         tracing::warn!("{lost}; all tables are read anew, and what was deleted meanwhile stays unknown");
