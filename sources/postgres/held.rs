@@ -126,14 +126,18 @@ impl Streamed {
         if self.held.iter().any(|held| held.thing() == *thing) {
             return;
         }
+        // A part of what was being released is delivered up to where the whole of it is.
+        let is_whole = |held: &&Held| held.relation == thing.relation && held.thing().is_whole();
+        let whole = self.held.iter().find(is_whole).map(|held| (held.place(), held.lsn_commit));
+        let (Place { end_lsn, open }, lsn_commit) = whole.unwrap_or((self.place(), self.lsn_commit));
         self.held.push(Held {
             relation: thing.relation.clone(),
             columns: thing.columns.clone(),
             values: thing.values.clone(),
             topic: strike.topic.clone(),
-            end_lsn: self.end_lsn,
-            open: self.open,
-            lsn_commit: self.lsn_commit,
+            end_lsn,
+            open,
+            lsn_commit,
             since_ms: now_us() / 1000,
             why: strike.why.clone(),
             hint: strike.hint.clone(),
@@ -280,6 +284,19 @@ mod tests {
         streamed.add(&strike("public.b"));
         streamed.add(&strike("public.a"));
         assert_eq!((streamed.held.len(), streamed.confirmable()), (2, Lsn(10)));
+    }
+
+    #[test]
+    fn a_part_that_cannot_go_out_while_its_relation_is_released_waits_from_where_that_did() {
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
+        streamed.lsn_commit = Some(9);
+        streamed.add(&strike("public.outbox"));
+        (streamed.end_lsn, streamed.open, streamed.lsn_commit) = (Lsn(50), cut(70, 60, 0), Some(50));
+        let (columns, values) = (vec!["type".to_owned()], vec!["paid".to_owned()]);
+        let part = Thing { relation: "public.outbox".into(), columns, values };
+        streamed.add(&Strike { thing: part.clone(), ..strike("public.outbox") });
+        let held = streamed.held.last().expect("the part");
+        assert_eq!((held.thing(), held.place(), held.lsn_commit), (part, place(10, None), Some(9)));
     }
 
     #[test]
