@@ -250,11 +250,16 @@ impl PostgresSource {
         client: &Arc<Client>,
         facts: &ServerFacts,
         mut position: Streamed,
-        (feed, tracker, desk): (Feed, Tracker, Desk),
+        (mut feed, tracker, desk): (Feed, Tracker, Desk),
     ) -> Result<Reading> {
         let settings = &self.settings;
         let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
-        start::follow_timeline(&mut handshake, facts, &mut position).await?;
+        let went_back = start::follow_timeline(&mut handshake, facts, &mut position).await?;
+        if went_back && feed.lanes.releases() {
+            // What is passed over was decided by the place of before, behind which the new timeline has other changes.
+            feed.commit(position.to_position()).await?;
+            return Err(Error::transient("the promoted server never had the end of the log: what waits is looked at anew"));
+        }
         let walsender = handshake.backend_pid;
         let released: Vec<bool> = feed.lanes.held.iter().map(|lane| lane.gate != Gate::Shut).collect();
         let from = position.begins_at(&released);
