@@ -3,7 +3,7 @@
 //!
 //! The encoder finds what cannot go out (`Strike`) and ends the attempt with it. The next attempt begins at the stored
 //! position, from which the source holds the thing: its changes are read and make no records, and the source's position
-//! says so. Nothing that was on its way is needed for that. To release it is an attempt too: the source begins where it
+//! says so. Until one that does is stored, the strike is remembered here, over whatever else ends an attempt. Nothing that was on its way is needed for that. To release it is an attempt too: the source begins where it
 //! was held, and each change passes the `Gate` of what it belongs to. Gates never move while an attempt lasts.
 
 use std::fmt;
@@ -116,6 +116,8 @@ pub struct Lanes {
     /// Of everything else.
     pub rest: Gate,
     pub held: Vec<Lane>,
+    /// Nothing was held in the stored position.
+    pub is_new: bool,
 }
 
 impl Lanes {
@@ -166,6 +168,8 @@ struct Try {
 
 #[derive(Debug, Default)]
 struct Known {
+    /// What no stored position says yet.
+    strikes: Vec<Strike>,
     waiting: Vec<Waiting>,
     tries: Vec<Try>,
 }
@@ -208,6 +212,8 @@ impl Holds {
     pub fn struck(&self, strike: &Strike) {
         let is_away = strike.code == REGISTRY_AWAY;
         let mut known = self.known();
+        known.strikes.retain(|other| other.thing != strike.thing);
+        known.strikes.push(strike.clone());
         let at = known.tries.iter().position(|tried| tried.thing == strike.thing);
         let times = at.and_then(|at| known.tries.get(at)).map_or(0, |tried| tried.times);
         let wait = if is_away { ASK_EVERY } else { (FIRST * 2_u32.pow(times.min(16))).min(LONGEST) };
@@ -219,9 +225,21 @@ impl Holds {
         }
     }
 
+    /// What is to be held from the stored position on, by what no stored position says yet.
+    pub fn strikes(&self) -> Vec<Strike> {
+        self.known().strikes.clone()
+    }
+
+    /// A position is stored that says what is held; or what was to be held cannot be, and has to be met again.
+    pub fn forget_strikes(&self) {
+        self.known().strikes.clear();
+    }
+
     /// An operator wants everything tried at once.
     pub fn try_now(&self) {
-        self.known().tries.clear();
+        let mut known = self.known();
+        known.tries.clear();
+        known.strikes.clear();
     }
 
     /// Whether a relation's things are to be released by an attempt that begins now: all of them or none, so that their
@@ -359,6 +377,21 @@ mod tests {
         assert!(holds.is_due("a.b") && holds.next().is_none());
         holds.struck(&strike("a.b", "x"));
         assert!(holds.next().is_some_and(|(next, _)| next >= Instant::now() + FIRST * 2));
+    }
+
+    #[test]
+    fn a_second_strike_before_the_first_one_is_stored_takes_nothing_from_it() {
+        let holds = Holds::default();
+        holds.struck(&strike("a.b", "x"));
+        holds.struck(&strike("a.c", "x"));
+        holds.struck(&strike("a.b", "y"));
+        let strikes = holds.strikes();
+        let relations: Vec<_> = strikes.iter().map(|one| one.thing.relation.as_str()).collect();
+        assert_eq!(relations, ["a.c", "a.b"]);
+        holds.stand(vec![waiting("a.b"), waiting("a.c")]);
+        assert_eq!(holds.strikes().len(), 2, "what is shown is not stored by that");
+        holds.forget_strikes();
+        assert!(holds.strikes().is_empty());
     }
 
     #[test]

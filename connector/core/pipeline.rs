@@ -20,7 +20,7 @@ use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::chaos::{self, Rule};
 use crate::encode::{Encoded, Encoder, Format, misfits};
 use crate::error::{Error, Kind, Result};
-use crate::hold::{Holds, Lanes, Strike};
+use crate::hold::{Holds, Lanes};
 use crate::position::Position;
 use crate::progress::{Progress, now_us};
 use crate::sink::{Sink, Targets};
@@ -55,11 +55,9 @@ pub async fn run<S: Source, K: Sink>(
     progress: Arc<Progress>,
     stopping: watch::Receiver<bool>,
 ) -> Result<()> {
-    let mut strike = None;
     loop {
-        let ends = (stopping.clone(), strike.take());
         // On the heap, like the reading in it: nested, and moved from one to the next, they would fill the stack.
-        let struck = match Box::pin(attempt(source, sink, &format, &progress, ends)).await {
+        let struck = match Box::pin(attempt(source, sink, &format, &progress, stopping.clone())).await {
             Ok(Ending::Stopped) => return Ok(()),
             Ok(Ending::Due) => continue,
             Err(error) => error,
@@ -68,7 +66,6 @@ pub async fn run<S: Source, K: Sink>(
             Some(new) if source.can_hold() => {
                 tracing::warn!(held = %new.thing, hint = new.hint, "waits, while the rest goes on: {struck}");
                 progress.holds.struck(new);
-                strike = Some(new.clone());
             }
             _ => return Err(struck),
         }
@@ -89,14 +86,14 @@ async fn attempt<S: Source, K: Sink>(
     sink: &mut K,
     format: &Format,
     progress: &Arc<Progress>,
-    (mut stopping, strike): (watch::Receiver<bool>, Option<Strike>),
+    mut stopping: watch::Receiver<bool>,
 ) -> Result<Ending> {
     let from = tokio::select! {
         biased;
         _ = stopping.wait_for(|stop| *stop) => return Ok(Ending::Stopped),
         from = open(source, sink, format, progress) => from?,
     };
-    let (from, lanes) = source.hold(from, strike.as_ref(), &progress.holds)?;
+    let (from, lanes) = source.hold(from, &progress.holds)?;
     if !lanes.held.is_empty() && !format.can_hold() {
         return Err(Error::config("something waits, and the file asks for the metadata of transactions")
             .hint("take `transactions` out of [format] until nothing is held"));
@@ -111,7 +108,7 @@ async fn attempt<S: Source, K: Sink>(
         true => encoder.holding(lanes.clone()),
         false => encoder,
     };
-    flow(source, sink, encoder, (from, lanes, strike), (format, progress), stopping).await
+    flow(source, sink, encoder, (from, lanes), (format, progress), stopping).await
 }
 
 /// From the first batch to the last one.
@@ -119,7 +116,7 @@ async fn flow<S: Source, K: Sink>(
     source: &mut S,
     sink: &mut K,
     encoder: Encoder<K::Targets>,
-    (from, lanes, strike): (Option<Position>, Lanes, Option<Strike>),
+    (from, lanes): (Option<Position>, Lanes),
     (format, progress): (&Format, &Arc<Progress>),
     mut stopping: watch::Receiver<bool>,
 ) -> Result<Ending> {
@@ -138,7 +135,6 @@ async fn flow<S: Source, K: Sink>(
         stopping: ending,
         seq: 0,
         lanes: Arc::new(lanes),
-        strike,
         notes: sink.notes(),
         progress: progress.clone(),
     };

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::batch::ChangeBatch;
 use crate::error::{Error, Result};
-use crate::hold::{Holds, Lanes, Strike};
+use crate::hold::{Holds, Lanes};
 use crate::position::{Notes, Position};
 use crate::progress::Progress;
 use crate::relation::Relation;
@@ -36,12 +36,7 @@ pub trait Source: Send {
     }
 
     /// The position with what waits from there on besides, and what the attempt that begins there holds and releases.
-    fn hold(
-        &self,
-        from: Option<Position>,
-        _strike: Option<&Strike>,
-        _holds: &Holds,
-    ) -> Result<(Option<Position>, Lanes)> {
+    fn hold(&self, from: Option<Position>, _holds: &Holds) -> Result<(Option<Position>, Lanes)> {
         Ok((from, Lanes::default()))
     }
 
@@ -99,8 +94,6 @@ pub struct Feed {
     pub(crate) seq: u64,
     /// What is held and released.
     pub lanes: Arc<Lanes>,
-    /// Why something is held from here on, that was not before.
-    pub strike: Option<Strike>,
     /// What the source noted in earlier runs.
     pub notes: Notes,
     pub progress: Arc<Progress>,

@@ -8,7 +8,7 @@
 use millrace_core::error::{Error, Result};
 use millrace_core::hold::{Gate, Holds, Lane, Lanes, Passed, Strike, Thing, Waiting};
 use millrace_core::position::{Mark, Position};
-use millrace_core::progress::{State, now_us};
+use millrace_core::progress::now_us;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
@@ -162,40 +162,42 @@ impl Streamed {
         });
         let held: Vec<Lane> = held.collect();
         let releases = held.iter().any(|lane| lane.gate != Gate::Shut);
-        Lanes { rest: if releases { Gate::Past(self.place().passed()) } else { Gate::Open }, held }
+        let rest = if releases { Gate::Past(self.place().passed()) } else { Gate::Open };
+        Lanes { rest, held, is_new: false }
     }
 }
 
 /// The position with what waits from there on, and what an attempt from there holds and releases.
-pub fn open(
-    settings: &Settings,
-    from: Option<Position>,
-    strike: Option<&Strike>,
-    holds: &Holds,
-) -> Result<(Option<Position>, Lanes)> {
+pub fn open(settings: &Settings, from: Option<Position>, holds: &Holds) -> Result<(Option<Position>, Lanes)> {
+    let strikes = holds.strikes();
     let stored = from.as_ref().map(Stored::parse).transpose()?;
     let Some(Stored::Streamed(mut streamed)) = stored else {
-        return match strike {
-            None => Ok((from, Lanes::default())),
-            Some(strike) => Err(alone(strike, "the connector has not begun yet")),
+        return match strikes.is_empty() {
+            true => Ok((from, Lanes::default())),
+            false => Err(met_again(holds, "the connector has not begun yet")),
         };
     };
-    if let Some(strike) = strike {
-        if streamed.since_us.is_some() {
-            return Err(alone(strike, "the time that its position was set to has not come yet"));
-        }
-        streamed.add(strike);
+    if streamed.since_us.is_some() && !strikes.is_empty() {
+        return Err(met_again(holds, "the time that its position was set to has not come yet"));
     }
+    let is_new = streamed.held.is_empty();
+    strikes.iter().for_each(|strike| streamed.add(strike));
     if streamed.held.is_empty() {
         return Ok((from, Lanes::default()));
     }
     for held in &streamed.held {
         captured(settings, held)?;
     }
-    let lanes = streamed.lanes(|relation| holds.is_due(relation));
+    let lanes = Lanes { is_new, ..streamed.lanes(|relation| holds.is_due(relation)) };
     let released = lanes.held.iter().filter(|lane| lane.gate != Gate::Shut);
     holds.on_trial(released.map(|lane| lane.thing.relation.as_str()));
     Ok((Some(streamed.to_position()), lanes))
+}
+
+/// What was to wait cannot, now: the attempts that follow meet it as if nothing could, until that has changed.
+pub fn met_again(holds: &Holds, why: &str) -> Error {
+    holds.forget_strikes();
+    Error::transient(format!("something cannot go out, and cannot wait alone, because {why}: it is looked at anew"))
 }
 
 /// What the file no longer captures could never be released.
@@ -206,17 +208,6 @@ fn captured(settings: &Settings, held: &Held) -> Result<()> {
     }
     Err(Error::config(format!("{} waits, and the file no longer names {}", held.thing(), held.relation))
         .hint("name it until nothing is held, or take back what waits: millrace position <file> show says since when"))
-}
-
-/// The error that something was to wait for, where it cannot wait alone.
-pub fn alone(strike: &Strike, why: &str) -> Error {
-    let error =
-        Error::config(format!("{}: {}; it cannot wait alone, because {why}", strike.thing, strike.why));
-    match &strike.hint {
-        Some(hint) => error.hint(hint.clone()),
-        None => error,
-    }
-    .state(State::Failed)
 }
 
 /// What waits in a stored position, a line for each.

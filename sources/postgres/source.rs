@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
-use millrace_core::hold::{Gate, Holds, Lanes, Strike};
+use millrace_core::hold::{Gate, Holds, Lanes};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, State, now_us};
 use millrace_core::relation::Relation;
@@ -428,13 +428,8 @@ impl Source for PostgresSource {
         self.settings.snapshot.stream && self.drain.is_none()
     }
 
-    fn hold(
-        &self,
-        from: Option<Position>,
-        strike: Option<&Strike>,
-        holds: &Holds,
-    ) -> Result<(Option<Position>, Lanes)> {
-        held::open(&self.settings, from, strike, holds)
+    fn hold(&self, from: Option<Position>, holds: &Holds) -> Result<(Option<Position>, Lanes)> {
+        held::open(&self.settings, from, holds)
     }
 
     async fn run(&mut self, from: Option<Position>, feed: Feed) -> Result<()> {

@@ -511,6 +511,8 @@ impl Stream {
         self.confirmable = self.confirmable.max(streamed.confirmable());
         let progress = &self.feed.progress;
         progress.delivered.store(self.delivered.0, Ordering::Relaxed);
+        // Every position of this attempt says what it was begun with.
+        progress.holds.forget_strikes();
         if streamed.held.len() != progress.holds.waiting().len() {
             progress.holds.stand(streamed.waiting());
             show(progress);

@@ -45,12 +45,12 @@ pub(super) async fn possible(
     }
 }
 
-/// Refuses what would have to be read first.
+/// Refuses what would have to be read first. Where something waited before, nothing is being read.
 pub(super) fn may_read(unread: &[Unread], feed: &Feed) -> Result<()> {
-    if let Some(strike) = feed.strike.as_ref().filter(|_| !unread.is_empty()) {
-        return Err(held::alone(strike, "rows of tables are still to be read"));
+    if feed.lanes.is_new && !unread.is_empty() {
+        return Err(held::met_again(&feed.progress.holds, "rows of tables are still to be read"));
     }
-    match unread.iter().find(|unread| unread.is_half_drained()) {
+    match unread.iter().find(|unread| unread.is_undrained()) {
         Some(outbox) if !feed.lanes.held.is_empty() => Err(Error::config(format!(
             "the rows of {} are to be sent before its changes, and something else waits",
             outbox.table
