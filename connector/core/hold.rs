@@ -7,7 +7,7 @@
 //! was held, and each change passes the `Gate` of what it belongs to. Gates never move while an attempt lasts.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ const FIRST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(600);
 /// A registry that is away is asked whether it is back, which disturbs nobody.
 const ASK_EVERY: Duration = Duration::from_secs(3);
+/// More would not fit into a position, which is one record.
+const HELD_MAX: u64 = 100;
 /// As much of an error as a position keeps.
 const WORDS_MAX: usize = 600;
 
@@ -180,6 +182,9 @@ pub struct Holds {
     known: Mutex<Known>,
     /// How many things wait.
     pub count: AtomicU64,
+    /// Rows of tables are read, or the place that an operator chose by a time has not come: nothing new may wait.
+    reads: AtomicBool,
+    seeks: AtomicBool,
 }
 
 impl Holds {
@@ -193,6 +198,22 @@ impl Holds {
 
     pub fn is_empty(&self) -> bool {
         self.known().waiting.is_empty()
+    }
+
+    /// Whether something new may wait. Where it may not, a registry is waited for, and what it refuses is stopped at.
+    pub fn can_hold(&self) -> bool {
+        let is_barred = self.reads.load(Ordering::Relaxed) || self.seeks.load(Ordering::Relaxed);
+        !is_barred && self.count.load(Ordering::Relaxed) < HELD_MAX
+    }
+
+    /// Rows are being read, or no longer.
+    pub fn reads(&self, reads: bool) {
+        self.reads.store(reads, Ordering::Relaxed);
+    }
+
+    /// The stream is on its way to a time that an operator chose, or no longer.
+    pub fn seeks(&self, seeks: bool) {
+        self.seeks.store(seeks, Ordering::Relaxed);
     }
 
     /// What is held now; tells the log what no longer is.
@@ -392,6 +413,21 @@ mod tests {
         assert_eq!(holds.strikes().len(), 2, "what is shown is not stored by that");
         holds.forget_strikes();
         assert!(holds.strikes().is_empty());
+    }
+
+    #[test]
+    fn nothing_new_may_wait_while_rows_are_read_or_a_time_is_sought_or_too_much_waits() {
+        let holds = Holds::default();
+        assert!(holds.can_hold());
+        holds.reads(true);
+        assert!(!holds.can_hold());
+        holds.reads(false);
+        holds.seeks(true);
+        assert!(!holds.can_hold());
+        holds.seeks(false);
+        assert!(holds.can_hold());
+        holds.stand((0..HELD_MAX).map(|n| waiting(&format!("a.t{n}"))).collect());
+        assert!(!holds.can_hold());
     }
 
     #[test]

@@ -158,6 +158,8 @@ impl PostgresSource {
             return Ok(Begun::Through);
         }
         may_read(&plan.unread, &feed)?;
+        // Where something waits, rows are read after it.
+        feed.progress.holds.reads(!plan.unread.is_empty() && feed.lanes.held.is_empty());
         let place =
             start::place(&self.settings, &client, &facts, &mut feed, from, plan.notes.clone()).await?;
         let Some(position) = place else { return Ok(Begun::Stopping) };
@@ -186,6 +188,7 @@ impl PostgresSource {
         let (joined, mut waiting) = (plan.joined, table::apart(plan.unread));
         let (base, unread) = waiting.pop_front().unwrap_or_default();
         feed.progress.holds.stand(position.waiting());
+        feed.progress.holds.seeks(position.since_us.is_some());
         let mut tracker = Tracker::new(unread.clone(), plan.notes, counter.token.to_string())
             .followed(self.settings.snapshot.stream);
         waiting.iter().for_each(|(_, unread)| tracker.add(unread.clone()));
@@ -317,6 +320,7 @@ impl PostgresSource {
                 && let Some((base, unread)) = waiting.pop_front()
                 && let Some(reader) = self.reader(&counter, base, unread).await?
             {
+                progress.holds.reads(true);
                 (reads, enough, rows) = (true, None, Box::pin(reader.joined(joined).run()));
             }
             tokio::select! {
@@ -331,6 +335,7 @@ impl PostgresSource {
                 read = &mut rows, if reads => {
                     read?;
                     reads = false;
+                    progress.holds.reads(false);
                     if waiting.is_empty() && !self.settings.snapshot.stream {
                         enough = Some(self.last_beat(client, is_standby).await?);
                     }

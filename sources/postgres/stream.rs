@@ -513,6 +513,7 @@ impl Stream {
         progress.delivered.store(self.delivered.0, Ordering::Relaxed);
         // Every position of this attempt says what it was begun with.
         progress.holds.forget_strikes();
+        progress.holds.seeks(streamed.since_us.is_some());
         if streamed.held.len() != progress.holds.waiting().len() {
             progress.holds.stand(streamed.waiting());
             show(progress);

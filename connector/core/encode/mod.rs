@@ -158,6 +158,16 @@ impl<T: Targets> Encoder<T> {
         }
     }
 
+    /// Whether what cannot go out may wait alone now.
+    fn can_hold(&self) -> bool {
+        self.lanes.is_some() && self.progress.holds.can_hold()
+    }
+
+    /// What is asked about relations: with less patience where they may wait.
+    fn asked(&self) -> &T {
+        if self.can_hold() { &self.asked } else { &self.targets }
+    }
+
     /// A relation, or a type of its events, may be held, and these are.
     pub fn holding(self, lanes: Lanes) -> Self {
         // What is released is on trial, while everything else waits for the outcome.
@@ -203,6 +213,7 @@ impl<T: Targets> Encoder<T> {
     /// Makes sure of every topic and every schema that a row of the batch chooses.
     async fn learn(&mut self, batch: &ChangeBatch) -> Result<()> {
         let (mut cells, mut bytes) = (Vec::new(), Vec::new());
+        let asked = self.asked().clone();
         for (at, relation) in (0_u32..).zip(&batch.relations) {
             let Some(slot) = self.slot(relation.version) else { continue };
             let Some(plan) = self.plans.get_mut(slot) else { continue };
@@ -240,7 +251,7 @@ impl<T: Targets> Encoder<T> {
                     if self.lanes.is_some() && plan.stops(row, change.mark) {
                         continue;
                     }
-                    let learned = plan.learn(&self.asked, row, (batch.seq, &mut self.room.selector)).await;
+                    let learned = plan.learn(&asked, row, (batch.seq, &mut self.room.selector)).await;
                     if let Err(error) = learned {
                         let Some(plan) = self.plans.get(slot) else { return Err(error) };
                         let (thing, topic) = plan.thing(row);
@@ -297,7 +308,7 @@ impl<T: Targets> Encoder<T> {
 
     /// The error, with what may wait because of it.
     fn waiting(&self, error: Error, thing: Thing, topic: Option<String>) -> Error {
-        let can_wait = self.lanes.is_some()
+        let can_wait = self.can_hold()
             && gate::may_wait(&error)
             && error.strike().is_none()
             && !gate::is_shared(&self.plans, &thing.relation, topic.as_deref());
@@ -310,9 +321,9 @@ impl<T: Targets> Encoder<T> {
         if format.encoding == Encoding::Avro && draft.flat.is_none() {
             let (of, topic) = (SchemaType::Avro, draft.topic_name());
             if let Some(text) = draft.key_text() {
-                ids.key = self.asked.schema(of, &format!("{topic}-key"), &text).await?;
+                ids.key = self.asked().schema(of, &format!("{topic}-key"), &text).await?;
             }
-            ids.value = self.asked.schema(of, &format!("{topic}-value"), &draft.value_text()).await?;
+            ids.value = self.asked().schema(of, &format!("{topic}-value"), &draft.value_text()).await?;
         }
         Ok(ids)
     }
@@ -398,6 +409,7 @@ impl<T: Targets> Encoder<T> {
         self.room.source.forget();
         self.room.tail_of = None;
         self.rejects = Rejects::default();
+        let can_hold = self.can_hold();
         let mut pass = Pass {
             now_us: progress::now_us(),
             batch,
@@ -408,7 +420,7 @@ impl<T: Targets> Encoder<T> {
             dead: self.dead.as_ref(),
             attempt: self.attempt,
             rejects: &mut self.rejects,
-            can_hold: self.lanes.is_some(),
+            can_hold,
             ends: self.ends.as_ref(),
             count: self.format.transactions.is_some().then_some(&mut self.count),
             silent: None,

@@ -162,7 +162,7 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// An outbox whose rows are not out: until they are, its new events are not told apart from them.
+    /// An outbox whose rows are not out: an event that is deleted again before they are read would never be sent.
     pub fn is_undrained(&self) -> bool {
         self.order_by.is_some() && !self.note.ended()
     }
