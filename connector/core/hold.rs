@@ -60,8 +60,8 @@ impl fmt::Display for Thing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Strike {
     pub thing: Thing,
-    /// Where it goes, if that is known.
-    pub topic: Option<String>,
+    /// Where its records go, as far as that is known.
+    pub topics: Vec<String>,
     pub code: String,
     pub why: String,
     pub hint: Option<String>,
@@ -108,7 +108,7 @@ impl Gate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lane {
     pub thing: Thing,
-    pub topic: Option<String>,
+    pub topics: Vec<String>,
     pub gate: Gate,
 }
 
@@ -141,7 +141,7 @@ impl Lanes {
 
     /// What is held of another relation, and goes to this topic.
     pub fn shut_topic(&self, topic: &str, relation: &str) -> bool {
-        let is_it = |lane: &&Lane| lane.gate == Gate::Shut && lane.topic.as_deref() == Some(topic);
+        let is_it = |lane: &&Lane| lane.gate == Gate::Shut && lane.topics.iter().any(|other| other == topic);
         self.held.iter().filter(is_it).any(|lane| lane.thing.relation != relation)
     }
 }
@@ -150,7 +150,7 @@ impl Lanes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     pub thing: Thing,
-    pub topic: Option<String>,
+    pub topics: Vec<String>,
     /// Milliseconds since 1970.
     pub since_ms: i64,
     /// The place in the source's log.
@@ -339,7 +339,7 @@ mod tests {
     fn waiting(relation: &str) -> Waiting {
         Waiting {
             thing: thing(relation),
-            topic: None,
+            topics: Vec::new(),
             since_ms: 1,
             since: "0/10".into(),
             why: "refused".into(),
@@ -348,8 +348,8 @@ mod tests {
     }
 
     fn strike(relation: &str, code: &str) -> Strike {
-        let (topic, hint) = (None, None);
-        Strike { thing: thing(relation), topic, code: code.into(), why: "refused".into(), hint }
+        let (topics, hint) = (Vec::new(), None);
+        Strike { thing: thing(relation), topics, code: code.into(), why: "refused".into(), hint }
     }
 
     #[test]

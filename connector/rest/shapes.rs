@@ -98,7 +98,7 @@ fn held(waiting: &Waiting) -> Value {
     json!({
         "relation": waiting.thing.relation,
         "where": columns.map(|(column, value)| (column.clone(), json!(value))).collect::<Map<_, _>>(),
-        "topic": waiting.topic,
+        "topics": waiting.topics,
         "since": waiting.since,
         "since_ms": waiting.since_ms,
         "reason": waiting.why,

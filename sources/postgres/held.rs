@@ -54,8 +54,9 @@ pub struct Held {
     pub columns: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub topic: Option<String>,
+    /// Where its records go, as far as that was known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<String>,
     /// Up to here, and up to this change of the transaction that was cut, it is delivered.
     pub end_lsn: Lsn,
     pub open: Option<Open>,
@@ -82,7 +83,7 @@ impl Held {
     fn waiting(&self) -> Waiting {
         Waiting {
             thing: self.thing(),
-            topic: self.topic.clone(),
+            topics: self.topics.clone(),
             since_ms: self.since_ms,
             since: self.end_lsn.to_string(),
             why: self.why.clone(),
@@ -123,7 +124,12 @@ impl Streamed {
 
     fn add(&mut self, strike: &Strike) {
         let thing = &strike.thing;
-        if self.held.iter().any(|held| held.thing() == *thing) {
+        if let Some(held) = self.held.iter_mut().find(|held| held.thing() == *thing) {
+            // It waits where it did, by what it waits for now.
+            (held.why, held.hint) = (strike.why.clone(), strike.hint.clone());
+            let new = strike.topics.iter().filter(|topic| !held.topics.contains(topic));
+            let new: Vec<String> = new.cloned().collect();
+            held.topics.extend(new);
             return;
         }
         // A part of what was being released is delivered up to where the whole of it is.
@@ -134,7 +140,7 @@ impl Streamed {
             relation: thing.relation.clone(),
             columns: thing.columns.clone(),
             values: thing.values.clone(),
-            topic: strike.topic.clone(),
+            topics: strike.topics.clone(),
             end_lsn,
             open,
             lsn_commit,
@@ -146,7 +152,7 @@ impl Streamed {
 
     fn lanes(&self, is_due: impl Fn(&str) -> bool) -> Lanes {
         // Those of one topic wait for each other.
-        let is_with = |held: &Held, other: &Held| held.topic.is_some() && held.topic == other.topic;
+        let is_with = |held: &Held, other: &Held| held.topics.iter().any(|topic| other.topics.contains(topic));
         let is_due = |held: &Held| {
             self.held.iter().any(|other| {
                 is_due(&other.relation) && (held.relation == other.relation || is_with(held, other))
@@ -154,7 +160,7 @@ impl Streamed {
         };
         let held = self.held.iter().map(|held| Lane {
             thing: held.thing(),
-            topic: held.topic.clone(),
+            topics: held.topics.clone(),
             gate: match is_due(held) {
                 true => Gate::Past(held.place().passed()),
                 false => Gate::Shut,
@@ -246,7 +252,7 @@ mod tests {
     fn strike(relation: &str) -> Strike {
         Strike {
             thing: Thing { relation: relation.into(), columns: Vec::new(), values: Vec::new() },
-            topic: None,
+            topics: Vec::new(),
             code: REGISTRY_AWAY.into(),
             why: "away".into(),
             hint: None,

@@ -32,7 +32,7 @@ impl Gates {
         let columns = rule.columns();
         let others =
             lanes.held.iter().filter(|lane| lane.gate == Gate::Shut && lane.thing.relation != relation);
-        let mut shut: Vec<String> = others.filter_map(|lane| lane.topic.clone()).collect();
+        let mut shut: Vec<String> = others.flat_map(|lane| lane.topics.clone()).collect();
         let mut own = Vec::new();
         for lane in lanes.parts(relation) {
             if lane.thing.columns != columns {
@@ -51,7 +51,7 @@ impl Gates {
             own.push((selector, lane.gate));
             if lane.gate == Gate::Shut {
                 let values: Vec<&str> = lane.thing.values.iter().map(String::as_str).collect();
-                shut.extend(lane.topic.clone());
+                shut.extend(lane.topics.clone());
                 shut.extend(rule.topic(&values));
             }
         }
@@ -76,19 +76,26 @@ pub(crate) fn whole(lanes: &Lanes, relation: &str) -> Gate {
 
 /// Refuses a relation of which some rows wait, and whose rows no longer choose; one that writes to the topic of something
 /// else that waits, waits too.
-pub(crate) fn fits(lanes: &Lanes, relation: &Relation, target: &Target) -> Result<()> {
+pub(crate) fn fits(lanes: &Lanes, relation: &Relation, to: (&Target, &[Place])) -> Result<()> {
     let name = relation.full_name();
-    let Target::Fixed(place) = target else { return Ok(()) };
-    if let Some(lane) = lanes.parts(&name).next() {
+    let (target, copies) = to;
+    if let (Target::Fixed(_), Some(lane)) = (target, lanes.parts(&name).next()) {
         return Err(Error::config(format!("{} waits, and the file sends all rows to one topic", lane.thing))
             .hint("put the route back as it was until nothing is held; then change it"));
     }
-    if lanes.shut_topic(&place.name, &name) {
+    // What rows choose is looked at row by row.
+    let of_all = target.places().iter().chain(copies);
+    if let Some(place) = of_all.into_iter().find(|place| lanes.shut_topic(&place.name, &name)) {
         let what = format!("{name}: its topic {} is that of a table that waits", place.name);
         let error = Error::record(what).code("topic_held").hint("it goes on with that table");
-        return Err(struck(error, whole_of(&name), Some(place.name.clone())));
+        return Err(struck(error, whole_of(&name), topics(target, copies)));
     }
     Ok(())
+}
+
+/// Every topic that records go to, as far as it is known.
+pub(crate) fn topics(target: &Target, copies: &[Place]) -> Vec<String> {
+    target.places().iter().chain(copies).map(|place| place.name.clone()).collect()
 }
 
 /// Whether it may pass if only what it is about waits: a registry's refusal, or its silence.
@@ -97,10 +104,10 @@ pub(crate) fn may_wait(error: &Error) -> bool {
 }
 
 /// The error with what may wait because of it.
-pub(crate) fn struck(error: Error, thing: Thing, topic: Option<String>) -> Error {
+pub(crate) fn struck(error: Error, thing: Thing, topics: Vec<String>) -> Error {
     let strike = Strike {
         thing,
-        topic,
+        topics,
         code: error.code_text().unwrap_or("record").to_owned(),
         why: cut(&error.to_string()),
         hint: error.hint_text().map(cut),
@@ -120,19 +127,18 @@ impl Chosen {
         self.gates.gate(selector.as_deref()).stops(mark)
     }
 
-    /// What of the relation waits where this row cannot go out, and its topic. Records that go to other topics too
-    /// would overtake there: then all of them wait.
-    pub(crate) fn thing(&self, relation: &str, row: View<'_>, has_copies: bool) -> (Thing, Option<String>) {
+    /// Those of the relation's rows that wait where this one cannot go out, and their topic; `None`: it chooses none.
+    fn part(&self, relation: &str, row: View<'_>) -> Option<(Thing, Vec<String>)> {
         let mut selector = Vec::new();
-        if has_copies || !self.selector(row, &mut selector) {
-            return (whole_of(relation), None);
+        if !self.selector(row, &mut selector) {
+            return None;
         }
-        let Some(Some(at)) = self.known.get(&selector) else { return (whole_of(relation), None) };
-        let topic = self.places.get(*at).map(|place| place.name.clone());
+        let at = (*self.known.get(&selector)?)?;
+        let topics = self.places.get(at).map(|place| place.name.clone()).into_iter().collect();
         let parts = selector.split(|byte| *byte == 0).take(self.columns.len());
         let values = parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect();
         let columns = self.rule.columns().into_iter().map(str::to_owned).collect();
-        (Thing { relation: relation.to_owned(), columns, values }, topic)
+        Some((Thing { relation: relation.to_owned(), columns, values }, topics))
     }
 }
 
@@ -155,11 +161,6 @@ impl Plan {
         }
     }
 
-    /// Every topic that its records go to, as far as it is known.
-    pub(crate) fn goes_to(&self, topic: &str) -> bool {
-        self.target.places().iter().chain(&self.copies).any(|place| place.name == topic)
-    }
-
     /// Whether a row that is looked at before its batch is encoded makes no record.
     pub(crate) fn stops(&self, row: View<'_>, mark: Mark) -> bool {
         match &self.target {
@@ -168,23 +169,18 @@ impl Plan {
         }
     }
 
-    /// What waits where this row cannot go out.
-    pub(crate) fn thing(&self, row: View<'_>) -> (Thing, Option<String>) {
-        match &self.target {
-            Target::Fixed(place) => (whole_of(&self.table), Some(place.name.clone())),
-            // A row of a table may go from one topic to another, and wait in one of them only.
-            Target::Chosen(_) if self.outbox.is_none() => (whole_of(&self.table), None),
-            Target::Chosen(chosen) => chosen.thing(&self.table, row, !self.copies.is_empty()),
-        }
+    /// What waits where this row cannot go out, and the topics that it goes to as far as they are known.
+    pub(crate) fn thing(&self, row: View<'_>) -> (Thing, Vec<String>) {
+        let part = match &self.target {
+            // A row of a table may go from one topic to another, and wait in one of them only. Records that go to other
+            // topics too would overtake there.
+            Target::Chosen(chosen) if self.outbox.is_some() && self.copies.is_empty() => {
+                chosen.part(&self.table, row)
+            }
+            Target::Fixed(_) | Target::Chosen(_) => None,
+        };
+        part.unwrap_or_else(|| (whole_of(&self.table), topics(&self.target, &self.copies)))
     }
-}
-
-/// Whether others write to the topics of a thing: then it cannot wait alone.
-pub(crate) fn is_shared(plans: &[Plan], relation: &str, topic: Option<&str>) -> bool {
-    let own = plans.iter().filter(|plan| plan.table == relation);
-    let own = own.flat_map(|plan| plan.target.places().iter().chain(&plan.copies));
-    let own: Vec<&str> = own.map(|place| place.name.as_str()).chain(topic).collect();
-    plans.iter().any(|plan| plan.table != relation && own.iter().any(|topic| plan.goes_to(topic)))
 }
 
 impl<'a> Pass<'a> {
@@ -204,10 +200,10 @@ impl<'a> Pass<'a> {
         if !gates.shut.contains(&place.name) {
             return Ok(place);
         }
-        let (thing, topic) = context.plan.thing(row);
+        let (thing, topics) = context.plan.thing(row);
         let what = format!("{thing}: its topic {} is that of other rows that wait", place.name);
         let error = Error::record(what).code("topic_held").hint("it goes on with them");
-        Err(Fault::Error(struck(error, thing, topic)))
+        Err(Fault::Error(struck(error, thing, topics)))
     }
 
     /// The row by which a change chooses its topic, as the plan sees it, is handed to `look`.
@@ -238,10 +234,7 @@ impl<'a> Pass<'a> {
         if !self.can_hold || !waits || error.kind() != Kind::Record || error.strike().is_some() {
             return error;
         }
-        let (thing, topic) = self.look(context, |row| context.plan.thing(row));
-        match is_shared(self.plans, &thing.relation, topic.as_deref()) {
-            true => error,
-            false => struck(error, thing, topic),
-        }
+        let (thing, topics) = self.look(context, |row| context.plan.thing(row));
+        struck(error, thing, topics)
     }
 }

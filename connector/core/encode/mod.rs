@@ -254,8 +254,8 @@ impl<T: Targets> Encoder<T> {
                     let learned = plan.learn(&asked, row, (batch.seq, &mut self.room.selector)).await;
                     if let Err(error) = learned {
                         let Some(plan) = self.plans.get(slot) else { return Err(error) };
-                        let (thing, topic) = plan.thing(row);
-                        return Err(self.waiting(error, thing, topic));
+                        let (thing, topics) = plan.thing(row);
+                        return Err(self.waiting(error, thing, topics));
                     }
                 }
             }
@@ -288,31 +288,27 @@ impl<T: Targets> Encoder<T> {
                 Target::Fixed(Place::of(&self.targets, draft.topic_name(), limit).await?)
             }
         };
-        if let Some(lanes) = &self.lanes {
-            gate::fits(lanes, relation, &target)?;
-        }
         let mut copies = Vec::new();
         for name in route.iter().flat_map(|route| &route.copies) {
             copies.push(Place::of(&self.targets, name, format.record_bytes_max).await?);
+        }
+        if let Some(lanes) = &self.lanes {
+            gate::fits(lanes, relation, (&target, &copies))?;
         }
         if let (Some(spread), Target::Fixed(place)) = (&draft.made.spread, &target) {
             spread.must_fit(place, &relation.full_name())?;
         }
         let registered = self.register(&draft, format).await;
         let ids = registered.map_err(|error| {
-            let topic = target.places().first().map(|place| place.name.clone());
-            self.waiting(error, gate::whole_of(&name), topic)
+            self.waiting(error, gate::whole_of(&name), gate::topics(&target, &copies))
         })?;
         Ok(Plan { gate, ..draft.compile(ids, target, copies, asks) })
     }
 
     /// The error, with what may wait because of it.
-    fn waiting(&self, error: Error, thing: Thing, topic: Option<String>) -> Error {
-        let can_wait = self.can_hold()
-            && gate::may_wait(&error)
-            && error.strike().is_none()
-            && !gate::is_shared(&self.plans, &thing.relation, topic.as_deref());
-        if can_wait { gate::struck(error, thing, topic) } else { error }
+    fn waiting(&self, error: Error, thing: Thing, topics: Vec<String>) -> Error {
+        let can_wait = self.can_hold() && gate::may_wait(&error) && error.strike().is_none();
+        if can_wait { gate::struck(error, thing, topics) } else { error }
     }
 
     async fn register(&self, draft: &Draft<'_>, format: &Format) -> Result<SchemaIds> {

@@ -126,7 +126,7 @@ mod tests {
             relation: format!("public.t{end}"),
             columns: Vec::new(),
             values: Vec::new(),
-            topic: None,
+            topics: Vec::new(),
             end_lsn: Lsn(end),
             open: None,
             lsn_commit: Some(end),
