@@ -22,8 +22,12 @@ pub const REGISTRY_AWAY: &str = "registry_away";
 /// looks on, and then seldom.
 const FIRST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(600);
-/// A registry that is away is asked whether it is back, which disturbs nobody.
+/// A registry that is away is asked whether it is back, which disturbs nobody. One that is there and takes nothing is
+/// tried less and less.
 const ASK_EVERY: Duration = Duration::from_secs(3);
+const ASK_SELDOM: Duration = Duration::from_secs(120);
+/// Of the time that an attempt takes to come back to where the stream was, at least so much goes by until the next try.
+const TIMES_AS_LONG: u32 = 2;
 /// More would not fit into a position, which is one record.
 const HELD_MAX: u64 = 100;
 /// As much of an error as a position keeps.
@@ -159,12 +163,21 @@ pub struct Waiting {
     pub hint: Option<String>,
 }
 
+/// When something is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// So long after the stream has come back to where it was: until then everything else would wait for the next try.
+    After(Duration),
+    At(Instant),
+    /// By the attempt that begins, or it is being tried.
+    Now,
+}
+
 #[derive(Debug)]
 struct Try {
     thing: Thing,
     times: u32,
-    /// `None` while it is released, for which there is no end but its own.
-    next: Option<Instant>,
+    when: When,
     is_away: bool,
 }
 
@@ -174,6 +187,8 @@ struct Known {
     strikes: Vec<Strike>,
     waiting: Vec<Waiting>,
     tries: Vec<Try>,
+    /// When the attempt began.
+    began: Option<Instant>,
 }
 
 /// What a connector holds: shown by the source, tried again by the pipeline.
@@ -237,9 +252,9 @@ impl Holds {
         known.strikes.push(strike.clone());
         let at = known.tries.iter().position(|tried| tried.thing == strike.thing);
         let times = at.and_then(|at| known.tries.get(at)).map_or(0, |tried| tried.times);
-        let wait = if is_away { ASK_EVERY } else { (FIRST * 2_u32.pow(times.min(16))).min(LONGEST) };
-        let thing = strike.thing.clone();
-        let tried = Try { thing, times: times + 1, next: Some(Instant::now() + wait), is_away };
+        let (first, longest) = if is_away { (ASK_EVERY, ASK_SELDOM) } else { (FIRST, LONGEST) };
+        let when = When::After((first * 2_u32.pow(times.min(16))).min(longest));
+        let tried = Try { thing: strike.thing.clone(), times: times + 1, when, is_away };
         match at.and_then(|at| known.tries.get_mut(at)) {
             Some(known) => *known = tried,
             None => known.tries.push(tried),
@@ -263,47 +278,75 @@ impl Holds {
         known.strikes.clear();
     }
 
-    /// Whether a relation's things are to be released by an attempt that begins now: all of them or none, so that their
-    /// rows keep their order.
-    pub fn is_due(&self, relation: &str) -> bool {
-        let now = Instant::now();
-        self.known()
-            .tries
-            .iter()
-            .filter(|tried| tried.thing.relation == relation)
-            .all(|tried| tried.next.is_none_or(|next| next <= now))
+    /// An attempt begins.
+    pub fn begins(&self) {
+        self.known().began = Some(Instant::now());
     }
 
-    /// Things of these relations are released by the attempt that begins.
-    pub fn on_trial<'a>(&self, relations: impl Iterator<Item = &'a str>) {
-        let mut known = self.known();
-        for relation in relations {
-            let tries = known.tries.iter_mut().filter(|tried| tried.thing.relation == relation);
-            tries.for_each(|tried| tried.next = None);
+    /// The stream is where it was when the attempt began, or further: the wait for the next try begins.
+    pub fn caught_up(&self) {
+        let (mut known, now) = (self.known(), Instant::now());
+        let took = known.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        for tried in &mut known.tries {
+            if let When::After(wait) = tried.when {
+                tried.when = When::At(now + wait.max(took * TIMES_AS_LONG));
+            }
         }
     }
 
-    /// When the next thing is to be tried, and whether a registry has to be back for that.
+    /// Whether something is to be released by an attempt that begins now. A registry that was away has to be asked first.
+    pub fn is_due(&self, thing: &Thing) -> bool {
+        let known = self.known();
+        known.tries.iter().find(|tried| tried.thing == *thing).is_none_or(|tried| match tried.when {
+            When::Now => true,
+            When::At(at) => !tried.is_away && at <= Instant::now(),
+            When::After(_) => false,
+        })
+    }
+
+    /// The attempt that begins releases some of these.
+    pub fn on_trial(&self, lanes: &Lanes) {
+        let mut known = self.known();
+        for lane in lanes.held.iter().filter(|lane| lane.gate != Gate::Shut) {
+            let tries = known.tries.iter_mut().filter(|tried| tried.thing == lane.thing);
+            tries.for_each(|tried| tried.when = When::Now);
+        }
+    }
+
+    /// When the next things are to be tried, and whether a registry has to be back for that.
     pub fn next(&self) -> Option<(Instant, bool)> {
         let known = self.known();
-        let last_of = |relation: &str| {
-            let tries = known.tries.iter().filter(|tried| tried.thing.relation == relation);
-            tries.filter_map(|tried| Some((tried.next?, tried.is_away))).max_by_key(|(next, _)| *next)
+        let of: Vec<_> = known
+            .waiting
+            .iter()
+            .map(|one| (one.thing.relation.as_str(), one.topics.as_slice()))
+            .collect();
+        let groups = groups(&of);
+        let next_of = |group: &usize| {
+            let things = groups.iter().zip(&known.waiting).filter(|(other, _)| *other == group);
+            let tries =
+                things.filter_map(|(_, one)| known.tries.iter().find(|tried| tried.thing == one.thing));
+            last_of(tries)
         };
-        known.waiting.iter().filter_map(|one| last_of(&one.thing.relation)).min_by_key(|(next, _)| *next)
+        groups.iter().filter_map(next_of).min_by_key(|(next, _)| *next)
+    }
+
+    /// The registry is back.
+    pub fn answered(&self) {
+        self.of_registry(When::Now);
     }
 
     /// The registry is still away.
     pub fn postpone(&self) {
+        self.of_registry(When::At(Instant::now() + ASK_EVERY));
+    }
+
+    /// Of those for which it was time to ask the registry.
+    fn of_registry(&self, then: When) {
         let now = Instant::now();
-        for tried in self
-            .known()
-            .tries
-            .iter_mut()
-            .filter(|tried| tried.is_away && tried.next.is_some_and(|next| next <= now))
-        {
-            tried.next = Some(now + ASK_EVERY);
-        }
+        let mut known = self.known();
+        let is_asked = |tried: &&mut Try| tried.is_away && matches!(tried.when, When::At(at) if at <= now);
+        known.tries.iter_mut().filter(is_asked).for_each(|tried| tried.when = then);
     }
 
     /// What a status says of all of it: a reason and what to type. `None`: nothing waits.
@@ -318,6 +361,38 @@ impl Holds {
         let reason = format!("held since {since}, while the rest goes on: {thing}{more}: {why}");
         Some((reason, first.hint.clone()))
     }
+}
+
+/// When all of them are due, and whether one of them waits for a registry; `None`: nothing has to happen for that, or
+/// something else has to first.
+fn last_of<'a>(tries: impl Iterator<Item = &'a Try>) -> Option<(Instant, bool)> {
+    let mut last: Option<(Instant, bool)> = None;
+    for tried in tries {
+        match tried.when {
+            When::After(_) => return None,
+            When::Now => {}
+            When::At(at) => {
+                let (latest, asks) = last.unwrap_or((at, false));
+                last = Some((latest.max(at), asks || tried.is_away));
+            }
+        }
+    }
+    last
+}
+
+/// Who waits with whom, each with the number of its group: those of one relation, those that go to one topic, and who
+/// waits with one of them.
+pub fn groups(things: &[(&str, &[String])]) -> Vec<usize> {
+    let mut groups: Vec<usize> = (0..things.len()).collect();
+    for (at, (relation, topics)) in things.iter().enumerate() {
+        for (before, (other, others)) in things.iter().enumerate().take(at) {
+            let is_with = relation == other || topics.iter().any(|topic| others.contains(topic));
+            if let (true, Some(from), Some(to)) = (is_with, groups.get(at).copied(), groups.get(before).copied()) {
+                groups.iter_mut().filter(|group| **group == from).for_each(|group| *group = to);
+            }
+        }
+    }
+    groups
 }
 
 /// As much of an error's words as is kept.
@@ -362,30 +437,73 @@ mod tests {
         assert!(!Passed { commit: 100, open: None }.covers(mark(100, 90, 0)));
     }
 
+    fn is_due(holds: &Holds, relation: &str) -> bool {
+        holds.is_due(&thing(relation))
+    }
+
+    /// An attempt that holds everything, and takes so long to come back to where the stream was.
+    async fn back_after(holds: &Holds, took: Duration) {
+        holds.begins();
+        tokio::time::advance(took).await;
+        holds.caught_up();
+    }
+
+    fn released(relation: &str) -> Lanes {
+        let gate = Gate::Past(Passed::default());
+        let held = vec![Lane { thing: thing(relation), topics: Vec::new(), gate }];
+        Lanes { held, ..Lanes::default() }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_waits_is_tried_later_each_time_and_at_once_when_somebody_says_so() {
         let holds = Holds::default();
         holds.struck(&strike("a.b", "x"));
         holds.stand(vec![waiting("a.b")]);
-        assert!(!holds.is_due("a.b") && holds.is_due("a.c"));
+        back_after(&holds, Duration::ZERO).await;
+        assert!(!is_due(&holds, "a.b") && is_due(&holds, "a.c"));
         tokio::time::advance(FIRST).await;
-        assert!(holds.is_due("a.b"));
+        assert!(is_due(&holds, "a.b"));
         holds.struck(&strike("a.b", "x"));
+        back_after(&holds, Duration::ZERO).await;
         tokio::time::advance(FIRST).await;
-        assert!(!holds.is_due("a.b"));
+        assert!(!is_due(&holds, "a.b"));
         holds.try_now();
-        assert!(holds.is_due("a.b") && holds.next().is_none());
+        assert!(is_due(&holds, "a.b") && holds.next().is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn for_a_registry_that_is_away_the_registry_is_asked_first() {
+    async fn the_wait_begins_once_the_stream_is_back_and_is_longer_than_that_took() {
+        let holds = Holds::default();
+        holds.struck(&strike("a.b", "x"));
+        holds.stand(vec![waiting("a.b")]);
+        holds.begins();
+        tokio::time::advance(LONGEST).await;
+        assert!(!is_due(&holds, "a.b") && holds.next().is_none(), "the stream is not back yet");
+        holds.caught_up();
+        tokio::time::advance(LONGEST).await;
+        assert!(!is_due(&holds, "a.b"), "it took as long to come back");
+        tokio::time::advance(LONGEST).await;
+        assert!(is_due(&holds, "a.b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn for_a_registry_that_is_away_the_registry_is_asked_first_whoever_begins_the_attempt() {
         let holds = Holds::default();
         holds.struck(&strike("a.b", REGISTRY_AWAY));
         holds.stand(vec![waiting("a.b")]);
+        back_after(&holds, Duration::ZERO).await;
         assert!(holds.next().is_some_and(|(_, is_away)| is_away));
         tokio::time::advance(ASK_EVERY).await;
+        assert!(!is_due(&holds, "a.b"), "it was not asked");
         holds.postpone();
-        assert!(!holds.is_due("a.b"));
+        assert!(!is_due(&holds, "a.b"));
+        tokio::time::advance(ASK_EVERY).await;
+        holds.answered();
+        assert!(is_due(&holds, "a.b"));
+        // It is there and takes nothing.
+        holds.struck(&strike("a.b", REGISTRY_AWAY));
+        back_after(&holds, Duration::ZERO).await;
+        assert!(holds.next().is_some_and(|(next, _)| next >= Instant::now() + ASK_EVERY * 2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -393,11 +511,33 @@ mod tests {
         let holds = Holds::default();
         holds.struck(&strike("a.b", "x"));
         holds.stand(vec![waiting("a.b")]);
+        back_after(&holds, Duration::ZERO).await;
         tokio::time::advance(FIRST).await;
-        holds.on_trial(["a.b"].into_iter());
-        assert!(holds.is_due("a.b") && holds.next().is_none());
+        holds.on_trial(&released("a.b"));
+        assert!(is_due(&holds, "a.b") && holds.next().is_none());
         holds.struck(&strike("a.b", "x"));
+        back_after(&holds, Duration::ZERO).await;
         assert!(holds.next().is_some_and(|(next, _)| next >= Instant::now() + FIRST * 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_wait_together_are_due_when_the_last_of_them_is() {
+        let holds = Holds::default();
+        let with = |relation: &str, topic: &str| Waiting { topics: vec![topic.into()], ..waiting(relation) };
+        holds.struck(&strike("a.b", "x"));
+        holds.struck(&strike("a.c", "x"));
+        holds.struck(&strike("a.c", "x"));
+        holds.stand(vec![with("a.b", "t"), with("a.c", "t")]);
+        back_after(&holds, Duration::ZERO).await;
+        assert!(holds.next().is_some_and(|(next, _)| next == Instant::now() + FIRST * 2));
+    }
+
+    #[test]
+    fn who_waits_with_one_of_a_group_waits_with_all_of_it() {
+        let topics = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let (t, u, both, none) = (topics(&["t"]), topics(&["u"]), topics(&["t", "u"]), topics(&[]));
+        let of = [("a", &t[..]), ("b", &u[..]), ("c", &none[..]), ("d", &both[..]), ("c", &none[..])];
+        assert_eq!(groups(&of), [0, 0, 2, 0, 2]);
     }
 
     #[test]

@@ -88,6 +88,7 @@ async fn attempt<S: Source, K: Sink>(
     progress: &Arc<Progress>,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<Ending> {
+    progress.holds.begins();
     let from = tokio::select! {
         biased;
         _ = stopping.wait_for(|stop| *stop) => return Ok(Ending::Stopped),
@@ -213,7 +214,11 @@ async fn next_try(holds: &Holds, targets: &impl Targets) {
         if at > Instant::now() {
             continue;
         }
-        if !asks || targets.answers().await {
+        if !asks {
+            return;
+        }
+        if targets.answers().await {
+            holds.answered();
             return;
         }
         holds.postpone();

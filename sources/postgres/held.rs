@@ -6,7 +6,7 @@
 //! told by the gates, one for each thing that is held and one for the rest, which the encoder asks for every change.
 
 use millrace_core::error::{Error, Result};
-use millrace_core::hold::{Gate, Holds, Lane, Lanes, Passed, Strike, Thing, Waiting};
+use millrace_core::hold::{Gate, Holds, Lane, Lanes, Passed, Strike, Thing, Waiting, groups};
 use millrace_core::position::{Mark, Position};
 use millrace_core::progress::now_us;
 use serde::{Deserialize, Serialize};
@@ -150,20 +150,19 @@ impl Streamed {
         });
     }
 
-    fn lanes(&self, is_due: impl Fn(&str) -> bool) -> Lanes {
-        // Those of one topic wait for each other.
-        let is_with = |held: &Held, other: &Held| held.topics.iter().any(|topic| other.topics.contains(topic));
-        let is_due = |held: &Held| {
-            self.held.iter().any(|other| {
-                is_due(&other.relation) && (held.relation == other.relation || is_with(held, other))
-            })
-        };
-        let held = self.held.iter().map(|held| Lane {
+    /// Who waits together is released together: once the last of them is due.
+    fn lanes(&self, is_due: impl Fn(&Thing) -> bool) -> Lanes {
+        let of: Vec<_> =
+            self.held.iter().map(|held| (held.relation.as_str(), held.topics.as_slice())).collect();
+        let groups = groups(&of);
+        let waits = groups.iter().zip(&self.held).filter(|(_, held)| !is_due(&held.thing()));
+        let waits: Vec<usize> = waits.map(|(group, _)| *group).collect();
+        let held = self.held.iter().zip(&groups).map(|(held, group)| Lane {
             thing: held.thing(),
             topics: held.topics.clone(),
-            gate: match is_due(held) {
-                true => Gate::Past(held.place().passed()),
-                false => Gate::Shut,
+            gate: match waits.contains(group) {
+                false => Gate::Past(held.place().passed()),
+                true => Gate::Shut,
             },
         });
         let held: Vec<Lane> = held.collect();
@@ -194,9 +193,8 @@ pub fn open(settings: &Settings, from: Option<Position>, holds: &Holds) -> Resul
     for held in &streamed.held {
         captured(settings, held)?;
     }
-    let lanes = Lanes { is_new, ..streamed.lanes(|relation| holds.is_due(relation)) };
-    let released = lanes.held.iter().filter(|lane| lane.gate != Gate::Shut);
-    holds.on_trial(released.map(|lane| lane.thing.relation.as_str()));
+    let lanes = Lanes { is_new, ..streamed.lanes(|thing| holds.is_due(thing)) };
+    holds.on_trial(&lanes);
     Ok((Some(streamed.to_position()), lanes))
 }
 
@@ -307,6 +305,24 @@ mod tests {
         let mark = |commit| Mark { commit, change: commit, n: 0 };
         assert!(released.gate("public.a").stops(mark(9)) && !released.gate("public.a").stops(mark(10)));
         assert!(released.gate("public.b").stops(mark(29)) && !released.gate("public.b").stops(mark(30)));
+    }
+
+    #[test]
+    fn who_shares_a_topic_with_something_that_is_not_due_waits_for_it() {
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
+        for (relation, topics) in [
+            ("public.a", &["t"][..]),
+            ("public.b", &["t", "u"]),
+            ("public.c", &["u"]),
+            ("public.d", &["v"]),
+        ] {
+            let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
+            streamed.add(&Strike { topics, ..strike(relation) });
+        }
+        let lanes = streamed.lanes(|thing| thing.relation != "public.a");
+        let shut: Vec<bool> = lanes.held.iter().map(|lane| lane.gate == Gate::Shut).collect();
+        assert_eq!(shut, [true, true, true, false]);
+        assert!(!streamed.lanes(|_| true).held.iter().any(|lane| lane.gate == Gate::Shut));
     }
 
     #[test]

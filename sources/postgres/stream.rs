@@ -107,6 +107,8 @@ pub struct Stream {
     confirmed: Lsn,
     /// How many things waited in it.
     waiting: usize,
+    /// Where the session began, until the stream is known to have come there.
+    opened: Option<Lsn>,
     next_status: Instant,
     next_advance: Instant,
     /// The server asked for a reply that only a delivery can give: it is shutting down.
@@ -146,6 +148,7 @@ impl Stream {
             confirmable,
             confirmed: confirmable,
             waiting,
+            opened: Some(at),
             next_status: now,
             next_advance: now + ADVANCE_EVERY,
             reply_owed: false,
@@ -309,6 +312,7 @@ impl Stream {
         let (mut full, mut late) = (false, false);
         let reading = session.is_reading();
         let mut wanted = self.desk.as_ref().is_some_and(|desk| desk.wanted.is_some());
+        let mut seen = Lsn(0);
         while let Some(frame) = self.wire.frame(self.limits.frame_bytes_max)? {
             let data = match frame {
                 Frame::Data(data) => data,
@@ -319,6 +323,7 @@ impl Stream {
             match read_copy_data(data)? {
                 CopyData::Keepalive { end, reply_requested } => {
                     session.advance(end)?;
+                    seen = seen.max(end);
                     reply |= reply_requested;
                 }
                 CopyData::XLog { lsn, data } => {
@@ -355,6 +360,7 @@ impl Stream {
                 break;
             }
         }
+        self.note_seen(seen);
         if full || self.is_due() {
             self.send(false)?;
         }
@@ -362,6 +368,15 @@ impl Stream {
             self.reply_now()?;
         }
         Ok(full || reply || late || (wanted && self.session.is_between()))
+    }
+
+    /// The server is done with its log up to here: once that is where the session began, what waits may count on it.
+    fn note_seen(&mut self, seen: Lsn) {
+        let Some(opened) = self.opened else { return };
+        if seen >= opened || self.session.end_lsn() > opened {
+            self.opened = None;
+            self.feed.progress.holds.caught_up();
+        }
     }
 
     /// Completes a table by the catalog. False where that does not show it yet: a commit is in the log, and streamed,
@@ -435,7 +450,8 @@ impl Stream {
         // Read, though there may be nothing in it for us: what the lag is measured from.
         self.feed.progress.received.fetch_max(self.session.end_lsn().0, Ordering::Relaxed);
         let filled = self.batch.as_ref().is_some_and(|batch| !batch.is_idle());
-        let advanced = self.session.end_lsn() > self.sent || self.session.waiting() < self.waiting;
+        let is_released = self.waiting > 0 && self.session.waiting() < self.waiting;
+        let advanced = self.session.end_lsn() > self.sent || is_released;
         if filled || (advanced && (self.reply_owed || Instant::now() >= self.next_advance)) {
             self.send(true)?;
         }

@@ -84,8 +84,8 @@ pub(crate) fn fits(lanes: &Lanes, relation: &Relation, to: (&Target, &[Place])) 
             .hint("put the route back as it was until nothing is held; then change it"));
     }
     // What rows choose is looked at row by row.
-    let of_all = target.places().iter().chain(copies);
-    if let Some(place) = of_all.into_iter().find(|place| lanes.shut_topic(&place.name, &name)) {
+    let mut of_all = target.places().iter().chain(copies);
+    if let Some(place) = of_all.find(|place| lanes.shut_topic(&place.name, &name)) {
         let what = format!("{name}: its topic {} is that of a table that waits", place.name);
         let error = Error::record(what).code("topic_held").hint("it goes on with that table");
         return Err(struck(error, whole_of(&name), topics(target, copies)));
