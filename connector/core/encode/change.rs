@@ -12,10 +12,14 @@ use super::value::{Scratch, Writer};
 use super::{Dialect, Encoding, compare, reject, signature};
 use crate::batch::{Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Record, Span, Tag, Transaction};
 use crate::error::{Error, Kind};
+use crate::hold::Lanes;
 use crate::progress::{OpCounts, op_index};
 use crate::route;
 use crate::route::filter::Bound;
 use crate::route::rule::OnReject;
+
+/// In the place of the index of a plan: no change of the relation makes a record in this batch.
+pub(crate) const NO_PLAN: usize = usize::MAX;
 
 /// Memory used again for every batch.
 #[derive(Debug, Default)]
@@ -72,6 +76,8 @@ pub(crate) struct Pass<'a> {
     pub rejects: &'a mut Rejects,
     /// A relation may wait while the rest goes on.
     pub can_hold: bool,
+    /// What is held.
+    pub lanes: Option<&'a Lanes>,
     /// Where transactions are told of.
     pub ends: Option<&'a Ends>,
     /// Events of the transaction under way, where they are counted.
@@ -121,7 +127,11 @@ impl<'a> Pass<'a> {
                 self.open_until(&mut opened, change.transaction as usize + 1)?;
             }
             let relation = change.relation as usize;
-            let plan = self.slots.get(relation).and_then(|slot| self.plans.get(*slot));
+            let slot = self.slots.get(relation).copied();
+            if slot == Some(NO_PLAN) {
+                continue;
+            }
+            let plan = slot.and_then(|slot| self.plans.get(slot));
             let transaction = batch.transactions.get(change.transaction as usize);
             let (Some(plan), Some(transaction)) = (plan, transaction) else {
                 return Err(
@@ -224,7 +234,10 @@ impl<'a> Pass<'a> {
         match (target.choice(row, &mut self.room.selector), target) {
             (Choice::Place(place), Target::Chosen(chosen)) => self.gated(context, (chosen, place), row),
             (Choice::Place(place), Target::Fixed(_)) => Ok(place),
-            (Choice::Unknown, _) => Err(Fault::Unlearned),
+            (Choice::Unknown, target) => match target.stops(&self.room.selector, context.change.mark) {
+                true => Err(Fault::Stopped),
+                false => Err(Fault::Unlearned),
+            },
             (Choice::Refused, Target::Chosen(chosen)) => {
                 Err(chosen.refusal(&context.plan.table, &reject::place(context.change.mark)).into())
             }

@@ -58,7 +58,7 @@ impl Gates {
         Ok(Self { rest: lanes.gate(relation), own, shut })
     }
 
-    fn gate(&self, selector: Option<&[u8]>) -> Gate {
+    pub(crate) fn gate(&self, selector: Option<&[u8]>) -> Gate {
         let own = selector.and_then(|selector| self.own.iter().find(|(known, _)| known == selector));
         own.map_or(self.rest, |(_, gate)| *gate)
     }
@@ -103,6 +103,12 @@ pub(crate) fn may_wait(error: &Error) -> bool {
     matches!(error.code_text(), Some(SCHEMA_INCOMPATIBLE | REGISTRY_AWAY))
 }
 
+/// Whether an error means that what waits cannot go out yet, whatever the policy is: nothing else depends on a try.
+pub(crate) fn is_tried(lanes: Option<&Lanes>, relation: &str, mark: Mark, error: &Error) -> bool {
+    matches!(error.kind(), Kind::Config | Kind::Record)
+        && lanes.is_some_and(|lanes| lanes.tried(relation, mark).is_some())
+}
+
 /// The error with what may wait because of it.
 pub(crate) fn struck(error: Error, thing: Thing, topics: Vec<String>) -> Error {
     let strike = Strike {
@@ -143,20 +149,24 @@ impl Chosen {
 }
 
 impl Plan {
-    /// Makes sure of the schemas of a row's record. `room` is memory used again for every row.
+    /// Makes sure of the topic of a row's record, and of its schemas, for which a registry may be asked with less patience.
+    /// `room` is memory used again for every row.
     pub(crate) async fn learn<T: Targets>(
         &mut self,
-        targets: &T,
+        (targets, asked): (&T, &T),
         row: View<'_>,
         (seq, room): (u64, &mut Vec<u8>),
     ) -> Result<()> {
+        if let Target::Chosen(chosen) = &mut self.target {
+            chosen.learn(targets, row).await?;
+        }
         if let Some(routed) = self.outbox.as_mut().and_then(|outbox| outbox.routed.as_mut())
             && let Choice::Place(place) = self.target.choice(row, room)
         {
-            routed.learn(targets, &place.name, (row, seq)).await?;
+            routed.learn(asked, &place.name, (row, seq)).await?;
         }
         match &mut self.typed {
-            Some(typed) => typed.learn(targets, row, seq).await,
+            Some(typed) => typed.learn(asked, row, seq).await,
             None => Ok(()),
         }
     }
@@ -231,7 +241,9 @@ impl<'a> Pass<'a> {
     pub(crate) fn parked(&self, context: Context<'a>, error: Error) -> Error {
         let policy = context.plan.format.on_reject;
         let waits = policy == OnReject::Park || (policy == OnReject::Stop && may_wait(&error));
-        if !self.can_hold || !waits || error.kind() != Kind::Record || error.strike().is_some() {
+        let may_wait = self.can_hold && waits && error.kind() == Kind::Record;
+        let is_tried = is_tried(self.lanes, &context.plan.table, context.change.mark, &error);
+        if error.strike().is_some() || !(may_wait || is_tried) {
             return error;
         }
         let (thing, topics) = self.look(context, |row| context.plan.thing(row));

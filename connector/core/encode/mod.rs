@@ -26,7 +26,7 @@ pub use self::misfits::misfits;
 pub use self::spelling::Spelling;
 pub use self::typed::unusable;
 
-use self::change::{Fault, Pass, Rejects, Room};
+use self::change::{Fault, NO_PLAN, Pass, Rejects, Room};
 use self::gate::Gates;
 use self::heartbeat::Pulse;
 use self::notice::Notices;
@@ -34,8 +34,9 @@ use self::plan::{Draft, Plan, SchemaIds};
 use self::target::{Place, Target, View};
 use self::transaction::{Count, Ends};
 use crate::batch::{ChangeBatch, EncodedBatch};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::hold::{Gate, Lanes, Thing};
+use crate::position::Mark;
 use crate::progress::{self, OpCounts, Progress};
 use crate::relation::Relation;
 use crate::sink::{SchemaType, Targets};
@@ -183,7 +184,8 @@ impl<T: Targets> Encoder<T> {
     /// Every relation version of the batch has a plan. Cheap: asked for every batch.
     pub fn is_prepared(&self, batch: &ChangeBatch) -> bool {
         let has_ends = self.ends.is_some() || self.format.transactions.is_none();
-        has_ends && batch.relations.iter().all(|relation| self.slot(relation.version).is_some())
+        let mut relations = (0_u32..).zip(&batch.relations);
+        has_ends && relations.all(|(at, relation)| self.slot_of(batch, at, relation).is_some())
     }
 
     /// Makes the topic, registers the schemas and compiles the plan of each new relation version.
@@ -197,9 +199,10 @@ impl<T: Targets> Encoder<T> {
         if let Some(topic) = self.format.transactions.as_ref().filter(|_| self.ends.is_none()) {
             self.ends = Some(Ends::of(&self.targets, &self.format, topic).await?);
         }
-        for relation in &batch.relations {
-            if self.slot(relation.version).is_none() {
-                let plan = self.plan(relation).await?;
+        for (at, relation) in (0_u32..).zip(&batch.relations) {
+            if self.slot_of(batch, at, relation).is_none() {
+                let plan = self.plan(relation).await;
+                let plan = plan.map_err(|error| self.untried(error, (batch, at), relation))?;
                 match self.plans.binary_search_by_key(&plan.version, |p| p.version) {
                     Ok(at) => self.plans.splice(at..=at, [plan]).for_each(drop),
                     Err(at) => self.plans.insert(at, plan),
@@ -217,9 +220,6 @@ impl<T: Targets> Encoder<T> {
         for (at, relation) in (0_u32..).zip(&batch.relations) {
             let Some(slot) = self.slot(relation.version) else { continue };
             let Some(plan) = self.plans.get_mut(slot) else { continue };
-            if plan.gate == Gate::Shut {
-                continue;
-            }
             if let Target::Chosen(chosen) = &mut plan.target {
                 chosen.make_room();
             } else if let Some(flat) = &mut plan.flat {
@@ -245,17 +245,14 @@ impl<T: Targets> Encoder<T> {
                         }
                         Some(_) => continue,
                     };
-                    if let Target::Chosen(chosen) = &mut plan.target {
-                        chosen.learn(&self.targets, row).await?;
-                    }
                     if self.lanes.is_some() && plan.stops(row, change.mark) {
                         continue;
                     }
-                    let learned = plan.learn(&asked, row, (batch.seq, &mut self.room.selector)).await;
+                    let (to, room) = ((&self.targets, &asked), &mut self.room.selector);
+                    let learned = plan.learn(to, row, (batch.seq, room)).await;
                     if let Err(error) = learned {
                         let Some(plan) = self.plans.get(slot) else { return Err(error) };
-                        let (thing, topics) = plan.thing(row);
-                        return Err(self.waiting(error, thing, topics));
+                        return Err(self.unlearned(error, plan, (row, change.mark)));
                     }
                 }
             }
@@ -267,17 +264,15 @@ impl<T: Targets> Encoder<T> {
         let stale = self.plans.iter().find(|plan| plan.version == relation.version);
         let widened = stale.map(|plan| plan.widened.clone()).unwrap_or_default();
         let (format, route) = self.format.of(relation);
-        let mut draft = Draft::new(format, route, relation, widened)?;
+        let draft = Draft::new(format, route, relation, widened)?;
         let mut asks = draft.asks()?;
         let name = relation.full_name();
-        let gate = self.lanes.as_ref().map_or(Gate::Open, |lanes| gate::whole(lanes, &name));
-        draft.made.is_discarded |= gate == Gate::Shut;
         if draft.made.is_discarded {
             // Nothing of it is made that a record would need.
             let nowhere = Target::Fixed(Place::nowhere());
-            let plan = draft.compile(SchemaIds::default(), nowhere, Vec::new(), asks);
-            return Ok(Plan { gate, ..plan });
+            return Ok(draft.compile(SchemaIds::default(), nowhere, Vec::new(), asks));
         }
+        let gate = self.lanes.as_ref().map_or(Gate::Open, |lanes| gate::whole(lanes, &name));
         let target = match (route, asks.choice.take()) {
             (Some(route), Some((rule, columns))) => {
                 let gates = self.lanes.as_ref().map(|lanes| Gates::of(lanes, &name, &rule));
@@ -303,6 +298,30 @@ impl<T: Targets> Encoder<T> {
             self.waiting(error, gate::whole_of(&name), gate::topics(&target, &copies))
         })?;
         Ok(Plan { gate, ..draft.compile(ids, target, copies, asks) })
+    }
+
+    /// The error of a plan; where one was needed only to release something, that waits on.
+    fn untried(&self, error: Error, (batch, at): (&ChangeBatch, u32), relation: &Relation) -> Error {
+        let Some(lanes) = &self.lanes else { return error };
+        let name = relation.full_name();
+        let mut marks = batch.changes.iter().filter(|change| change.relation == at).map(|change| change.mark);
+        let tried = marks.find_map(|mark| lanes.tried(&name, mark).filter(|_| !lanes.stops(&name, mark)));
+        match tried {
+            Some(lane) if matches!(error.kind(), Kind::Config | Kind::Record) => {
+                let topics = error.strike().map(|strike| strike.topics.clone()).unwrap_or_default();
+                gate::struck(error, lane.thing.clone(), topics)
+            }
+            _ => error,
+        }
+    }
+
+    /// The error of a row that is looked at before its batch is encoded.
+    fn unlearned(&self, error: Error, plan: &Plan, (row, mark): (View<'_>, Mark)) -> Error {
+        let (thing, topics) = plan.thing(row);
+        match gate::is_tried(self.lanes.as_ref(), &plan.table, mark, &error) {
+            true => gate::struck(error, thing, topics),
+            false => self.waiting(error, thing, topics),
+        }
     }
 
     /// The error, with what may wait because of it.
@@ -342,6 +361,20 @@ impl<T: Targets> Encoder<T> {
         });
     }
 
+    /// The index of a relation's plan. It needs none where none of its changes in the batch makes a record, and nothing
+    /// of it has to fit the file then: it may be as it was long ago, or as the file does not want it.
+    fn slot_of(&self, batch: &ChangeBatch, at: u32, relation: &Relation) -> Option<usize> {
+        let slot = self.slot(relation.version);
+        let (None, Some(lanes)) = (slot, self.lanes.as_ref().filter(|lanes| !lanes.held.is_empty())) else {
+            return slot;
+        };
+        let name = relation.full_name();
+        let mut changes = batch.changes.iter().filter(|change| change.relation == at);
+        let is_idle =
+            lanes.shuts(&name) || (lanes.releases() && changes.all(|change| lanes.stops(&name, change.mark)));
+        is_idle.then_some(NO_PLAN)
+    }
+
     fn slot(&self, version: u64) -> Option<usize> {
         let at = self.plans.binary_search_by_key(&version, |plan| plan.version).ok()?;
         self.plans.get(at).is_some_and(|plan| !plan.is_stale).then_some(at)
@@ -357,8 +390,8 @@ impl<T: Targets> Encoder<T> {
             return Err(Error::fatal(message));
         }
         self.slots.clear();
-        for relation in &batch.relations {
-            let Some(slot) = self.slot(relation.version) else {
+        for (at, relation) in (0_u32..).zip(&batch.relations) {
+            let Some(slot) = self.slot_of(batch, at, relation) else {
                 return Ok(Encoded::NeedsPrepare);
             };
             self.slots.push(slot);
@@ -417,6 +450,7 @@ impl<T: Targets> Encoder<T> {
             attempt: self.attempt,
             rejects: &mut self.rejects,
             can_hold,
+            lanes: self.lanes.as_ref(),
             ends: self.ends.as_ref(),
             count: self.format.transactions.is_some().then_some(&mut self.count),
             silent: None,

@@ -7,6 +7,7 @@ use super::gate::Gates;
 use super::reject;
 use crate::batch::Cell;
 use crate::error::{Error, Result};
+use crate::position::Mark;
 use crate::route::rule::{Route, TOPICS_MAX, TopicRule};
 use crate::sink::{Targets, Topic};
 
@@ -89,6 +90,15 @@ impl Target {
         match self {
             Self::Fixed(place) => std::slice::from_ref(place),
             Self::Chosen(chosen) => &chosen.places,
+        }
+    }
+
+    /// Whether a row that chooses by these values makes no record now: then its topic need not be known.
+    #[cold]
+    pub(crate) fn stops(&self, selector: &[u8], mark: Mark) -> bool {
+        match self {
+            Self::Fixed(_) => false,
+            Self::Chosen(chosen) => chosen.gates.gate(Some(selector)).stops(mark),
         }
     }
 
