@@ -206,8 +206,12 @@ pub fn met_again(holds: &Holds, why: &str) -> Error {
 
 /// What the file no longer captures could never be released.
 fn captured(settings: &Settings, held: &Held) -> Result<()> {
-    let (schema, table) = held.relation.split_once('.').unwrap_or(("", &held.relation));
-    if schema == NAMESPACE || settings.wants(schema, table) {
+    // A schema's name may hold a dot, and so may a table's.
+    let mut parts = held.relation.match_indices('.').map(|(at, _)| held.relation.split_at(at));
+    if parts.any(|(schema, table)| {
+        let table = table.get(1..).unwrap_or_default();
+        schema == NAMESPACE || settings.wants(schema, table)
+    }) {
         return Ok(());
     }
     Err(Error::config(format!("{} waits, and the file no longer names {}", held.thing(), held.relation))
@@ -237,7 +241,20 @@ mod tests {
     use millrace_core::hold::REGISTRY_AWAY;
 
     use super::*;
+    use crate::config::Raw;
     use crate::position::creating;
+
+    #[test]
+    fn a_schema_whose_name_holds_a_dot_is_found_in_the_file() {
+        let raw: Raw = toml::from_str("url = 'postgres://bob@db/shop'\ntables = ['\"a.b\".t']").expect("a file");
+        let settings = Settings::resolve(raw, "orders").expect("settings");
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
+        streamed.add(&strike("a.b.t"));
+        streamed.add(&strike("a.c.t"));
+        let [known, unknown] = &streamed.held[..] else { panic!("two wait") };
+        captured(&settings, known).expect("the file names it");
+        captured(&settings, unknown).expect_err("the file does not");
+    }
 
     fn cut(final_lsn: u64, change: u64, n: u32) -> Option<Open> {
         Some(Open { final_lsn: Lsn(final_lsn), xid: 1, change_lsn: Lsn(change), n })
