@@ -110,8 +110,11 @@ impl Holding {
             }
             held.push(one);
         }
-        let base = if main == self.main.place() { self.main.clone() } else { running.clone() };
-        Streamed { end_lsn: main.end_lsn, open: main.open, timeline: running.timeline, held, ..base }
+        let timeline = running.timeline;
+        // From there on it says all that the position does, and has counted on.
+        let base = if at.end_lsn < self.main.end_lsn { self.main.clone() } else { running };
+        let lsn_commit = base.lsn_commit.max(self.main.lsn_commit);
+        Streamed { end_lsn: main.end_lsn, open: main.open, timeline, lsn_commit, held, ..base }
     }
 }
 
@@ -167,6 +170,17 @@ mod tests {
         assert_eq!((session.position().end_lsn, marks(&session)), (Lsn(100), vec![80, 80, 20]));
         session.advance(Lsn(130)).expect("advance");
         assert_eq!((session.position().end_lsn, marks(&session)), (Lsn(130), vec![20]));
+    }
+
+    #[test]
+    fn a_chunk_that_is_placed_where_the_release_ended_is_counted() {
+        let mut session = session(100, &[50], &[true]);
+        session.advance(Lsn(100)).expect("advance");
+        session.whole.snapshot_chunk = Some(1);
+        session.whole.snapshot_lsn = Some(Lsn(100));
+        let position = session.position();
+        assert_eq!((position.end_lsn, position.snapshot_chunk), (Lsn(100), Some(1)));
+        assert_eq!((position.snapshot_lsn, position.held.len()), (Some(Lsn(100)), 0));
     }
 
     #[test]
