@@ -277,6 +277,24 @@ impl Progress {
         *shown = Shown { state, reason, hint, since_ms };
     }
 
+    /// At work, with or without something that waits.
+    pub fn show_at_work(&self) {
+        match self.holds.words() {
+            Some((reason, hint)) => self.show(State::Degraded, Some(reason), hint),
+            None => self.show(State::Running, None, None),
+        }
+    }
+
+    /// Whether that is what is shown.
+    pub fn is_at_work(&self) -> bool {
+        let Shown { state, reason, .. } = self.shown();
+        match state {
+            State::Running => true,
+            State::Degraded => self.holds.words().is_some_and(|(words, _)| reason == Some(words)),
+            _ => false,
+        }
+    }
+
     pub fn shown(&self) -> Shown {
         lock(&self.shown).clone()
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use millrace_core::batch::{BatchLimits, ChangeBatch};
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
-use millrace_core::progress::{Progress, State, now_us};
+use millrace_core::progress::now_us;
 use millrace_core::source::{
     BATCH_AGE_MAX, BATCH_WAIT, Ended, Feed, STOP_DELIVERY_PATIENCE, STOP_OPEN_PATIENCE, TICK,
 };
@@ -165,7 +165,7 @@ impl Stream {
         progress.received.store(self.sent.0, Ordering::Relaxed);
         progress.delivered.store(self.sent.0, Ordering::Relaxed);
         progress.confirmed.store(self.confirmed.0, Ordering::Relaxed);
-        show(progress);
+        progress.show_at_work();
         match self.read() {
             Ok(()) => self.finish(),
             Err(Ended::Stopping) => Ok(()),
@@ -532,7 +532,7 @@ impl Stream {
         progress.holds.seeks(streamed.since_us.is_some());
         if streamed.held.len() != progress.holds.waiting().len() {
             progress.holds.stand(streamed.waiting());
-            show(progress);
+            progress.show_at_work();
         }
         chaos::pass(Point::Unconfirmed);
         let soon = Instant::now() + CONFIRM_EVERY;
@@ -581,14 +581,6 @@ impl Stream {
 /// A snapshot of which the stream did not know when it went on is worth nothing.
 fn stood(still: bool) -> Result<()> {
     still.then_some(()).ok_or_else(|| Error::transient("a snapshot took so long that the stream went on"))
-}
-
-/// At work, with or without something that waits.
-fn show(progress: &Progress) {
-    match progress.holds.words() {
-        Some((reason, hint)) => progress.show(State::Degraded, Some(reason), hint),
-        None => progress.show(State::Running, None, None),
-    }
 }
 
 /// Whether frames are to be read.
