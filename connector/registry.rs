@@ -468,14 +468,22 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
         (Source::Mongodb(from), Move::To(place)) => millrace_mongodb::chosen(from, place.as_deref()).await?,
         (Source::Mongodb(_), Move::Forget) => millrace_mongodb::forget(),
     };
-    if let Source::Postgres(_) = &connector.source
+    if let Source::Postgres(from) = &connector.source
         // One that cannot be read says nothing of what waits.
         && let Ok(Some(stored)) = self::position(connector).await
     {
-        millrace_postgres::may_move(&stored, &position)?;
+        millrace_postgres::may_move(from, &stored, &position).await?;
     }
     overwrite(connector, &position, forget).await?;
     Ok(position)
+}
+
+/// What waits while the rest goes on, a line for each.
+pub async fn waiting(connector: &Connector) -> Vec<String> {
+    match (&connector.source, position(connector).await) {
+        (Source::Postgres(_), Ok(Some(stored))) => millrace_postgres::waiting(&stored),
+        _ => Vec::new(),
+    }
 }
 
 async fn overwrite(connector: &Connector, position: &Position, forget: bool) -> Result<()> {
@@ -502,9 +510,7 @@ pub async fn remnants(connector: &Connector) -> Result<Remnants> {
     match &connector.source {
         Source::Postgres(from) => {
             let (mut there, orphans) = millrace_postgres::remnants(from).await?;
-            if let Ok(Some(stored)) = position(connector).await {
-                there.extend(millrace_postgres::waiting(&stored));
-            }
+            there.extend(waiting(connector).await);
             Ok(Remnants { there, orphans })
         }
         // A change stream leaves nothing.

@@ -15,6 +15,8 @@ use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::messages::NAMESPACE;
 use crate::position::{Open, Stored, Streamed};
+use crate::slot::{self, Slot};
+use crate::{control, server};
 
 /// Up to where changes were delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,12 +228,38 @@ pub fn waiting(stored: &Position) -> Vec<String> {
     stored.held.iter().map(line).collect()
 }
 
-/// Refuses to move a position past what waits, which would be lost unseen.
-pub fn may_move(stored: &Position, to: &Position) -> Result<()> {
+/// Refuses to move a position past what waits, which would be lost unseen; not where it is lost already.
+pub async fn may_move(settings: &Settings, stored: &Position, to: &Position) -> Result<()> {
+    let Err(refused) = keeps(stored, to) else { return Ok(()) };
+    let Ok(Stored::Streamed(stored)) = Stored::parse(stored) else { return Err(refused) };
+    let control = control::connect(settings).await?;
+    let facts = server::facts(&control.client).await?;
+    if facts.system_identifier.to_string() != stored.system_identifier {
+        // What waits is on another server.
+        return Err(refused);
+    }
+    let slot = slot::read(&control.client, &settings.slot).await?;
+    if has_log(slot.as_ref(), &stored) { Err(refused) } else { Ok(()) }
+}
+
+/// Whether a slot still has what waits.
+fn has_log(slot: Option<&Slot>, stored: &Streamed) -> bool {
+    let Some(slot) = slot.filter(|slot| slot.lost().is_none()) else { return false };
+    slot.confirmed_flush_lsn.is_some_and(|confirmed| confirmed <= stored.confirmable())
+}
+
+/// Refuses a position past what waits in the stored one.
+fn keeps(stored: &Position, to: &Position) -> Result<()> {
     let Ok(Stored::Streamed(stored)) = Stored::parse(stored) else { return Ok(()) };
     match Stored::parse(to)? {
         // Everything that waits comes again.
-        Stored::Streamed(to) if to.since_us.is_none() && to.end_lsn <= stored.confirmable() => Ok(()),
+        Stored::Streamed(to)
+            if to.since_us.is_none()
+                && to.system_identifier == stored.system_identifier
+                && to.end_lsn <= stored.confirmable() =>
+        {
+            Ok(())
+        }
         _ => stored.nothing_waits("the position cannot be moved past what waits"),
     }
 }
@@ -349,10 +377,31 @@ mod tests {
         streamed.end_lsn = Lsn(30);
         let stored = streamed.to_position();
         let to = |end| Streamed::starting_at("7", 1, "s", Lsn(end)).to_position();
-        may_move(&stored, &to(10)).expect("all of it comes again");
-        let error = may_move(&stored, &to(11)).expect_err("it would be lost");
+        keeps(&stored, &to(10)).expect("all of it comes again");
+        let error = keeps(&stored, &to(11)).expect_err("it would be lost");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("0/A")), "{error:?}");
-        may_move(&stored, &creating("s")).expect_err("it would be lost");
-        may_move(&to(30), &creating("s")).expect("nothing waits");
+        keeps(&stored, &creating("s")).expect_err("it would be lost");
+        let elsewhere = Streamed::starting_at("8", 1, "s", Lsn(10)).to_position();
+        keeps(&stored, &elsewhere).expect_err("the places of another server say nothing");
+        keeps(&to(30), &creating("s")).expect("nothing waits");
+    }
+
+    #[test]
+    fn what_waits_is_lost_with_the_slot_that_kept_its_log() {
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(0x10));
+        streamed.add(&strike("public.a"));
+        streamed.end_lsn = Lsn(0x30);
+        let slot = |confirmed: &str, status: &str| -> Slot {
+            let slot = serde_json::json!({
+                "slot_name": "s", "plugin": "pgoutput", "database": "shop", "active": false,
+                "restart_lsn": "0/5", "confirmed_flush_lsn": confirmed, "wal_status": status,
+                "temporary": false
+            });
+            serde_json::from_value(slot).expect("a slot")
+        };
+        assert!(has_log(Some(&slot("0/10", "reserved")), &streamed));
+        assert!(!has_log(Some(&slot("0/11", "reserved")), &streamed), "it was made anew");
+        assert!(!has_log(Some(&slot("0/10", "lost")), &streamed));
+        assert!(!has_log(None, &streamed));
     }
 }
