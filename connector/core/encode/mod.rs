@@ -524,6 +524,8 @@ mod flat_rows_test;
 #[cfg(test)]
 mod flat_test;
 #[cfg(test)]
+mod gate_test;
+#[cfg(test)]
 mod oracle_test;
 #[cfg(test)]
 mod outbox_test;
