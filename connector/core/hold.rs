@@ -29,7 +29,7 @@ const ASK_SELDOM: Duration = Duration::from_secs(120);
 /// Of the time that an attempt takes to come back to where the stream was, at least so much goes by until the next try.
 const TIMES_AS_LONG: u32 = 2;
 /// More would not fit into a position, which is one record.
-const HELD_MAX: u64 = 100;
+pub const HELD_MAX: usize = 100;
 /// As much of an error as a position keeps.
 const WORDS_MAX: usize = 600;
 
@@ -234,7 +234,7 @@ impl Holds {
     /// Whether something new may wait. Where it may not, a registry is waited for, and what it refuses is stopped at.
     pub fn can_hold(&self) -> bool {
         let is_barred = self.reads.load(Ordering::Relaxed) || self.seeks.load(Ordering::Relaxed);
-        !is_barred && self.count.load(Ordering::Relaxed) < HELD_MAX
+        !is_barred && self.count.load(Ordering::Relaxed) < HELD_MAX as u64
     }
 
     /// Rows are being read, or no longer.

@@ -6,7 +6,7 @@
 //! told by the gates, one for each thing that is held and one for the rest, which the encoder asks for every change.
 
 use millrace_core::error::{Error, Result};
-use millrace_core::hold::{Gate, Holds, Lane, Lanes, Passed, Strike, Thing, Waiting, groups};
+use millrace_core::hold::{Gate, HELD_MAX, Holds, Lane, Lanes, Passed, Strike, Thing, Waiting, groups};
 use millrace_core::position::{Mark, Position};
 use millrace_core::progress::now_us;
 use serde::{Deserialize, Serialize};
@@ -195,6 +195,11 @@ pub fn open(settings: &Settings, from: Option<Position>, holds: &Holds) -> Resul
     for held in &streamed.held {
         captured(settings, held)?;
     }
+    if streamed.held.len() > HELD_MAX {
+        holds.forget_strikes();
+        return Err(Error::config(format!("more than {HELD_MAX} tables and types of events would wait"))
+            .hint("millrace position <file> show names those that do, and why: mend that, then restart the connector"));
+    }
     let lanes = Lanes { is_new, ..streamed.lanes(|thing| holds.is_due(thing)) };
     holds.on_trial(&lanes);
     Ok((Some(streamed.to_position()), lanes))
@@ -266,16 +271,22 @@ fn keeps(stored: &Position, to: &Position) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use millrace_core::error::Kind;
     use millrace_core::hold::REGISTRY_AWAY;
 
     use super::*;
     use crate::config::Raw;
     use crate::position::creating;
 
+    fn settings(tables: &str) -> Settings {
+        let file = format!("url = 'postgres://bob@db/shop'\ntables = [{tables}]");
+        let raw: Raw = toml::from_str(&file).expect("a file");
+        Settings::resolve(raw, "orders").expect("settings")
+    }
+
     #[test]
     fn a_schema_whose_name_holds_a_dot_is_found_in_the_file() {
-        let raw: Raw = toml::from_str("url = 'postgres://bob@db/shop'\ntables = ['\"a.b\".t']").expect("a file");
-        let settings = Settings::resolve(raw, "orders").expect("settings");
+        let settings = settings("'\"a.b\".t'");
         let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
         streamed.add(&strike("a.b.t"));
         streamed.add(&strike("a.c.t"));
@@ -384,6 +395,40 @@ mod tests {
         let elsewhere = Streamed::starting_at("8", 1, "s", Lsn(10)).to_position();
         keeps(&stored, &elsewhere).expect_err("the places of another server say nothing");
         keeps(&to(30), &creating("s")).expect("nothing waits");
+    }
+
+    #[test]
+    fn a_strike_is_held_from_the_stored_position_on_and_no_more_than_a_position_takes() {
+        let settings = settings("'public.*'");
+        let stored = Streamed::starting_at("7", 1, "s", Lsn(10));
+        let holds = Holds::default();
+        holds.struck(&strike("public.a"));
+        holds.struck(&strike("public.b"));
+        let (from, lanes) = open(&settings, Some(stored.to_position()), &holds).expect("both wait");
+        let Stored::Streamed(held) = Stored::parse(&from.expect("a position")).expect("parse") else {
+            panic!("it has begun")
+        };
+        assert_eq!((held.held.len(), held.confirmable(), lanes.is_new), (2, Lsn(10), true));
+        assert!(lanes.shuts("public.a") && lanes.shuts("public.b"));
+        let (_, lanes) = open(&settings, Some(held.to_position()), &holds).expect("both still wait");
+        assert!(!lanes.is_new, "the stored position says so");
+        (0..HELD_MAX).for_each(|n| holds.struck(&strike(&format!("public.t{n}"))));
+        open(&settings, Some(stored.to_position()), &holds).expect_err("that is too many");
+        open(&settings, Some(stored.to_position()), &holds).expect("and met again");
+    }
+
+    #[test]
+    fn what_cannot_wait_yet_is_met_again_without() {
+        let settings = settings("'public.*'");
+        let since_us = Some(1);
+        let sought = Streamed { since_us, ..Streamed::starting_at("7", 1, "s", Lsn(10)) }.to_position();
+        let holds = Holds::default();
+        for from in [Some(sought), Some(creating("s")), None] {
+            holds.struck(&strike("public.a"));
+            let error = open(&settings, from.clone(), &holds).expect_err("not yet");
+            assert_eq!(error.kind(), Kind::Transient);
+            open(&settings, from, &holds).expect("nothing is to be held");
+        }
     }
 
     #[test]
