@@ -332,11 +332,8 @@ impl Holds {
     /// When the next things are to be tried, and whether a registry has to be back for that.
     pub fn next(&self) -> Option<(Instant, bool)> {
         let known = self.known();
-        let of: Vec<_> = known
-            .waiting
-            .iter()
-            .map(|one| (one.thing.relation.as_str(), one.topics.as_slice()))
-            .collect();
+        let of: Vec<_> =
+            known.waiting.iter().map(|one| (one.thing.relation.as_str(), one.topics.as_slice())).collect();
         let groups = groups(&of);
         let next_of = |group: &usize| {
             let things = groups.iter().zip(&known.waiting).filter(|(other, _)| *other == group);
@@ -403,7 +400,9 @@ pub fn groups(things: &[(&str, &[String])]) -> Vec<usize> {
     for (at, (relation, topics)) in things.iter().enumerate() {
         for (before, (other, others)) in things.iter().enumerate().take(at) {
             let is_with = relation == other || topics.iter().any(|topic| others.contains(topic));
-            if let (true, Some(from), Some(to)) = (is_with, groups.get(at).copied(), groups.get(before).copied()) {
+            if let (true, Some(from), Some(to)) =
+                (is_with, groups.get(at).copied(), groups.get(before).copied())
+            {
                 groups.iter_mut().filter(|group| **group == from).for_each(|group| *group = to);
             }
         }

@@ -147,7 +147,14 @@ mod tests {
         let progress = Progress::default();
         let thing = Thing { relation: "a.b".into(), columns: Vec::new(), values: Vec::new() };
         let (since, why) = ("0/10".to_owned(), "refused".to_owned());
-        progress.holds.stand(vec![Waiting { thing, topics: Vec::new(), since_ms: 1, since, why, hint: None }]);
+        progress.holds.stand(vec![Waiting {
+            thing,
+            topics: Vec::new(),
+            since_ms: 1,
+            since,
+            why,
+            hint: None,
+        }]);
         progress.show_at_work();
         assert_eq!(progress.shown().state, State::Degraded);
         progress.pending_since_us.store(now_us() - 120_000_000, Ordering::Relaxed);

@@ -208,7 +208,9 @@ pub fn open(settings: &Settings, from: Option<Position>, holds: &Holds) -> Resul
 /// What was to wait cannot, now: the attempts that follow meet it as if nothing could, until that has changed.
 pub fn met_again(holds: &Holds, why: &str) -> Error {
     holds.forget_strikes();
-    Error::transient(format!("something cannot go out, and cannot wait alone, because {why}: it is looked at anew"))
+    Error::transient(format!(
+        "something cannot go out, and cannot wait alone, because {why}: it is looked at anew"
+    ))
 }
 
 /// What the file no longer captures could never be released.
@@ -366,12 +368,9 @@ mod tests {
     #[test]
     fn who_shares_a_topic_with_something_that_is_not_due_waits_for_it() {
         let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
-        for (relation, topics) in [
-            ("public.a", &["t"][..]),
-            ("public.b", &["t", "u"]),
-            ("public.c", &["u"]),
-            ("public.d", &["v"]),
-        ] {
+        for (relation, topics) in
+            [("public.a", &["t"][..]), ("public.b", &["t", "u"]), ("public.c", &["u"]), ("public.d", &["v"])]
+        {
             let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
             streamed.add(&Strike { topics, ..strike(relation) });
         }

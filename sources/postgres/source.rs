@@ -261,7 +261,9 @@ impl PostgresSource {
         if went_back && feed.lanes.releases() {
             // What is passed over was decided by the place of before, behind which the new timeline has other changes.
             feed.commit(position.to_position()).await?;
-            return Err(Error::transient("the promoted server never had the end of the log: what waits is looked at anew"));
+            return Err(Error::transient(
+                "the promoted server never had the end of the log: what waits is looked at anew",
+            ));
         }
         let walsender = handshake.backend_pid;
         let released: Vec<bool> = feed.lanes.held.iter().map(|lane| lane.gate != Gate::Shut).collect();

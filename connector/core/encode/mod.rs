@@ -294,9 +294,8 @@ impl<T: Targets> Encoder<T> {
             spread.must_fit(place, &relation.full_name())?;
         }
         let registered = self.register(&draft, format).await;
-        let ids = registered.map_err(|error| {
-            self.waiting(error, gate::whole_of(&name), gate::topics(&target, &copies))
-        })?;
+        let ids = registered
+            .map_err(|error| self.waiting(error, gate::whole_of(&name), gate::topics(&target, &copies)))?;
         Ok(Plan { gate, ..draft.compile(ids, target, copies, asks) })
     }
 
