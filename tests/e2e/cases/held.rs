@@ -256,3 +256,56 @@ async fn no_command_moves_a_position_past_what_waits() {
     shop.start_in_any_state().await;
     shop.wait_for_events("public.parcels", 8).await;
 }
+
+#[tokio::test]
+async fn two_tables_that_one_migration_alters_wait_both_while_the_rest_goes_on() {
+    let mut shop = Shop::open("held-two").await;
+    for table in ["parcels", "crates"] {
+        shop.table(table, "id bigint PRIMARY KEY, note text").await;
+    }
+    shop.capture(&["public.orders", "public.parcels", "public.crates"]);
+    shop.trust_commits();
+    shop.start().await.rows(1..=5).await.expect_rows(1..=5).await;
+    shop.sql.run("INSERT INTO parcels VALUES (1, 'a'); INSERT INTO crates VALUES (1, 'a')").await;
+    let subject = |table: &str| format!("{}-value", shop.topic(&format!("public.{table}")));
+    let subjects = [subject("parcels"), subject("crates")];
+    for (table, subject) in ["public.parcels", "public.crates"].iter().zip(&subjects) {
+        shop.wait_for_events(table, 1).await;
+        shop.subjects().set_compatibility(subject, "FULL").await;
+    }
+    // In one transaction: the second refusal comes before anything is delivered behind the first one.
+    shop.sql
+        .run(
+            "BEGIN; ALTER TABLE parcels ALTER note TYPE bigint USING 7; ALTER TABLE crates ALTER note TYPE bigint \
+             USING 7; INSERT INTO parcels VALUES (2, 7); INSERT INTO crates VALUES (2, 7); COMMIT",
+        )
+        .await;
+    shop.rows(6..=10).await.expect_rows(1..=10).await;
+    for table in ["public.parcels", "public.crates"] {
+        wait_until_held(&shop, table).await;
+    }
+    for subject in &subjects {
+        shop.subjects().set_compatibility(subject, "NONE").await;
+    }
+    restart(&shop).await;
+    wait_until_released(&shop).await;
+    for table in ["public.parcels", "public.crates"] {
+        assert_eq!(ids(&shop.wait_for_events(table, 2).await), [1, 2]);
+    }
+    shop.rows(11..=15).await.expect_rows(1..=15).await;
+}
+
+#[tokio::test]
+async fn where_the_slot_is_gone_what_waited_can_be_given_up_and_is_named() {
+    let mut shop = shop_with_parcels("held-gone").await;
+    make_incompatible(&shop).await;
+    parcels(&shop, 6, 8).await;
+    wait_until_held(&shop, "public.parcels").await;
+    shop.rows(6..=10).await.expect_rows(1..=10).await;
+    let (file, slot) = (shop.write_file().display().to_string(), shop.slot());
+    shop.term().await;
+    shop.sql.run(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
+    let ended = run_to_end(&["position", &file, "reset", "--yes"], shop.dir());
+    assert_eq!(ended.code, Some(0), "{}", ended.text());
+    assert!(ended.text().contains("public.parcels"), "{}", ended.text());
+}
