@@ -171,9 +171,7 @@ impl<T: Targets> Encoder<T> {
 
     /// A relation, or a type of its events, may be held, and these are.
     pub fn holding(self, lanes: Lanes) -> Self {
-        // What is released is on trial, while everything else waits for the outcome.
-        let patience = if lanes.releases() { Duration::ZERO } else { PATIENCE };
-        Self { asked: self.targets.hasty(patience), lanes: Some(lanes), ..self }
+        Self { asked: self.targets.hasty(PATIENCE), lanes: Some(lanes), ..self }
     }
 
     /// What the next dead letters say of how often the same was tried.

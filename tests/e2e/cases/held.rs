@@ -304,6 +304,7 @@ async fn where_the_slot_is_gone_what_waited_can_be_given_up_and_is_named() {
     shop.rows(6..=10).await.expect_rows(1..=10).await;
     let (file, slot) = (shop.write_file().display().to_string(), shop.slot());
     shop.term().await;
+    shop.wait_for_slot(false).await;
     shop.sql.run(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
     let ended = run_to_end(&["position", &file, "reset", "--yes"], shop.dir());
     assert_eq!(ended.code, Some(0), "{}", ended.text());
