@@ -530,7 +530,7 @@ impl Stream {
         // Every position of this attempt says what it was begun with.
         progress.holds.forget_strikes();
         progress.holds.seeks(streamed.since_us.is_some());
-        if streamed.held.len() != progress.holds.waiting().len() {
+        if streamed.held.len() as u64 != progress.holds.count.load(Ordering::Relaxed) {
             progress.holds.stand(streamed.waiting());
             progress.show_at_work();
         }
