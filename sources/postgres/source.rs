@@ -158,8 +158,6 @@ impl PostgresSource {
             return Ok(Begun::Through);
         }
         may_read(&plan.unread, &feed)?;
-        // Where something waits, rows are read after it.
-        feed.progress.holds.reads(!plan.unread.is_empty() && feed.lanes.held.is_empty());
         let place =
             start::place(&self.settings, &client, &facts, &mut feed, from, plan.notes.clone()).await?;
         let Some(position) = place else { return Ok(Begun::Stopping) };
@@ -188,7 +186,6 @@ impl PostgresSource {
         let (joined, mut waiting) = (plan.joined, table::apart(plan.unread));
         let (base, unread) = waiting.pop_front().unwrap_or_default();
         feed.progress.holds.stand(position.waiting());
-        feed.progress.holds.seeks(position.since_us.is_some());
         let mut tracker = Tracker::new(unread.clone(), plan.notes, counter.token.to_string())
             .followed(self.settings.snapshot.stream);
         waiting.iter().for_each(|(_, unread)| tracker.add(unread.clone()));
@@ -242,6 +239,7 @@ impl PostgresSource {
         if unread.is_empty() {
             return Ok(None);
         }
+        counter.progress.holds.reads(true);
         let (settings, origin) = (self.settings.on_primary(), self.origin.clone());
         let control = control::connect(&settings).await?;
         Ok(Some(Reader::new(settings, origin, control, counter.clone(), (base, unread))))
@@ -256,6 +254,7 @@ impl PostgresSource {
         (mut feed, tracker, desk): (Feed, Tracker, Desk),
     ) -> Result<Reading> {
         let settings = &self.settings;
+        feed.progress.holds.seeks(position.since_us.is_some());
         let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
         let went_back = start::follow_timeline(&mut handshake, facts, &mut position).await?;
         if went_back && feed.lanes.releases() {
@@ -309,8 +308,7 @@ impl PostgresSource {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beats = self.settings.heartbeat_interval.is_some();
-        let mut enough: Option<Lsn> = None;
-        let mut reads = reader.is_some();
+        let (mut enough, mut reads): (Option<Lsn>, _) = (None, reader.is_some());
         let mut rows: Pin<Box<dyn Future<Output = Result<()>> + Send>> = match reader {
             Some(reader) => Box::pin(reader.run()),
             None => Box::pin(std::future::pending()),
@@ -322,7 +320,6 @@ impl PostgresSource {
                 && let Some((base, unread)) = waiting.pop_front()
                 && let Some(reader) = self.reader(&counter, base, unread).await?
             {
-                progress.holds.reads(true);
                 (reads, enough, rows) = (true, None, Box::pin(reader.joined(joined).run()));
             }
             tokio::select! {

@@ -45,7 +45,7 @@ pub(super) async fn possible(
     }
 }
 
-/// Refuses what would have to be read first. Where something waited before, nothing is being read.
+/// Refuses what would have to be read first, and says whether rows are read: where something waits, they are after it.
 pub(super) fn may_read(unread: &[Unread], feed: &Feed) -> Result<()> {
     if feed.lanes.is_new && !unread.is_empty() {
         return Err(held::met_again(&feed.progress.holds, "rows of tables are still to be read"));
@@ -56,6 +56,9 @@ pub(super) fn may_read(unread: &[Unread], feed: &Feed) -> Result<()> {
             outbox.table
         ))
         .hint("take the table out of the file until nothing is held")),
-        _ => Ok(()),
+        _ => {
+            feed.progress.holds.reads(!unread.is_empty() && feed.lanes.held.is_empty());
+            Ok(())
+        }
     }
 }
