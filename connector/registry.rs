@@ -468,8 +468,22 @@ pub async fn move_position(connector: &Connector, to: Move) -> Result<Position> 
         (Source::Mongodb(from), Move::To(place)) => millrace_mongodb::chosen(from, place.as_deref()).await?,
         (Source::Mongodb(_), Move::Forget) => millrace_mongodb::forget(),
     };
+    if let Source::Postgres(from) = &connector.source
+        // One that cannot be read says nothing of what waits.
+        && let Ok(Some(stored)) = self::position(connector).await
+    {
+        millrace_postgres::may_move(from, &stored, &position).await?;
+    }
     overwrite(connector, &position, forget).await?;
     Ok(position)
+}
+
+/// What waits while the rest goes on, a line for each.
+pub async fn waiting(connector: &Connector) -> Vec<String> {
+    match (&connector.source, position(connector).await) {
+        (Source::Postgres(_), Ok(Some(stored))) => millrace_postgres::waiting(&stored),
+        _ => Vec::new(),
+    }
 }
 
 async fn overwrite(connector: &Connector, position: &Position, forget: bool) -> Result<()> {
@@ -495,7 +509,8 @@ pub struct Remnants {
 pub async fn remnants(connector: &Connector) -> Result<Remnants> {
     match &connector.source {
         Source::Postgres(from) => {
-            let (there, orphans) = millrace_postgres::remnants(from).await?;
+            let (mut there, orphans) = millrace_postgres::remnants(from).await?;
+            there.extend(waiting(connector).await);
             Ok(Remnants { there, orphans })
         }
         // A change stream leaves nothing.
@@ -505,10 +520,13 @@ pub async fn remnants(connector: &Connector) -> Result<Remnants> {
 
 /// Forgets the position, shutting out an instance that still runs, and takes the connector off its source.
 pub async fn remove(connector: &Connector) -> Result<()> {
-    move_position(connector, Move::Forget).await?;
     match &connector.source {
-        Source::Postgres(from) => millrace_postgres::remove(from).await,
-        Source::Mongodb(_) => Ok(()),
+        Source::Postgres(from) => {
+            // What waits was shown, and goes with the rest.
+            overwrite(connector, &millrace_postgres::forgotten(from).await?, true).await?;
+            millrace_postgres::remove(from).await
+        }
+        Source::Mongodb(_) => overwrite(connector, &millrace_mongodb::forget(), true).await,
     }
 }
 

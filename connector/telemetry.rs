@@ -81,12 +81,13 @@ type Figure = fn(&Progress) -> &AtomicU64;
 
 /// Places in the source's log, what it keeps, and the sink's patience: they may fall when the connector
 /// starts anew.
-const GAUGES: [(&str, &str, Figure); 9] = [
+const GAUGES: [(&str, &str, Figure); 10] = [
     ("received_position", "Newest place in the source's log that was read", |p| &p.received),
     ("delivered_position", "Newest place whose data and position are durable in the sink", |p| &p.delivered),
     ("confirmed_position", "Newest place that was told to the source", |p| &p.confirmed),
     ("source_end_position", "Where the source's log ends", |p| &p.source_end),
     ("retained_wal_bytes", "Log that the source keeps for this connector", |p| &p.retained_bytes),
+    ("held", "Tables and types of events that wait while the rest goes on", |p| &p.holds.count),
     ("commit_backoff_ms", "Wait before a commit is asked for again; grows with slow commits", |p| {
         &p.commit_backoff_ms
     }),

@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use millrace_core::error::Error;
+use millrace_core::error::{Error, Result};
+use millrace_core::position::Position;
 use serde_json::json;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, refuse};
@@ -96,11 +97,11 @@ pub async fn position(file: PathBuf, action: Action) -> u8 {
                 recorded(connector, "position hand-back", arguments, act).await.map(Some)
             }
             Action::Set { to, yes: true } => {
-                let act = registry::move_position(connector, Move::To(to.clone()));
+                let act = given_up(connector, Move::To(to.clone()));
                 recorded(connector, "position set", json!({"to": to}), act).await.map(Some)
             }
             Action::Reset { yes: true } => {
-                let act = registry::move_position(connector, Move::Forget);
+                let act = given_up(connector, Move::Forget);
                 recorded(connector, "position reset", json!({}), act).await.map(Some)
             }
         };
@@ -121,6 +122,16 @@ pub async fn position(file: PathBuf, action: Action) -> u8 {
         }
     }
     0
+}
+
+/// Moves the position, and says what waited before it and was given up with its log.
+async fn given_up(connector: &config::Connector, to: Move) -> Result<Position> {
+    let waited = registry::waiting(connector).await;
+    let position = registry::move_position(connector, to).await?;
+    for what in waited {
+        eprintln!("millrace: {}: no longer kept, unless it is sent again from there: {what}", connector.name);
+    }
+    Ok(position)
 }
 
 fn not_sure() -> Error {

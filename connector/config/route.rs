@@ -22,7 +22,8 @@ use super::routed;
 use super::step;
 use super::typed;
 
-const POLICIES: [(&str, OnReject); 2] = [("stop", OnReject::Stop), ("dead_letter", OnReject::DeadLetter)];
+const POLICIES: [(&str, OnReject); 3] =
+    [("stop", OnReject::Stop), ("dead_letter", OnReject::DeadLetter), ("park", OnReject::Park)];
 
 /// Adds the routes and the policy for rejects to what `[format]` says.
 pub fn resolve(file: &raw::File, format: &mut Format, problems: &mut Problems) {
@@ -40,7 +41,23 @@ pub fn resolve(file: &raw::File, format: &mut Format, problems: &mut Problems) {
     step::resolve(&file.step, format, problems);
     let routes = file.route.iter().map(|raw| route(raw, format, problems)).collect();
     format.routes = routes;
+    parks_alone(file, format, problems);
     what_is_hidden_stays_hidden(format, problems);
+}
+
+/// What is parked waits alone, for which the source has to come back to it.
+fn parks_alone(file: &raw::File, format: &Format, problems: &mut Problems) {
+    if !format.is_somewhere(|format| format.on_reject == OnReject::Park) {
+        return;
+    }
+    if file.source.mongodb.is_some() {
+        problems
+            .add("on_reject", "cannot be \"park\" with [source.mongodb]: write \"stop\" or \"dead_letter\"");
+    }
+    if !format.can_hold() {
+        let what = "cannot be \"park\" with transactions = true in [format]: all changes of a transaction are told of together";
+        problems.add("on_reject", what);
+    }
 }
 
 /// Headers, topics, payloads and the keys of events are made of whole values. What patterns hide is found once the columns

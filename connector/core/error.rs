@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::hold::Strike;
 use crate::progress::State;
 
 /// What an error means for the connector. Decided once, where the error is born, from codes and never
@@ -27,6 +28,7 @@ pub struct Error {
     hint: Option<String>,
     state: Option<State>,
     code: Option<&'static str>,
+    strike: Option<Box<Strike>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -34,7 +36,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, state: None, code: None, source: None }
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            state: None,
+            code: None,
+            strike: None,
+            source: None,
+        }
     }
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(Kind::Config, message)
@@ -67,6 +77,11 @@ impl Error {
         self.state = Some(state);
         self
     }
+    /// What it is about may wait alone, while the rest goes on.
+    pub fn striking(mut self, strike: Strike) -> Self {
+        self.strike = Some(Box::new(strike));
+        self
+    }
     /// It may pass after all: what it is about is looked at anew by the next attempt.
     pub fn passing(mut self) -> Self {
         self.kind = Kind::Transient;
@@ -89,6 +104,9 @@ impl Error {
     }
     pub fn code_text(&self) -> Option<&'static str> {
         self.code
+    }
+    pub fn strike(&self) -> Option<&Strike> {
+        self.strike.as_deref()
     }
     /// The state to show: the named one, else the one that the kind implies.
     pub fn shown_state(&self) -> State {

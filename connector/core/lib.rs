@@ -8,6 +8,7 @@ pub mod chaos;
 pub mod encode;
 pub mod error;
 mod first;
+pub mod hold;
 pub mod labels;
 pub mod pattern;
 pub mod pipeline;

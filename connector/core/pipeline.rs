@@ -20,6 +20,7 @@ use crate::batch::{ChangeBatch, EncodedBatch};
 use crate::chaos::{self, Rule};
 use crate::encode::{Encoded, Encoder, Format, hides_nothing, misfits};
 use crate::error::{Error, Kind, Result};
+use crate::hold::{Holds, Lanes};
 use crate::position::Position;
 use crate::progress::{Progress, now_us};
 use crate::sink::{Sink, Targets};
@@ -35,6 +36,9 @@ const SMALL_BATCH_BYTES: usize = 64 * 1024;
 /// Between two looks at whether the newest batch is settled: what waits for it is in no hurry.
 const SETTLED_LOOK: Duration = Duration::from_millis(20);
 
+/// Between two looks at what is held.
+const HOLDS_LOOK: Duration = Duration::from_secs(1);
+
 /// What the encoder hands to the sink's task.
 enum Down {
     Batch(EncodedBatch),
@@ -42,26 +46,81 @@ enum Down {
     Idle,
 }
 
-/// One attempt, in the order that correctness asks for: the source must be able to stream before the sink
-/// shuts out a predecessor. Ends with `Ok` only because `stopping` was set.
+/// Attempts one after the other, as long as each one ends only because something is to wait alone, or to be tried again.
+/// Ends with `Ok` only because `stopping` was set.
 pub async fn run<S: Source, K: Sink>(
     source: &mut S,
     sink: &mut K,
     format: Format,
     progress: Arc<Progress>,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) -> Result<()> {
+    loop {
+        // On the heap, like the reading in it: nested, and moved from one to the next, they would fill the stack.
+        let struck = match Box::pin(attempt(source, sink, &format, &progress, stopping.clone())).await {
+            Ok(Ending::Stopped) => return Ok(()),
+            Ok(Ending::Due) => continue,
+            Err(error) => error,
+        };
+        match struck.strike() {
+            Some(new) if source.can_hold() => {
+                tracing::warn!(held = %new.thing, hint = new.hint, "waits, while the rest goes on: {struck}");
+                progress.holds.struck(new);
+            }
+            _ => return Err(struck),
+        }
+    }
+}
+
+/// Why an attempt ended in good order.
+enum Ending {
+    Stopped,
+    /// Something that is held is to be tried again.
+    Due,
+}
+
+/// One attempt, in the order that correctness asks for: the source must be able to stream before the sink
+/// shuts out a predecessor.
+async fn attempt<S: Source, K: Sink>(
+    source: &mut S,
+    sink: &mut K,
+    format: &Format,
+    progress: &Arc<Progress>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<Ending> {
+    progress.holds.begins();
     let from = tokio::select! {
         biased;
-        _ = stopping.wait_for(|stop| *stop) => return Ok(()),
-        from = open(source, sink, &format, &progress) => from?,
+        _ = stopping.wait_for(|stop| *stop) => return Ok(Ending::Stopped),
+        from = open(source, sink, format, progress) => from?,
     };
+    let (from, lanes) = source.hold(from, &progress.holds)?;
+    if !lanes.held.is_empty() && !format.can_hold() {
+        return Err(Error::config("something waits, and the file asks for the metadata of transactions")
+            .hint("take `transactions` out of [format] until nothing is held"));
+    }
     // What an earlier attempt had on its way comes again, or was delivered after all.
     progress.pending_since_us.store(0, Ordering::Relaxed);
     if let Some(position) = &from {
         progress.set_position(position.clone());
     }
+    let encoder = Encoder::new(format.clone(), sink.targets(), progress.clone());
+    let encoder = match source.can_hold() && format.can_hold() {
+        true => encoder.holding(lanes.clone()),
+        false => encoder,
+    };
+    flow(source, sink, encoder, (from, lanes), (format, progress), stopping).await
+}
 
+/// From the first batch to the last one.
+async fn flow<S: Source, K: Sink>(
+    source: &mut S,
+    sink: &mut K,
+    encoder: Encoder<K::Targets>,
+    (from, lanes): (Option<Position>, Lanes),
+    (format, progress): (&Format, &Arc<Progress>),
+    mut stopping: watch::Receiver<bool>,
+) -> Result<Ending> {
     let (full_in, full_out) = mpsc::channel(BATCHES);
     let (empty_in, empty_out) = shuttle::channel();
     let (down_in, down_out) = mpsc::channel(2 * BATCHES);
@@ -69,20 +128,22 @@ pub async fn run<S: Source, K: Sink>(
     fill(&empty_in, &spent_in);
     let (delivered_in, delivered_out) = watch::channel(None);
     let (source_runs, source_ended) = watch::channel(());
+    let (end, ending) = watch::channel(false);
     let feed = Feed {
         empties: empty_out,
         full: full_in,
         delivered: delivered_out,
-        stopping,
+        stopping: ending,
         seq: 0,
+        lanes: Arc::new(lanes),
         notes: sink.notes(),
         progress: progress.clone(),
     };
-    let encoder = EncodeTask {
+    let task = EncodeTask {
         end: from.clone(),
         beat: format.heartbeat.as_ref().map(|heartbeat| Beat::new(heartbeat.every)),
         news: progress.news(),
-        encoder: Encoder::new(format, sink.targets(), progress.clone()),
+        encoder,
         full: full_out,
         empties: empty_in,
         down: down_in,
@@ -92,15 +153,22 @@ pub async fn run<S: Source, K: Sink>(
         sent: 0,
         source_ended,
     };
-    let encoding = tokio::spawn(encoder.run().in_current_span());
-    let delivery = Delivery { delivered: delivered_in, spent: spent_in, progress, sent: VecDeque::new() };
+    let encoding = tokio::spawn(task.run().in_current_span());
+    let (shown, sent) = (progress.clone(), VecDeque::new());
+    let delivery = Delivery { delivered: delivered_in, spent: spent_in, progress: shown, sent };
+    let targets = sink.targets();
 
-    let reading = async {
+    let reading = Box::pin(async {
         let read = source.run(from.filter(|_| !chaos::is_broken(Rule::Begin)), feed).await;
         drop(source_runs);
         read
+    });
+    let mut is_due = false;
+    let (read, sent) = tokio::select! {
+        ended = async { tokio::join!(reading, delivery.run(sink, down_out)) } => ended,
+        // Never ready: it only says when.
+        () = told_to_end(&mut stopping, (progress, &targets), (&end, &mut is_due)) => return Ok(Ending::Stopped),
     };
-    let (read, sent) = tokio::join!(reading, delivery.run(sink, down_out));
     let encoded = encoding
         .await
         // The panic's own words may hold row data; the hook has logged its place.
@@ -108,7 +176,53 @@ pub async fn run<S: Source, K: Sink>(
     // The cause is where the chain broke first: an error downstream makes the ones upstream stop quietly,
     // and a source that fails still lets what it sent be delivered.
     sent.and(encoded)?;
-    believed(read, sink).await
+    believed(read, sink).await?;
+    Ok(if is_due { Ending::Due } else { Ending::Stopped })
+}
+
+/// Ends the attempt when the connector is to stop, and when something that is held is to be tried again. Goes on until
+/// it is dropped.
+async fn told_to_end(
+    stopping: &mut watch::Receiver<bool>,
+    (progress, targets): (&Progress, &impl Targets),
+    (end, is_due): (&watch::Sender<bool>, &mut bool),
+) {
+    let is_stopped = tokio::select! {
+        biased;
+        // Whoever could ask may be gone: then the attempt ends by other means.
+        stopped = stopping.wait_for(|stop| *stop) => stopped.is_ok(),
+        () = next_try(&progress.holds, targets) => {
+            *is_due = true;
+            true
+        }
+    };
+    if is_stopped {
+        end.send_replace(true);
+    }
+    std::future::pending().await
+}
+
+/// Ready when something that is held is to be tried again. Cancel-safe.
+async fn next_try(holds: &Holds, targets: &impl Targets) {
+    loop {
+        // What is held changes when nobody looks: a release, or the first word of the source.
+        let Some((at, asks)) = holds.next() else {
+            tokio::time::sleep(HOLDS_LOOK).await;
+            continue;
+        };
+        tokio::time::sleep_until(at.min(Instant::now() + HOLDS_LOOK)).await;
+        if at > Instant::now() {
+            continue;
+        }
+        if !asks {
+            return;
+        }
+        if targets.answers().await {
+            holds.answered();
+            return;
+        }
+        holds.postpone();
+    }
 }
 
 async fn open<S: Source, K: Sink>(

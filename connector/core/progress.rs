@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use crate::batch::Op;
+use crate::hold::Holds;
 use crate::position::Position;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +221,8 @@ pub struct Progress {
     notified: watch::Sender<u64>,
     /// How many of them are durable on their topic.
     pub notifications_told: AtomicU64,
+    /// What waits while the rest goes on.
+    pub holds: Holds,
 }
 
 impl Default for Progress {
@@ -261,6 +264,7 @@ impl Default for Progress {
             notifications: Mutex::default(),
             notified: watch::Sender::new(0),
             notifications_told: AtomicU64::default(),
+            holds: Holds::default(),
         }
     }
 }
@@ -271,6 +275,24 @@ impl Progress {
         let mut shown = lock(&self.shown);
         let since_ms = if shown.state == state { shown.since_ms } else { now_us() / 1000 };
         *shown = Shown { state, reason, hint, since_ms };
+    }
+
+    /// At work, with or without something that waits.
+    pub fn show_at_work(&self) {
+        match self.holds.words() {
+            Some((reason, hint)) => self.show(State::Degraded, Some(reason), hint),
+            None => self.show(State::Running, None, None),
+        }
+    }
+
+    /// Whether that is what is shown.
+    pub fn is_at_work(&self) -> bool {
+        let Shown { state, reason, .. } = self.shown();
+        match state {
+            State::Running => true,
+            State::Degraded => self.holds.words().is_some_and(|(words, _)| reason == Some(words)),
+            _ => false,
+        }
     }
 
     pub fn shown(&self) -> Shown {

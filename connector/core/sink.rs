@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use crate::batch::EncodedBatch;
 use crate::error::Result;
@@ -90,6 +91,17 @@ pub trait Targets: Clone + Send + Sync + 'static {
     /// Registers a schema under a subject and gives its id. Waits, visibly, while the registry is away. An error with
     /// the code `SCHEMA_INCOMPATIBLE` where those before it do not allow it.
     fn schema(&self, of: SchemaType, subject: &str, text: &str) -> impl Future<Output = Result<u32>> + Send;
+
+    /// The same, for what can wait alone: fails with the code `REGISTRY_AWAY` when a registry that has answered before is
+    /// away for longer than this.
+    fn hasty(&self, _patience: Duration) -> Self {
+        self.clone()
+    }
+
+    /// Whether a registry that was away answers again.
+    fn answers(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(true)
+    }
 
     /// The newest schema under a subject; `None` where there is none. Waits like `schema`.
     fn registered(&self, _subject: &str) -> impl Future<Output = Result<Option<Registered>>> + Send {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::batch::ChangeBatch;
 use crate::error::{Error, Result};
+use crate::hold::{Holds, Lanes};
 use crate::position::{Notes, Position};
 use crate::progress::Progress;
 use crate::relation::Relation;
@@ -27,6 +28,16 @@ pub trait Source: Send {
     /// a file fits, before there is a row.
     fn relations(&self) -> impl Future<Output = Result<Vec<Relation>>> + Send {
         std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Whether a part of what is captured can wait while the rest goes on.
+    fn can_hold(&self) -> bool {
+        false
+    }
+
+    /// The position with what waits from there on besides, and what the attempt that begins there holds and releases.
+    fn hold(&self, from: Option<Position>, _holds: &Holds) -> Result<(Option<Position>, Lanes)> {
+        Ok((from, Lanes::default()))
     }
 
     /// Fills batches in log order from `from` until told to stop. Confirms to the database only what
@@ -81,6 +92,8 @@ pub struct Feed {
     pub(crate) delivered: watch::Receiver<Option<Position>>,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) seq: u64,
+    /// What is held and released.
+    pub lanes: Arc<Lanes>,
     /// What the source noted in earlier runs.
     pub notes: Notes,
     pub progress: Arc<Progress>,

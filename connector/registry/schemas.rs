@@ -50,7 +50,7 @@ async fn one(registry: &Registry, schemas: &Schemas, report: &mut Report) {
         return;
     }
     let name = format!("subject {subject}");
-    match registry.latest(&subject).await {
+    match registry.latest(&subject, None).await {
         Ok(Some(found)) => newest(name, schemas, &found, report),
         Ok(None) => report.fail(
             name,
@@ -67,7 +67,7 @@ async fn alike(registry: &Registry, schemas: &Schemas, subjects: &[String], repo
     let fits = |subject: &&String| pattern.matches(subject) && !is_in_the_file(schemas, subject);
     let alike: Vec<&String> = subjects.iter().filter(fits).collect();
     for subject in alike.iter().take(SUBJECTS_MAX) {
-        match registry.latest(subject).await {
+        match registry.latest(subject, None).await {
             Ok(Some(found)) if found.of == schemas.of => {
                 newest(format!("subject {subject}"), schemas, &found, report);
             }

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
+use millrace_core::hold::Waiting;
 use millrace_core::progress::{Progress, Shown, SnapshotFigures, State, now_us};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::supervisor::Connector;
 use crate::telemetry;
@@ -86,7 +87,22 @@ fn own_status(shown: &Shown, progress: &Progress) -> Value {
         "doubtful_commits": progress.doubtful_commits.load(Ordering::Relaxed),
         "commit_backoff_ms": progress.commit_backoff_ms.load(Ordering::Relaxed),
         "restarts": progress.restarts.load(Ordering::Relaxed),
+        "held": progress.holds.waiting().iter().map(held).collect::<Vec<_>>(),
         "snapshot": progress.snapshot().map(|figures| snapshot(&figures)),
+    })
+}
+
+/// What waits while the rest goes on.
+fn held(waiting: &Waiting) -> Value {
+    let columns = waiting.thing.columns.iter().zip(&waiting.thing.values);
+    json!({
+        "relation": waiting.thing.relation,
+        "where": columns.map(|(column, value)| (column.clone(), json!(value))).collect::<Map<_, _>>(),
+        "topics": waiting.topics,
+        "since": waiting.since,
+        "since_ms": waiting.since_ms,
+        "reason": waiting.why,
+        "hint": waiting.hint,
     })
 }
 

@@ -48,6 +48,8 @@ async fn attempts<S: Source, K: Sink>(
     let mut backoff = Backoff::default();
     let mut trouble = Trouble::default();
     info!("starting");
+    // Whoever starts it anew may have mended what something waits for.
+    progress.holds.try_now();
     loop {
         if !ready(&mut told, turn.as_mut(), &progress).await {
             return over(&told, &progress);

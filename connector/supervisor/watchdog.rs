@@ -1,4 +1,4 @@
-//! Sees when a connector that says RUNNING delivers nothing, and when it moves again.
+//! Sees when a connector that is at work delivers nothing, and when it moves again.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -49,7 +49,9 @@ impl Watchdog {
         }
         let still = now.saturating_duration_since(self.seen_at);
         let waiting = progress.lag();
-        match judge(progress.shown().state, moves, still.min(waiting), self.patience) {
+        // What waits alone is no reason for the rest to stand still.
+        let state = if progress.is_at_work() { State::Running } else { progress.shown().state };
+        match judge(state, moves, still.min(waiting), self.patience) {
             Verdict::Keep => {}
             Verdict::Stalled => {
                 let reason = format!("changes wait, and none was delivered for {} s", still.as_secs());
@@ -60,7 +62,7 @@ impl Watchdog {
             }
             Verdict::Running => {
                 info!("delivering again");
-                progress.show(State::Running, None, None);
+                progress.show_at_work();
             }
         }
     }
@@ -89,6 +91,7 @@ fn judge(state: State, moves: bool, unmoved: Duration, patience: Duration) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millrace_core::hold::{Thing, Waiting};
     use millrace_core::progress::{SnapshotFigures, now_us};
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -137,6 +140,35 @@ mod tests {
         progress.delivered.store(7, Ordering::Relaxed);
         watchdog.look_at(&progress, start + MINUTE * 2 + Duration::from_secs(1));
         assert_eq!(progress.shown().state, State::Running);
+    }
+
+    #[test]
+    fn a_connector_that_is_degraded_because_something_is_held_stalls_and_is_degraded_again() {
+        let progress = Progress::default();
+        let thing = Thing { relation: "a.b".into(), columns: Vec::new(), values: Vec::new() };
+        let (since, why) = ("0/10".to_owned(), "refused".to_owned());
+        progress.holds.stand(vec![Waiting {
+            thing,
+            topics: Vec::new(),
+            since_ms: 1,
+            since,
+            why,
+            hint: None,
+        }]);
+        progress.show_at_work();
+        assert_eq!(progress.shown().state, State::Degraded);
+        progress.pending_since_us.store(now_us() - 120_000_000, Ordering::Relaxed);
+        let mut watchdog = Watchdog::new(MINUTE);
+        let start = Instant::now();
+        watchdog.look_at(&progress, start + MINUTE * 2);
+        assert_eq!(progress.shown().state, State::Stalled);
+        progress.delivered.store(7, Ordering::Relaxed);
+        watchdog.look_at(&progress, start + MINUTE * 2 + Duration::from_secs(1));
+        assert_eq!(progress.shown().state, State::Degraded);
+        // Another trouble says so itself.
+        progress.show(State::Degraded, Some("the database is away".to_owned()), None);
+        watchdog.look_at(&progress, start + MINUTE * 5);
+        assert_eq!(progress.shown().state, State::Degraded);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Replay {
             Some(registry) => Some(Arc::new(registry::Registry::new(registry, Arc::default())?)),
             None => None,
         };
-        let targets = KafkaTargets { topics: topics.clone(), registry };
+        let targets = KafkaTargets { topics: topics.clone(), registry, patience: None };
         let id = format!("{}-replay", settings.transactional_id);
         // Which topics there will be, and what they take, is known with the letters only.
         let sizes = Sizes { record_bytes: RECORD_BYTES_MAX, ..topics.sizes() };

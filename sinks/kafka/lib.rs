@@ -236,7 +236,7 @@ impl Sink for KafkaSink {
     }
 
     fn targets(&self) -> KafkaTargets {
-        KafkaTargets { topics: self.opening.topics.clone(), registry: self.registry.clone() }
+        KafkaTargets { topics: self.opening.topics.clone(), registry: self.registry.clone(), patience: None }
     }
 
     async fn send(&mut self, batch: &EncodedBatch) -> Result<()> {
@@ -322,6 +322,8 @@ impl Sink for KafkaSink {
 pub struct KafkaTargets {
     topics: Arc<Topics>,
     registry: Option<Arc<Registry>>,
+    /// How long a registry is waited for that has answered before; `None`: as long as it takes.
+    patience: Option<Duration>,
 }
 
 impl Targets for KafkaTargets {
@@ -330,11 +332,22 @@ impl Targets for KafkaTargets {
     }
 
     async fn schema(&self, of: SchemaType, subject: &str, text: &str) -> Result<u32> {
-        self.registry()?.register(of, subject, text).await
+        self.registry()?.register(of, subject, text, self.patience).await
     }
 
     async fn registered(&self, subject: &str) -> Result<Option<Registered>> {
-        self.registry()?.latest(subject).await
+        self.registry()?.latest(subject, self.patience).await
+    }
+
+    fn hasty(&self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self.clone() }
+    }
+
+    async fn answers(&self) -> bool {
+        match &self.registry {
+            Some(registry) => registry.probe().await.is_ok(),
+            None => true,
+        }
     }
 }
 

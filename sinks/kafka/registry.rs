@@ -11,10 +11,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
+use millrace_core::hold::REGISTRY_AWAY;
 use millrace_core::pattern::Pattern;
 use millrace_core::progress::Progress;
 use millrace_core::secret::Secret;
@@ -119,6 +120,8 @@ pub struct Registry {
     /// Index of the url that answered last.
     current: AtomicUsize,
     ids: Mutex<HashMap<u128, u32>>,
+    /// The newest schemas that were asked for, by subject.
+    newest: Mutex<HashMap<String, Registered>>,
     progress: Arc<Progress>,
 }
 
@@ -131,12 +134,19 @@ impl fmt::Debug for Registry {
 impl Registry {
     pub fn new(settings: Settings, progress: Arc<Progress>) -> Result<Self> {
         let http = Mutex::new(client(&settings)?);
-        let ids = Mutex::default();
-        Ok(Self { settings, http, current: AtomicUsize::new(0), ids, progress })
+        let (ids, newest) = (Mutex::default(), Mutex::default());
+        Ok(Self { settings, http, current: AtomicUsize::new(0), ids, newest, progress })
     }
 
-    /// The id of a schema under a subject; asked of the registry once.
-    pub async fn register(&self, of: SchemaType, subject: &str, schema: &str) -> Result<u32> {
+    /// The id of a schema under a subject; asked of the registry once. With `patience`, fails with the code
+    /// `REGISTRY_AWAY` where the registry is away for longer, and has answered before: what it has told then goes on.
+    pub async fn register(
+        &self,
+        of: SchemaType,
+        subject: &str,
+        schema: &str,
+        patience: Option<Duration>,
+    ) -> Result<u32> {
         let key = fingerprint(of, subject, schema);
         if let Some(id) = self.ids().get(&key) {
             return Ok(*id);
@@ -145,7 +155,7 @@ impl Registry {
             SchemaType::Avro => (body_of(of, schema), respelled(schema)),
             SchemaType::Json => (body_of(of, schema), None),
         };
-        let mut waiting = Waiting::new(&self.progress);
+        let (mut waiting, since) = (Waiting::new(&self.progress), Instant::now());
         loop {
             match self.try_register(subject, &body).await {
                 Ok(id) => {
@@ -158,21 +168,43 @@ impl Registry {
                     None => return Err(error.hint(invalid_hint(of))),
                 },
                 Err(Refusal::Stop(error)) => return Err(error),
+                Err(Refusal::Again(error)) if self.is_too_long(since, patience) => return Err(away(error)),
                 Err(Refusal::Again(error)) => waiting.after(&error).await,
             }
         }
     }
 
-    /// The newest schema under a subject, asked for every time.
-    pub async fn latest(&self, subject: &str) -> Result<Option<Registered>> {
-        let mut waiting = Waiting::new(&self.progress);
+    /// The newest schema under a subject, asked for every time. `patience` as in `register`; what was told before counts
+    /// while the registry is away.
+    pub async fn latest(&self, subject: &str, patience: Option<Duration>) -> Result<Option<Registered>> {
+        let (mut waiting, since) = (Waiting::new(&self.progress), Instant::now());
         loop {
             match self.try_latest(subject).await {
-                Ok(found) => return Ok(found),
+                Ok(found) => {
+                    if let Some(found) = &found {
+                        self.newest().insert(subject.to_owned(), found.clone());
+                    }
+                    return Ok(found);
+                }
                 Err(Refusal::Invalid(error) | Refusal::Stop(error)) => return Err(error),
-                Err(Refusal::Again(error)) => waiting.after(&error).await,
+                Err(Refusal::Again(error)) => {
+                    let known = self.newest().get(subject).cloned().filter(|_| patience.is_some());
+                    if known.is_some() {
+                        return Ok(known);
+                    }
+                    if self.is_too_long(since, patience) {
+                        return Err(away(error));
+                    }
+                    waiting.after(&error).await;
+                }
             }
         }
+    }
+
+    /// Whether what is asked may wait alone: the registry has answered before, and is away for too long.
+    fn is_too_long(&self, since: Instant, patience: Option<Duration>) -> bool {
+        let has_answered = !self.ids().is_empty() || !self.newest().is_empty();
+        has_answered && patience.is_some_and(|patience| since.elapsed() >= patience)
     }
 
     /// The text of a schema; `None` where the registry says that there is none of this id.
@@ -389,6 +421,10 @@ impl Registry {
     fn ids(&self) -> std::sync::MutexGuard<'_, HashMap<u128, u32>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn newest(&self) -> std::sync::MutexGuard<'_, HashMap<String, Registered>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn client(settings: &Settings) -> Result<reqwest::Client> {
@@ -438,6 +474,10 @@ fn invalid_hint(of: SchemaType) -> &'static str {
         SchemaType::Avro => "a name in the table may have no place in Avro; exclude the column or rename it",
         SchemaType::Json => "correct its text in [route.outbox.schemas]",
     }
+}
+
+fn away(error: Error) -> Error {
+    error.code(REGISTRY_AWAY)
 }
 
 fn id_of(answer: &str) -> Option<u32> {

@@ -28,6 +28,7 @@ pub struct Consent {
 pub async fn adopted(settings: &Settings, stored: &Position, consent: Consent) -> Result<Position> {
     let Stored::Streamed(mut old) = Stored::parse(stored)? else { return Err(not_drained()) };
     let Some(drained) = old.drained.take() else { return Err(not_drained()) };
+    old.nothing_waits("the old server still has what waits")?;
     let control = control::connect(settings).await?;
     let facts = server::preconditions(&control.client, settings).await?;
     if facts.in_recovery {

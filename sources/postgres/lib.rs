@@ -18,6 +18,7 @@ pub mod errors;
 mod failover;
 pub mod frames;
 mod handshake;
+mod held;
 pub mod janitor;
 pub mod lsn;
 mod membership;
@@ -46,6 +47,7 @@ mod writers;
 
 pub use adopt::{Consent, adopted};
 pub use drain::Wish as Drain;
+pub use held::{may_move, waiting};
 pub use remove::{remnants, remove};
 pub use snapshot::copy;
 pub use source::PostgresSource;

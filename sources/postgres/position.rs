@@ -10,6 +10,7 @@ use millrace_core::position::Position;
 use millrace_core::progress::State;
 use serde::{Deserialize, Serialize};
 
+use crate::held::Held;
 use crate::lsn::Lsn;
 
 /// How far a transaction has been delivered that had to be cut.
@@ -54,6 +55,9 @@ pub struct Streamed {
     /// Nothing more is to come from this server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained: Option<Drained>,
+    /// What waits while the rest goes on. Everything else that a position says is of the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Held>,
     /// By an operator, who accepted what is missing before it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chosen: bool,
@@ -119,6 +123,7 @@ impl Streamed {
             snapshot_lsn: None,
             since_us: None,
             drained: None,
+            held: Vec::new(),
             chosen: false,
         }
     }

@@ -6,6 +6,7 @@
 //! their LSN and their index among the changes of that LSN. What is skipped is decoded all the same. The
 //! transaction under way is `open`.
 
+mod held;
 mod labels;
 mod logical;
 mod open;
@@ -19,6 +20,7 @@ use millrace_core::position::Mark;
 use millrace_core::relation::Relation;
 use tokio::sync::mpsc;
 
+use self::held::Holding;
 use self::labels::Labels;
 use self::open::{OpenTransaction, Skip, lost_open};
 use crate::lsn::Lsn;
@@ -91,6 +93,8 @@ pub struct Session {
     messages: Messages,
     signals: SignalTable,
     labels: Labels,
+    /// What waits, where something does.
+    holding: Option<Holding>,
 }
 
 impl Session {
@@ -99,6 +103,7 @@ impl Session {
             messages,
             signals: SignalTable::default(),
             labels: Labels::default(),
+            holding: None,
             tracker,
             read_relations: HashMap::new(),
             relations: HashMap::new(),
@@ -149,7 +154,10 @@ impl Session {
             position.tx_id = Some(transaction.xid);
             position.ts_usec = Some(transaction.commit_ts_us);
         }
-        position
+        match &self.holding {
+            Some(holding) => holding.position(position),
+            None => position,
+        }
     }
 
     /// The server goes on under another timeline: a standby was promoted, with its walsenders.
@@ -159,7 +167,8 @@ impl Session {
 
     /// The end of what is whole.
     pub fn end_lsn(&self) -> Lsn {
-        self.whole.end_lsn
+        let running = self.whole.end_lsn;
+        self.holding.as_ref().map_or(running, |holding| holding.end_lsn(running))
     }
 
     /// A place with nothing undelivered before it: a keepalive's end, between transactions only. One at or
@@ -168,7 +177,7 @@ impl Session {
         if self.transaction.is_some() || to <= self.whole.end_lsn {
             return Ok(());
         }
-        if let Some(open) = self.reopened
+        if let Some(open) = self.reopened.or(self.awaited())
             && to > open.final_lsn
         {
             return Err(lost_open(open, "the server passed it without sending it"));
@@ -365,6 +374,7 @@ impl Session {
                 open.xid
             )));
         }
+        self.must_come(final_lsn, xid)?;
         // One that was delivered in part comes whole.
         let is_over = self.reopened.is_none() && self.is_over();
         let is_passed = is_over || final_lsn < self.opened_at || self.is_too_early(commit_ts_us);
@@ -438,7 +448,7 @@ impl Session {
         batch: &mut ChangeBatch,
     ) -> Result<Step> {
         let Some(mark) = self.count(lsn)? else { return Ok(Step::Quiet) };
-        if op == Op::Insert && self.signals.is(oid) {
+        if op == Op::Insert && self.signals.is(oid) && self.is_new(mark) {
             self.hear(oid, mark, new, batch)?;
         }
         let Some(place) = self.relation_in(oid, batch)? else { return Ok(Step::Quiet) };
@@ -465,7 +475,7 @@ impl Session {
             tracker.overtaken(table, open.xid, batch, (&change, &shape), (at, previous));
         }
         batch.changes.push(change);
-        if let Some(table) = watched
+        if let Some(table) = watched.filter(|_| self.is_new(mark))
             && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
             && open.delivered().is_none_or(|delivered| mark > delivered)
             && let Some(relation) = batch.relations.get(relation as usize)
@@ -489,7 +499,7 @@ impl Session {
 
     fn truncate(&mut self, oid: u32, mark: Mark, batch: &mut ChangeBatch) -> Result<()> {
         let Some(Place { relation, watched, .. }) = self.relation_in(oid, batch)? else { return Ok(()) };
-        if let Some(table) = watched
+        if let Some(table) = watched.filter(|_| self.is_new(mark))
             && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
             && open.delivered().is_none_or(|delivered| mark > delivered)
         {

@@ -4,10 +4,11 @@
 //! here, for the heartbeat, for what the status shows (`beside`), and to notice that the server is going down.
 
 mod beside;
+mod describing;
 mod drained;
 mod possible;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
+use millrace_core::hold::{Gate, Holds, Lanes};
 use millrace_core::position::Position;
 use millrace_core::progress::{Progress, State, now_us};
 use millrace_core::relation::Relation;
@@ -24,23 +26,22 @@ use millrace_core::signal::Signal;
 use millrace_core::signal::file::SignalFile;
 use millrace_core::signal::inserted::Heard;
 use millrace_core::source::{Feed, Source};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Client;
 
-use self::possible::possible;
+use self::possible::{may_read, possible};
 use crate::config::Settings;
 use crate::control::{self, Control};
 use crate::handshake::Handshake;
-use crate::janitor::{self, Janitor};
+use crate::held;
+use crate::janitor::{self, Janitor, Swept};
 use crate::lsn::Lsn;
 use crate::membership::{self, Membership};
 use crate::messages::Messages;
-use crate::pgoutput::RelationMessage;
 use crate::position::{Drained, Streamed, creating};
-use crate::relation::{self, Origin};
+use crate::relation::Origin;
 use crate::server::{self, ServerFacts};
 use crate::session::Session;
 use crate::signals::SignalTable;
@@ -49,10 +50,7 @@ use crate::snapshot::reader::{Counter, Reader};
 use crate::snapshot::requests;
 use crate::snapshot::table::{self, Unread, Wish};
 use crate::snapshot::tracker::Tracker;
-use crate::snapshot::visibility::Visibility;
-use crate::stream::{Describe, Limits, Stream, Told};
-use crate::tables::TableName;
-use crate::types::Types;
+use crate::stream::{Limits, Stream, Told};
 use crate::{catalog, check, described, drain, publication, slot, start};
 
 /// How often the status learns what the server keeps for us.
@@ -143,10 +141,7 @@ impl PostgresSource {
         let past = (from.as_ref(), &feed.notes);
         let (tables, membership) = membership::sent(&client, &self.settings, &facts, past).await?;
         let mut wish = self.wish();
-        if self.settings.snapshot.on_loss
-            && let Some(lost) = start::lost(&self.settings, &client, &facts, from.as_ref()).await?
-        {
-            tracing::warn!("{lost}; all tables are read anew, and what was deleted meanwhile stays unknown");
+        if self.loses(&client, &facts, from.as_ref(), &feed.lanes.clone()).await? {
             from = Some(creating(&self.settings.slot));
             wish = Wish::Anew;
         }
@@ -162,6 +157,7 @@ impl PostgresSource {
             self.let_go(&client).await?;
             return Ok(Begun::Through);
         }
+        may_read(&plan.unread, &feed)?;
         let place =
             start::place(&self.settings, &client, &facts, &mut feed, from, plan.notes.clone()).await?;
         let Some(position) = place else { return Ok(Begun::Stopping) };
@@ -187,22 +183,55 @@ impl PostgresSource {
         if plan.unread.iter().all(|unread| unread.note.asked.is_some()) {
             counter.requests.skipped();
         }
-        let mut waiting = table::apart(plan.unread);
+        let (joined, mut waiting) = (plan.joined, table::apart(plan.unread));
         let (base, unread) = waiting.pop_front().unwrap_or_default();
+        feed.progress.holds.stand(position.waiting());
         let mut tracker = Tracker::new(unread.clone(), plan.notes, counter.token.to_string())
             .followed(self.settings.snapshot.stream);
         waiting.iter().for_each(|(_, unread)| tracker.add(unread.clone()));
-        let reader = self.reader(&counter, base, unread).await?.map(|reader| reader.joined(plan.joined));
+        // Rows are read once nothing waits any more.
+        let mut reader = None;
+        if position.held.is_empty() {
+            reader = self.reader(&counter, base, unread).await?.map(|reader| reader.joined(joined));
+        } else {
+            waiting.push_front((base, unread));
+        }
         let reading = self.stream(&client, &facts, position, (feed, tracker, desk)).await?;
+        let janitor = self.janitor(&counter, swept);
+        let rows = Rows { counter, tables, reader, joined, waiting, membership };
+        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows, heard, janitor })))
+    }
+
+    /// Deletes delivered rows until it is dropped.
+    fn janitor(&self, counter: &Counter, swept: Vec<Swept>) -> JoinSet<()> {
         let mut janitor = JoinSet::new();
         // While it is drained, its deletes would be somebody's writes, and leave other rows to be compared.
-        if let Some(own) = Janitor::new(&self.settings, &counter, swept)
+        if let Some(own) = Janitor::new(&self.settings, counter, swept)
             && self.drain.is_none()
         {
             janitor.spawn(own.run());
         }
-        let rows = Rows { counter, tables, reader, waiting, membership };
-        Ok(Begun::Streaming(Box::new(Started { client, ended, facts, reading, rows, heard, janitor })))
+        janitor
+    }
+
+    /// Whether all tables are to be read anew, because the server no longer has what comes after the position.
+    async fn loses(
+        &self,
+        client: &Client,
+        facts: &ServerFacts,
+        from: Option<&Position>,
+        lanes: &Lanes,
+    ) -> Result<bool> {
+        if !self.settings.snapshot.on_loss {
+            return Ok(false);
+        }
+        let Some(lost) = start::lost(&self.settings, client, facts, from).await? else { return Ok(false) };
+        // What waits would be read with the rest, and the file says nothing of that.
+        if !lanes.held.is_empty() {
+            return Err(lost);
+        }
+        tracing::warn!("{lost}; all tables are read anew, and what was deleted meanwhile stays unknown");
+        Ok(true)
     }
 
     /// Whoever reads the tables' rows, where some are left to be read.
@@ -210,6 +239,7 @@ impl PostgresSource {
         if unread.is_empty() {
             return Ok(None);
         }
+        counter.progress.holds.reads(true);
         let (settings, origin) = (self.settings.on_primary(), self.origin.clone());
         let control = control::connect(&settings).await?;
         Ok(Some(Reader::new(settings, origin, control, counter.clone(), (base, unread))))
@@ -221,17 +251,26 @@ impl PostgresSource {
         client: &Arc<Client>,
         facts: &ServerFacts,
         mut position: Streamed,
-        (feed, tracker, desk): (Feed, Tracker, Desk),
+        (mut feed, tracker, desk): (Feed, Tracker, Desk),
     ) -> Result<Reading> {
         let settings = &self.settings;
+        feed.progress.holds.seeks(position.since_us.is_some());
         let mut handshake = Handshake::connect(settings, &settings.application_name()).await?;
-        start::follow_timeline(&mut handshake, facts, &mut position).await?;
+        let went_back = start::follow_timeline(&mut handshake, facts, &mut position).await?;
+        if went_back && feed.lanes.releases() {
+            // What is passed over was decided by the place of before, behind which the new timeline has other changes.
+            feed.commit(position.to_position()).await?;
+            return Err(Error::transient(
+                "the promoted server never had the end of the log: what waits is looked at anew",
+            ));
+        }
         let walsender = handshake.backend_pid;
-        let mut wire =
-            handshake.start_replication(&settings.slot, position.end_lsn, &settings.publication).await?;
+        let released: Vec<bool> = feed.lanes.held.iter().map(|lane| lane.gate != Gate::Shut).collect();
+        let from = position.begins_at(&released);
+        let mut wire = handshake.start_replication(&settings.slot, from, &settings.publication).await?;
         start::verify_active(settings, client, &position, walsender, &mut wire).await?;
         chaos::pass(Point::SlotChecked);
-        tracing::info!(slot = %settings.slot, from = %position.end_lsn, "streaming");
+        tracing::info!(slot = %settings.slot, %from, "streaming");
 
         let told = Arc::new(Told::default());
         let limits = Limits {
@@ -245,56 +284,11 @@ impl PostgresSource {
         let describe = self.describe(client.clone(), catalog::describing(client).await?);
         let messages = Messages::new(&settings.messages, &settings.message_events, &self.origin);
         let signals = SignalTable::new(settings.signals.table.clone(), Heard::noted(&feed.notes));
-        let session = Session::new(position, messages, Some(tracker)).listening(signals);
+        let session = Session::new(position, messages, Some(tracker)).holding(released).listening(signals);
         let stream = Stream::new(wire, session, feed, describe, limits, told.clone(), Some(desk))
             .reselecting(self.reselect(client.clone()));
         let thread = tokio::task::spawn_blocking(move || stream.run());
         Ok(Reading { thread, told })
-    }
-
-    /// What the stream's thread calls for each Relation message.
-    fn describe(&self, client: Arc<Client>, describing: Statement) -> Describe {
-        let runtime = Handle::current();
-        let (settings, origin) = (self.settings.clone(), self.origin.clone());
-        let mut types = Types::default();
-        let mut strangers = HashSet::new();
-        let mut seen = None;
-        Box::new(move |message: &RelationMessage, xid: Option<u32>| {
-            if xid != seen {
-                let visible = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, Visibility::of(&client)));
-                let visible = visible.unwrap_or_else(|_| Err(no_answer(&settings)))?;
-                if xid.is_some_and(|xid| !visible.sees(xid)) {
-                    return Ok(None);
-                }
-                seen = xid;
-            }
-            let captured = settings.wants(&message.namespace, &message.name);
-            if !captured {
-                let root = runtime
-                    .block_on(tokio::time::timeout(QUERY_PATIENCE, catalog::root_of(&client, message.id)));
-                let root = root.unwrap_or_else(|_| Err(no_answer(&settings)))?;
-                // A part is described beside its root, under whose name its changes come.
-                let table =
-                    root.unwrap_or_else(|| TableName::new(message.namespace.as_str(), message.name.as_str()));
-                let is_asked_for = settings.signals.is(&table) || settings.wants(&table.schema, &table.table);
-                if !is_asked_for && strangers.insert(table.clone()) {
-                    tracing::warn!(
-                        %table,
-                        "the publication sends a table that the file does not name: its changes are passed \
-                         over; was it renamed?"
-                    );
-                }
-            }
-            let described = catalog::describe(&client, &describing, &mut types, message, &origin);
-            let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));
-            let (mut relation, info) = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
-            match settings.message_key(&message.namespace, &message.name) {
-                Some(names) => relation.key = relation::keyed_by(&relation, names)?,
-                None if captured => relation::must_have_its_key(info.as_ref(), message)?,
-                None => {}
-            }
-            Ok(Some((message.id, relation, captured)))
-        })
     }
 
     /// Everything beside the stream, until the stream ends.
@@ -306,7 +300,7 @@ impl PostgresSource {
         reading: &mut Reading,
         (rows, heard, ears): (Rows, &mut mpsc::Receiver<Heard>, &mut Ears),
     ) -> Result<()> {
-        let Rows { counter, mut tables, reader, mut waiting, mut membership } = rows;
+        let Rows { counter, mut tables, reader, joined, mut waiting, mut membership } = rows;
         let progress = &*counter.progress;
         let mut heartbeat = interval(self.settings.heartbeat_interval.unwrap_or(SAMPLE_EVERY));
         let mut is_standby = facts.in_recovery;
@@ -314,8 +308,7 @@ impl PostgresSource {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beats = self.settings.heartbeat_interval.is_some();
-        let mut enough: Option<Lsn> = None;
-        let mut reads = reader.is_some();
+        let (mut enough, mut reads): (Option<Lsn>, _) = (None, reader.is_some());
         let mut rows: Pin<Box<dyn Future<Output = Result<()>> + Send>> = match reader {
             Some(reader) => Box::pin(reader.run()),
             None => Box::pin(std::future::pending()),
@@ -323,23 +316,25 @@ impl PostgresSource {
         let mut draining = pin!(self.drains(progress));
         loop {
             if !reads
+                && progress.holds.is_empty()
                 && let Some((base, unread)) = waiting.pop_front()
                 && let Some(reader) = self.reader(&counter, base, unread).await?
             {
-                (reads, enough, rows) = (true, None, Box::pin(reader.run()));
+                (reads, enough, rows) = (true, None, Box::pin(reader.joined(joined).run()));
             }
             tokio::select! {
                 biased;
-                ended = &mut reading.thread => return joined(ended),
+                ended = &mut reading.thread => return outcome(ended),
                 _ = &mut *ended => {
                     // The server waits in its shutdown until the walsender has heard from us: let it go.
                     reading.told.abandoned.store(true, Ordering::Relaxed);
-                    return joined((&mut reading.thread).await);
+                    return outcome((&mut reading.thread).await);
                 }
                 _ = heartbeat.tick(), if beats && !is_standby && self.drain.is_none() => self.heartbeat(client).await?,
                 read = &mut rows, if reads => {
                     read?;
                     reads = false;
+                    progress.holds.reads(false);
                     if waiting.is_empty() && !self.settings.snapshot.stream {
                         enough = Some(self.last_beat(client, is_standby).await?);
                     }
@@ -431,6 +426,14 @@ impl Source for PostgresSource {
 
     async fn relations(&self) -> Result<Vec<Relation>> {
         patiently(&self.settings, described::now(&self.settings, &self.origin)).await
+    }
+
+    fn can_hold(&self) -> bool {
+        self.settings.snapshot.stream && self.drain.is_none()
+    }
+
+    fn hold(&self, from: Option<Position>, holds: &Holds) -> Result<(Option<Position>, Lanes)> {
+        held::open(&self.settings, from, holds)
     }
 
     async fn run(&mut self, from: Option<Position>, feed: Feed) -> Result<()> {
@@ -527,6 +530,8 @@ struct Rows {
     tables: usize,
     /// While rows of tables are left to be read.
     reader: Option<Reader>,
+    /// A table joined a connector that already ran.
+    joined: bool,
     /// Those that are read when it is through, with the number of the first.
     waiting: VecDeque<(usize, Vec<Unread>)>,
     /// How the captured tables are published.
@@ -553,7 +558,7 @@ async fn patiently<T>(settings: &Settings, work: impl Future<Output = Result<T>>
     }
 }
 
-fn joined(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+fn outcome(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     // The panic's own words may hold row data; the hook has logged its place.
     ended.unwrap_or_else(|_| Err(Error::fatal("the reader of the replication stream stopped by a panic")))
 }

@@ -238,14 +238,15 @@ pub async fn verify_active(
     }
 }
 
-/// A server on another timeline was promoted: what it has must still contain all that we delivered.
+/// A server on another timeline was promoted: what it has must still contain all that we delivered. Gives whether the
+/// position went back.
 pub async fn follow_timeline(
     handshake: &mut Handshake,
     facts: &ServerFacts,
     position: &mut Streamed,
-) -> Result<()> {
+) -> Result<bool> {
     if facts.timeline == position.timeline {
-        return Ok(());
+        return Ok(false);
     }
     if facts.timeline < position.timeline {
         return Err(ahead(&format!(
@@ -260,19 +261,23 @@ pub async fn follow_timeline(
 
 /// The position on the timeline of a promoted server, by the history of that timeline. An idle primary's log is
 /// passed as far as it reaches, which may be further than its standby had come when it died. Where nothing was
-/// delivered of what the standby lacks, nothing is lost, and the position goes back to where it took over.
-fn promoted(timeline: u32, history: &str, position: &mut Streamed) -> Result<()> {
+/// delivered of what the standby lacks, nothing is lost, and the position goes back to where it took over: then `true`.
+fn promoted(timeline: u32, history: &str, position: &mut Streamed) -> Result<bool> {
     let reached = position.furthest();
     match left_timeline_at(history, position.timeline) {
         Some(switch) if reached <= switch => {
             position.timeline = timeline;
-            Ok(())
+            Ok(false)
         }
         Some(switch) if position.delivered().is_none_or(|delivered| delivered <= switch) => {
             tracing::info!(passed = %reached, from = %switch, "the promoted server never had the end of the log");
             position.timeline = timeline;
             position.end_lsn = switch;
-            Ok(())
+            // It was held at a place that was only passed.
+            for held in &mut position.held {
+                held.end_lsn = held.end_lsn.min(switch);
+            }
+            Ok(true)
         }
         Some(switch) => Err(ahead(&format!(
             "the server left timeline {} at {switch}, before the position {reached}",
@@ -348,12 +353,12 @@ pub fn verify(
 /// lost without a word: so it is compared here.
 fn not_ahead(slot: &Slot, position: &Streamed) -> Result<()> {
     match slot.confirmed_flush_lsn {
-        Some(confirmed) if confirmed <= position.end_lsn => Ok(()),
+        Some(confirmed) if confirmed <= position.confirmable() => Ok(()),
         confirmed => Err(Error::fatal(format!(
             "slot {} was moved or created anew behind this connector: it confirmed {}, past the position {}",
             slot.name,
             confirmed.map_or_else(|| "nothing yet".to_owned(), |lsn| lsn.to_string()),
-            position.end_lsn
+            position.confirmable()
         ))
         .hint(
             "the changes between the two are gone from the slot; compare the tables with their topics, \
@@ -479,9 +484,13 @@ mod tests {
             // Of a version that noted no place.
             (Streamed { snapshot_chunk: Some(3), ..at(0x300_1000, Some(0x2FF_0000)) }, None),
         ] {
+            let before = position.end_lsn;
             let told = promoted(2, history, &mut position);
             match expected {
-                Some(end) => assert_eq!((told.is_ok(), position.end_lsn, position.timeline), (true, end, 2)),
+                Some(end) => {
+                    assert_eq!((position.end_lsn, position.timeline), (end, 2));
+                    assert_eq!(told.expect("nothing is lost"), end < before);
+                }
                 None => assert_eq!(told.unwrap_err().shown_state(), State::PositionAhead),
             }
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use millrace_core::batch::{BatchLimits, ChangeBatch};
 use millrace_core::chaos::{self, Point};
 use millrace_core::error::{Error, Result};
-use millrace_core::progress::{State, now_us};
+use millrace_core::progress::now_us;
 use millrace_core::source::{
     BATCH_AGE_MAX, BATCH_WAIT, Ended, Feed, STOP_DELIVERY_PATIENCE, STOP_OPEN_PATIENCE, TICK,
 };
@@ -102,7 +102,13 @@ pub struct Stream {
     /// End of the newest position sent down.
     sent: Lsn,
     delivered: Lsn,
+    /// The same, but for what waits: what the server need not keep.
+    confirmable: Lsn,
     confirmed: Lsn,
+    /// How many things waited in it.
+    waiting: usize,
+    /// Where the session began, until the stream is known to have come there.
+    opened: Option<Lsn>,
     next_status: Instant,
     next_advance: Instant,
     /// The server asked for a reply that only a delivery can give: it is shutting down.
@@ -119,7 +125,7 @@ impl Stream {
         told: Arc<Told>,
         desk: Option<Desk>,
     ) -> Self {
-        let at = session.end_lsn();
+        let (at, confirmable, waiting) = (session.end_lsn(), session.confirmable(), session.waiting());
         let now = Instant::now();
         Self {
             wire,
@@ -139,7 +145,10 @@ impl Stream {
             stopping_since: None,
             sent: at,
             delivered: at,
-            confirmed: at,
+            confirmable,
+            confirmed: confirmable,
+            waiting,
+            opened: Some(at),
             next_status: now,
             next_advance: now + ADVANCE_EVERY,
             reply_owed: false,
@@ -155,8 +164,8 @@ impl Stream {
         let progress = &self.feed.progress;
         progress.received.store(self.sent.0, Ordering::Relaxed);
         progress.delivered.store(self.sent.0, Ordering::Relaxed);
-        progress.confirmed.store(self.sent.0, Ordering::Relaxed);
-        progress.show(State::Running, None, None);
+        progress.confirmed.store(self.confirmed.0, Ordering::Relaxed);
+        progress.show_at_work();
         match self.read() {
             Ok(()) => self.finish(),
             Err(Ended::Stopping) => Ok(()),
@@ -303,6 +312,7 @@ impl Stream {
         let (mut full, mut late) = (false, false);
         let reading = session.is_reading();
         let mut wanted = self.desk.as_ref().is_some_and(|desk| desk.wanted.is_some());
+        let mut seen = Lsn(0);
         while let Some(frame) = self.wire.frame(self.limits.frame_bytes_max)? {
             let data = match frame {
                 Frame::Data(data) => data,
@@ -313,6 +323,7 @@ impl Stream {
             match read_copy_data(data)? {
                 CopyData::Keepalive { end, reply_requested } => {
                     session.advance(end)?;
+                    seen = seen.max(end);
                     reply |= reply_requested;
                 }
                 CopyData::XLog { lsn, data } => {
@@ -349,6 +360,7 @@ impl Stream {
                 break;
             }
         }
+        self.note_seen(seen);
         if full || self.is_due() {
             self.send(false)?;
         }
@@ -356,6 +368,15 @@ impl Stream {
             self.reply_now()?;
         }
         Ok(full || reply || late || (wanted && self.session.is_between()))
+    }
+
+    /// The server is done with its log up to here: once that is where the session began, what waits may count on it.
+    fn note_seen(&mut self, seen: Lsn) {
+        let Some(opened) = self.opened else { return };
+        if seen >= opened || self.session.end_lsn() > opened {
+            self.opened = None;
+            self.feed.progress.holds.caught_up();
+        }
     }
 
     /// Completes a table by the catalog. False where that does not show it yet: a commit is in the log, and streamed,
@@ -429,7 +450,8 @@ impl Stream {
         // Read, though there may be nothing in it for us: what the lag is measured from.
         self.feed.progress.received.fetch_max(self.session.end_lsn().0, Ordering::Relaxed);
         let filled = self.batch.as_ref().is_some_and(|batch| !batch.is_idle());
-        let advanced = self.session.end_lsn() > self.sent;
+        let is_released = self.waiting > 0 && self.session.waiting() < self.waiting;
+        let advanced = self.session.end_lsn() > self.sent || is_released;
         if filled || (advanced && (self.reply_owed || Instant::now() >= self.next_advance)) {
             self.send(true)?;
         }
@@ -454,7 +476,7 @@ impl Stream {
         let position = self.session.position();
         // Invariant 3.
         assert!(position.end_lsn >= self.sent, "positions only rise");
-        self.sent = position.end_lsn;
+        (self.sent, self.waiting) = (position.end_lsn, position.held.len());
         self.next_advance = Instant::now() + ADVANCE_EVERY;
         batch.end = Some(position.to_position());
         batch.whole = self.session.is_whole();
@@ -472,7 +494,7 @@ impl Stream {
     /// The server wants to hear from us. When it is shutting down it asks until our confirmation reaches
     /// what it sent, so idle progress is delivered without waiting for its turn.
     fn reply_now(&mut self) -> Result<(), Ended> {
-        self.reply_owed = self.session.is_whole() && self.session.end_lsn() > self.confirmed;
+        self.reply_owed = self.session.is_whole() && self.session.end_lsn() > self.delivered;
         self.status()?;
         Ok(())
     }
@@ -489,7 +511,7 @@ impl Stream {
         }
         self.note_delivered()?;
         let now = Instant::now();
-        if now >= self.next_status || (self.reply_owed && self.delivered > self.confirmed) {
+        if now >= self.next_status || (self.reply_owed && self.confirmable > self.confirmed) {
             self.status()?;
         }
         Ok(())
@@ -502,7 +524,16 @@ impl Stream {
         let Some(position) = self.feed.delivered() else { return Ok(()) };
         let Stored::Streamed(streamed) = Stored::parse(&position)? else { return Ok(()) };
         self.delivered = self.delivered.max(streamed.end_lsn);
-        self.feed.progress.delivered.store(self.delivered.0, Ordering::Relaxed);
+        self.confirmable = self.confirmable.max(streamed.confirmable());
+        let progress = &self.feed.progress;
+        progress.delivered.store(self.delivered.0, Ordering::Relaxed);
+        // Every position of this attempt says what it was begun with.
+        progress.holds.forget_strikes();
+        progress.holds.seeks(streamed.since_us.is_some());
+        if streamed.held.len() as u64 != progress.holds.count.load(Ordering::Relaxed) {
+            progress.holds.stand(streamed.waiting());
+            progress.show_at_work();
+        }
         chaos::pass(Point::Unconfirmed);
         let soon = Instant::now() + CONFIRM_EVERY;
         self.next_status = self.next_status.min(soon);
@@ -513,9 +544,10 @@ impl Stream {
     fn status(&mut self) -> Result<()> {
         // Invariant 1: only what is delivered is confirmed, and it was received before.
         assert!(self.delivered <= self.sent, "delivered {} after sent {}", self.delivered, self.sent);
-        assert!(self.confirmed <= self.delivered, "confirmed {} runs ahead", self.confirmed);
-        self.confirmed = self.delivered;
-        if self.confirmed >= self.session.end_lsn() {
+        assert!(self.confirmable <= self.delivered, "{} is delivered but for what waits", self.confirmable);
+        assert!(self.confirmed <= self.confirmable, "confirmed {} runs ahead", self.confirmed);
+        self.confirmed = self.confirmable;
+        if self.delivered >= self.session.end_lsn() {
             self.reply_owed = false;
         }
         // A silent server is asked for a sign of life well before the watchdog.

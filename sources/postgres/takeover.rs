@@ -150,6 +150,7 @@ fn whole(position: &Position, notes: &Notes) -> Result<Streamed> {
         return Err(Error::config("the connector has not begun yet: there is nothing to hand back"));
     };
     takeover::all_rows_are_read(&table::unfinished(notes))?;
+    at.nothing_waits("Debezium's offset cannot say what waits")?;
     match at.open {
         Some(open) => Err(Error::config(format!(
             "transaction {} is delivered in part, and Debezium's offset could not say how far",

@@ -12,10 +12,14 @@ use super::value::{Scratch, Writer};
 use super::{Dialect, Encoding, compare, reject, signature};
 use crate::batch::{Before, Cell, Change, ChangeBatch, EncodedBatch, Op, Record, Span, Tag, Transaction};
 use crate::error::{Error, Kind};
+use crate::hold::Lanes;
 use crate::progress::{OpCounts, op_index};
 use crate::route;
 use crate::route::filter::Bound;
 use crate::route::rule::OnReject;
+
+/// In the place of the index of a plan: no change of the relation makes a record in this batch.
+pub(crate) const NO_PLAN: usize = usize::MAX;
 
 /// Memory used again for every batch.
 #[derive(Debug, Default)]
@@ -46,6 +50,8 @@ pub(crate) enum Fault {
     Widen,
     /// A row chooses a topic or a schema that was not asked for yet.
     Unlearned,
+    /// What it belongs to is held, or it was delivered before.
+    Stopped,
 }
 
 impl From<Error> for Fault {
@@ -68,6 +74,10 @@ pub(crate) struct Pass<'a> {
     /// What dead letters call this attempt.
     pub attempt: u32,
     pub rejects: &'a mut Rejects,
+    /// A relation may wait while the rest goes on.
+    pub can_hold: bool,
+    /// What is held.
+    pub lanes: Option<&'a Lanes>,
     /// Where transactions are told of.
     pub ends: Option<&'a Ends>,
     /// Events of the transaction under way, where they are counted.
@@ -117,7 +127,11 @@ impl<'a> Pass<'a> {
                 self.open_until(&mut opened, change.transaction as usize + 1)?;
             }
             let relation = change.relation as usize;
-            let plan = self.slots.get(relation).and_then(|slot| self.plans.get(*slot));
+            let slot = self.slots.get(relation).copied();
+            if slot == Some(NO_PLAN) {
+                continue;
+            }
+            let plan = slot.and_then(|slot| self.plans.get(slot));
             let transaction = batch.transactions.get(change.transaction as usize);
             let (Some(plan), Some(transaction)) = (plan, transaction) else {
                 return Err(
@@ -125,7 +139,8 @@ impl<'a> Pass<'a> {
                 );
             };
             let again = transaction.part.delivered.is_some_and(|delivered| change.mark <= delivered);
-            if (plan.format.skipped.covers(change.op) && !compare::may_move(plan, change))
+            if plan.gate.stops(change.mark)
+                || (plan.format.skipped.covers(change.op) && !compare::may_move(plan, change))
                 || (again && self.count.is_none())
             {
                 continue;
@@ -148,6 +163,7 @@ impl<'a> Pass<'a> {
                 Ok(()) => {}
                 // Whatever became of it when it was delivered.
                 Err(Fault::Error(_)) if again => continue,
+                Err(Fault::Stopped) => continue,
                 Err(fault) => self.reject(context, fault)?,
             }
             if self.out.records.len() > records {
@@ -196,11 +212,15 @@ impl<'a> Pass<'a> {
     #[cold]
     fn reject(&mut self, context: Context<'a>, fault: Fault) -> Result<(), Fault> {
         let Fault::Error(error) = fault else { return Err(fault) };
+        if self.is_stopped(context) {
+            return Ok(());
+        }
         let is_buried = error.kind() == Kind::Record
+            && error.strike().is_none()
             && context.plan.format.on_reject == OnReject::DeadLetter
             && self.bury(context, &error);
         if !is_buried {
-            return Err(error.into());
+            return Err(self.parked(context, error).into());
         }
         self.rejects.count += 1;
         self.rejects.first.get_or_insert(error);
@@ -212,8 +232,12 @@ impl<'a> Pass<'a> {
     pub(crate) fn place(&mut self, context: Context<'a>, row: View<'_>) -> Result<&'a Place, Fault> {
         let target = &context.plan.target;
         match (target.choice(row, &mut self.room.selector), target) {
-            (Choice::Place(place), _) => Ok(place),
-            (Choice::Unknown, _) => Err(Fault::Unlearned),
+            (Choice::Place(place), Target::Chosen(chosen)) => self.gated(context, (chosen, place), row),
+            (Choice::Place(place), Target::Fixed(_)) => Ok(place),
+            (Choice::Unknown, target) => match target.stops(&self.room.selector, context.change.mark) {
+                true => Err(Fault::Stopped),
+                false => Err(Fault::Unlearned),
+            },
             (Choice::Refused, Target::Chosen(chosen)) => {
                 Err(chosen.refusal(&context.plan.table, &reject::place(context.change.mark)).into())
             }

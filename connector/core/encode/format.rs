@@ -139,6 +139,11 @@ impl Format {
         self.is_somewhere(|format| format.on_reject == OnReject::DeadLetter)
     }
 
+    /// What cannot go out may wait alone. Where transactions are told of, all their changes have to be there.
+    pub fn can_hold(&self) -> bool {
+        self.transactions.is_none()
+    }
+
     /// Whether records of some relation find their partition by other fields than those of their key.
     pub fn spreads(&self) -> bool {
         self.steps.iter().any(|step| matches!(step.does, Does::Partition(_)))

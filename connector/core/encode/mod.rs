@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 pub use self::format::{
     Binary, Decimals, Dialect, Encoding, Envelope, Format, Hstore, Intervals, Skipped, Times,
@@ -26,14 +27,17 @@ pub use self::misfits::{hides_nothing, misfits};
 pub use self::spelling::Spelling;
 pub use self::typed::unusable;
 
-use self::change::{Fault, Pass, Rejects, Room};
+use self::change::{Fault, NO_PLAN, Pass, Rejects, Room};
+use self::gate::Gates;
 use self::heartbeat::Pulse;
 use self::notice::Notices;
 use self::plan::{Draft, Plan, SchemaIds};
-use self::target::{Choice, Place, Target, View};
+use self::target::{Place, Target, View};
 use self::transaction::{Count, Ends};
 use crate::batch::{ChangeBatch, EncodedBatch};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::hold::{Gate, Lanes, Thing};
+use crate::position::Mark;
 use crate::progress::{self, OpCounts, Progress};
 use crate::relation::Relation;
 use crate::sink::{SchemaType, Targets};
@@ -48,6 +52,7 @@ pub mod disguise;
 mod document;
 pub mod flat;
 mod format;
+mod gate;
 mod header;
 mod heartbeat;
 mod hidden;
@@ -95,10 +100,17 @@ pub enum Encoded {
 /// Plans kept for relations that the newest batch does not name; the oldest go first.
 const PLANS_MAX: usize = 4096;
 
+/// A registry that is restarted is back within this. Longer, and what is new waits alone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Turns batches of changes into batches of records.
 pub struct Encoder<T: Targets> {
     format: Format,
     targets: T,
+    /// Asked about relations, which may wait alone.
+    asked: T,
+    /// What is held; `None` where nothing can be.
+    lanes: Option<Lanes>,
     progress: Arc<Progress>,
     /// By relation version, rising.
     plans: Vec<Plan>,
@@ -129,7 +141,9 @@ impl<T: Targets> Encoder<T> {
             // What an attempt before had on its way was not told.
             told: progress.notifications_told.load(Ordering::Relaxed),
             format,
+            asked: targets.clone(),
             targets,
+            lanes: None,
             progress,
             plans: Vec::new(),
             room: Room::default(),
@@ -147,6 +161,21 @@ impl<T: Targets> Encoder<T> {
         }
     }
 
+    /// Whether what cannot go out may wait alone now.
+    fn can_hold(&self) -> bool {
+        self.lanes.is_some() && self.progress.holds.can_hold()
+    }
+
+    /// What is asked about relations: with less patience where they may wait.
+    fn asked(&self) -> &T {
+        if self.can_hold() { &self.asked } else { &self.targets }
+    }
+
+    /// A relation, or a type of its events, may be held, and these are.
+    pub fn holding(self, lanes: Lanes) -> Self {
+        Self { asked: self.targets.hasty(PATIENCE), lanes: Some(lanes), ..self }
+    }
+
     /// What the next dead letters say of how often the same was tried.
     pub fn set_attempt(&mut self, attempt: u32) {
         self.attempt = attempt;
@@ -155,7 +184,8 @@ impl<T: Targets> Encoder<T> {
     /// Every relation version of the batch has a plan. Cheap: asked for every batch.
     pub fn is_prepared(&self, batch: &ChangeBatch) -> bool {
         let has_ends = self.ends.is_some() || self.format.transactions.is_none();
-        has_ends && batch.relations.iter().all(|relation| self.slot(relation.version).is_some())
+        let mut relations = (0_u32..).zip(&batch.relations);
+        has_ends && relations.all(|(at, relation)| self.slot_of(batch, at, relation).is_some())
     }
 
     /// Makes the topic, registers the schemas and compiles the plan of each new relation version.
@@ -169,9 +199,10 @@ impl<T: Targets> Encoder<T> {
         if let Some(topic) = self.format.transactions.as_ref().filter(|_| self.ends.is_none()) {
             self.ends = Some(Ends::of(&self.targets, &self.format, topic).await?);
         }
-        for relation in &batch.relations {
-            if self.slot(relation.version).is_none() {
-                let plan = self.plan(relation).await?;
+        for (at, relation) in (0_u32..).zip(&batch.relations) {
+            if self.slot_of(batch, at, relation).is_none() {
+                let plan = self.plan(relation).await;
+                let plan = plan.map_err(|error| self.untried(error, (batch, at), relation))?;
                 match self.plans.binary_search_by_key(&plan.version, |p| p.version) {
                     Ok(at) => self.plans.splice(at..=at, [plan]).for_each(drop),
                     Err(at) => self.plans.insert(at, plan),
@@ -185,6 +216,7 @@ impl<T: Targets> Encoder<T> {
     /// Makes sure of every topic and every schema that a row of the batch chooses.
     async fn learn(&mut self, batch: &ChangeBatch) -> Result<()> {
         let (mut cells, mut bytes) = (Vec::new(), Vec::new());
+        let asked = self.asked().clone();
         for (at, relation) in (0_u32..).zip(&batch.relations) {
             let Some(slot) = self.slot(relation.version) else { continue };
             let Some(plan) = self.plans.get_mut(slot) else { continue };
@@ -213,16 +245,14 @@ impl<T: Targets> Encoder<T> {
                         }
                         Some(_) => continue,
                     };
-                    if let Target::Chosen(chosen) = &mut plan.target {
-                        chosen.learn(&self.targets, row).await?;
+                    if self.lanes.is_some() && plan.stops(row, change.mark) {
+                        continue;
                     }
-                    if let Some(routed) = plan.outbox.as_mut().and_then(|outbox| outbox.routed.as_mut())
-                        && let Choice::Place(place) = plan.target.choice(row, &mut self.room.selector)
-                    {
-                        routed.learn(&self.targets, &place.name, (row, batch.seq)).await?;
-                    }
-                    if let Some(typed) = &mut plan.typed {
-                        typed.learn(&self.targets, row, batch.seq).await?;
+                    let (to, room) = ((&self.targets, &asked), &mut self.room.selector);
+                    let learned = plan.learn(to, row, (batch.seq, room)).await;
+                    if let Err(error) = learned {
+                        let Some(plan) = self.plans.get(slot) else { return Err(error) };
+                        return Err(self.unlearned(error, plan, (row, change.mark)));
                     }
                 }
             }
@@ -236,13 +266,18 @@ impl<T: Targets> Encoder<T> {
         let (format, route) = self.format.of(relation);
         let draft = Draft::new(format, route, relation, widened)?;
         let mut asks = draft.asks()?;
+        let name = relation.full_name();
         if draft.made.is_discarded {
             // Nothing of it is made that a record would need.
             let nowhere = Target::Fixed(Place::nowhere());
             return Ok(draft.compile(SchemaIds::default(), nowhere, Vec::new(), asks));
         }
+        let gate = self.lanes.as_ref().map_or(Gate::Open, |lanes| gate::whole(lanes, &name));
         let target = match (route, asks.choice.take()) {
-            (Some(route), Some((rule, columns))) => Target::chosen(route, rule, columns),
+            (Some(route), Some((rule, columns))) => {
+                let gates = self.lanes.as_ref().map(|lanes| Gates::of(lanes, &name, &rule));
+                Target::chosen(route, rule, columns, gates.transpose()?.unwrap_or_default())
+            }
             _ => {
                 let limit = format.record_bytes_max;
                 Target::Fixed(Place::of(&self.targets, draft.topic_name(), limit).await?)
@@ -252,11 +287,46 @@ impl<T: Targets> Encoder<T> {
         for name in route.iter().flat_map(|route| &route.copies) {
             copies.push(Place::of(&self.targets, name, format.record_bytes_max).await?);
         }
+        if let Some(lanes) = &self.lanes {
+            gate::fits(lanes, relation, (&target, &copies))?;
+        }
         if let (Some(spread), Target::Fixed(place)) = (&draft.made.spread, &target) {
             spread.must_fit(place, &relation.full_name())?;
         }
-        let ids = self.register(&draft, format).await?;
-        Ok(draft.compile(ids, target, copies, asks))
+        let registered = self.register(&draft, format).await;
+        let ids = registered
+            .map_err(|error| self.waiting(error, gate::whole_of(&name), gate::topics(&target, &copies)))?;
+        Ok(Plan { gate, ..draft.compile(ids, target, copies, asks) })
+    }
+
+    /// The error of a plan; where one was needed only to release something, that waits on.
+    fn untried(&self, error: Error, (batch, at): (&ChangeBatch, u32), relation: &Relation) -> Error {
+        let Some(lanes) = &self.lanes else { return error };
+        let name = relation.full_name();
+        let mut marks = batch.changes.iter().filter(|change| change.relation == at).map(|change| change.mark);
+        let tried = marks.find_map(|mark| lanes.tried(&name, mark).filter(|_| !lanes.stops(&name, mark)));
+        match tried {
+            Some(lane) if matches!(error.kind(), Kind::Config | Kind::Record) => {
+                let topics = error.strike().map(|strike| strike.topics.clone()).unwrap_or_default();
+                gate::struck(error, lane.thing.clone(), topics)
+            }
+            _ => error,
+        }
+    }
+
+    /// The error of a row that is looked at before its batch is encoded.
+    fn unlearned(&self, error: Error, plan: &Plan, (row, mark): (View<'_>, Mark)) -> Error {
+        let (thing, topics) = plan.thing(row);
+        match gate::is_tried(self.lanes.as_ref(), &plan.table, mark, &error) {
+            true => gate::struck(error, thing, topics),
+            false => self.waiting(error, thing, topics),
+        }
+    }
+
+    /// The error, with what may wait because of it.
+    fn waiting(&self, error: Error, thing: Thing, topics: Vec<String>) -> Error {
+        let can_wait = self.can_hold() && gate::may_wait(&error) && error.strike().is_none();
+        if can_wait { gate::struck(error, thing, topics) } else { error }
     }
 
     async fn register(&self, draft: &Draft<'_>, format: &Format) -> Result<SchemaIds> {
@@ -265,9 +335,9 @@ impl<T: Targets> Encoder<T> {
         if format.encoding == Encoding::Avro && draft.flat.is_none() {
             let (of, topic) = (SchemaType::Avro, draft.topic_name());
             if let Some(text) = draft.key_text() {
-                ids.key = self.targets.schema(of, &format!("{topic}-key"), &text).await?;
+                ids.key = self.asked().schema(of, &format!("{topic}-key"), &text).await?;
             }
-            ids.value = self.targets.schema(of, &format!("{topic}-value"), &draft.value_text()).await?;
+            ids.value = self.asked().schema(of, &format!("{topic}-value"), &draft.value_text()).await?;
         }
         Ok(ids)
     }
@@ -290,6 +360,20 @@ impl<T: Targets> Encoder<T> {
         });
     }
 
+    /// The index of a relation's plan. It needs none where none of its changes in the batch makes a record, and nothing
+    /// of it has to fit the file then: it may be as it was long ago, or as the file does not want it.
+    fn slot_of(&self, batch: &ChangeBatch, at: u32, relation: &Relation) -> Option<usize> {
+        let slot = self.slot(relation.version);
+        let (None, Some(lanes)) = (slot, self.lanes.as_ref().filter(|lanes| !lanes.held.is_empty())) else {
+            return slot;
+        };
+        let name = relation.full_name();
+        let mut changes = batch.changes.iter().filter(|change| change.relation == at);
+        let is_idle =
+            lanes.shuts(&name) || (lanes.releases() && changes.all(|change| lanes.stops(&name, change.mark)));
+        is_idle.then_some(NO_PLAN)
+    }
+
     fn slot(&self, version: u64) -> Option<usize> {
         let at = self.plans.binary_search_by_key(&version, |plan| plan.version).ok()?;
         self.plans.get(at).is_some_and(|plan| !plan.is_stale).then_some(at)
@@ -305,8 +389,8 @@ impl<T: Targets> Encoder<T> {
             return Err(Error::fatal(message));
         }
         self.slots.clear();
-        for relation in &batch.relations {
-            let Some(slot) = self.slot(relation.version) else {
+        for (at, relation) in (0_u32..).zip(&batch.relations) {
+            let Some(slot) = self.slot_of(batch, at, relation) else {
                 return Ok(Encoded::NeedsPrepare);
             };
             self.slots.push(slot);
@@ -331,7 +415,8 @@ impl<T: Targets> Encoder<T> {
                 }
                 return Ok(Encoded::NeedsPrepare);
             }
-            Err(Fault::Unlearned) => {
+            // None of either is left over; and what is learned anew does no harm.
+            Err(Fault::Unlearned | Fault::Stopped) => {
                 out.clear();
                 return Ok(Encoded::NeedsPrepare);
             }
@@ -352,6 +437,7 @@ impl<T: Targets> Encoder<T> {
         self.room.source.forget();
         self.room.tail_of = None;
         self.rejects = Rejects::default();
+        let can_hold = self.can_hold();
         let mut pass = Pass {
             now_us: progress::now_us(),
             batch,
@@ -362,6 +448,8 @@ impl<T: Targets> Encoder<T> {
             dead: self.dead.as_ref(),
             attempt: self.attempt,
             rejects: &mut self.rejects,
+            can_hold,
+            lanes: self.lanes.as_ref(),
             ends: self.ends.as_ref(),
             count: self.format.transactions.is_some().then_some(&mut self.count),
             silent: None,
@@ -434,6 +522,8 @@ mod document_test;
 mod flat_rows_test;
 #[cfg(test)]
 mod flat_test;
+#[cfg(test)]
+mod gate_test;
 #[cfg(test)]
 mod letter_test;
 #[cfg(test)]

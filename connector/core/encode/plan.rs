@@ -23,6 +23,7 @@ use super::typed::Typed;
 use super::value::{Rare, Scratch, Type, Union, Writer, write, write_placeholder};
 use super::{Dialect, Encoding, Envelope, Format, Skipped, avro_schema, header, json_schema};
 use crate::error::{Error, Result};
+use crate::hold::Gate;
 use crate::relation::{Column, Kind, Relation, Shape};
 use crate::route::filter::{Bound, Filter};
 use crate::route::rename::{Renamed, renamed};
@@ -74,6 +75,8 @@ pub(crate) struct Plan {
     pub widened: Vec<usize>,
     /// A NULL was seen where this plan has none: to be compiled anew.
     pub is_stale: bool,
+    /// Of all its rows; those that choose a topic may have others.
+    pub gate: Gate,
 }
 
 /// A struct of columns: the row, or the key.
@@ -369,6 +372,7 @@ impl<'a> Draft<'a> {
             headers: asks.headers,
             widened: self.widened,
             is_stale: false,
+            gate: Gate::Open,
         }
     }
 }

@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 
+use super::gate::Gates;
 use super::reject;
 use crate::batch::Cell;
 use crate::error::{Error, Result};
+use crate::position::Mark;
 use crate::route::rule::{Route, TOPICS_MAX, TopicRule};
 use crate::sink::{Targets, Topic};
 
@@ -60,12 +62,13 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Chosen {
     route: Route,
-    rule: TopicRule,
+    pub(super) rule: TopicRule,
     /// Of the rule, in its order.
-    columns: Vec<usize>,
+    pub(super) columns: Vec<usize>,
     /// By the values of the columns, each followed by a zero byte. `None`: no topic that the route allows.
-    known: HashMap<Vec<u8>, Option<usize>>,
-    places: Vec<Place>,
+    pub(super) known: HashMap<Vec<u8>, Option<usize>>,
+    pub(super) places: Vec<Place>,
+    pub(super) gates: Gates,
 }
 
 /// What a row's choice came to.
@@ -77,9 +80,9 @@ pub(crate) enum Choice<'a> {
 }
 
 impl Target {
-    pub(crate) fn chosen(route: &Route, rule: TopicRule, columns: Vec<usize>) -> Self {
+    pub(crate) fn chosen(route: &Route, rule: TopicRule, columns: Vec<usize>, gates: Gates) -> Self {
         let (known, places) = (HashMap::new(), Vec::new());
-        Self::Chosen(Box::new(Chosen { route: route.clone(), rule, columns, known, places }))
+        Self::Chosen(Box::new(Chosen { route: route.clone(), rule, columns, known, places, gates }))
     }
 
     /// Every topic that it knows.
@@ -87,6 +90,15 @@ impl Target {
         match self {
             Self::Fixed(place) => std::slice::from_ref(place),
             Self::Chosen(chosen) => &chosen.places,
+        }
+    }
+
+    /// Whether a row that chooses by these values makes no record now: then its topic need not be known.
+    #[cold]
+    pub(crate) fn stops(&self, selector: &[u8], mark: Mark) -> bool {
+        match self {
+            Self::Fixed(_) => false,
+            Self::Chosen(chosen) => chosen.gates.gate(Some(selector)).stops(mark),
         }
     }
 
@@ -113,7 +125,7 @@ impl Chosen {
     }
 
     /// The values that choose; false where one is missing.
-    fn selector(&self, row: View<'_>, out: &mut Vec<u8>) -> bool {
+    pub(super) fn selector(&self, row: View<'_>, out: &mut Vec<u8>) -> bool {
         out.clear();
         for column in &self.columns {
             let Some(text) = row.text(*column) else { return false };

@@ -328,6 +328,8 @@ pub enum OnReject {
     Stop,
     /// It goes, raw, to the dead letters, in the same Kafka transaction as its neighbours.
     DeadLetter,
+    /// Its table, or its type of event, waits at it while the rest goes on.
+    Park,
 }
 
 impl Route {

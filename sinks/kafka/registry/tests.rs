@@ -35,8 +35,8 @@ fn registry(urls: &[String]) -> Registry {
 async fn a_schema_is_asked_for_once() {
     let (url, served) = serve(vec![(200, "{\"id\":7}")]).await;
     let registry = registry(&[url]);
-    assert_eq!(registry.register(SchemaType::Avro, "t-value", "\"string\"").await.unwrap(), 7);
-    assert_eq!(registry.register(SchemaType::Avro, "t-value", "\"string\"").await.unwrap(), 7);
+    assert_eq!(registry.register(SchemaType::Avro, "t-value", "\"string\"", None).await.unwrap(), 7);
+    assert_eq!(registry.register(SchemaType::Avro, "t-value", "\"string\"", None).await.unwrap(), 7);
     assert_eq!(served.load(Ordering::SeqCst), 1);
 }
 
@@ -50,12 +50,12 @@ async fn a_subject_s_newest_schema_is_asked_for_every_time_and_may_be_none() {
     ];
     let (url, served) = serve(answers).await;
     let registry = registry(&[url]);
-    assert_eq!(registry.latest("a").await.unwrap(), None);
+    assert_eq!(registry.latest("a", None).await.unwrap(), None);
     assert_eq!(
-        registry.latest("a").await.unwrap(),
+        registry.latest("a", None).await.unwrap(),
         Some(Registered { id: 9, of: SchemaType::Avro, text: "\"string\"".to_owned() })
     );
-    assert!(registry.latest("a").await.unwrap_err().hint_text().unwrap().contains("ccompat"));
+    assert!(registry.latest("a", None).await.unwrap_err().hint_text().unwrap().contains("ccompat"));
     assert_eq!(served.load(Ordering::SeqCst), 4);
 }
 
@@ -64,21 +64,21 @@ async fn a_level_is_set_before_the_schema_is_registered() {
     let (url, served) = serve(vec![(200, "{\"compatibility\":\"FULL\"}"), (200, "{\"id\":7}")]).await;
     let settings = Settings::new(&[url]).unwrap().levels(vec![(Pattern::new("t-*"), "FULL".to_owned())]);
     let registry = Registry::new(settings, Arc::default()).unwrap();
-    assert_eq!(registry.register(SchemaType::Avro, "t-value", "\"string\"").await.unwrap(), 7);
+    assert_eq!(registry.register(SchemaType::Avro, "t-value", "\"string\"", None).await.unwrap(), 7);
     assert_eq!(served.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
 async fn a_server_error_is_waited_out() {
     let (url, served) = serve(vec![(503, "starting"), (429, "slow"), (200, "{\"id\":1}")]).await;
-    assert_eq!(registry(&[url]).register(SchemaType::Avro, "t-value", "\"string\"").await.unwrap(), 1);
+    assert_eq!(registry(&[url]).register(SchemaType::Avro, "t-value", "\"string\"", None).await.unwrap(), 1);
     assert_eq!(served.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
 async fn an_incompatible_schema_stops_with_the_registrys_words() {
     let (url, _) = serve(vec![(409, "{\"error_code\":409,\"message\":\"field a was removed\"}")]).await;
-    let error = registry(&[url]).register(SchemaType::Avro, "t-value", "\"string\"").await.unwrap_err();
+    let error = registry(&[url]).register(SchemaType::Avro, "t-value", "\"string\"", None).await.unwrap_err();
     assert_eq!(error.kind(), millrace_core::error::Kind::Config);
     assert!(error.message().contains("t-value") && error.message().contains("field a was removed"));
     assert!(error.hint_text().unwrap().contains("/config/t-value"));
@@ -87,7 +87,7 @@ async fn an_incompatible_schema_stops_with_the_registrys_words() {
 #[tokio::test]
 async fn an_invalid_schema_stops_at_once_where_it_cannot_be_spelled_otherwise() {
     let (url, served) = serve(vec![(422, "{\"message\":\"no type\"}")]).await;
-    let error = registry(&[url]).register(SchemaType::Avro, "t-value", "\"string\"").await.unwrap_err();
+    let error = registry(&[url]).register(SchemaType::Avro, "t-value", "\"string\"", None).await.unwrap_err();
     assert!(error.message().contains("no type"), "{error}");
     assert_eq!(served.load(Ordering::SeqCst), 1);
 }
@@ -96,7 +96,7 @@ async fn an_invalid_schema_stops_at_once_where_it_cannot_be_spelled_otherwise() 
 async fn a_registry_that_trips_over_an_empty_object_as_text_is_given_another_spelling_of_it() {
     let schema = r#"{"name":"f","type":"string","default":"{}"}"#;
     let (url, served) = serve(vec![(422, "no type"), (200, "{\"id\":4}")]).await;
-    assert_eq!(registry(&[url]).register(SchemaType::Avro, "t-value", schema).await.unwrap(), 4);
+    assert_eq!(registry(&[url]).register(SchemaType::Avro, "t-value", schema, None).await.unwrap(), 4);
     assert_eq!(served.load(Ordering::SeqCst), 2);
     let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     assert_eq!(json(&respelled(schema).unwrap()), json(schema), "the schema is the same");
@@ -106,7 +106,7 @@ async fn a_registry_that_trips_over_an_empty_object_as_text_is_given_another_spe
 async fn another_url_is_asked_when_the_first_is_away_and_kept() {
     let (good, served) = serve(vec![(200, "{\"id\":3}")]).await;
     let registry = registry(&["http://127.0.0.1:1".to_owned(), good]);
-    assert_eq!(registry.register(SchemaType::Avro, "a", "\"int\"").await.unwrap(), 3);
+    assert_eq!(registry.register(SchemaType::Avro, "a", "\"int\"", None).await.unwrap(), 3);
     assert_eq!(registry.current.load(Ordering::Relaxed), 1);
     assert_eq!(served.load(Ordering::SeqCst), 1);
 }
@@ -116,7 +116,7 @@ async fn a_refused_password_stops_without_printing_it() {
     let (url, _) = serve(vec![(401, "no")]).await;
     let url = url.replace("http://", "http://me:hush@");
     let registry = registry(&[url]);
-    let error = registry.register(SchemaType::Avro, "a", "\"int\"").await.unwrap_err();
+    let error = registry.register(SchemaType::Avro, "a", "\"int\"", None).await.unwrap_err();
     assert_eq!(error.kind(), millrace_core::error::Kind::Config);
     assert!(!format!("{error:?}{registry:?}{:?}", registry.settings).contains("hush"));
 }

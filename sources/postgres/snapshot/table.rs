@@ -162,9 +162,14 @@ pub struct Unread {
 }
 
 impl Unread {
+    /// An outbox whose rows are not out: an event that is deleted again before they are read would never be sent.
+    pub fn is_undrained(&self) -> bool {
+        self.order_by.is_some() && !self.note.ended()
+    }
+
     /// A crash met an outbox while its rows were read: until the rest is out, no new event may be.
     pub fn is_half_drained(&self) -> bool {
-        self.order_by.is_some() && self.note.state == Phase::Reading && !self.note.ended()
+        self.is_undrained() && self.note.state == Phase::Reading
     }
 }
 

@@ -118,7 +118,9 @@ impl PostgresSource {
         if let Some(slot) = slot {
             let kept = note_kept(&slot, &counter.progress);
             match slot.lost() {
-                None => self.limit(kept).inspect_err(|_| self.over_limit.store(true, Ordering::Relaxed))?,
+                None => self
+                    .limit(kept, &counter.progress)
+                    .inspect_err(|_| self.over_limit.store(true, Ordering::Relaxed))?,
                 Some(why) => return Err(self.lost(&slot, why)),
             }
         }
@@ -148,7 +150,7 @@ impl PostgresSource {
 
     /// A slot that nobody reads: while the sink is away, no stream looks at what the server keeps.
     pub(super) async fn watch_kept(&self, client: &Client, slot: &Slot, progress: &Progress) -> Result<()> {
-        let over = self.limit(note_kept(slot, progress));
+        let over = self.limit(note_kept(slot, progress), progress);
         if over.is_err() {
             self.let_go(client).await?;
         }
@@ -156,15 +158,16 @@ impl PostgresSource {
     }
 
     /// How much log may be kept is for the file to say. After an error the slot has to go.
-    fn limit(&self, kept: u64) -> Result<()> {
+    fn limit(&self, kept: u64, progress: &Progress) -> Result<()> {
         let Some(limit) = self.settings.wal_limit.filter(|limit| kept > *limit) else { return Ok(()) };
         let (kept, limit) = (gigabytes(kept), gigabytes(limit));
+        let because = progress.holds.words().map(|(reason, _)| format!("; {reason}")).unwrap_or_default();
         if self.settings.wal_policy == WalPolicy::ProtectData {
-            tracing::warn!(kept, limit, "the server keeps more log than wal_limit_gb");
+            tracing::warn!(kept, limit, "the server keeps more log than wal_limit_gb{because}");
             return Ok(());
         }
         let what = format!(
-            "the server keeps {kept} of log for this connector, more than {limit}: the slot is dropped to save its disk"
+            "the server keeps {kept} of log for this connector, more than {limit}: the slot is dropped to save its disk{because}"
         );
         if self.settings.snapshot.on_loss {
             return Err(Error::transient(what).hint("all tables are read anew once the sink takes records"));

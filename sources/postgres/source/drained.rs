@@ -33,7 +33,9 @@ impl PostgresSource {
 
     fn drainable(&self, from: Option<&Position>) -> Result<()> {
         match from.map(Stored::parse).transpose()? {
-            Some(Stored::Streamed(_)) if self.settings.snapshot.stream => Ok(()),
+            Some(Stored::Streamed(at)) if self.settings.snapshot.stream => {
+                at.nothing_waits("not everything can be delivered")
+            }
             Some(Stored::Streamed(_)) => {
                 Err(Error::config("this connector reads rows and streams nothing: there is nothing to drain")
                     .hint("its rows are read anew at the new server, under a new name"))

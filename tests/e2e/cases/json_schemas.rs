@@ -165,7 +165,7 @@ fn keep_to(shop: &mut Shop, end: &str, level: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_json_schema_that_the_registry_refuses_as_incompatible_stops_the_connector_and_names_the_subject() {
+async fn a_json_schema_that_the_registry_refuses_as_incompatible_holds_its_events_and_names_the_subject() {
     let declared = |name: &str| typed(name, &format!("schemas = {{ \"{name}.paid\" = '{}' }}", paid()));
     let mut shop = shop("json-refused", declared).await;
     let (subjects, subject) = (shop.subjects(), format!("{}.paid", shop.name));
@@ -175,7 +175,8 @@ async fn a_json_schema_that_the_registry_refuses_as_incompatible_stops_the_conne
     shop.start().await;
     write(&shop, "1", "paid", r#"{"amount":1}"#).await;
     let end = shop.sql.log_end().await;
-    shop.not_ready("FAILED").await.expect_reason(&[&subject, "incompatible"]).expect_hint(&["compatib"]);
+    let held = shop.not_ready("DEGRADED").await;
+    held.expect_reason(&["public.outbox", &subject, "incompatible"]).expect_hint(&["compatib"]);
     assert!(shop.confirmed().await < end, "the event was confirmed and is lost");
     subjects.set_compatibility(&subject, "NONE").await;
     shop.kill().start().await;

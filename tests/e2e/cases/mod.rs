@@ -12,6 +12,7 @@ mod encodings;
 mod exactly_once;
 mod exb;
 mod files;
+mod held;
 mod high_availability;
 mod json_schemas;
 mod kafka_logins;
