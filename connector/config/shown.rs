@@ -8,7 +8,7 @@ use config::{Value, ValueKind};
 pub const HIDDEN: &str = "[hidden]";
 
 /// Parts of the names of keys whose values are secret, whoever defines the key.
-const SECRET_NAMES: [&str; 10] = [
+const SECRET_NAMES: [&str; 11] = [
     "password",
     "passwd",
     "passphrase",
@@ -18,9 +18,13 @@ const SECRET_NAMES: [&str; 10] = [
     "jaas",
     "key.pem",
     "api_key",
+    "hash_salt",
     // Whatever their names are.
     "traces.headers.",
 ];
+
+/// In the name of a property, behind which its salt stands.
+const SALT_IN_NAME: &str = ".with.salt.";
 
 /// `source.postgres.url` -> value. `value` must be the tree before references were put in.
 pub fn flatten(value: &Value) -> BTreeMap<String, String> {
@@ -129,6 +133,16 @@ mod tests {
         assert_eq!(shown("traces.headers.authorization", "Bearer hunter2"), HIDDEN);
         assert_eq!(shown("source.postgres.password", "${file:/run/pw}"), "${file:/run/pw}");
         assert_eq!(shown("source.postgres.password", "x${env:A}${env:B}"), HIDDEN);
+    }
+
+    #[test]
+    fn a_salt_is_hidden_as_a_value_and_in_the_name_of_a_property() {
+        assert_eq!(shown("format.hash_salt", "CzQ"), HIDDEN);
+        assert_eq!(shown("format.hash_salt", "${env:SALT}"), "${env:SALT}");
+        let name = "column.mask.hash.SHA-256.with.salt.CzQ".to_owned();
+        let all = hidden(&BTreeMap::from([(name, "public.users.email".to_owned())]));
+        let shown = ("column.mask.hash.SHA-256.with.salt.[hidden]".to_owned(), "public.users.email".to_owned());
+        assert_eq!(all, BTreeMap::from([shown]));
     }
 
     #[test]
