@@ -1,34 +1,26 @@
 //! The log of what operators did: before an action is carried out a line says who wants what, and behind it another one
-//! what came of it. Start at `recorded`; `file` is the log's file.
+//! what came of it. Start at `recorded`; `file` and `topic` are where it lies.
 //!
 //! Each connector's file says where its log is, so that REST and the verbs of the command line write the same one. An
 //! action that cannot be written is refused. A topic beside a file is a copy: Kafka that is away must not keep
 //! anybody from stopping what writes to it.
 
 mod file;
+mod topic;
 mod who;
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use millrace_core::error::{Error, Result};
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 pub use who::Who;
 
 use crate::config::Connector;
-use crate::registry;
-
-/// For a record on the topic: longer than a healthy cluster takes, shorter than somebody waits for an answer.
-const TOPIC_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Entries that wait for Kafka: more than people do while it is away.
-const COPIES_MAX: usize = 256;
 
 /// Service managers wait for the end of a daemon, and other things have had their time by then.
 const SETTLED_WITHIN: Duration = Duration::from_secs(3);
@@ -133,49 +125,30 @@ impl Log {
                 .map_err(|panic| Error::fatal("the operator log broke a rule of its own").source(panic))??;
         }
         let Some(topic) = self.topic.clone() else { return Ok(()) };
-        let copy = Copied { connector: connector.clone(), topic, lines: vec![line] };
         match (&self.file, who) {
-            (None, _) => copy.send().await,
+            (None, _) => topic::send(connector, &topic, line).await,
             // Nobody who asks the daemon waits for Kafka.
             (Some(_), Who::Peer(_)) => {
+                let connector = connector.clone();
                 PENDING.fetch_add(1, Ordering::Relaxed);
-                if copies().try_send(copy).is_err() {
+                tokio::spawn(async move {
+                    copied(&connector, &topic, line).await;
                     PENDING.fetch_sub(1, Ordering::Relaxed);
-                    tracing::warn!(connector = connector.name, "{ONLY_IN_FILE}: many wait for Kafka");
-                }
+                });
                 Ok(())
             }
             (Some(_), Who::User { .. }) => {
-                copy.sent_or_told().await;
+                copied(connector, &topic, line).await;
                 Ok(())
             }
         }
     }
 }
 
-/// Entries on their way to a topic.
-struct Copied {
-    connector: Connector,
-    topic: String,
-    lines: Vec<String>,
-}
-
-impl Copied {
-    async fn send(&self) -> Result<()> {
-        let Self { connector, topic, lines } = self;
-        let sent =
-            tokio::time::timeout(TOPIC_PATIENCE, registry::tell_operators(connector, topic, lines)).await;
-        sent.unwrap_or_else(|_| {
-            let seconds = TOPIC_PATIENCE.as_secs();
-            Err(Error::transient(format!("topic {topic} did not take a record within {seconds} s")))
-        })
-    }
-
-    async fn sent_or_told(&self) {
-        if let Err(error) = self.send().await {
-            let connector = &self.connector.name;
-            tracing::warn!(connector, hint = error.hint_text(), "{ONLY_IN_FILE}: {error}");
-        }
+async fn copied(connector: &Connector, topic: &str, line: String) {
+    if let Err(error) = topic::send(connector, topic, line).await {
+        let connector = &connector.name;
+        tracing::warn!(connector, hint = error.hint_text(), "{ONLY_IN_FILE}: {error}");
     }
 }
 
@@ -188,37 +161,4 @@ pub async fn settled() {
     while PENDING.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
         tokio::time::sleep(SETTLED_POLL).await;
     }
-}
-
-/// What goes to topics one after the other, so that it is there in the order of the file.
-fn copies() -> &'static mpsc::Sender<Copied> {
-    static COPIES: OnceLock<mpsc::Sender<Copied>> = OnceLock::new();
-    COPIES.get_or_init(|| {
-        let (copies, mut waiting) = mpsc::channel::<Copied>(COPIES_MAX);
-        tokio::spawn(async move {
-            let mut all = Vec::new();
-            while waiting.recv_many(&mut all, COPIES_MAX).await > 0 {
-                let many = all.len();
-                for copy in together(std::mem::take(&mut all)) {
-                    copy.sent_or_told().await;
-                }
-                PENDING.fetch_sub(many, Ordering::Relaxed);
-            }
-        });
-        copies
-    })
-}
-
-/// What waits for the same topic goes in one Kafka transaction.
-fn together(all: Vec<Copied>) -> Vec<Copied> {
-    let mut some: Vec<Copied> = Vec::new();
-    for copy in all {
-        let is_same =
-            |one: &&mut Copied| one.connector.name == copy.connector.name && one.topic == copy.topic;
-        match some.iter_mut().find(is_same) {
-            Some(one) => one.lines.extend(copy.lines),
-            None => some.push(copy),
-        }
-    }
-    some
 }

@@ -333,9 +333,9 @@ impl Drop for Daemon {
     }
 }
 
-/// A client that gives up soon: what it asks is on this machine.
+/// What it asks is on this machine, which may be busy.
 pub fn http() -> reqwest::Client {
     // Built with TLS in it, the client does not start without a provider. The second call of a process fails.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().timeout(Duration::from_secs(15)).build().expect("an HTTP client")
+    reqwest::Client::builder().timeout(Duration::from_secs(60)).build().expect("an HTTP client")
 }
