@@ -29,6 +29,9 @@ struct Entry {
     done: oneshot::Sender<Result<()>>,
 }
 
+/// By connector and topic.
+type Queues = HashMap<(String, String), Arc<Queue>>;
+
 /// Puts an entry behind the others; it is durable when this returns. Whoever stops waiting does not take it back.
 pub async fn send(connector: &Connector, topic: &str, line: String) -> Result<()> {
     let queue = queue_of(&connector.name, topic);
@@ -46,7 +49,7 @@ pub async fn send(connector: &Connector, topic: &str, line: String) -> Result<()
 }
 
 fn queue_of(connector: &str, topic: &str) -> Arc<Queue> {
-    static QUEUES: LazyLock<Mutex<HashMap<(String, String), Arc<Queue>>>> = LazyLock::new(Mutex::default);
+    static QUEUES: LazyLock<Mutex<Queues>> = LazyLock::new(Mutex::default);
     let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
     queues.entry((connector.to_owned(), topic.to_owned())).or_default().clone()
 }
