@@ -141,7 +141,8 @@ mod tests {
         assert_eq!(shown("format.hash_salt", "${env:SALT}"), "${env:SALT}");
         let name = "column.mask.hash.SHA-256.with.salt.CzQ".to_owned();
         let all = hidden(&BTreeMap::from([(name, "public.users.email".to_owned())]));
-        let shown = ("column.mask.hash.SHA-256.with.salt.[hidden]".to_owned(), "public.users.email".to_owned());
+        let shown =
+            ("column.mask.hash.SHA-256.with.salt.[hidden]".to_owned(), "public.users.email".to_owned());
         assert_eq!(all, BTreeMap::from([shown]));
     }
 

@@ -3,8 +3,9 @@
 //!
 //! The encoder finds what cannot go out (`Strike`) and ends the attempt with it. The next attempt begins at the stored
 //! position, from which the source holds the thing: its changes are read and make no records, and the source's position
-//! says so. Until one that does is stored, the strike is remembered here, over whatever else ends an attempt. Nothing that was on its way is needed for that. To release it is an attempt too: the source begins where it
-//! was held, and each change passes the `Gate` of what it belongs to. Gates never move while an attempt lasts.
+//! says so. Until one that does is stored, the strike is remembered here, over whatever else ends an attempt. Nothing that
+//! was on its way is needed for that. To release it is an attempt too: the source begins where it was held, and each change
+//! passes the `Gate` of what it belongs to. Gates never move while an attempt lasts.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +31,8 @@ const ASK_SELDOM: Duration = Duration::from_secs(120);
 const TIMES_AS_LONG: u32 = 2;
 /// More would not fit into a position, which is one record.
 pub const HELD_MAX: usize = 100;
+/// A try that fails after longer than this leaves those that are due with it for another time.
+const ROUND_MAX: Duration = Duration::from_secs(30);
 /// As much of an error as a position keeps.
 const WORDS_MAX: usize = 600;
 
@@ -197,13 +200,31 @@ struct Try {
     is_away: bool,
 }
 
+impl Try {
+    fn new(thing: Thing) -> Self {
+        Self { thing, times: 0, when: When::Now, is_away: false }
+    }
+
+    fn wait(&mut self) {
+        let (first, longest) = if self.is_away { (ASK_EVERY, ASK_SELDOM) } else { (FIRST, LONGEST) };
+        self.when = When::After((first * 2_u32.pow(self.times.min(16))).min(longest));
+    }
+
+    fn fail(&mut self) {
+        self.wait();
+        self.times += 1;
+    }
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// What no stored position says yet.
     strikes: Vec<Strike>,
     waiting: Vec<Waiting>,
     tries: Vec<Try>,
-    /// When the attempt began.
+    /// By the attempt that is under way.
+    released: Vec<Thing>,
+    /// Since when the stream has not been back where it was.
     began: Option<Instant>,
 }
 
@@ -268,13 +289,25 @@ impl Holds {
         known.strikes.push(strike.clone());
         let at = known.tries.iter().position(|tried| tried.thing == strike.thing);
         let times = at.and_then(|at| known.tries.get(at)).map_or(0, |tried| tried.times);
-        let (first, longest) = if is_away { (ASK_EVERY, ASK_SELDOM) } else { (FIRST, LONGEST) };
-        let when = When::After((first * 2_u32.pow(times.min(16))).min(longest));
-        let tried = Try { thing: strike.thing.clone(), times: times + 1, when, is_away };
+        let mut tried = Try { times, is_away, ..Try::new(strike.thing.clone()) };
+        tried.fail();
         match at.and_then(|at| known.tries.get_mut(at)) {
             Some(known) => *known = tried,
             None => known.tries.push(tried),
         }
+        // One after the other they would keep the rest from going on.
+        if known.began.is_some_and(|began| began.elapsed() > ROUND_MAX) {
+            known.tries.iter_mut().filter(|tried| tried.when == When::Now).for_each(Try::wait);
+        }
+    }
+
+    /// An attempt that was to release something failed, and not by something that could wait. False: none was.
+    pub fn failed(&self) -> bool {
+        let mut known = self.known();
+        let released = std::mem::take(&mut known.released);
+        let is_it = |tried: &&mut Try| released.contains(&tried.thing);
+        known.tries.iter_mut().filter(is_it).for_each(Try::fail);
+        !released.is_empty()
     }
 
     /// What is to be held from the stored position on, by what no stored position says yet.
@@ -296,16 +329,27 @@ impl Holds {
 
     /// An attempt begins.
     pub fn begins(&self) {
-        self.known().began = Some(Instant::now());
+        let mut known = self.known();
+        known.began.get_or_insert_with(Instant::now);
+        known.released.clear();
+    }
+
+    /// Something else is in the way of all, however long.
+    pub fn pauses(&self) {
+        self.known().began = None;
     }
 
     /// The stream is where it was when the attempt began, or further: the wait for the next try begins.
     pub fn caught_up(&self) {
         let (mut known, now) = (self.known(), Instant::now());
-        let took = known.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        let began = known.began.take();
+        let took = began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        let soonest = now + took * TIMES_AS_LONG;
         for tried in &mut known.tries {
-            if let When::After(wait) = tried.when {
-                tried.when = When::At(now + wait.max(took * TIMES_AS_LONG));
+            match tried.when {
+                When::After(wait) => tried.when = When::At(soonest.max(now + wait)),
+                When::At(at) => tried.when = When::At(soonest.max(at)),
+                When::Now => {}
             }
         }
     }
@@ -324,8 +368,11 @@ impl Holds {
     pub fn on_trial(&self, lanes: &Lanes) {
         let mut known = self.known();
         for lane in lanes.held.iter().filter(|lane| lane.gate != Gate::Shut) {
-            let tries = known.tries.iter_mut().filter(|tried| tried.thing == lane.thing);
-            tries.for_each(|tried| tried.when = When::Now);
+            match known.tries.iter_mut().find(|tried| tried.thing == lane.thing) {
+                Some(tried) => tried.when = When::Now,
+                None => known.tries.push(Try::new(lane.thing.clone())),
+            }
+            known.released.push(lane.thing.clone());
         }
     }
 

@@ -67,8 +67,23 @@ pub async fn run<S: Source, K: Sink>(
                 tracing::warn!(held = %new.thing, hint = new.hint, "waits, while the rest goes on: {struck}");
                 progress.holds.struck(new);
             }
-            _ => return Err(struck),
+            // Whatever is in the way of what was to be released, the rest is not to stand still for it.
+            _ if progress.holds.failed() && !may_pass(struck.kind()) => {
+                tracing::warn!(hint = struck.hint_text(), "what waits cannot go out, and waits on: {struck}");
+            }
+            _ => {
+                progress.holds.pauses();
+                return Err(struck);
+            }
         }
+    }
+}
+
+/// Whether an error says nothing against what was tried.
+fn may_pass(kind: Kind) -> bool {
+    match kind {
+        Kind::Transient | Kind::Fenced => true,
+        Kind::Config | Kind::Record | Kind::Fatal => false,
     }
 }
 
@@ -563,6 +578,9 @@ impl Delivery {
         }
         let pending = self.sent.iter().map(|sent| sent.commit_ts_us).find(|ts| *ts > 0).unwrap_or(0);
         self.progress.pending_since_us.store(pending, Ordering::Relaxed);
+        if self.progress.position().as_ref() != Some(&position) {
+            self.progress.moves.fetch_add(1, Ordering::Relaxed);
+        }
         self.progress.set_position(position.clone());
         self.delivered.send_replace(Some(position));
     }

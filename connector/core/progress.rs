@@ -189,6 +189,8 @@ pub struct Progress {
     pub received_bytes: AtomicU64,
     pub transactions: AtomicU64,
     pub delivered_records: AtomicU64,
+    /// How often the position became another one.
+    pub moves: AtomicU64,
     /// Records that could not be encoded or accepted.
     pub failed_events: AtomicU64,
     /// Of those, what went to the dead letters.
@@ -242,6 +244,7 @@ impl Default for Progress {
             received_bytes: AtomicU64::default(),
             transactions: AtomicU64::default(),
             delivered_records: AtomicU64::default(),
+            moves: AtomicU64::default(),
             failed_events: AtomicU64::default(),
             dead_letters: AtomicU64::default(),
             cut_transactions: AtomicU64::default(),

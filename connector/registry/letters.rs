@@ -245,7 +245,8 @@ impl<'a> Staying<'a> {
 fn overtaken(delivered: &Delivered, mark: Mark, keyed: &[Keyed]) -> Option<String> {
     let is_later = |keyed: &&Keyed| match delivered.get(*keyed) {
         Some(Newest::Nothing) => false,
-        Some(Newest::At(newest)) => *newest > mark,
+        // At the same place it is the letter's own, sent after all.
+        Some(Newest::At(newest)) => *newest >= mark,
         Some(Newest::Unsaid) | None => true,
     };
     keyed.iter().find(is_later).map(|(topic, _)| topic.clone())
@@ -330,13 +331,19 @@ mod tests {
         let known = [
             ("none", Newest::Nothing),
             ("earlier", Newest::At(mark(1))),
+            ("the same", Newest::At(mark(2))),
             ("later", Newest::At(mark(3))),
             ("unsaid", Newest::Unsaid),
         ];
         let delivered: Delivered = known.into_iter().map(|(key, newest)| (keyed(key), newest)).collect();
-        for (key, waits) in
-            [("none", false), ("earlier", false), ("later", true), ("unsaid", true), ("not looked for", true)]
-        {
+        for (key, waits) in [
+            ("none", false),
+            ("earlier", false),
+            ("the same", true),
+            ("later", true),
+            ("unsaid", true),
+            ("not looked for", true),
+        ] {
             let found = overtaken(&delivered, mark(2), &[keyed("none"), keyed(key)]);
             assert_eq!(found.as_deref(), waits.then_some("orders"), "{key}");
         }

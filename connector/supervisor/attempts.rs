@@ -111,6 +111,8 @@ async fn ready(told: &mut Told, mut turn: Option<&mut Turn>, progress: &Progress
             }
             if progress.shown().state == State::Standby {
                 info!("it is this instance's turn");
+                // Another one may have delivered it meanwhile.
+                progress.holds.try_now();
                 progress.show(State::Starting, None, None);
             }
         }

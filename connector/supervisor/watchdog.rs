@@ -10,7 +10,7 @@ use tracing::{info, warn};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What only a working sink moves.
-type Moved = (u64, u64);
+type Moved = [u64; 3];
 
 #[derive(Debug)]
 pub struct Watchdog {
@@ -38,8 +38,9 @@ impl Watchdog {
     }
 
     fn look_at(&mut self, progress: &Progress, now: Instant) {
-        let moved =
-            (progress.delivered.load(Ordering::Relaxed), progress.delivered_records.load(Ordering::Relaxed));
+        // What is released moves the position alone, and where there is much in between makes no records for long.
+        let moved = [&progress.delivered, &progress.delivered_records, &progress.moves]
+            .map(|count| count.load(Ordering::Relaxed));
         // A stream that stands still for rows says so itself, however long they take to be sorted.
         let is_held = progress.snapshot().is_some_and(|figures| figures.holds_stream.is_some());
         let moves = moved != self.seen;

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use millrace_core::batch::EncodedBatch;
 use millrace_core::chaos::{self, Point};
-use millrace_core::error::{Error, Result};
+use millrace_core::error::{Error, Kind, Result};
 use millrace_core::position::{Notes, Position};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
@@ -345,7 +345,8 @@ impl Targets for KafkaTargets {
 
     async fn answers(&self) -> bool {
         match &self.registry {
-            Some(registry) => registry.probe().await.is_ok(),
+            // One that lets nobody list subjects may take a schema.
+            Some(registry) => !matches!(registry.probe().await, Err(away) if away.kind() == Kind::Transient),
             None => true,
         }
     }

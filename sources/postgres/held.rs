@@ -192,6 +192,9 @@ pub fn open(settings: &Settings, from: Option<Position>, holds: &Holds) -> Resul
     if streamed.held.is_empty() {
         return Ok((from, Lanes::default()));
     }
+    if !settings.snapshot.stream {
+        streamed.nothing_waits("the file asks for rows alone")?;
+    }
     for held in &streamed.held {
         captured(settings, held)?;
     }
@@ -295,6 +298,20 @@ mod tests {
         let [known, unknown] = &streamed.held[..] else { panic!("two wait") };
         captured(&settings, known).expect("the file names it");
         captured(&settings, unknown).expect_err("the file does not");
+    }
+
+    #[test]
+    fn a_file_that_asks_for_rows_alone_is_refused_while_something_waits() {
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
+        streamed.add(&strike("public.t"));
+        let mut settings = settings("'public.t'");
+        let holds = Holds::default();
+        open(&settings, Some(streamed.to_position()), &holds).expect("it goes on");
+        settings.snapshot.stream = false;
+        let error =
+            open(&settings, Some(streamed.to_position()), &holds).expect_err("nothing would be streamed");
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(error.to_string().contains("rows alone: public.t is held since"), "{error}");
     }
 
     fn cut(final_lsn: u64, change: u64, n: u32) -> Option<Open> {

@@ -118,6 +118,15 @@ fn place(info: &TableInfo, message: &RelationMessage, name: &str) -> Option<u16>
     u16::try_from(first + nth).ok()
 }
 
+/// A table as the catalog has it.
+pub struct Described {
+    pub oid: u32,
+    pub relation: Relation,
+    pub captured: bool,
+    /// Why its rows cannot be told.
+    pub unfit: Option<Error>,
+}
+
 /// Refuses changes whose key nobody knows any more: without it they would lose their order, and their deletes would
 /// leave their rows behind in a compacted topic.
 pub fn must_have_its_key(info: Option<&TableInfo>, message: &RelationMessage) -> Result<()> {

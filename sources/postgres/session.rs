@@ -62,6 +62,8 @@ struct Entry {
     has_labels: bool,
     /// Its index in the batch with this number.
     in_batch: Option<(u64, u32)>,
+    /// Why its rows cannot be told.
+    unfit: Option<Error>,
 }
 
 /// A relation as a change of it needs it.
@@ -256,12 +258,12 @@ impl Session {
         if let Some(entry) = self.relations.get_mut(&oid)
             && same_shape(&entry.relation, &relation)
         {
-            (entry.capture, entry.has_labels) = (capture, has_labels);
+            (entry.capture, entry.has_labels, entry.unfit) = (capture, has_labels, None);
             return;
         }
         let read = self.read_relations.get(&oid).filter(|read| same_shape(read, &relation)).cloned();
         let relation = read.unwrap_or_else(|| Arc::new(relation));
-        self.relations.insert(oid, Entry { relation, capture, has_labels, in_batch: None });
+        self.relations.insert(oid, Entry { relation, capture, has_labels, in_batch: None, unfit: None });
     }
 
     /// The relation of a chunk, in the version that the stream has if it is the same.
@@ -451,7 +453,7 @@ impl Session {
         if op == Op::Insert && self.signals.is(oid) && self.is_new(mark) {
             self.hear(oid, mark, new, batch)?;
         }
-        let Some(place) = self.relation_in(oid, batch)? else { return Ok(Step::Quiet) };
+        let Some(place) = self.relation_in(oid, mark, batch)? else { return Ok(Step::Quiet) };
         let Place { relation, columns, watched, has_labels } = place;
         let transaction = self.transaction_in(batch);
         let (has_before, before) = match old {
@@ -498,7 +500,9 @@ impl Session {
     }
 
     fn truncate(&mut self, oid: u32, mark: Mark, batch: &mut ChangeBatch) -> Result<()> {
-        let Some(Place { relation, watched, .. }) = self.relation_in(oid, batch)? else { return Ok(()) };
+        let Some(Place { relation, watched, .. }) = self.relation_in(oid, mark, batch)? else {
+            return Ok(());
+        };
         if let Some(table) = watched.filter(|_| self.is_new(mark))
             && let (Some(tracker), Some(open)) = (&mut self.tracker, &self.transaction)
             && open.delivered().is_none_or(|delivered| mark > delivered)
@@ -512,8 +516,9 @@ impl Session {
         Ok(())
     }
 
-    /// The relation's place in the batch; `None` when its change is not emitted.
-    fn relation_in(&mut self, oid: u32, batch: &mut ChangeBatch) -> Result<Option<Place>> {
+    /// The relation's place in the batch; `None` when this change of it is not emitted.
+    fn relation_in(&mut self, oid: u32, mark: Mark, batch: &mut ChangeBatch) -> Result<Option<Place>> {
+        let is_new = self.is_new(mark);
         let Some(entry) = self.relations.get_mut(&oid) else {
             return Err(Error::fatal(format!("postgres sent a row of relation {oid} before describing it")));
         };
@@ -522,12 +527,16 @@ impl Session {
             Capture::Yes => None,
             Capture::Watched(table) => {
                 let xid = self.transaction.as_ref().map_or(0, |open| open.xid);
-                if self.tracker.as_ref().is_some_and(|tracker| !tracker.emits(table, xid)) {
+                // What is released is of before: no rows that are read later stand for it.
+                if is_new && self.tracker.as_ref().is_some_and(|tracker| !tracker.emits(table, xid)) {
                     return Ok(None);
                 }
                 Some(table)
             }
         };
+        if entry.unfit.is_some() {
+            return self.unfit(oid, is_new);
+        }
         let (columns, has_labels) = (entry.relation.columns.len(), entry.has_labels);
         if let Some((number, relation)) = entry.in_batch
             && number == self.batch_number

@@ -22,6 +22,7 @@ use crate::frames::Frame;
 use crate::lsn::Lsn;
 use crate::pgoutput::RelationMessage;
 use crate::position::Stored;
+use crate::relation::Described;
 use crate::reselect::Reselect;
 use crate::session::{Session, Step};
 use crate::snapshot::desk::{Desk, Order};
@@ -64,7 +65,6 @@ pub struct Limits {
 /// Looks a table up in the catalog, described in the transaction of this number: the relation, and whether it is
 /// captured. `None`: the catalog does not show yet what that transaction did.
 pub type Describe = Box<dyn FnMut(&RelationMessage, Option<u32>) -> Result<Option<Described>> + Send>;
-type Described = (u32, millrace_core::relation::Relation, bool);
 
 /// What the query connection tells the reader.
 #[derive(Debug, Default)]
@@ -337,8 +337,9 @@ impl Stream {
                         }
                         // Whoever wrote the label has seen it, and so does the catalog: nothing to wait for.
                         Step::Outgrown(message) => {
-                            if let Some((oid, relation, captured)) = (self.describe)(&message, None)? {
-                                session.redefine(oid, relation, captured, batch)?;
+                            if let Some(now) = (self.describe)(&message, None)? {
+                                now.unfit.map_or(Ok(()), Err)?;
+                                session.redefine(now.oid, now.relation, now.captured, batch)?;
                             }
                             late = Instant::now() >= self.next_status;
                         }
@@ -386,8 +387,8 @@ impl Stream {
         let xid = self.session.xid();
         // What was to be said again of this table is older than this.
         self.outdated.retain(|(other, _)| other.id != message.id);
-        if let Some((oid, relation, captured)) = (self.describe)(&message, xid)? {
-            self.session.define(oid, relation, captured);
+        if let Some(described) = (self.describe)(&message, xid)? {
+            self.defined(described);
             self.unseen = None;
             return Ok(true);
         }
@@ -416,11 +417,16 @@ impl Stream {
             "the commit is still not visible: its rows go out by what the catalog shows of the table now"
         );
         self.unseen = None;
-        if let Some((oid, relation, captured)) = (self.describe)(&message, None)? {
-            self.session.define(oid, relation, captured);
+        if let Some(described) = (self.describe)(&message, None)? {
+            self.defined(described);
         }
         self.outdated.push((message, xid));
         Ok(true)
+    }
+
+    fn defined(&mut self, Described { oid, relation, captured, unfit }: Described) {
+        self.session.define(oid, relation, captured);
+        self.session.must_not_tell(oid, unfit);
     }
 
     /// What was described too soon, once its transaction is visible.
@@ -431,7 +437,7 @@ impl Stream {
         self.next_look = Instant::now() + LOOK_AGAIN_EVERY;
         for (message, xid) in std::mem::take(&mut self.outdated) {
             match (self.describe)(&message, xid)? {
-                Some((oid, relation, captured)) => self.session.define(oid, relation, captured),
+                Some(described) => self.defined(described),
                 None => self.outdated.push((message, xid)),
             }
         }

@@ -105,8 +105,15 @@ pub(crate) fn may_wait(error: &Error) -> bool {
 
 /// Whether an error means that what waits cannot go out yet, whatever the policy is: nothing else depends on a try.
 pub(crate) fn is_tried(lanes: Option<&Lanes>, relation: &str, mark: Mark, error: &Error) -> bool {
-    matches!(error.kind(), Kind::Config | Kind::Record)
-        && lanes.is_some_and(|lanes| lanes.tried(relation, mark).is_some())
+    is_refusal(error) && lanes.is_some_and(|lanes| lanes.tried(relation, mark).is_some())
+}
+
+/// Whether it is about what was to go out, and will not pass by itself.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    match error.kind() {
+        Kind::Config | Kind::Record | Kind::Fatal => true,
+        Kind::Transient | Kind::Fenced => false,
+    }
 }
 
 /// The error with what may wait because of it.
@@ -139,10 +146,16 @@ impl Chosen {
         if !self.selector(row, &mut selector) {
             return None;
         }
-        let at = (*self.known.get(&selector)?)?;
-        let topics = self.places.get(at).map(|place| place.name.clone()).into_iter().collect();
+        let topic = match self.known.get(&selector) {
+            Some(at) => self.places.get((*at)?).map(|place| place.name.clone()),
+            // Its topic could not be had.
+            None => None,
+        };
         let parts = selector.split(|byte| *byte == 0).take(self.columns.len());
-        let values = parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect();
+        let values = parts.map(|part| String::from_utf8_lossy(part).into_owned());
+        let values: Vec<String> = values.collect();
+        let chosen: Vec<&str> = values.iter().map(String::as_str).collect();
+        let topics = Vec::from_iter(topic.or_else(|| self.rule.topic(&chosen)));
         let columns = self.rule.columns().into_iter().map(str::to_owned).collect();
         Some((Thing { relation: relation.to_owned(), columns, values }, topics))
     }

@@ -35,7 +35,7 @@ use self::plan::{Draft, Plan, SchemaIds};
 use self::target::{Place, Target, View};
 use self::transaction::{Count, Ends};
 use crate::batch::{ChangeBatch, EncodedBatch};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::hold::{Gate, Lanes, Thing};
 use crate::position::Mark;
 use crate::progress::{self, OpCounts, Progress};
@@ -306,7 +306,7 @@ impl<T: Targets> Encoder<T> {
         let mut marks = batch.changes.iter().filter(|change| change.relation == at).map(|change| change.mark);
         let tried = marks.find_map(|mark| lanes.tried(&name, mark).filter(|_| !lanes.stops(&name, mark)));
         match tried {
-            Some(lane) if matches!(error.kind(), Kind::Config | Kind::Record) => {
+            Some(lane) if gate::is_refusal(&error) => {
                 let topics = error.strike().map(|strike| strike.topics.clone()).unwrap_or_default();
                 gate::struck(error, lane.thing.clone(), topics)
             }

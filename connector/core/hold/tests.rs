@@ -131,6 +131,41 @@ async fn what_is_released_is_not_due_again_until_it_fails_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_that_cannot_go_out_leave_the_rest_twice_the_time_that_all_of_them_took() {
+    let holds = Holds::default();
+    let all = ["a.b", "a.c", "a.d"];
+    all.iter().for_each(|one| holds.struck(&strike(one, "x")));
+    holds.stand(all.iter().map(|one| waiting(one)).collect());
+    back_after(&holds, Duration::ZERO).await;
+    tokio::time::advance(FIRST).await;
+    // Each try begins an attempt of its own, and the second one has taken the round too far.
+    for one in ["a.b", "a.c"] {
+        holds.begins();
+        all.iter().filter(|one| is_due(&holds, one)).for_each(|one| holds.on_trial(&released(one)));
+        tokio::time::advance(ROUND_MAX * 2 / 3).await;
+        holds.struck(&strike(one, "x"));
+    }
+    assert!(!all.iter().any(|one| is_due(&holds, one)), "the third is left for another time");
+    holds.begins();
+    holds.caught_up();
+    tokio::time::advance(ROUND_MAX * 2).await;
+    assert!(!all.iter().any(|one| is_due(&holds, one)), "both attempts count");
+    tokio::time::advance(ROUND_MAX).await;
+    assert!(all.iter().all(|one| is_due(&holds, one)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_something_else_ended_has_failed_too_and_only_a_try() {
+    let holds = Holds::default();
+    holds.stand(vec![waiting("a.b")]);
+    holds.begins();
+    holds.on_trial(&released("a.b"));
+    assert!(holds.failed() && !is_due(&holds, "a.b"));
+    holds.begins();
+    assert!(!holds.failed(), "nothing was tried");
+}
+
+#[tokio::test(start_paused = true)]
 async fn those_that_wait_together_are_due_when_the_last_of_them_is() {
     let holds = Holds::default();
     let with = |relation: &str, topic: &str| Waiting { topics: vec![topic.into()], ..waiting(relation) };

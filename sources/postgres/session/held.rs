@@ -3,11 +3,11 @@
 //! A session that releases something runs through log that was delivered but for that. Until it has come to the place
 //! that its position had, that place stays, and only the marks of what is released move.
 
-use millrace_core::error::Result;
+use millrace_core::error::{Error, Result};
 use millrace_core::position::Mark;
 
-use super::Session;
 use super::open::lost_open;
+use super::{Place as InBatch, Session};
 use crate::held::Place;
 use crate::lsn::Lsn;
 use crate::position::{Open, Streamed};
@@ -60,6 +60,22 @@ impl Session {
         mark.commit >= holding.main.end_lsn.0
     }
 
+    /// Why this table's rows cannot be told, for the first of them that makes a record.
+    pub fn must_not_tell(&mut self, oid: u32, why: Option<Error>) {
+        if let Some(entry) = self.relations.get_mut(&oid) {
+            entry.unfit = why;
+        }
+    }
+
+    /// A change of such a table. Something else that is released brings it again too: then it was told when it could be.
+    #[cold]
+    pub(super) fn unfit(&mut self, oid: u32, is_new: bool) -> Result<Option<InBatch>> {
+        let Some(entry) = self.relations.get_mut(&oid) else { return Ok(None) };
+        let relation = entry.relation.full_name();
+        let is_wanted = is_new || self.holding.as_ref().is_some_and(|holding| holding.is_released(&relation));
+        entry.unfit.take_if(|_| is_wanted).map_or(Ok(None), Err)
+    }
+
     /// The transaction that was cut must come before anything behind it does.
     pub(super) fn must_come(&mut self, final_lsn: Lsn, xid: u32) -> Result<()> {
         let Some(holding) = &mut self.holding else { return Ok(()) };
@@ -81,6 +97,11 @@ impl Session {
 impl Holding {
     fn releases(&self) -> bool {
         self.released.contains(&true)
+    }
+
+    fn is_released(&self, relation: &str) -> bool {
+        let mut of = self.main.held.iter().zip(&self.released);
+        of.any(|(held, is_released)| *is_released && held.relation == relation)
     }
 
     /// The end of what is delivered but for what waits.

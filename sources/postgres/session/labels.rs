@@ -81,7 +81,8 @@ impl Session {
         batch: &mut ChangeBatch,
     ) -> Result<()> {
         self.define(oid, relation, captured);
-        if let Some(Place { relation, .. }) = self.relation_in(oid, batch)?
+        let mark = batch.changes.last().map(|change| change.mark).unwrap_or_default();
+        if let Some(Place { relation, .. }) = self.relation_in(oid, mark, batch)?
             && let Some(change) = batch.changes.last_mut()
         {
             change.relation = relation;

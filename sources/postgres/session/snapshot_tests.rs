@@ -26,6 +26,25 @@ fn reading(phase: Phase) -> Session {
     Session::new(Streamed::starting_at("1", 1, "s", Lsn(10)), Messages::default(), Some(tracker))
 }
 
+/// The table waits since place 20 and is released, all else is delivered up to 40, and its rows are to be read anew.
+fn releasing() -> Session {
+    let Session { tracker, .. } = reading(Phase::Pending);
+    let mut main = Streamed::starting_at("1", 1, "s", Lsn(40));
+    main.held = vec![crate::held::Held {
+        relation: "public.t".into(),
+        columns: Vec::new(),
+        values: Vec::new(),
+        topics: Vec::new(),
+        end_lsn: Lsn(20),
+        open: None,
+        lsn_commit: None,
+        since_ms: 0,
+        why: "refused".into(),
+        hint: None,
+    }];
+    Session::new(main, Messages::default(), tracker).holding(vec![true])
+}
+
 fn described() -> Logged {
     let writer = Writer::default().tag(b'R').u32(TABLE).string("public").string("t").tag(b'd').u16(1);
     (Lsn(0), writer.tag(1).string("id").u32(20).u32(u32::MAX).0)
@@ -515,4 +534,36 @@ fn a_truncate_on_the_way_to_where_the_stream_stands_still_leaves_no_rows() {
     read(&mut session, 10, &[1, 2], true);
     let (rows, _, outcome) = place(&mut session);
     assert!(rows.is_empty() && outcome.done);
+}
+
+#[test]
+fn what_is_released_is_told_though_its_table_is_to_be_read_anew() {
+    let mut session = releasing();
+    let mut batch = fresh(&mut session);
+    let log = [vec![described()], transaction(30, 5, delete(30, 1)), transaction(50, 6, insert(50, 2))];
+    play(&mut session, &log.concat(), &mut batch).expect("a log");
+    // The one behind the position is in the rows that are still to be read.
+    assert_eq!(emitted(&batch), [(Op::Delete, "1".to_owned())]);
+}
+
+#[test]
+fn a_table_whose_rows_cannot_be_told_stops_at_the_first_that_is_wanted() {
+    let unfit = || Some(Error::config("its key is not known"));
+    let mut session = releasing();
+    session.define(TABLE, relation(), true);
+    session.must_not_tell(TABLE, unfit());
+    let mut batch = fresh(&mut session);
+    let log = transaction(30, 5, insert(30, 1));
+    play(&mut session, &log, &mut batch).expect_err("it is released");
+
+    const OTHER: u32 = 8;
+    let mut session = releasing();
+    session.define(OTHER, Relation { name: "other".into(), ..relation() }, true);
+    session.must_not_tell(OTHER, unfit());
+    let row = [Written::Text("1".to_owned())];
+    let insert = |lsn: u64| (Lsn(lsn), Writer::default().tag(b'I').u32(OTHER).tag(b'N').tuple(&row).0);
+    play(&mut session, &transaction(30, 5, insert(30)), &mut batch)
+        .expect("it was delivered when it could be");
+    play(&mut session, &transaction(50, 6, insert(50)), &mut batch).expect_err("it is new");
+    assert!(batch.changes.is_empty());
 }

@@ -9,6 +9,8 @@ use tokio_postgres::{Client, Statement};
 use super::{PostgresSource, QUERY_PATIENCE, no_answer};
 use crate::pgoutput::RelationMessage;
 use crate::snapshot::visibility::Visibility;
+
+use crate::relation::Described;
 use crate::stream::Describe;
 use crate::tables::TableName;
 use crate::types::Types;
@@ -51,12 +53,12 @@ impl PostgresSource {
             let described = catalog::describe(&client, &describing, &mut types, message, &origin);
             let relation = runtime.block_on(tokio::time::timeout(QUERY_PATIENCE, described));
             let (mut relation, info) = relation.unwrap_or_else(|_| Err(no_answer(&settings)))?;
-            match settings.message_key(&message.namespace, &message.name) {
-                Some(names) => relation.key = relation::keyed_by(&relation, names)?,
-                None if captured => relation::must_have_its_key(info.as_ref(), message)?,
-                None => {}
-            }
-            Ok(Some((message.id, relation, captured)))
+            let key = match settings.message_key(&message.namespace, &message.name) {
+                Some(names) => relation::keyed_by(&relation, names).map(|key| relation.key = key),
+                None if captured => relation::must_have_its_key(info.as_ref(), message),
+                None => Ok(()),
+            };
+            Ok(Some(Described { oid: message.id, relation, captured, unfit: key.err() }))
         })
     }
 }
