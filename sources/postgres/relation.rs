@@ -127,6 +127,13 @@ pub struct Described {
     pub unfit: Option<Error>,
 }
 
+impl Described {
+    /// Its number, what it is, and whether its changes are wanted; fails where its rows cannot be told.
+    pub fn fit(self) -> Result<(u32, Relation, bool)> {
+        self.unfit.map_or(Ok((self.oid, self.relation, self.captured)), Err)
+    }
+}
+
 /// Refuses changes whose key nobody knows any more: without it they would lose their order, and their deletes would
 /// leave their rows behind in a compacted topic.
 pub fn must_have_its_key(info: Option<&TableInfo>, message: &RelationMessage) -> Result<()> {

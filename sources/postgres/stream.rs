@@ -338,8 +338,7 @@ impl Stream {
                         // Whoever wrote the label has seen it, and so does the catalog: nothing to wait for.
                         Step::Outgrown(message) => {
                             if let Some(now) = (self.describe)(&message, None)? {
-                                now.unfit.map_or(Ok(()), Err)?;
-                                session.redefine(now.oid, now.relation, now.captured, batch)?;
+                                session.redefine(now.fit()?, batch)?;
                             }
                             late = Instant::now() >= self.next_status;
                         }

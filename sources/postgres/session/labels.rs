@@ -75,9 +75,7 @@ impl Session {
     /// The answer to `Step::Outgrown`: the newest change is one of the table as it is described now.
     pub fn redefine(
         &mut self,
-        oid: u32,
-        relation: Relation,
-        captured: bool,
+        (oid, relation, captured): (u32, Relation, bool),
         batch: &mut ChangeBatch,
     ) -> Result<()> {
         self.define(oid, relation, captured);

@@ -413,10 +413,10 @@ fn a_new_label_has_its_table_described_again_and_one_that_stays_unknown_only_onc
     apply(&mut session, &mut batch, begin(100, 1));
     assert_eq!(apply(&mut session, &mut batch, insert(40, 1)), Step::Quiet);
     assert_eq!(apply(&mut session, &mut batch, insert(50, 2)), Step::Outgrown(message.clone()));
-    session.redefine(TABLE, of(&["1", "2"]), true, &mut batch).unwrap();
+    session.redefine((TABLE, of(&["1", "2"]), true), &mut batch).unwrap();
     // Renamed after it was written: the catalog does not have it.
     assert_eq!(apply(&mut session, &mut batch, insert(60, 3)), Step::Outgrown(message));
-    session.redefine(TABLE, of(&["1", "2"]), true, &mut batch).unwrap();
+    session.redefine((TABLE, of(&["1", "2"]), true), &mut batch).unwrap();
     assert_eq!(apply(&mut session, &mut batch, insert(70, 3)), Step::Quiet);
     let relations: Vec<u32> = batch.changes.iter().map(|change| change.relation).collect();
     assert_eq!(relations, [0, 1, 1, 1]);
