@@ -87,6 +87,9 @@ async fn replayed(connector: &Connector, asked: Asked<'_>) -> Result<()> {
             Replayed::Overtaken { topic } => {
                 format!("waits: topic {topic} has, or may have, something later of its key")
             }
+            Replayed::Held { thing } => {
+                format!("waits: {thing} waits since before it, and goes to its topic")
+            }
             Replayed::Behind { position } => format!("waits: the earlier letter {position} of its key does"),
         };
         println!("{} {} {what}", letter.position, letter.relation.full_name());

@@ -7,11 +7,11 @@ use millrace_core::batch::EncodedBatch;
 use millrace_core::encode::keys::Key;
 use millrace_core::encode::{Encoded, Encoder, Format, Letter, Worn};
 use millrace_core::error::{Error, Kind, Result};
-use millrace_core::position::Mark;
+use millrace_core::position::{Mark, Position};
 use millrace_kafka::KafkaTargets;
 use millrace_kafka::dead_letters::{Delivered, Doubt, Keyed, Newest, Replay};
 
-use super::Sink;
+use super::{Sink, Source};
 use crate::config::Connector;
 
 /// The dead letters that wait, oldest first.
@@ -53,6 +53,10 @@ pub enum Replayed {
     Overtaken {
         topic: String,
     },
+    /// It waits: this does, which goes to its topic and may have its key.
+    Held {
+        thing: String,
+    },
     /// It waits: this earlier letter of its key does.
     Behind {
         position: String,
@@ -62,7 +66,7 @@ pub enum Replayed {
 impl Replayed {
     /// Left alone for the order's sake, which can be waived.
     pub fn waits(&self) -> bool {
-        matches!(self, Self::Overtaken { .. } | Self::Behind { .. })
+        matches!(self, Self::Overtaken { .. } | Self::Held { .. } | Self::Behind { .. })
     }
 }
 
@@ -75,7 +79,8 @@ pub async fn replay(
 ) -> Result<()> {
     let (to, registry) = with_letters(connector)?;
     let topic = &connector.format.dead_letters;
-    let mut run = Run { connector, to, asked, first: None, tried: HashSet::new(), delivered: None };
+    let stored = super::position(connector).await?;
+    let mut run = Run { connector, to, asked, stored, first: None, tried: HashSet::new(), delivered: None };
     let mut doubt = Doubt::default();
     loop {
         // Shuts out whoever else replays: what lies in the topic is read behind it, each time.
@@ -93,6 +98,7 @@ struct Run<'a> {
     connector: &'a Connector,
     to: &'a millrace_kafka::config::Settings,
     asked: Asked<'a>,
+    stored: Option<Position>,
     /// Positions of the letters that are asked for, of those that were there at first. What comes meanwhile may have
     /// been overtaken by now, and nobody has looked.
     first: Option<HashSet<String>>,
@@ -193,6 +199,17 @@ impl Run<'_> {
         millrace_kafka::dead_letters::delivered(self.to, keys).await
     }
 
+    fn goes_before(&self, letter: &Letter, keyed: &[Keyed]) -> Option<String> {
+        let stored = self.stored.as_ref().filter(|_| !self.asked.out_of_order)?;
+        let topics = keyed.iter().map(|(topic, _)| topic.as_str());
+        match self.connector.source {
+            Source::Postgres(_) => {
+                millrace_postgres::goes_before(stored, (&letter.relation.full_name(), letter.mark), topics)
+            }
+            Source::Mongodb(_) => None,
+        }
+    }
+
     /// What became of a letter, and whether the producer can go on.
     async fn replay(
         &self,
@@ -207,6 +224,9 @@ impl Run<'_> {
             && let Some(topic) = overtaken(delivered, letter.mark, &replay.keyed(&out))
         {
             return Ok((Replayed::Overtaken { topic }, true));
+        }
+        if !refused && let Some(thing) = self.goes_before(letter, &replay.keyed(&out)) {
+            return Ok((Replayed::Held { thing }, true));
         }
         let is_clean = replay.write(&letter.position, &out, !refused).await?;
         let records = out.records.len();

@@ -102,6 +102,7 @@ fn told(letter: &Letter, outcome: &Replayed) -> Value {
         Replayed::Refused => ("refused", None),
         Replayed::LeftOut => ("left_out", None),
         Replayed::Overtaken { topic } => ("overtaken", Some(("topic", json!(topic)))),
+        Replayed::Held { thing } => ("held", Some(("held", json!(thing)))),
         Replayed::Behind { position } => ("behind", Some(("earlier", json!(position)))),
     };
     let mut told = json!({

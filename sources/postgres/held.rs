@@ -238,6 +238,21 @@ pub fn waiting(stored: &Position) -> Vec<String> {
     stored.held.iter().map(line).collect()
 }
 
+/// What waits in a stored position, and has to go out before a record of this relation, of this place, to these topics.
+pub fn goes_before<'a>(
+    stored: &Position,
+    (relation, mark): (&str, Mark),
+    topics: impl Iterator<Item = &'a str>,
+) -> Option<String> {
+    let Ok(Stored::Streamed(stored)) = Stored::parse(stored) else { return None };
+    let waits = |held: &&Held| !held.place().passed().covers(mark);
+    let is_whole = |held: &Held| held.relation == relation && held.thing().is_whole();
+    let topics: Vec<&str> = topics.collect();
+    let goes_there = |held: &Held| held.topics.iter().any(|topic| topics.contains(&topic.as_str()));
+    let mut of = stored.held.iter().filter(waits);
+    of.find(|held| is_whole(held) || goes_there(held)).map(|held| held.thing().to_string())
+}
+
 /// Refuses to move a position past what waits, which would be lost unseen; not where it is lost already.
 pub async fn may_move(settings: &Settings, stored: &Position, to: &Position) -> Result<()> {
     let Err(refused) = keeps(stored, to) else { return Ok(()) };
@@ -312,6 +327,19 @@ mod tests {
             open(&settings, Some(streamed.to_position()), &holds).expect_err("nothing would be streamed");
         assert_eq!(error.kind(), Kind::Config);
         assert!(error.to_string().contains("rows alone: public.t is held since"), "{error}");
+    }
+
+    #[test]
+    fn a_record_goes_behind_what_waits_from_before_it_in_its_table_or_topic() {
+        let mut streamed = Streamed::starting_at("7", 1, "s", Lsn(10));
+        streamed.add(&Strike { topics: vec!["t".into(), "u".into()], ..strike("public.a") });
+        let stored = streamed.to_position();
+        let found = |relation, commit, topic| {
+            let mark = Mark { commit, change: 1, n: 0 };
+            goes_before(&stored, (relation, mark), ["none", topic].into_iter()).is_some()
+        };
+        assert!(found("public.a", 20, "v") && found("public.b", 20, "u"));
+        assert!(!found("public.b", 20, "v") && !found("public.a", 9, "t"));
     }
 
     fn cut(final_lsn: u64, change: u64, n: u32) -> Option<Open> {

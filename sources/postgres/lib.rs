@@ -47,7 +47,7 @@ mod writers;
 
 pub use adopt::{Consent, adopted};
 pub use drain::Wish as Drain;
-pub use held::{may_move, waiting};
+pub use held::{goes_before, may_move, waiting};
 pub use remove::{remnants, remove};
 pub use snapshot::copy;
 pub use source::PostgresSource;
