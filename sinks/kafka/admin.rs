@@ -38,7 +38,7 @@ pub enum Presence {
 pub struct Cluster {
     /// By topic.
     pub partitions: HashMap<String, u32>,
-    /// The id of the one that answered.
+    /// The id of one that can be asked something about itself.
     pub broker: i32,
     /// How many are up.
     pub brokers: usize,
@@ -98,10 +98,13 @@ impl Admin {
         let about = || format!("cannot reach kafka at {}", self.settings.brokers());
         let metadata = metadata.map_err(|error| self.error(about(), &error))?;
         let known = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        // The one that answered has no id where it was asked under a name that is not the one it gives itself.
+        let answered = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
+        let any = || metadata.brokers().first().map(|broker| broker.id());
         let count = |partitions: usize| u32::try_from(partitions).unwrap_or(u32::MAX);
         Ok(Cluster {
             partitions: known.map(|t| (t.name().to_owned(), count(t.partitions().len()))).collect(),
-            broker: metadata.orig_broker_id(),
+            broker: answered.or_else(any).unwrap_or_default(),
             brokers: metadata.brokers().len(),
         })
     }

@@ -52,14 +52,17 @@ async fn broker_config(
     broker: i32,
 ) -> Option<BTreeMap<String, String>> {
     let subject = format!("{VERIFICATION} of the brokers");
-    let config = topics.admin.broker_config(broker).await.ok().flatten();
-    let Some(config) = config else {
-        report.warn(
-            subject,
-            "this user may not read the brokers' configuration",
-            "see that the brokers are 3.6 or later and that it is true, or give the user DescribeConfigs on the cluster",
-        );
-        return None;
+    let config = match topics.admin.broker_config(broker).await {
+        Ok(Some(config)) => config,
+        unread => {
+            let refused = "this user may not read the brokers' configuration";
+            report.warn(
+                subject,
+                unread.err().map_or_else(|| refused.to_owned(), |error| error.to_string()),
+                "see that the brokers are 3.6 or later and that it is true, or give the user DescribeConfigs on the cluster",
+            );
+            return None;
+        }
     };
     let hint = "use brokers of 3.6 or later with it on: otherwise a late record of an aborted attempt can join the next transaction";
     match config.get(VERIFICATION).map(String::as_str) {
