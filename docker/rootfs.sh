@@ -4,6 +4,8 @@
 #
 #   docker/rootfs.sh target/release/millrace /somewhere/empty
 set -eu
+# The image's user may read all of it and change nothing, whoever makes it.
+umask 022
 program=$1
 root=$2
 mkdir -p "$root/usr/bin" "$root/etc/millrace" "$root/etc/ssl/certs"

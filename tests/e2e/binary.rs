@@ -82,7 +82,8 @@ fn is_overlay(name: &OsString) -> bool {
     name.starts_with("MILLRACE__") || name.starts_with("OTEL_")
 }
 
-fn program() -> &'static Path {
+/// Where it lies.
+pub fn program() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| match std::env::var_os(PROGRAM) {
         Some(path) => PathBuf::from(path),

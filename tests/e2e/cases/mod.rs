@@ -14,6 +14,7 @@ mod exb;
 mod files;
 mod held;
 mod high_availability;
+mod image;
 mod json_schemas;
 mod kafka_logins;
 mod kept_log;
