@@ -31,6 +31,7 @@ mod mongodb_signals;
 mod mongodb_snapshots;
 mod mongodb_transactions;
 mod mongodb_workers;
+mod monitoring;
 mod operations;
 mod operators;
 mod orders;

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use millrace_e2e::{Shop, until};
 use serde_json::{Value as Json, json};
 
+use super::monitoring;
+
 #[tokio::test]
 async fn the_reading_endpoints_have_the_shapes_of_kafka_connect() {
     let mut shop = Shop::open("rest").await;
@@ -143,4 +145,5 @@ async fn metrics_count_what_was_received_delivered_and_confirmed() {
     }
     assert!(of("commit_latency_seconds_count") >= 3.0, "commits are timed");
     assert!(of("end_to_end_latency_seconds_count") >= 1.0, "events are timed");
+    monitoring::expect_all_served(&page);
 }

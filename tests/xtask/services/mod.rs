@@ -27,6 +27,7 @@ use crate::{Context, Result};
 
 pub use connect::{Connect, ConnectConfig};
 pub use home::{Home, Lifetime, cache, free_port, repository};
+pub(crate) use install::{Download, Origin, output, program_of};
 pub use install::{finish, on_path};
 pub use kafka::{Kafka, KafkaConfig, KafkaVersion, Proxied};
 pub use mongodb::{Mongodb, MongodbConfig};
