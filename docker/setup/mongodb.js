@@ -8,7 +8,7 @@ while (!db.hello().isWritablePrimary) sleep(200);
 
 const store = db.getSiblingDB("eventstore");
 if (store.getCollectionNames().length === 0) {
-  for (const command of JSON.parse(fs.readFileSync("/lab/eventstore.json"))) {
+  for (const command of JSON.parse(fs.readFileSync("/lab/setup/eventstore.json"))) {
     const answer = store.runCommand(command);
     if (answer.ok !== 1) throw new Error(JSON.stringify(answer));
   }

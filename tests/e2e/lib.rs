@@ -32,7 +32,7 @@ mod wait;
 pub use archive::{Archive, Shelves, connect, document, id};
 pub use bare::{Bare, committed, wait_for_records};
 pub use binary::{Ended, program, run_to_die_at, run_to_end};
-pub use daemon::{Daemon, Refusal, TRUST_COMMITS};
+pub use daemon::{Daemon, Refusal, TRUST_COMMITS, http};
 pub use event::Event;
 pub use file::File;
 pub use gate::Gate;

@@ -79,7 +79,7 @@ impl Lab {
     async fn set_up_store(&mut self) {
         let store = self.client.database("eventstore");
         let commands: Vec<Document> =
-            serde_json::from_str(&File::text_of_configs("lab/eventstore.json")).expect("commands");
+            serde_json::from_str(&File::text_of_configs("lab/setup/eventstore.json")).expect("commands");
         let user = doc! { "createUser": "millrace", "pwd": "secret", "roles": ["read"] };
         for command in commands.into_iter().chain([user]) {
             store.run_command(command).await.expect("the store is set up");

@@ -20,6 +20,7 @@ mod kafka_logins;
 mod kept_log;
 mod keyless;
 mod lab;
+mod manifests;
 mod messages;
 mod mongodb;
 mod mongodb_failover;

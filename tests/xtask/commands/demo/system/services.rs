@@ -109,7 +109,7 @@ impl Writer {
             System::Lab => {
                 let client = mongodb::Client::with_uri_str(services.mongodb.url()).await.context(failed)?;
                 let store = client.database("eventstore");
-                let path = folder.join("eventstore.json");
+                let path = folder.join("setup/eventstore.json");
                 let text = fs::read_to_string(&path).context(|| path.display().to_string())?;
                 for command in serde_json::from_str::<Vec<Document>>(&text).context(failed)? {
                     store.run_command(command).await.context(failed)?;
