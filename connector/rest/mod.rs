@@ -21,7 +21,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use millrace_core::error::{Error, Result};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -117,13 +117,16 @@ fn router(daemon: Daemon, access: Access) -> Router {
         .route_layer(middleware::from_fn_with_state(access, changing_is_open));
     reading
         .merge(changing)
+        // Tools ask it before they send a connector, and are to be told the same then.
+        .route("/connector-plugins/{plugin}/config/validate", MethodRouter::new())
         .route("/health", get(ready::health))
         .route("/ready", get(ready::ready))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "HTTP 404 Not Found"))
         .method_not_allowed_fallback(async || {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "HTTP 405 Method Not Allowed: connectors are changed by their files",
+                "HTTP 405 Method Not Allowed: connectors are made, changed and removed by their files, which \
+                 `millrace check` tries; their positions by `millrace position`",
             )
         })
         .layer(middleware::from_fn(peer::waiting))

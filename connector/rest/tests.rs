@@ -178,6 +178,8 @@ async fn nothing_can_be_changed() {
         ("DELETE", "/connectors/orders"),
         ("PUT", "/connectors/orders/config"),
         ("PATCH", "/connectors/orders/offsets"),
+        ("DELETE", "/connectors/orders/offsets"),
+        ("PUT", "/connector-plugins/millrace.source.postgres/config/validate"),
     ] {
         let (status, body) = server.request(method, path).await;
         assert_eq!(status, 405, "{method} {path}");

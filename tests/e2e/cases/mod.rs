@@ -17,6 +17,7 @@ mod high_availability;
 mod image;
 mod json_schemas;
 mod kafka_logins;
+mod kafka_ui;
 mod kept_log;
 mod keyless;
 mod lab;
