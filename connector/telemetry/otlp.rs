@@ -1,5 +1,6 @@
 //! Spans as OTLP has them in JSON (opentelemetry-proto, `ExportTraceServiceRequest`), and what a collector answers.
-//! Ids are hexadecimal there, and numbers of 64 bits are texts.
+//! Ids are hexadecimal there, and numbers of 64 bits are texts. Only fields of its first stable form: collectors of
+//! that time (Jaeger 1.35) refuse the whole request for a field that came later, as `flags` of spans and links did.
 
 use millrace_core::trace::{Context, Span, Value};
 use serde_json::{Value as Json, json};
@@ -8,8 +9,6 @@ use serde_json::{Value as Json, json};
 const KIND_CLIENT: u8 = 3;
 const STATUS_OK: u8 = 1;
 const STATUS_ERROR: u8 = 2;
-/// In `flags` of a link: its trace is sampled.
-const SAMPLED: u8 = 1;
 
 /// Who sends them.
 pub struct Resource {
@@ -44,7 +43,6 @@ fn span(span: &Span) -> Json {
     json!({
         "traceId": hexadecimal(trace),
         "spanId": hexadecimal(id),
-        "flags": SAMPLED,
         "name": span.name,
         "kind": KIND_CLIENT,
         "startTimeUnixNano": nanoseconds(span.begun_us),
@@ -58,7 +56,7 @@ fn span(span: &Span) -> Json {
 }
 
 fn link(context: &Context) -> Json {
-    json!({"traceId": hexadecimal(&context.trace), "spanId": hexadecimal(&context.span), "flags": SAMPLED})
+    json!({"traceId": hexadecimal(&context.trace), "spanId": hexadecimal(&context.span)})
 }
 
 fn attribute(key: &str, value: &Value) -> Json {
@@ -114,13 +112,13 @@ mod tests {
         assert_eq!(
             *seen,
             json!({
-                "traceId": "01".repeat(16), "spanId": "02".repeat(8), "flags": 1, "name": "send orders", "kind": 3,
+                "traceId": "01".repeat(16), "spanId": "02".repeat(8), "name": "send orders", "kind": 3,
                 "startTimeUnixNano": "1700000000000001000", "endTimeUnixNano": "1700000000000001000",
                 "attributes": [
                     {"key": "messaging.batch.message_count", "value": {"intValue": "18446744073709551615"}},
                     {"key": "millrace.doubtful", "value": {"boolValue": true}},
                 ],
-                "links": [{"traceId": "ab".repeat(16), "spanId": "cd".repeat(8), "flags": 1}],
+                "links": [{"traceId": "ab".repeat(16), "spanId": "cd".repeat(8)}],
                 "droppedLinksCount": 7,
                 "status": {"code": 2, "message": "fenced"},
             })
