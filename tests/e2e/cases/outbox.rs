@@ -1,10 +1,12 @@
 //! Outboxes: rows of a table, and logical messages, as events with the key of their aggregate.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_e2e::{Bare, Own, Servers, Shop, run_to_end, wait_for_records, within};
+use millrace_e2e::{Bare, Own, Servers, Shop, Sql, run_to_end, wait_for_records, within};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 /// Debezium's table.
 const OUTBOX: &str = "id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, \
@@ -381,8 +383,43 @@ async fn rows_of_an_outbox_that_left_the_publication_for_a_while_are_not_deleted
     expect_kept(&shop, 3).await;
 }
 
+/// How long Kafka is away: `cargo xtask chaos --fault F3-long` does this for two minutes.
+const AWAY: Duration = Duration::from_secs(6);
+const WRITERS: u64 = 4;
+const AGGREGATES: u64 = 3;
+
+/// Several sessions, each with aggregates of its own, whose events it keeps writing in transactions with a row of
+/// another table, until it is told to end. Every fifth is rolled back. Answers how many events of each it committed.
+fn write_on(shop: &Shop) -> (tokio::sync::watch::Sender<bool>, Vec<JoinHandle<u64>>) {
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let url = shop.sql.url().to_owned();
+    let writer = |own: u64| {
+        let (url, ended) = (url.clone(), ended.clone());
+        tokio::spawn(async move {
+            let session = Sql::connect(&url).await;
+            let (mut attempts, mut committed) = (0, 0);
+            while !*ended.borrow() {
+                attempts += 1;
+                let is_lost = attempts % 5 == 0;
+                let event = |nth| format!("('order', 'w-{own}-{nth}', 'step', '{{\"n\": {committed}}}')");
+                let events: Vec<String> = (0..AGGREGATES).map(event).collect();
+                let statements = format!(
+                    "BEGIN; INSERT INTO orders VALUES ({own} * 1000000 + {attempts}, 'order');
+                     INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES {}; SELECT pg_sleep(0.01); {}",
+                    events.join(", "),
+                    if is_lost { "ROLLBACK" } else { "COMMIT" }
+                );
+                session.run(&statements).await;
+                committed += u64::from(!is_lost);
+            }
+            committed
+        })
+    };
+    (end, (0..WRITERS).map(writer).collect())
+}
+
 #[tokio::test]
-async fn rows_of_an_outbox_that_kafka_has_not_taken_are_not_deleted() {
+async fn events_written_while_kafka_is_stopped_stay_in_the_outbox_and_arrive_once_and_in_order() {
     let servers = Arc::new(Servers::with(Own::kafka()).await);
     let shop = Shop::on(&servers, "outbox-unswept").await;
     let mut shop = with_outbox(shop, OUTBOX, &route("outbox-unswept", SWEPT)).await;
@@ -390,11 +427,35 @@ async fn rows_of_an_outbox_that_kafka_has_not_taken_are_not_deleted() {
     shop.start().await;
     write(&shop, "first", 10).await;
     wait_until_swept(&shop).await;
-    servers.kafka.pause();
+    let (end, writers) = write_on(&shop);
+    records(&shop, "outbox-unswept.order", 100).await;
+    servers.kafka.stop().await.expect("Kafka stops");
+    let stopped = shop.sql.log_end().await;
     write(&shop, "waiting", 100).await;
-    expect_kept(&shop, 100).await;
-    servers.kafka.resume();
-    records(&shop, "outbox-unswept.order", 110).await;
+    let since = Instant::now();
+    while since.elapsed() < AWAY {
+        let waiting = "SELECT count(*) FROM outbox WHERE type = 'waiting'";
+        assert_eq!(shop.sql.one::<i64>(waiting).await, 100);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(shop.confirmed().await < stopped, "the log of what waits is kept");
+    servers.kafka.start().await.expect("Kafka starts");
+    end.send(true).expect("the writers write");
+    let mut expected: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for (writer, written) in writers.into_iter().enumerate() {
+        let written = written.await.expect("a writer ends");
+        assert!(written > 50, "writer {writer} wrote {written} transactions");
+        expected.extend((0..AGGREGATES).map(|nth| (format!("w-{writer}-{nth}"), (0..written).collect())));
+    }
+    let count: usize = expected.values().map(Vec::len).sum();
+    let events = records(&shop, "outbox-unswept.order", count + 110).await;
+    let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.header("eventType") == Some("step")) {
+        let key = event.key.clone().expect("an aggregate");
+        found.entry(key).or_default().push(event.json()["n"].as_u64().expect("a number"));
+    }
+    assert_eq!(found, expected, "each event once, and each aggregate's in their order");
+    assert_eq!(events.len(), count + 110);
     wait_until_swept(&shop).await;
 }
 
