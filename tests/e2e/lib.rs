@@ -30,7 +30,7 @@ mod tools;
 mod wait;
 
 pub use archive::{Archive, Shelves, connect, document, id};
-pub use bare::{Bare, committed, wait_for_records};
+pub use bare::{Bare, committed, expect_one_transaction, wait_for_records};
 pub use binary::{Ended, run_to_die_at, run_to_end};
 pub use daemon::{Daemon, Refusal, TRUST_COMMITS};
 pub use event::Event;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_e2e::{Bare, Own, Servers, Shop, Sql, run_to_end, wait_for_records, within};
+use millrace_e2e::{
+    Bare, Own, Servers, Shop, Sql, expect_one_transaction, run_to_end, wait_for_records, within,
+};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -49,6 +51,11 @@ async fn an_outbox_and_tables_share_a_connector_and_each_aggregate_keeps_its_ord
                 VALUES ('order', 'o-1', 'lost', '{}'); ROLLBACK;",
         )
         .await;
+    // What was one transaction is one.
+    records(&shop, "outbox-a.order", 1).await;
+    shop.wait_for_events("public.orders", 1).await;
+    let topics = ["outbox-a.order", &shop.topic("public.orders")];
+    expect_one_transaction(&shop.servers.kafka.bootstrap(), &topics).await;
     shop.sql
         .run(
             "BEGIN; INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
