@@ -261,6 +261,12 @@ async fn poison_stops_the_connector_where_the_file_says_so() {
     shop.file.lay(&route("poison-stop", "dead_letter", "good"));
     shop.start().await;
     assert_eq!(wait_for_records(&bootstrap, &["poison-stop.good"], 1).await[0].header("id"), Some("1"));
+    // An update has a policy of its own, and here no letter is made of it.
+    shop.kill();
+    shop.file.lay(&(route("poison-stop", "dead_letter", "good") + "[route.outbox]\non_update = \"stop\"\n"));
+    shop.start().await;
+    shop.sql.run("UPDATE outbox SET type = 'better' WHERE id = '1'").await;
+    shop.not_ready("FAILED").await.expect_reason(&["public.outbox", "updated"]).expect_hint(&["on_update"]);
 }
 
 #[tokio::test]

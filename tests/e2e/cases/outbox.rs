@@ -89,7 +89,7 @@ async fn an_outbox_and_tables_share_a_connector_and_each_aggregate_keeps_its_ord
 #[tokio::test]
 async fn every_option_of_the_event_router_has_its_effect() {
     let columns = "event_id bigint PRIMARY KEY, kind text, agg int, body text, at timestamptz, part int, \
-                   tracingspancontext text, note text";
+                   tracingspancontext text, note text, trace text";
     let options = r#"
 [[route]]
 relations = ["public.*box"]
@@ -118,13 +118,19 @@ column = "at"
 [[route.outbox.fields]]
 name = "data"
 column = "body"
+[[route.outbox.fields]]
+name = "correlationId"
+column = "note"
+[[route.outbox.fields]]
+name = "traceparent"
+column = "trace"
 "#;
     let mut shop = shop("outbox-options", columns, options).await;
     shop.start().await;
     shop.sql
         .run(
             "INSERT INTO outbox VALUES (1, 'payments', 5, ' {\"a\":[]} ', '2024-01-02 03:04:05.25+02', 3,
-                E'traceparent=00-ab-cd-01\\nother=1', 'n');
+                E'traceparent=00-ab-cd-01\\nother=1', 'n', '00-ab-cd-01');
              UPDATE outbox SET note = 'm';
              INSERT INTO outbox VALUES (2, 'payments', 5, '  ', now(), NULL, NULL, NULL);
              INSERT INTO outbox VALUES (3, 'outbox-b.Other', 6, '[]', NULL, 0, NULL, NULL);",
@@ -133,8 +139,7 @@ column = "body"
     let events = records(&shop, "outbox-b.payment", 2).await;
     let [first, empty] = &events[..] else { panic!("{events:?}") };
     let (first, empty) = if first.value.is_some() { (first, empty) } else { (empty, first) };
-    let text =
-        r#"{"eventId":1,"source":"order-service","timestamp":"2024-01-02T01:04:05.25Z","data":{"a":[]}}"#;
+    let text = r#"{"eventId":1,"source":"order-service","timestamp":"2024-01-02T01:04:05.25Z","data":{"a":[]},"correlationId":"n","traceparent":"00-ab-cd-01"}"#;
     assert_eq!((first.value.as_deref(), first.key.as_deref()), (Some(text), Some("5")));
     assert_eq!((first.partition, first.timestamp_ms), (3, 1_704_157_445_250));
     assert_eq!((first.header("id"), first.header("note")), (Some("1"), Some("n")));
@@ -190,6 +195,7 @@ outbox = { payload_form = "bytes" }
 relations = ["public.notes"]
 envelope = "outbox"
 topic = "outbox-text.a"
+key = "id"
 outbox = { payload_form = "text" }
 "#;
     let mut shop = shop("outbox-bytes", "id int PRIMARY KEY, aggregateid text, payload bytea", route).await;
@@ -197,7 +203,9 @@ outbox = { payload_form = "text" }
     shop.capture(&["public.outbox", "public.notes"]).start().await;
     shop.sql.run("INSERT INTO outbox VALUES (1, 'a', '\\x48695c00'); INSERT INTO notes VALUES (1, 'a', 'no {json')").await;
     assert_eq!(records(&shop, "outbox-bytes.a", 1).await[0].value.as_deref(), Some("Hi\\\0"));
-    assert_eq!(records(&shop, "outbox-text.a", 1).await[0].value.as_deref(), Some("no {json"));
+    let text = &records(&shop, "outbox-text.a", 1).await[0];
+    // The key may be another column than the aggregate's.
+    assert_eq!((text.value.as_deref(), text.key.as_deref()), (Some("no {json"), Some("1")));
 }
 
 #[tokio::test]
@@ -263,16 +271,17 @@ on_update = "skip"
 key = "json"
 value = "json"
 expand = true
-placed = ["type:header:eventType", "note:header", "note:envelope"]
+placed = ["type:header:eventType", "note:header", "note:envelope", "part:partition", "absent:header"]
+missing = "ignore"
 "#;
-    let mut shop = shop("outbox-routed", &format!("{OUTBOX}, note int"), route).await;
+    let mut shop = shop("outbox-routed", &format!("{OUTBOX}, note int, part int"), route).await;
     shop.start().await;
     shop.sql
         .run(
             "INSERT INTO outbox VALUES ('11111111-1111-4111-8111-111111111111', 'order', 'o-1', 'made',
-                '{\"n\": null, \"list\": [], \"amount\": 12.50}', 7);
+                '{\"n\": null, \"list\": [], \"amount\": 12.50}', 7, 3);
              UPDATE outbox SET note = 8;
-             INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('order', 'o-1', 'gone');",
+             INSERT INTO outbox (aggregatetype, aggregateid, type, part) VALUES ('order', 'o-1', 'gone', 3);",
         )
         .await;
     let events = records(&shop, "outbox-routed.order", 2).await;
@@ -280,6 +289,10 @@ placed = ["type:header:eventType", "note:header", "note:envelope"]
     assert_eq!(events[0].value.as_deref(), Some(r#"{"payload":{"amount":12.5},"note":7}"#));
     assert_eq!((events[0].header("eventType"), events[0].header("note")), (Some("made"), Some("7")));
     assert_eq!((events[1].value.as_deref(), events[1].header("eventType")), (None, Some("gone")));
+    assert!(
+        events.iter().all(|event| event.partition == 3 && event.header("absent").is_none()),
+        "{events:?}"
+    );
 }
 
 /// Rows go a second after they were written, once they are delivered.
