@@ -88,6 +88,29 @@ pub async fn committed(bootstrap: &str, topics: &[&str]) -> Vec<Bare> {
     found
 }
 
+/// The log of the coordinators of transactions, and what a record of it says of one: its state is behind the version,
+/// the producer's id and epoch and the timeout.
+const TRANSACTIONS: &str = "__transaction_state";
+const STATE_AT: usize = 16;
+const ABOUT_TO_COMMIT: u8 = 2;
+
+/// Fails unless all that these topics hold is of one Kafka transaction: the coordinators have written down that they
+/// commit one with all of the topics in it, and none with only some of them.
+pub async fn expect_one_transaction(bootstrap: &str, topics: &[&str]) {
+    let records = committed(bootstrap, topics).await;
+    assert!(records.iter().all(|record| record.kafka_transaction.is_some()), "{records:?}");
+    let mut reader = Reader::new(bootstrap, Isolation::ReadUncommitted, PATIENCE);
+    let log = reader.read_all(&[TRANSACTIONS]).await.expect("the coordinators' log can be read");
+    let named = |record: &Record| {
+        let entry = record.value.as_deref().unwrap_or_default();
+        let has = |topic: &&&str| entry.windows(topic.len()).any(|part| part == topic.as_bytes());
+        let commits = entry.get(STATE_AT) == Some(&ABOUT_TO_COMMIT);
+        if commits { topics.iter().filter(has).count() } else { 0 }
+    };
+    let commits: Vec<usize> = log.records.iter().map(named).filter(|named| *named > 0).collect();
+    assert_eq!(commits, [topics.len()], "topics in each transaction that has any of {topics:?}");
+}
+
 /// Waits for at least so many records in these topics together, and answers all.
 pub async fn wait_for_records(bootstrap: &str, topics: &[&str], count: usize) -> Vec<Bare> {
     until(&format!("{count} records in {topics:?}"), async || {

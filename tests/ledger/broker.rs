@@ -13,11 +13,12 @@ use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, D
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeConfigsRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ProduceRequest, TopicName,
-    TransactionalId,
+    DescribeConfigsRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, MetadataRequest,
+    ProduceRequest, TopicName, TransactionalId,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
@@ -169,6 +170,14 @@ impl Broker {
         let mut reader = self.reader();
         let topics = reader.topics(topic).await.expect("the broker names its topics");
         topics.iter().find(|found| &*found.name == topic).map_or(0, |found| found.partitions.len())
+    }
+
+    /// How many brokers hold each partition of a topic.
+    pub async fn replicas(&self, topic: &str) -> Vec<usize> {
+        let wanted = MetadataRequestTopic::default().with_name(Some(TopicName(text(topic))));
+        let answer = self.call(&MetadataRequest::default().with_topics(Some(vec![wanted]))).await;
+        let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.map(|partition| partition.replica_nodes.len()).collect()
     }
 
     pub async fn has_topic(&self, topic: &str) -> bool {

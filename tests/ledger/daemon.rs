@@ -59,7 +59,7 @@ impl Default for Login {
 }
 
 impl ConnectorFile {
-    /// Rows of an outbox that are there already cannot be read: their keys say nothing of the order of events.
+    /// Where rows are read it is left out: draining it holds the stream up, and such runs measure how soon that goes on.
     pub fn has_outbox(&self) -> bool {
         self.snapshot_chunk_rows.is_none()
     }

@@ -106,11 +106,12 @@ fn entry(row: &Row) -> Result<Entry> {
     })
 }
 
+/// Of an aggregate's events the last, as whoever folds them has it.
 pub async fn read_content(client: &Client) -> Result<Content> {
     let mut content = Content::new();
     for (index, table) in TABLES.iter().enumerate() {
         let sql = format!(
-            "SELECT {}, {} FROM ledger.{} t",
+            "SELECT {}, {} FROM ledger.{} t ORDER BY t.seq",
             table.key_sql("t."),
             table.payload_sql("t"),
             table.name

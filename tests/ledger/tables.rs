@@ -59,8 +59,9 @@ pub enum Form {
     Keyless,
     /// One writer's alone, who truncates it and adds, drops and renames columns of text.
     Loose,
-    /// Its rows are events that say themselves what they hold: the key is the event's, the payload its value, and
-    /// what else the ledger has to know stands in headers. Rows are only inserted.
+    /// Its rows are events that say themselves what they hold: the key is the aggregate's, who has many of them, the
+    /// payload the value, and what else the ledger has to know stands in headers. Rows are only inserted, and their
+    /// own keys are random uuids: no order of the events can be had from them.
     Outbox,
 }
 
@@ -228,8 +229,8 @@ impl Table {
                 format!("CREATE TABLE ledger.{name} ({columns}); CREATE INDEX ON ledger.{name} ({key});")
             }
             Form::Outbox => format!(
-                "CREATE TABLE ledger.{name} ({columns}, id uuid NOT NULL DEFAULT gen_random_uuid(), \
-                 aggregatetype text NOT NULL DEFAULT 'ledger', PRIMARY KEY ({key}));"
+                "CREATE TABLE ledger.{name} ({columns}, id uuid PRIMARY KEY DEFAULT gen_random_uuid(), \
+                 aggregatetype text NOT NULL DEFAULT 'ledger');"
             ),
             Form::Partitioned => {
                 let part = |n| {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use millrace_e2e::{
-    Bare, Broker, Daemon, File, Own, Servers, Sql, committed, connect, run_to_end, until, wait_for_records,
+    Bare, Broker, Daemon, File, Own, Servers, Sql, codecs, committed, connect, run_to_end, until,
+    wait_for_records,
 };
 use millrace_ledger::mongodb::{Ended, abort, commit};
 use mongodb::bson::{DateTime, Document, doc};
@@ -260,6 +261,9 @@ async fn the_store_s_topics(lab: &Lab, users: &[i32]) {
             seen.entry(event.key.clone().unwrap_or_default()).or_default().push(event);
         }
         assert_eq!(seen.len(), users.len(), "{topic}");
+        // What its consumers can unpack.
+        let packed = codecs(&lab.servers.kafka.brokers()[0], topic);
+        assert!(packed.contains("gzip") && packed.is_subset(&["gzip", "none"].into()), "{topic}: {packed:?}");
         for events in seen.values() {
             let found: Vec<i64> = events.iter().map(|event| expect_event(event, kind)).collect();
             assert_eq!(found, versions, "{topic}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_e2e::{Daemon, File, Own, Servers, Sql, until, wait_for_records};
+use millrace_e2e::{Bare, Broker, Daemon, File, Own, Servers, Sql, codecs, until, wait_for_records};
 use serde_json::json;
 use xtask::services::KafkaConfig;
 
@@ -71,6 +71,22 @@ async fn expect_gauges(servers: &Servers, daemon: &Daemon) {
     .await;
 }
 
+/// An event of a type of this topic; its number, and its type's place in a transaction.
+fn expect_event(event: &Bare, topic: &str) -> (i64, usize) {
+    let value = event.json();
+    let kind = value["eventType"].as_str().unwrap_or_default();
+    let place = TYPES.iter().position(|known| *known == (kind, topic)).expect("a type of the topic");
+    assert_eq!(event.header("eventType"), Some(kind));
+    let id = value["eventId"].as_str().expect("an id");
+    assert_eq!(Some(id), event.header("id"));
+    let digits: Vec<usize> = id.split('-').map(str::len).collect();
+    assert!(digits == [8, 4, 4, 4, 12] && id.chars().all(|c| c == '-' || c.is_ascii_hexdigit()), "{id}");
+    assert_eq!(value["timestamp"], "2024-01-02T03:04:05.678Z");
+    assert_eq!((&value["source"], &value["version"]), (&json!("order-service"), &json!("1.0")));
+    assert!(event.value.as_deref().is_some_and(|text| text.contains("10.50")), "{event:?}");
+    (value["data"]["n"].as_i64().expect("a number"), place)
+}
+
 #[tokio::test]
 async fn the_order_bus_delivers_each_event_once_while_one_of_three_brokers_is_killed() {
     let kafka = KafkaConfig { brokers: 3, heap_mb: 384, ..KafkaConfig::default() };
@@ -100,6 +116,11 @@ async fn the_order_bus_delivers_each_event_once_while_one_of_three_brokers_is_ki
     })
     .await;
     servers.kafka.brokers()[2].start().await.expect("the broker starts");
+    until("the broker is shown again", async || {
+        let page = daemon.get("/metrics").await.1;
+        page.contains("broker_availability{broker_id=\"3\"} 1\n").then_some(())
+    })
+    .await;
     write(&sql, 40..50).await;
     sql.run("INSERT INTO outbox (aggregateid, type, payload) VALUES ('x', 'shipping.lost', '{}')").await;
 
@@ -107,23 +128,25 @@ async fn the_order_bus_delivers_each_event_once_while_one_of_three_brokers_is_ki
     let letters = wait_for_records(&brokers[0], &["orders.dead-letters"], 1).await;
     assert_eq!(letters[0].header("error.code"), Some("topic_not_allowed"));
     for (topic, partitions, retention) in TOPICS {
-        let kinds: Vec<&str> = TYPES.iter().filter(|(_, of)| *of == topic).map(|(kind, _)| *kind).collect();
-        let events = wait_for_records(&brokers[0], &[topic], 40 * kinds.len()).await;
-        assert_eq!(events.len(), 40 * kinds.len(), "{topic}");
-        let mut by_key: BTreeMap<(String, String), Vec<i64>> = BTreeMap::new();
+        let kinds = TYPES.iter().filter(|(_, of)| *of == topic).count();
+        let events = wait_for_records(&brokers[0], &[topic], 40 * kinds).await;
+        assert_eq!(events.len(), 40 * kinds, "{topic}");
+        let mut by_key: BTreeMap<&str, Vec<(i64, usize)>> = BTreeMap::new();
         for event in &events {
-            let value = event.json();
-            let kind = value["eventType"].as_str().unwrap_or_default().to_owned();
-            assert!(kinds.contains(&kind.as_str()) && event.header("eventType") == Some(&kind), "{event:?}");
-            assert_eq!(value["eventId"].as_str(), event.header("id"));
-            assert_eq!(value["timestamp"], "2024-01-02T03:04:05.678Z");
-            assert_eq!((&value["source"], &value["version"]), (&json!("order-service"), &json!("1.0")));
-            assert!(event.value.as_deref().is_some_and(|text| text.contains("10.50")), "{event:?}");
-            let key = (event.key.clone().unwrap_or_default(), kind);
-            by_key.entry(key).or_default().push(value["data"]["n"].as_i64().unwrap_or(-1));
+            by_key
+                .entry(event.key.as_deref().unwrap_or_default())
+                .or_default()
+                .push(expect_event(event, topic));
         }
-        assert!(by_key.values().all(|numbers| numbers.is_sorted() && numbers.len() == 10), "{by_key:?}");
-        let broker = millrace_e2e::Broker::at(&brokers[0]);
+        // All types of a key together, in the order in which they were written.
+        assert!(
+            by_key.values().all(|told| told.is_sorted_by(|one, next| one < next) && told.len() == 10 * kinds),
+            "{by_key:?}"
+        );
+        let broker = Broker::at(&brokers[0]);
+        assert_eq!(broker.replicas(topic).await, vec![3; partitions], "{topic}");
+        let packed = codecs(&servers.kafka.brokers()[0], topic);
+        assert!(packed.contains("lz4") && packed.is_subset(&["lz4", "none"].into()), "{topic}: {packed:?}");
         assert_eq!(broker.partitions(topic).await, partitions);
         assert_eq!(broker.topic_config(topic, "retention.ms").await.as_deref(), Some(retention));
         assert_eq!(broker.topic_config(topic, "min.insync.replicas").await.as_deref(), Some("2"));

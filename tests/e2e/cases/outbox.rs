@@ -1,10 +1,14 @@
 //! Outboxes: rows of a table, and logical messages, as events with the key of their aggregate.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_e2e::{Bare, Own, Servers, Shop, run_to_end, wait_for_records, within};
+use millrace_e2e::{
+    Bare, Own, Servers, Shop, Sql, expect_one_transaction, run_to_end, wait_for_records, within,
+};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 /// Debezium's table.
 const OUTBOX: &str = "id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, \
@@ -47,6 +51,11 @@ async fn an_outbox_and_tables_share_a_connector_and_each_aggregate_keeps_its_ord
                 VALUES ('order', 'o-1', 'lost', '{}'); ROLLBACK;",
         )
         .await;
+    // What was one transaction is one.
+    records(&shop, "outbox-a.order", 1).await;
+    shop.wait_for_events("public.orders", 1).await;
+    let topics = ["outbox-a.order", &shop.topic("public.orders")];
+    expect_one_transaction(&shop.servers.kafka.bootstrap(), &topics).await;
     shop.sql
         .run(
             "BEGIN; INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
@@ -80,7 +89,7 @@ async fn an_outbox_and_tables_share_a_connector_and_each_aggregate_keeps_its_ord
 #[tokio::test]
 async fn every_option_of_the_event_router_has_its_effect() {
     let columns = "event_id bigint PRIMARY KEY, kind text, agg int, body text, at timestamptz, part int, \
-                   tracingspancontext text, note text";
+                   tracingspancontext text, note text, trace text";
     let options = r#"
 [[route]]
 relations = ["public.*box"]
@@ -109,13 +118,19 @@ column = "at"
 [[route.outbox.fields]]
 name = "data"
 column = "body"
+[[route.outbox.fields]]
+name = "correlationId"
+column = "note"
+[[route.outbox.fields]]
+name = "traceparent"
+column = "trace"
 "#;
     let mut shop = shop("outbox-options", columns, options).await;
     shop.start().await;
     shop.sql
         .run(
             "INSERT INTO outbox VALUES (1, 'payments', 5, ' {\"a\":[]} ', '2024-01-02 03:04:05.25+02', 3,
-                E'traceparent=00-ab-cd-01\\nother=1', 'n');
+                E'traceparent=00-ab-cd-01\\nother=1', 'n', '00-ab-cd-01');
              UPDATE outbox SET note = 'm';
              INSERT INTO outbox VALUES (2, 'payments', 5, '  ', now(), NULL, NULL, NULL);
              INSERT INTO outbox VALUES (3, 'outbox-b.Other', 6, '[]', NULL, 0, NULL, NULL);",
@@ -124,8 +139,7 @@ column = "body"
     let events = records(&shop, "outbox-b.payment", 2).await;
     let [first, empty] = &events[..] else { panic!("{events:?}") };
     let (first, empty) = if first.value.is_some() { (first, empty) } else { (empty, first) };
-    let text =
-        r#"{"eventId":1,"source":"order-service","timestamp":"2024-01-02T01:04:05.25Z","data":{"a":[]}}"#;
+    let text = r#"{"eventId":1,"source":"order-service","timestamp":"2024-01-02T01:04:05.25Z","data":{"a":[]},"correlationId":"n","traceparent":"00-ab-cd-01"}"#;
     assert_eq!((first.value.as_deref(), first.key.as_deref()), (Some(text), Some("5")));
     assert_eq!((first.partition, first.timestamp_ms), (3, 1_704_157_445_250));
     assert_eq!((first.header("id"), first.header("note")), (Some("1"), Some("n")));
@@ -181,6 +195,7 @@ outbox = { payload_form = "bytes" }
 relations = ["public.notes"]
 envelope = "outbox"
 topic = "outbox-text.a"
+key = "id"
 outbox = { payload_form = "text" }
 "#;
     let mut shop = shop("outbox-bytes", "id int PRIMARY KEY, aggregateid text, payload bytea", route).await;
@@ -188,7 +203,9 @@ outbox = { payload_form = "text" }
     shop.capture(&["public.outbox", "public.notes"]).start().await;
     shop.sql.run("INSERT INTO outbox VALUES (1, 'a', '\\x48695c00'); INSERT INTO notes VALUES (1, 'a', 'no {json')").await;
     assert_eq!(records(&shop, "outbox-bytes.a", 1).await[0].value.as_deref(), Some("Hi\\\0"));
-    assert_eq!(records(&shop, "outbox-text.a", 1).await[0].value.as_deref(), Some("no {json"));
+    let text = &records(&shop, "outbox-text.a", 1).await[0];
+    // The key may be another column than the aggregate's.
+    assert_eq!((text.value.as_deref(), text.key.as_deref()), (Some("no {json"), Some("1")));
 }
 
 #[tokio::test]
@@ -254,16 +271,17 @@ on_update = "skip"
 key = "json"
 value = "json"
 expand = true
-placed = ["type:header:eventType", "note:header", "note:envelope"]
+placed = ["type:header:eventType", "note:header", "note:envelope", "part:partition", "absent:header"]
+missing = "ignore"
 "#;
-    let mut shop = shop("outbox-routed", &format!("{OUTBOX}, note int"), route).await;
+    let mut shop = shop("outbox-routed", &format!("{OUTBOX}, note int, part int"), route).await;
     shop.start().await;
     shop.sql
         .run(
             "INSERT INTO outbox VALUES ('11111111-1111-4111-8111-111111111111', 'order', 'o-1', 'made',
-                '{\"n\": null, \"list\": [], \"amount\": 12.50}', 7);
+                '{\"n\": null, \"list\": [], \"amount\": 12.50}', 7, 3);
              UPDATE outbox SET note = 8;
-             INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('order', 'o-1', 'gone');",
+             INSERT INTO outbox (aggregatetype, aggregateid, type, part) VALUES ('order', 'o-1', 'gone', 3);",
         )
         .await;
     let events = records(&shop, "outbox-routed.order", 2).await;
@@ -271,6 +289,10 @@ placed = ["type:header:eventType", "note:header", "note:envelope"]
     assert_eq!(events[0].value.as_deref(), Some(r#"{"payload":{"amount":12.5},"note":7}"#));
     assert_eq!((events[0].header("eventType"), events[0].header("note")), (Some("made"), Some("7")));
     assert_eq!((events[1].value.as_deref(), events[1].header("eventType")), (None, Some("gone")));
+    assert!(
+        events.iter().all(|event| event.partition == 3 && event.header("absent").is_none()),
+        "{events:?}"
+    );
 }
 
 /// Rows go a second after they were written, once they are delivered.
@@ -381,8 +403,43 @@ async fn rows_of_an_outbox_that_left_the_publication_for_a_while_are_not_deleted
     expect_kept(&shop, 3).await;
 }
 
+/// How long Kafka is away: `cargo xtask chaos --fault F3-long` does this for two minutes.
+const AWAY: Duration = Duration::from_secs(6);
+const WRITERS: u64 = 4;
+const AGGREGATES: u64 = 3;
+
+/// Several sessions, each with aggregates of its own, whose events it keeps writing in transactions with a row of
+/// another table, until it is told to end. Every fifth is rolled back. Answers how many events of each it committed.
+fn write_on(shop: &Shop) -> (tokio::sync::watch::Sender<bool>, Vec<JoinHandle<u64>>) {
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let url = shop.sql.url().to_owned();
+    let writer = |own: u64| {
+        let (url, ended) = (url.clone(), ended.clone());
+        tokio::spawn(async move {
+            let session = Sql::connect(&url).await;
+            let (mut attempts, mut committed) = (0, 0);
+            while !*ended.borrow() {
+                attempts += 1;
+                let is_lost = attempts % 5 == 0;
+                let event = |nth| format!("('order', 'w-{own}-{nth}', 'step', '{{\"n\": {committed}}}')");
+                let events: Vec<String> = (0..AGGREGATES).map(event).collect();
+                let statements = format!(
+                    "BEGIN; INSERT INTO orders VALUES ({own} * 1000000 + {attempts}, 'order');
+                     INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES {}; SELECT pg_sleep(0.01); {}",
+                    events.join(", "),
+                    if is_lost { "ROLLBACK" } else { "COMMIT" }
+                );
+                session.run(&statements).await;
+                committed += u64::from(!is_lost);
+            }
+            committed
+        })
+    };
+    (end, (0..WRITERS).map(writer).collect())
+}
+
 #[tokio::test]
-async fn rows_of_an_outbox_that_kafka_has_not_taken_are_not_deleted() {
+async fn events_written_while_kafka_is_stopped_stay_in_the_outbox_and_arrive_once_and_in_order() {
     let servers = Arc::new(Servers::with(Own::kafka()).await);
     let shop = Shop::on(&servers, "outbox-unswept").await;
     let mut shop = with_outbox(shop, OUTBOX, &route("outbox-unswept", SWEPT)).await;
@@ -390,11 +447,35 @@ async fn rows_of_an_outbox_that_kafka_has_not_taken_are_not_deleted() {
     shop.start().await;
     write(&shop, "first", 10).await;
     wait_until_swept(&shop).await;
-    servers.kafka.pause();
+    let (end, writers) = write_on(&shop);
+    records(&shop, "outbox-unswept.order", 100).await;
+    servers.kafka.stop().await.expect("Kafka stops");
+    let stopped = shop.sql.log_end().await;
     write(&shop, "waiting", 100).await;
-    expect_kept(&shop, 100).await;
-    servers.kafka.resume();
-    records(&shop, "outbox-unswept.order", 110).await;
+    let since = Instant::now();
+    while since.elapsed() < AWAY {
+        let waiting = "SELECT count(*) FROM outbox WHERE type = 'waiting'";
+        assert_eq!(shop.sql.one::<i64>(waiting).await, 100);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(shop.confirmed().await < stopped, "the log of what waits is kept");
+    servers.kafka.start().await.expect("Kafka starts");
+    end.send(true).expect("the writers write");
+    let mut expected: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for (writer, written) in writers.into_iter().enumerate() {
+        let written = written.await.expect("a writer ends");
+        assert!(written > 50, "writer {writer} wrote {written} transactions");
+        expected.extend((0..AGGREGATES).map(|nth| (format!("w-{writer}-{nth}"), (0..written).collect())));
+    }
+    let count: usize = expected.values().map(Vec::len).sum();
+    let events = records(&shop, "outbox-unswept.order", count + 110).await;
+    let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.header("eventType") == Some("step")) {
+        let key = event.key.clone().expect("an aggregate");
+        found.entry(key).or_default().push(event.json()["n"].as_u64().expect("a number"));
+    }
+    assert_eq!(found, expected, "each event once, and each aggregate's in their order");
+    assert_eq!(events.len(), count + 110);
     wait_until_swept(&shop).await;
 }
 

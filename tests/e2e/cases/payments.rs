@@ -1,5 +1,6 @@
 //! The payments of `configs/payments`: three services with a database and an outbox each, one daemon.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -59,7 +60,9 @@ impl Payments {
                    '{{\"payment_id\":\"p-{n}\",\"user_id\":{n},\"amount\":{amount},\"currency\":\"EUR\",\"created_at\":\"2024-01-02T03:04:05Z\"}}');
                  {}; BEGIN; UPDATE payments SET status = 'paid' WHERE payment_id = 'p-{n}';
                  INSERT INTO outbox (aggregateid, type, payload) VALUES ('p-{n}', 'payment.updated',
-                   '{{\"payment_id\":\"p-{n}\",\"status\":\"paid\",\"updated_at\":\"2024-01-02T03:04:06Z\"}}');
+                   '{{\"payment_id\":\"p-{n}\",\"status\":\"paid\",\"updated_at\":\"2024-01-02T03:04:06Z\"}}'),
+                   ('p-{n}', 'payment.updated',
+                   '{{\"payment_id\":\"p-{n}\",\"status\":\"settled\",\"updated_at\":\"2024-01-02T03:04:07Z\"}}');
                  DELETE FROM outbox; {}",
                 // Every seventh customer changes their mind, and nobody hears of it.
                 if n % 7 == 3 { "ROLLBACK" } else { "COMMIT" },
@@ -79,7 +82,7 @@ async fn every_event_of_the_payments_arrives_once_bare_and_in_order_though_kafka
     let payments = Payments::set_up().await;
     let daemon = payments.start().await;
     payments.pay(0..20).await;
-    payments.topic("payment.updated", 17).await;
+    payments.topic("payment.updated", 34).await;
     payments.servers.kafka.stop().await.expect("Kafka stops");
     payments.pay(20..40).await;
     payments.databases[1]
@@ -99,24 +102,23 @@ async fn every_event_of_the_payments_arrives_once_bare_and_in_order_though_kafka
     payments.servers.kafka.start().await.expect("Kafka starts");
 
     let expected: Vec<i32> = (0..40).filter(|n| n % 7 != 3).collect();
-    for (topic, field) in [("payment.created", "created_at"), ("payment.updated", "updated_at")] {
-        let events = payments.topic(topic, expected.len()).await;
-        let mut numbers: Vec<i32> = events
-            .iter()
-            .map(|event| {
-                let value = event.json();
-                assert_eq!(value["payment_id"].as_str(), event.key.as_deref());
-                assert!(value[field].as_str().is_some_and(|time| time.ends_with('Z')), "{value}");
-                assert!(event.header("id").is_some());
-                event
-                    .key
-                    .as_deref()
-                    .and_then(|key| key.strip_prefix("p-")?.parse().ok())
-                    .expect("a payment's id")
-            })
-            .collect();
-        numbers.sort_unstable();
-        assert_eq!(numbers, expected, "{topic}");
+    for (topic, field, statuses) in [
+        ("payment.created", "created_at", &[""][..]),
+        ("payment.updated", "updated_at", &["paid", "settled"][..]),
+    ] {
+        let events = payments.topic(topic, expected.len() * statuses.len()).await;
+        let mut by_payment: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+        for event in &events {
+            let value = event.json();
+            assert_eq!(value["payment_id"].as_str(), event.key.as_deref());
+            assert!(value[field].as_str().is_some_and(|time| time.ends_with('Z')), "{value}");
+            assert!(event.header("id").is_some());
+            let number = event.key.as_deref().and_then(|key| key.strip_prefix("p-")?.parse().ok());
+            let status = value["status"].as_str().unwrap_or_default().to_owned();
+            by_payment.entry(number.expect("a payment's id")).or_default().push(status);
+        }
+        assert!(by_payment.keys().eq(&expected), "{topic}: {by_payment:?}");
+        assert!(by_payment.values().all(|found| found == statuses), "{topic}: {by_payment:?}");
     }
     let created = payments.topic("payment.created", expected.len()).await;
     let fields = json!({"payment_id": "p-5", "user_id": 5, "amount": 500, "currency": "EUR",
@@ -125,6 +127,7 @@ async fn every_event_of_the_payments_arrives_once_bare_and_in_order_though_kafka
     let users = payments.topic("user.registered", 1).await;
     assert_eq!((users[0].key.as_deref(), &users[0].json()["name"]), (Some("7"), &json!("A")));
     let mails = payments.topic("notification.email", 1).await;
+    assert_eq!(mails[0].key.as_deref(), Some("a@example.com"));
     assert_eq!(
         mails[0].value.as_deref(),
         Some(r#"{"to":"a@example.com","subject":"Hi","body":"b","template":null}"#)

@@ -1,6 +1,6 @@
 //! Where the rows of tables go when a route says so, and how they look there.
 
-use millrace_e2e::{Shop, wait_for_records};
+use millrace_e2e::{Bare, Shop, expect_one_transaction, wait_for_records};
 use serde_json::json;
 
 const ROUTES: &str = r#"
@@ -15,7 +15,35 @@ copy_to = "routes-audit"
 relations = ["public.plain"]
 encoding = "json"
 topic = "routes-plain"
+[[route]]
+relations = ["public.bills"]
+encoding = "json"
+topic = "routes-bills"
+filter = "status in ('paid', 'sent') and total >= 10 and op != 'd'"
 "#;
+
+/// Rows that come into what the filter takes, and go out of it.
+async fn write_bills(shop: &Shop) {
+    shop.sql
+        .run(
+            "INSERT INTO bills VALUES (1, 'new', 50), (2, 'paid', 9.99), (3, 'paid', 10), (4, NULL, 50);
+             UPDATE bills SET status = 'sent' WHERE id = 1; UPDATE bills SET status = 'lost' WHERE id = 3;
+             UPDATE bills SET total = 8 WHERE id = 1; DELETE FROM bills",
+        )
+        .await;
+}
+
+/// Only what a row was when it was taken: no other change, and no deletes.
+async fn expect_bills(bootstrap: &str) {
+    let bills = wait_for_records(bootstrap, &["routes-bills"], 2).await;
+    let told = bills.iter().map(Bare::json).map(|bill| {
+        let (row, op) = (&bill["after"], bill["op"].clone());
+        (row["id"].as_i64(), row["status"].clone(), op)
+    });
+    let mut told: Vec<_> = told.collect();
+    told.sort_by_key(|(id, ..)| *id);
+    assert_eq!(told, [(Some(1), json!("sent"), json!("u")), (Some(3), json!("paid"), json!("c"))]);
+}
 
 #[tokio::test]
 async fn rows_choose_their_topic_key_and_headers_beside_tables_in_another_encoding() {
@@ -23,7 +51,8 @@ async fn rows_choose_their_topic_key_and_headers_beside_tables_in_another_encodi
     shop.table("people", "id int PRIMARY KEY, team text, region text, note text").await;
     shop.sql.run("ALTER TABLE people REPLICA IDENTITY FULL").await;
     shop.table("plain", "id int PRIMARY KEY").await;
-    shop.capture(&["public.orders", "public.people", "public.plain"]);
+    shop.table("bills", "id int PRIMARY KEY, status text, total numeric").await;
+    shop.capture(&["public.orders", "public.people", "public.plain", "public.bills"]);
     // Avro for the orders, JSON for the rest: one connector, one Kafka transaction.
     shop.file.lay(&ROUTES.replace("envelope = \"flat\"", "envelope = \"flat\"\nencoding = \"json\""));
     shop.file.set("sink/kafka/topics/routes-eu/partitions", 5);
@@ -48,7 +77,12 @@ async fn rows_choose_their_topic_key_and_headers_beside_tables_in_another_encodi
     assert_eq!(audit.len(), 3, "{audit:?}");
     let plain = wait_for_records(&bootstrap, &["routes-plain"], 1).await;
     assert_eq!((&plain[0].json()["op"], &plain[0].json()["after"]), (&json!("c"), &json!({"id": 7})));
+    shop.wait_for_events("public.orders", 1).await;
+    let topics = ["routes-eu", "routes-us", "routes-audit", "routes-plain", &shop.topic("public.orders")];
+    expect_one_transaction(&bootstrap, &topics).await;
+    write_bills(&shop).await;
     shop.expect_rows(1..=1).await;
+    expect_bills(&bootstrap).await;
     let broker = shop.broker();
     assert_eq!(broker.partitions("routes-eu").await, 5);
     assert_eq!(broker.topic_config("routes-eu", "retention.ms").await.as_deref(), Some("259200000"));

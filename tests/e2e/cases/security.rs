@@ -1,19 +1,78 @@
-//! Kafka with TLS, passwords and default-deny ACLs: the payments of `configs/booking` with the rights of their own
-//! principal, and with one thing wrong at a time.
+//! Kafka with TLS, passwords and default-deny ACLs: services of `configs/booking` and `configs/exb`, each with the rights
+//! of its own principal; and the payments with one thing wrong at a time.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millrace_e2e::{Daemon, File, Own, Servers, Sql, openssl, run_to_end, signing_key, wait_for_records};
-use serde_json::json;
+use millrace_e2e::{
+    Daemon, File, Own, Papers, Servers, Sql, committed, openssl, run_to_end, signing_key, until,
+    wait_for_records,
+};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use xtask::services::{KafkaConfig, Proxied, free_port};
 
-const NAME: &str = "booking-payments";
+const NAME: &str = PAYMENTS.principal;
 const ACLS: &str = "org.apache.kafka.tools.AclCommand";
 const CONFIGS: &str = "kafka.admin.ConfigCommand";
 const PASSWORD: &str = "of-this-test";
+
+use super::secure_source::secure;
+
+/// A service with a database and a file of its own.
+#[derive(Clone, Copy)]
+struct Service {
+    /// Its connector too.
+    principal: &'static str,
+    database: &'static str,
+    /// In `configs/`.
+    file: &'static str,
+    sql: &'static str,
+    /// Where its event goes, and columns and values of that.
+    topics: &'static [&'static str],
+    columns: &'static str,
+    values: &'static str,
+    /// Another service writes it.
+    foreign: &'static str,
+    /// How many commands `check` prints: of transactional ids, positions, dead letters, and each of its topics.
+    rights: usize,
+}
+
+const PAYMENTS: Service = Service {
+    principal: "booking-payments",
+    database: "payments",
+    file: "booking/payments.toml",
+    sql: "booking/payments.sql",
+    topics: &["booking-system.payments", "booking-system.audit"],
+    columns: "type, payload",
+    values: r#"'payment-failed', '{"booking_id": "b", "error": "none"}'"#,
+    foreign: "booking-system.tickets",
+    rights: 5,
+};
+const TICKETS: Service = Service {
+    principal: "booking-tickets",
+    database: "tickets",
+    file: "booking/tickets.toml",
+    sql: "booking/tickets.sql",
+    topics: &["booking-system.tickets", "booking-system.audit"],
+    columns: "type, payload",
+    values: r#"'ticket-created',
+        '{"ticket_id": "t", "event_id": "e", "seats": 5, "price": "60.25", "status": "open"}'"#,
+    foreign: "booking-system.payments",
+    rights: 5,
+};
+const DOMAIN: Service = Service {
+    principal: "exb-domain",
+    database: "domain",
+    file: "exb/domain.toml",
+    sql: "exb/outbox.sql",
+    topics: &["customer.events"],
+    columns: "aggregatetype, version, type, payload",
+    values: r#"'customer', 1, 'customer.changed', '{"name": "N", "email": "n@bank", "status": "new"}'"#,
+    foreign: "audit.events",
+    rights: 8,
+};
 
 /// A CA, and a certificate of it for 127.0.0.1 with its key, in one PEM file.
 fn certificates(dir: &Path, ca: &str) {
@@ -39,43 +98,58 @@ fn certificates(dir: &Path, ca: &str) {
 }
 
 struct Bank {
+    service: Service,
     servers: Arc<Servers>,
+    /// Where who comes by TLS is taken for who they say they are.
+    port: u16,
     sql: Sql,
     file: File,
-    dir: TempDir,
+    dir: Arc<TempDir>,
 }
 
 impl Bank {
+    /// The payments, on servers of their own.
     async fn set_up() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         certificates(dir.path(), "other");
         certificates(dir.path(), "ca");
         let port = free_port().expect("a port");
-        let servers =
-            Arc::new(Servers::with(Own { kafka: Some(kafka(dir.path(), port)), ..Own::postgres() }).await);
-        Sql::connect(&servers.postgres.url()).await.run("CREATE DATABASE payments").await;
-        let url = servers.postgres.url_of("payments");
+        let own = Own { kafka: Some(kafka(dir.path(), port)), ..Own::postgres() };
+        Self::of(PAYMENTS, Arc::new(Servers::with(own).await), port, Arc::new(dir)).await
+    }
+
+    /// Another service on the same servers.
+    async fn beside(&self, service: Service) -> Self {
+        Self::of(service, self.servers.clone(), self.port, self.dir.clone()).await
+    }
+
+    async fn of(service: Service, servers: Arc<Servers>, port: u16, dir: Arc<TempDir>) -> Self {
+        let database = service.database;
+        Sql::connect(&servers.postgres.url()).await.run(&format!("CREATE DATABASE {database}")).await;
+        let url = servers.postgres.url_of(database);
         let sql = Sql::connect(&url).await;
-        sql.run(&File::text_of_configs("booking/payments.sql")).await;
-        let mut file = File::of_configs("booking/payments.toml");
+        sql.run(&File::text_of_configs(service.sql)).await;
+        let mut file = File::of_configs(service.file);
         file.set("source/postgres/url", url)
             .set("format/registry", servers.registry.url())
-            .set("signature/ed25519_secret", signing_key(dir.path(), "payments"))
             .set("sink/kafka/bootstrap", vec![format!("127.0.0.1:{port}")])
             .set("sink/kafka/sasl/password", PASSWORD)
             .set("sink/kafka/tls/ca_file", dir.path().join("ca.pem").display().to_string());
+        if service.file.starts_with("booking/") {
+            file.set("signature/ed25519_secret", signing_key(dir.path(), database));
+        }
         file.remove("source/postgres/password");
         for key in ["registry_username", "registry_password", "registry_ca_file"] {
             file.remove(&format!("format/{key}"));
         }
-        let bank = Self { servers, sql, file, dir };
+        let bank = Self { service, servers, port, sql, file, dir };
         bank.set_password(PASSWORD).await;
         bank
     }
 
     async fn set_password(&self, password: &str) {
-        let secret = format!("SCRAM-SHA-512=[password={password}]");
-        let words = ["--alter", "--add-config", &secret, "--entity-type", "users", "--entity-name", NAME];
+        let (secret, user) = (format!("SCRAM-SHA-512=[password={password}]"), self.service.principal);
+        let words = ["--alter", "--add-config", &secret, "--entity-type", "users", "--entity-name", user];
         self.servers.kafka.tool(CONFIGS, &words).await.expect("the user's password is set");
     }
 
@@ -83,19 +157,25 @@ impl Bank {
     async fn allow_all(&self) {
         let file = self.write_file().display().to_string();
         let told = run_to_end(&["check", &file], self.dir.path()).text();
-        let commands =
-            told.lines().filter_map(|line| line.split_once("kafka-acls.sh ")).map(|(_, words)| words);
-        let commands: Vec<&str> = commands.collect();
-        assert_eq!(commands.len(), 5, "{told}");
-        for command in commands {
-            // The test has a way of its own to the brokers.
-            let words: Vec<&str> = command.split_whitespace().skip(2).collect();
-            self.servers.kafka.tool(ACLS, &words).await.expect("the right is given");
+        let commands = told.lines().filter_map(|line| line.split_once("kafka-acls.sh "));
+        // The test has a way of its own to the brokers.
+        let commands: Vec<Vec<String>> = commands
+            .map(|(_, words)| words.split_whitespace().skip(2).map(str::to_owned).collect())
+            .collect();
+        assert_eq!(commands.len(), self.service.rights, "{told}");
+        let mut given = JoinSet::new();
+        for words in commands {
+            let servers = self.servers.clone();
+            given.spawn(async move {
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                servers.kafka.tool(ACLS, &words).await.expect("the right is given");
+            });
         }
+        given.join_all().await;
     }
 
     fn write_file(&self) -> PathBuf {
-        let path = self.dir.path().join("payments.toml");
+        let path = self.dir.path().join(format!("{}.toml", self.service.database));
         self.file.write(&path);
         path
     }
@@ -104,10 +184,37 @@ impl Bank {
         Daemon::start(&[&self.write_file()], self.dir.path(), name).await
     }
 
-    async fn pay(&self, key: &str) {
-        let data = json!({"booking_id": key, "error": "none"});
-        let row = format!("('{key}', 'payment-failed', '{data}')");
-        self.sql.run(&format!("INSERT INTO outbox (aggregateid, type, payload) VALUES {row}")).await;
+    /// Writes the service's event, of the aggregate with this key.
+    async fn tell(&self, key: &str) {
+        let (columns, values) = (self.service.columns, self.service.values);
+        self.sql
+            .run(&format!("INSERT INTO outbox (aggregateid, {columns}) VALUES ('{key}', {values})"))
+            .await;
+    }
+
+    /// Its event comes to its topics, and not to another service's.
+    async fn expect_rights(mut self) {
+        let Service { principal, topics, foreign, .. } = self.service;
+        self.allow_all().await;
+        let mut daemon = self.start(&format!("{principal}-rights")).await;
+        daemon.wait_for_state(principal, "RUNNING").await;
+        let key = format!("of-{principal}");
+        self.tell(&key).await;
+        for topic in topics {
+            until(&format!("{principal} writes {topic}"), async || {
+                let events = committed(&self.servers.kafka.bootstrap(), &[topic]).await;
+                let own = events.iter().filter(|event| event.key.as_deref() == Some(&key)).count();
+                (own == 1).then_some(())
+            })
+            .await;
+        }
+        daemon.term().await;
+        self.file.lay(&format!(
+            "[[route]]\nrelations = \"public.outbox\"\nenvelope = \"outbox\"\ntopic = \"{foreign}\"\n"
+        ));
+        let daemon = self.start(&format!("{principal}-elsewhere")).await;
+        self.tell("of-another").await;
+        daemon.not_ready(principal, "FAILED").await.expect_reason(&[foreign]);
     }
 }
 
@@ -130,25 +237,15 @@ fn kafka(dir: &Path, port: u16) -> KafkaConfig {
 
 #[tokio::test]
 async fn a_service_writes_with_the_rights_of_its_principal_and_no_other_service_s_topics() {
-    let mut bank = Bank::set_up().await;
-    bank.allow_all().await;
-    let mut daemon = bank.start("rights").await;
-    daemon.wait_for_state(NAME, "RUNNING").await;
-    bank.pay("b-1").await;
-    let bootstrap = bank.servers.kafka.bootstrap();
-    for topic in ["booking-system.payments", "booking-system.audit"] {
-        let events = wait_for_records(&bootstrap, &[topic], 1).await;
-        assert_eq!((events.len(), events[0].key.as_deref()), (1, Some("b-1")), "{topic}");
+    let payments = Bank::set_up().await;
+    let (tickets, mut domain) = (payments.beside(TICKETS).await, payments.beside(DOMAIN).await);
+    // As its file says, the bank's domain believes its database by its certificate.
+    let papers = Papers::new();
+    secure(&domain.sql, &papers, "server").await;
+    domain.file.set("source/postgres/sslrootcert", papers.path("ca.pem").display().to_string());
+    for service in [payments, tickets, domain] {
+        service.expect_rights().await;
     }
-    daemon.term().await;
-
-    bank.file.lay(
-        "[[route]]\nrelations = \"public.outbox\"\nenvelope = \"outbox\"\ntopic = \"booking-system.tickets\"\n",
-    );
-    let daemon = bank.start("another-s-topic").await;
-    bank.pay("b-2").await;
-    let refusal = daemon.not_ready(NAME, "FAILED").await;
-    refusal.expect_reason(&["booking-system.tickets"]);
 }
 
 #[tokio::test]
@@ -191,14 +288,14 @@ async fn a_password_and_a_certificate_that_change_in_their_files_are_taken_up_wi
     daemon.wait_for_state(NAME, "RUNNING").await;
     let bootstrap = bank.servers.kafka.bootstrap();
     let topic = "booking-system.payments";
-    bank.pay("b-1").await;
+    bank.tell("b-1").await;
     wait_for_records(&bootstrap, &[topic], 1).await;
 
     // The brokers change first.
     bank.set_password("the-second").await;
     certificates(bank.dir.path(), "second");
     bank.servers.kafka.restart().await.expect("Kafka starts again");
-    bank.pay("b-2").await;
+    bank.tell("b-2").await;
     let refusal = daemon.hinted(NAME, "no restart").await;
     refusal.expect_hint(&[&password.display().to_string(), &ca.display().to_string()]);
     put("the-second", "second.pem");
@@ -207,10 +304,10 @@ async fn a_password_and_a_certificate_that_change_in_their_files_are_taken_up_wi
     // The files change first, and what is connected stays so until the brokers do.
     bank.set_password("the-third").await;
     put("the-third", "second.pem");
-    bank.pay("b-3").await;
+    bank.tell("b-3").await;
     assert_eq!(wait_for_records(&bootstrap, &[topic], 3).await.len(), 3);
     bank.servers.kafka.restart().await.expect("Kafka starts again");
-    bank.pay("b-4").await;
+    bank.tell("b-4").await;
     let events = wait_for_records(&bootstrap, &[topic], 4).await;
     // Of several partitions.
     let keys: BTreeSet<_> = events.iter().filter_map(|event| event.key.as_deref()).collect();

@@ -1,6 +1,6 @@
 //! Who leads which partition, the connections to the brokers, and what to do when they fail.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub struct Cluster {
     connections: HashMap<BrokerId, Connection>,
     /// `None`: the partition exists, and nobody leads it at the moment.
     leaders: BTreeMap<TopicPartition, Option<BrokerId>>,
+    /// Topics of the brokers' own.
+    internal: BTreeSet<Arc<str>>,
 }
 
 /// A broker's refusal, or a broken connection.
@@ -47,11 +49,16 @@ impl Cluster {
             addresses: HashMap::new(),
             connections: HashMap::new(),
             leaders: BTreeMap::new(),
+            internal: BTreeSet::new(),
         }
     }
 
     pub fn leader(&self, partition: &TopicPartition) -> Option<BrokerId> {
         self.leaders.get(partition).copied().flatten()
+    }
+
+    pub fn is_internal(&self, topic: &str) -> bool {
+        self.internal.contains(topic)
     }
 
     pub fn topics(&self) -> impl Iterator<Item = Topic> {
@@ -115,9 +122,13 @@ impl Cluster {
         self.addresses =
             metadata.brokers.iter().map(|b| (b.node_id, format!("{}:{}", &*b.host, b.port))).collect();
         self.leaders.clear();
-        for topic in metadata.topics.into_iter().filter(|topic| !topic.is_internal) {
+        self.internal.clear();
+        for topic in metadata.topics {
             let Some(name) = topic.name else { continue };
             let name: Arc<str> = Arc::from(name.as_str());
+            if topic.is_internal {
+                self.internal.insert(name.clone());
+            }
             for partition in topic.partitions {
                 let led = partition.error_code == 0 && partition.leader_id.0 >= 0;
                 self.leaders

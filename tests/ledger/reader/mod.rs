@@ -155,7 +155,8 @@ impl Reader {
     /// The topics whose name begins so, internal ones left out.
     pub async fn topics(&mut self, prefix: &str) -> Result<Vec<Topic>> {
         self.cluster.refresh_until(Instant::now() + self.patience).await?;
-        Ok(self.cluster.topics().filter(|topic| topic.name.starts_with(prefix)).collect())
+        let ours = |topic: &Topic| topic.name.starts_with(prefix) && !self.cluster.is_internal(&topic.name);
+        Ok(self.cluster.topics().filter(ours).collect())
     }
 
     /// Adds all partitions of a topic to what [`Reader::poll`] reads. Assigning twice is harmless,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use apache_avro::types::Value;
 use millrace_ledger::journal::{Did, read_content, read_journal};
-use millrace_ledger::tables::{Kind, TABLES, Table, canonical, parse_payload, short_hash};
+use millrace_ledger::tables::{Form, Kind, TABLES, Table, canonical, parse_payload, short_hash};
 use millrace_ledger::writers::{Workload, Writers, connect, create_schema, write_final_rows};
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
@@ -53,7 +53,9 @@ async fn the_journal_folded_by_key_is_the_tables_content() {
         }
         let key = (entry.table, entry.key.clone());
         let before = rows.remove(&key);
-        assert_eq!(before.is_none(), entry.did == Did::Insert, "{entry:?}");
+        // An aggregate of the outbox has many events.
+        let again = before.is_some() && TABLES[entry.table].form != Form::Outbox;
+        assert_eq!(again, entry.did != Did::Insert, "{entry:?}");
         if entry.did != Did::Delete {
             let at = entry.new_key.clone().unwrap_or_else(|| entry.key.clone());
             assert!(rows.insert((entry.table, at), entry.payload.clone()).is_none(), "{entry:?}");

@@ -20,6 +20,8 @@ const LIVE_MAX: usize = 4_000;
 /// The loose table in [`TABLES`].
 const LOOSE: usize = 5;
 const OUTBOX: usize = 6;
+/// Of each writer: few, so that each has many events.
+const AGGREGATES: i64 = 12;
 /// Columns that were added to it and not dropped again, at most.
 const EXTRA_MAX: usize = 4;
 const EXTRA_SQL: &str = "SELECT attname::text FROM pg_attribute WHERE attrelid = 'ledger.scratch'::regclass \
@@ -233,10 +235,11 @@ impl Writer {
         match verb {
             Verb::Insert => {
                 for _ in 0..count {
-                    let key = self.key_to_insert(table);
-                    rows.push(rows::row(shape, &key, crowded, &mut self.random));
                     // An event is not changed again.
-                    if shape.form != Form::Outbox {
+                    let is_event = shape.form == Form::Outbox;
+                    let key = if is_event { self.aggregate() } else { self.key_to_insert(table) };
+                    rows.push(rows::row(shape, &key, crowded, &mut self.random));
+                    if !is_event {
                         self.keys[table].live.push(key);
                     }
                 }
@@ -271,6 +274,12 @@ impl Writer {
     fn key_to_insert(&mut self, table: usize) -> Key {
         let again = if self.random.percent(20) { self.keys[table].gone.pop() } else { None };
         again.unwrap_or_else(|| self.fresh_key(&TABLES[table]))
+    }
+
+    /// One of its own, whose events nobody else writes: they come in the order of their numbers.
+    fn aggregate(&mut self) -> Key {
+        let nth = i64::try_from(self.random.below(AGGREGATES.unsigned_abs())).unwrap_or(0);
+        [json!(self.index * KEYS_PER_WRITER + nth)].into()
     }
 
     fn fresh_key(&mut self, table: &Table) -> Key {

@@ -10,7 +10,7 @@ use xtask::services::Shutdown;
 use super::memory::{Growth, Sampler};
 use super::row::Row;
 use super::scene::Scene;
-use super::{clock, disk, large, late, links, pair, points, read_rows, registry, rotation};
+use super::{away, clock, disk, large, late, links, pair, points, read_rows, registry, rotation};
 
 /// Rows that a soak picks from.
 const SOAK: [Row; 9] = [Row::F1, Row::F2, Row::F3, Row::F4, Row::F5, Row::F8, Row::F10, Row::F11, Row::F13];
@@ -66,6 +66,7 @@ impl<'a> Injector<'a> {
             Row::F1Rows => read_rows::strike(stage, turn).await,
             Row::F2 => points::strike(self.scene, stage, turn).await,
             Row::F3 => self.break_the_broker(stage, turn).await,
+            Row::F3Long => away::strike(self.scene, stage).await,
             Row::F4 => self.kill_both(stage).await,
             Row::F5 => self.crash_postgres(stage).await,
             Row::F8 => links::strike(self.scene, stage, turn).await,

@@ -2,6 +2,7 @@
 //! that was committed after every 20 trials. A row of the table of faults is run for as long as one likes,
 //! and its results are added to the report.
 
+mod away;
 mod clock;
 mod disk;
 mod evidence;

@@ -12,6 +12,8 @@ pub enum Row {
     F1Rows,
     F2,
     F3,
+    /// The broker is stopped, and for long.
+    F3Long,
     F4,
     F5,
     F6,
@@ -33,11 +35,12 @@ pub enum Row {
 }
 
 impl Row {
-    pub const ALL: [Row; 21] = [
+    pub const ALL: [Row; 22] = [
         Row::F1,
         Row::F1Rows,
         Row::F2,
         Row::F3,
+        Row::F3Long,
         Row::F4,
         Row::F5,
         Row::F6,
@@ -63,6 +66,7 @@ impl Row {
             Row::F1Rows => "F1-rows",
             Row::F2 => "F2",
             Row::F3 => "F3",
+            Row::F3Long => "F3-long",
             Row::F4 => "F4",
             Row::F5 => "F5",
             Row::F6 => "F6",
@@ -89,6 +93,7 @@ impl Row {
             Row::F1Rows => "kill -9, or death with rows placed, while the rows of the tables are read",
             Row::F2 => "death at a named point",
             Row::F3 => "kill -9 or SIGSTOP of the broker",
+            Row::F3Long => "the broker stopped for two minutes, while the writers go on",
             Row::F4 => "kill -9 of daemon and broker within 100 ms",
             Row::F5 => "immediate shutdown of Postgres",
             Row::F6 => "the primary is killed, and its standby promoted with the slot",
@@ -124,7 +129,7 @@ impl Row {
             Row::F12 => super::halts::EACH.len() as u32,
             Row::F13 => super::registry::EACH.len() as u32,
             Row::F11 | Row::F17 | Row::F17Tables => 1,
-            Row::F6 | Row::F14 | Row::F15 | Row::F16 | Row::F19 => 0,
+            Row::F3Long | Row::F6 | Row::F14 | Row::F15 | Row::F16 | Row::F19 => 0,
         }
     }
 
@@ -135,7 +140,7 @@ impl Row {
             // A broker's own recovery, a transaction that has to time out, a connection found dead.
             Row::F3 | Row::F4 | Row::F5 | Row::F6 | Row::F7 | Row::F8 | Row::F9 | Row::F9Off | Row::F10 => 60,
             Row::F11 | Row::F12 | Row::F13 | Row::F14 | Row::F15 | Row::F16 => 60,
-            Row::F17 | Row::F17Tables | Row::F19 => 60,
+            Row::F3Long | Row::F17 | Row::F17Tables | Row::F19 => 60,
         })
     }
 

@@ -151,7 +151,7 @@ struct Follower {
     reader: Reader,
     registry: Registry,
     waiting: Vec<&'static str>,
-    /// How often each event's id was seen.
+    /// How often each event was seen, by its id.
     seen: BTreeMap<String, u64>,
 }
 
@@ -183,9 +183,13 @@ impl Follower {
         self.waiting = later;
         let read = self.reader.poll(Duration::from_millis(50)).await.context(failed)?;
         for record in &read.records {
-            let Some(id) = record.header("id") else { continue };
-            *self.seen.entry(String::from_utf8_lossy(id).into_owned()).or_default() += 1;
             let key = record.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            // A row of a table has no id; each is written once.
+            let id = match record.header("id") {
+                Some(id) => String::from_utf8_lossy(id).into_owned(),
+                None => format!("{} {key}", record.topic),
+            };
+            *self.seen.entry(id).or_default() += 1;
             println!("{} {key} {}", record.topic, self.value(record).await);
         }
         Ok(())

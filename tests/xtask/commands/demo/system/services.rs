@@ -42,14 +42,43 @@ impl System {
                 &["payment.created", "payment.updated", "user.registered", "notification.email"]
             }
             Self::Orders => &["order-events", "inventory-events", "payment-events", "customer-events"],
-            Self::Lab => &["user-events", "user.created", "user.updated", "audit.logged", "unknown.events"],
+            Self::Lab => &[
+                "user-events",
+                "userdb.public.users",
+                "eventdb.public.events",
+                "registrationdb.public.registrations",
+                "auditdb.public.audit_log",
+                "user.created",
+                "user.updated",
+                "user.logged_in",
+                "registration.created",
+                "notification.sent",
+                "audit.logged",
+                "unknown.events",
+            ],
             Self::Booking => &[
                 "booking-system.bookings",
                 "booking-system.payments",
                 "booking-system.tickets",
                 "booking-system.notifications",
             ],
-            Self::Exb => &["customer.events", "payment.events", "audit.events", "webhook.events"],
+            Self::Exb => &[
+                "customer.events",
+                "account.events",
+                "transaction.events",
+                "payment.events",
+                "security.events",
+                "health.events",
+                "performance.events",
+                "error.events",
+                "audit.events",
+                "monitoring.events",
+                "thirdparty.events",
+                "external.events",
+                "api.events",
+                "webhook.events",
+                "notification.events",
+            ],
         }
     }
 
@@ -88,6 +117,8 @@ pub struct Writer {
 struct Step {
     database: &'static str,
     row: String,
+    /// The row is captured, and an event by itself.
+    is_told: bool,
     events: Vec<String>,
 }
 
@@ -131,10 +162,11 @@ impl Writer {
                 return Err(Error::new(format!("no database {}", step.database)));
             };
             let end = if is_undone { "ROLLBACK" } else { "COMMIT" };
-            let statements = format!("BEGIN; {}; {}; {end}", step.row, step.events.join("; "));
+            let all: Vec<&str> = [&step.row].into_iter().chain(&step.events).map(String::as_str).collect();
+            let statements = format!("BEGIN; {}; {end}", all.join("; "));
             client.batch_execute(&statements).await.context(|| step.database.to_owned())?;
             if !is_undone {
-                self.written += u64::try_from(step.events.len()).unwrap_or(0);
+                self.written += u64::try_from(step.events.len()).unwrap_or(0) + u64::from(step.is_told);
             }
         }
         if let Some((client, store)) = &self.store {
@@ -172,48 +204,101 @@ fn steps(system: System, n: i64) -> Vec<Step> {
 }
 
 fn payments(n: i64) -> Vec<Step> {
-    let (key, at) = (format!("p-{n}"), "2024-01-02T03:04:05Z");
-    let of = |kind, payload: &Json| event(&[("aggregateid", &key), ("type", kind)], payload);
+    let (key, user, mail) = (format!("p-{n}"), n.to_string(), format!("{n}@example.com"));
+    let at = "2024-01-02T03:04:05Z";
+    let of = |key: &str, kind, payload: Json| event(&[("aggregateid", key), ("type", kind)], &payload);
+    let registered = json!({"user_id": n, "email": mail, "name": "N", "registered_at": at});
     let created =
         json!({"payment_id": key, "user_id": n, "amount": n * 100, "currency": "EUR", "created_at": at});
     let updated = json!({"payment_id": key, "status": "paid", "updated_at": at});
-    vec![Step {
-        database: "core",
-        row: format!("INSERT INTO payments VALUES ('{key}', {n}, {}, 'EUR', 'paid')", n * 100),
-        events: vec![of("payment.created", &created), of("payment.updated", &updated)],
-    }]
+    let told = json!({"to": mail, "subject": "Paid", "body": "Thank you", "template": null});
+    vec![
+        Step {
+            database: "auth",
+            row: format!("INSERT INTO users VALUES ({n}, '{mail}', 'N')"),
+            is_told: false,
+            events: vec![of(&user, "user.registered", registered)],
+        },
+        Step {
+            database: "core",
+            row: format!("INSERT INTO payments VALUES ('{key}', {n}, {}, 'EUR', 'paid')", n * 100),
+            is_told: false,
+            events: vec![of(&key, "payment.created", created), of(&key, "payment.updated", updated)],
+        },
+        Step {
+            database: "gateway",
+            // A mail is an event and nothing else.
+            row: of(&mail, "notification.email", told),
+            is_told: true,
+            events: Vec::new(),
+        },
+    ]
 }
 
 fn orders(n: i64) -> Vec<Step> {
-    let key = format!("o-{n}");
-    let of = |kind, payload: &Json| event(&[("aggregateid", &key), ("type", kind)], payload);
-    let data = json!({"order_id": key, "total": 10.5});
+    let (order, customer) = (format!("o-{n}"), format!("c-{}", n % 20));
+    let product = format!("p-{}", n % 5);
+    let of = |key: &str, kind: &str| {
+        let data = json!({"order_id": order, "customer_id": customer, "product_id": product, "total": 10.5});
+        event(&[("aggregateid", key), ("type", kind)], &data)
+    };
+    // Every other order is given up.
+    let ends = match n % 2 {
+        0 => [(&order, "order.completed"), (&product, "inventory.updated"), (&order, "payment.processed")],
+        _ => [(&order, "order.cancelled"), (&product, "inventory.released"), (&order, "payment.failed")],
+    };
+    let refund = (n % 4 == 0).then_some((&order, "payment.refunded"));
+    let begins = [
+        (&customer, if n <= 20 { "customer.registered" } else { "customer.updated" }),
+        (&order, "order.created"),
+        (&product, "inventory.reserved"),
+        (&order, "order.updated"),
+    ];
     vec![Step {
         database: "shop",
-        row: format!("INSERT INTO orders VALUES ('{key}', 'c-{}', 'new', 10.50)", n % 20),
-        events: vec![
-            of("order.created", &data),
-            of("inventory.reserved", &data),
-            of("payment.processed", &data),
-        ],
+        row: format!("INSERT INTO orders VALUES ('{order}', '{customer}', 'new', 10.50)"),
+        is_told: false,
+        events: begins.into_iter().chain(ends).chain(refund).map(|(key, kind)| of(key, kind)).collect(),
     }]
 }
 
 fn lab(n: i64) -> Vec<Step> {
     let (key, at) = (format!("u-{n}"), "2024-01-02T03:04:05.000Z");
-    let told = json!({"eventType": "UserCreated", "userId": key, "email": format!("{n}@lab"), "name": "N",
-                      "timestamp": at});
-    vec![Step {
-        database: "userdb",
-        row: format!("INSERT INTO users VALUES ('{key}', 'n{n}', '{n}@lab', 'N')"),
-        events: vec![event(&[("aggregateid", &key), ("type", "UserCreated")], &told)],
-    }]
+    let told = |kind: &str, changes: Option<Json>| {
+        let mut payload = json!({"eventType": kind, "userId": key, "email": format!("{n}@lab"), "name": "N",
+                                 "timestamp": at});
+        if let Some(changes) = changes {
+            payload["changes"] = changes;
+        }
+        event(&[("aggregateid", &key), ("type", kind)], &payload)
+    };
+    let row = |database, row| Step { database, row, is_told: true, events: Vec::new() };
+    vec![
+        Step {
+            events: vec![told("UserCreated", None), told("UserUpdated", Some(json!({"fullName": "M"})))],
+            ..row("userdb", format!("INSERT INTO users VALUES ('{key}', 'n{n}', '{n}@lab', 'N')"))
+        },
+        row("eventdb", format!("INSERT INTO events VALUES ('e-{n}', 'x', '{at}', 5)")),
+        row("registrationdb", format!("INSERT INTO registrations VALUES ('r-{n}', 'e-{n}', '{key}', 'new')")),
+        row(
+            "auditdb",
+            format!("INSERT INTO audit_log (action, user_id, details) VALUES ('a', '{key}', '{{}}')"),
+        ),
+    ]
 }
 
 /// Events of the store, in one transaction; how many were committed.
 async fn store_events(client: &mongodb::Client, store: &Database, n: i64, is_undone: bool) -> Result<u64> {
     let failed = || "the event store".to_owned();
-    let kinds = ["UserCreated", "UserUpdated", "AuditLogged", "NotificationTriggered"];
+    let kinds = [
+        "UserCreated",
+        "UserUpdated",
+        "UserLoggedIn",
+        "RegistrationCreated",
+        "NotificationSent",
+        "AuditLogged",
+        "NotificationTriggered",
+    ];
     let events = kinds.iter().zip(1_i64..).map(|(kind, version)| {
         doc! { "aggregateId": format!("u-{n}"), "eventType": *kind, "eventData": { "userId": format!("u-{n}") },
                "eventVersion": version, "timestamp": DateTime::now(), "metadata": { "source": "demo" } }
@@ -240,48 +325,95 @@ fn booking(n: i64) -> Vec<Step> {
             &data,
         )
     };
+    let step = |database, row, events| Step { database, row, is_told: false, events };
     let requested = json!({"booking_id": booking, "user_id": "u", "ticket_ids": [ticket], "total_amount": "60.25",
                            "currency": "EUR", "booking_date": "2024-02-03"});
+    let cancelled = json!({"booking_id": booking, "user_id": "u", "reason": null,
+                           "cancelled_at": "2024-01-02T03:04:05Z"});
     let paid = json!({"booking_id": booking, "payment_id": "p", "amount": "60.25", "currency": "EUR",
                       "payment_method": "card", "transaction_id": "x"});
+    let failed = json!({"booking_id": booking, "error": "none"});
+    let refunded = json!({"booking_id": booking, "payment_id": "p", "refund_id": "r", "amount": "60.25",
+                          "currency": "EUR"});
+    let created =
+        json!({"ticket_id": ticket, "event_id": "e", "seats": 5, "price": "60.25", "status": "open"});
     let sold = json!({"ticket_id": ticket, "event_id": "e", "available_seats": 3, "price": "60.25", "status": "open"});
+    let sent = json!({"user_id": "u", "notification_type": "mail", "template_id": "t", "delivery_status": "sent",
+                      "booking_id": booking});
     vec![
-        Step {
-            database: "bookings",
-            row: format!("INSERT INTO bookings VALUES ('{booking}', 'u', 60.25, 'EUR', '2024-02-03', 'new')"),
-            events: vec![of(&booking, "booking-requested", requested)],
-        },
-        Step {
-            database: "payments",
-            row: format!("INSERT INTO payments VALUES ('p-{n}', '{booking}', 60.25, 'EUR', 'paid')"),
-            events: vec![of(&booking, "payment-succeeded", paid)],
-        },
-        Step {
-            database: "tickets",
-            row: format!("INSERT INTO tickets VALUES ('{ticket}', 'e', 3, 60.25, 'open')"),
-            events: vec![of(&ticket, "ticket-updated", sold)],
-        },
+        step(
+            "tickets",
+            format!("INSERT INTO tickets VALUES ('{ticket}', 'e', 3, 60.25, 'open')"),
+            vec![of(&ticket, "ticket-created", created), of(&ticket, "ticket-updated", sold)],
+        ),
+        step(
+            "bookings",
+            format!(
+                "INSERT INTO bookings VALUES ('{booking}', 'u', 60.25, 'EUR', '2024-02-03', 'cancelled')"
+            ),
+            vec![of(&booking, "booking-requested", requested), of(&booking, "booking-cancelled", cancelled)],
+        ),
+        step(
+            "payments",
+            format!("INSERT INTO payments VALUES ('p-{n}', '{booking}', 60.25, 'EUR', 'refunded')"),
+            vec![
+                of(&booking, "payment-failed", failed),
+                of(&booking, "payment-succeeded", paid),
+                of(&booking, "refund-processed", refunded),
+            ],
+        ),
+        step(
+            "notifications",
+            "INSERT INTO notifications (user_id, template_id, delivery_status) VALUES ('u', 't', 'sent')"
+                .to_owned(),
+            vec![of(&booking, "notification-sent", sent)],
+        ),
     ]
 }
 
+/// The families of each database, with the data of an event.
+fn exb_families() -> [(&'static str, Vec<(&'static str, Json)>); 3] {
+    let domain = vec![
+        ("customer", json!({"name": "N", "email": null, "status": "new"})),
+        ("account", json!({"customer_id": "c", "balance": "10.00", "currency": "EUR", "status": "open"})),
+        (
+            "transaction",
+            json!({"account_id": "a", "amount": "-10.00", "currency": "EUR", "counterparty": null, "saga_id": "s"}),
+        ),
+        ("payment", json!({"account_id": "a", "amount": "10.00", "currency": "EUR", "status": "done"})),
+        ("security", json!({"user_id": "u", "action": "login", "outcome": "ok", "ip_address": "::1"})),
+    ];
+    let system = vec![
+        ("health", json!({"component": "x", "status": "up"})),
+        ("performance", json!({"component": "x", "metric": "m", "value": 1.5})),
+        ("error", json!({"component": "x", "code": "e", "message": "m"})),
+        ("audit", json!({"actor": "a", "action": "b", "object": "c"})),
+        ("monitoring", json!({"component": "x", "severity": "low", "message": "m"})),
+    ];
+    let integration = vec![
+        ("thirdparty", json!({"provider": "p", "operation": "o", "status": "ok"})),
+        ("external", json!({"system": "s", "operation": "o", "status": "ok"})),
+        ("api", json!({"path": "/", "method": "GET", "status": 200})),
+        ("webhook", json!({"url": "u", "delivery": "d", "status": 200})),
+        ("notification", json!({"recipient": "r", "channel": "mail", "template": "t", "status": "sent"})),
+    ];
+    [("domain", domain), ("system", system), ("integration", integration)]
+}
+
+/// Each family's event in a transaction of its own; what the bank keeps beside them is not in its folder.
 fn exb(n: i64) -> Vec<Step> {
     let (key, version) = (format!("k-{}", n % 10), n.to_string());
-    let of = |database, family: &'static str, data: Json| Step {
-        database,
-        row: "SELECT 1".to_owned(),
-        events: vec![event(
-            &[("aggregatetype", family), ("aggregateid", &key), ("version", &version), ("type", family)],
-            &data,
-        )],
+    let step = |database, family: &str, data: &Json| {
+        let kind = format!("{family}.changed");
+        let row = event(
+            &[("aggregatetype", family), ("aggregateid", &key), ("version", &version), ("type", &kind)],
+            data,
+        );
+        Step { database, row, is_told: true, events: Vec::new() }
     };
-    vec![
-        of("domain", "customer", json!({"name": "N", "email": null, "status": "new"})),
-        of(
-            "domain",
-            "payment",
-            json!({"account_id": "a", "amount": "10.00", "currency": "EUR", "status": "done"}),
-        ),
-        of("system", "audit", json!({"actor": "a", "action": "b", "object": "c"})),
-        of("integration", "webhook", json!({"url": "u", "delivery": "d", "status": 200})),
-    ]
+    let mut steps = Vec::new();
+    for (database, families) in exb_families() {
+        steps.extend(families.iter().map(|(family, data)| step(database, family, data)));
+    }
+    steps
 }
