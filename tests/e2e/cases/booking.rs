@@ -248,11 +248,20 @@ async fn every_event_of_the_booking_system_arrives_by_its_schema_signed_and_with
 
     let (code, said) = booking.run("payments", &["audit"]);
     assert!(code == Some(0) && said.contains("all signed by the connector's key"), "{said}");
+    let events = 3 * numbers.len();
+    assert!(said.contains(&format!("{events} values, each read whole by the schema of its id")), "{said}");
     let broker = Broker::at(&booking.servers.kafka.bootstrap());
+    // An event that lacks its end: no consumer can read it by its schema.
+    let topic = "booking-system.payments";
+    let mut lacking = booking.topic(topic, events).await.swap_remove(0).bytes.expect("a value");
+    lacking.pop();
+    let headers = [("id", "x"), ("position", "FFFFFFFF00000001/FFFFFFFF00000001/0/0")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), Some(value.into())));
+    broker.produce_record(topic, 0, Some("b".into()), Some(lacking.into()), &headers).await;
+    let (code, said) = booking.run("payments", &["audit"]);
+    assert!(code == Some(2) && said.contains("its bytes do not fit its schema"), "{said}");
     let forged = [("signature".to_owned(), Some("ed25519:booking-payments-1:AAAA".into()))];
-    broker
-        .produce_record("booking-system.payments", 0, Some("b".into()), Some("forged".into()), &forged)
-        .await;
+    broker.produce_record(topic, 0, Some("b".into()), Some("forged".into()), &forged).await;
     let (code, said) = booking.run("payments", &["audit"]);
     assert!(code != Some(0) && said.contains("FAIL  signatures"), "{said}");
 }
