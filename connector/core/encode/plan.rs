@@ -75,6 +75,8 @@ pub(crate) struct Plan {
     pub widened: Vec<usize>,
     /// A NULL was seen where this plan has none: to be compiled anew.
     pub is_stale: bool,
+    /// Of the schema that all its values are by, if there is one.
+    pub schema_id: Option<u32>,
     /// Of all its rows; those that choose a topic may have others.
     pub gate: Gate,
 }
@@ -371,6 +373,7 @@ impl<'a> Draft<'a> {
             filter: asks.filter,
             headers: asks.headers,
             widened: self.widened,
+            schema_id: (ids.value > 0).then_some(ids.value),
             is_stale: false,
             gate: Gate::Open,
         }

@@ -241,6 +241,13 @@ async fn every_event_of_the_booking_system_arrives_by_its_schema_signed_and_with
     let letters = booking.topic("booking-system.payments.dead-letters", 3).await;
     let codes: Vec<_> = letters.iter().filter_map(|letter| letter.header("error.code")).collect();
     assert_eq!(codes, ["schema_misfit", "schema_misfit", "topic_not_allowed"]);
+    // The schemas that the first two do not fit; nobody declared one for the third.
+    let ids =
+        letters.iter().map(|letter| letter.json()["error"]["schema_id"].as_u64().map(|id| id.to_string()));
+    let ids: Vec<Option<String>> = ids.collect();
+    assert!(ids[0].is_some() && ids[1].is_some() && ids[0] != ids[1] && ids[2].is_none(), "{ids:?}");
+    let headers = letters.iter().map(|letter| letter.header("error.schema_id").map(str::to_owned));
+    assert_eq!(headers.collect::<Vec<_>>(), ids);
     let message = letters[0].header("error.message").unwrap_or_default();
     assert!(message.contains("data.amount") && !message.contains("1.001"), "{message}");
     let subjects = Subjects::at(&booking.servers.registry.url());
