@@ -83,15 +83,34 @@ impl Bank {
     async fn allow_all(&self) {
         let file = self.write_file().display().to_string();
         let told = run_to_end(&["check", &file], self.dir.path()).text();
-        let commands =
-            told.lines().filter_map(|line| line.split_once("kafka-acls.sh ")).map(|(_, words)| words);
-        let commands: Vec<&str> = commands.collect();
+        let (_, rights) = told.split_once("[rights on kafka]").expect("the rights that it needs");
+        let commands = rights.lines().filter_map(|line| line.split_once("kafka-acls.sh "));
+        let commands: Vec<&str> = commands.map(|(_, words)| words).collect();
         assert_eq!(commands.len(), 5, "{told}");
         for command in commands {
-            // The test has a way of its own to the brokers.
-            let words: Vec<&str> = command.split_whitespace().skip(2).collect();
-            self.servers.kafka.tool(ACLS, &words).await.expect("the right is given");
+            self.give(command).await;
         }
+    }
+
+    /// By a command as it is printed, from behind its program on.
+    async fn give(&self, command: &str) {
+        // The test has a way of its own to the brokers.
+        let words: Vec<&str> = command.split_whitespace().skip(2).collect();
+        self.servers.kafka.tool(ACLS, &words).await.expect("the right is given");
+    }
+
+    async fn take(&self, operation: &str, on: &[&str]) {
+        let principal = format!("User:{NAME}");
+        let right = ["--remove", "--force", "--allow-principal", &principal, "--operation", operation];
+        self.servers.kafka.tool(ACLS, &[&right[..], on].concat()).await.expect("the right is taken");
+    }
+
+    /// Waits until the status says that this is missing, and does what it says to type.
+    async fn mend(&self, daemon: &Daemon, missing: &str) {
+        let refusal = daemon.degraded(NAME, &[&format!("User:{NAME} may not {missing}")]).await;
+        let command = refusal.hint.split_once("kafka-acls.sh ").and_then(|(_, rest)| rest.split_once(';'));
+        let (command, _) = command.unwrap_or_else(|| panic!("no command: {refusal:?}"));
+        self.give(command).await;
     }
 
     fn write_file(&self) -> PathBuf {
@@ -140,15 +159,30 @@ async fn a_service_writes_with_the_rights_of_its_principal_and_no_other_service_
         let events = wait_for_records(&bootstrap, &[topic], 1).await;
         assert_eq!((events.len(), events[0].key.as_deref()), (1, Some("b-1")), "{topic}");
     }
+
+    // What is taken away while it runs is named, and given back by what the status says to type.
+    let (payments, position) = ("booking-system.payments", format!("millrace-{NAME}-position"));
+    bank.take("Read", &["--topic", &position]).await;
+    bank.take("Write", &["--topic", payments]).await;
+    bank.pay("b-2").await;
+    bank.mend(&daemon, &format!("Read on topic {position}")).await;
+    bank.mend(&daemon, &format!("Write on topic {payments}")).await;
+    wait_for_records(&bootstrap, &[payments], 2).await;
+    let ids = format!("millrace-{NAME}");
+    bank.take("Write", &["--transactional-id", &ids, "--resource-pattern-type", "prefixed"]).await;
+    bank.pay("b-3").await;
+    bank.mend(&daemon, &format!("Write on transactional ids {ids}-*")).await;
+    assert_eq!(wait_for_records(&bootstrap, &[payments], 3).await.len(), 3);
     daemon.term().await;
 
     bank.file.lay(
         "[[route]]\nrelations = \"public.outbox\"\nenvelope = \"outbox\"\ntopic = \"booking-system.tickets\"\n",
     );
     let daemon = bank.start("another-s-topic").await;
-    bank.pay("b-2").await;
+    bank.pay("b-4").await;
     let refusal = daemon.not_ready(NAME, "FAILED").await;
-    refusal.expect_reason(&["booking-system.tickets"]);
+    let told = format!("User:{NAME} may not Describe on topic booking-system.tickets");
+    refusal.expect_reason(&[&told]).expect_hint(&["kafka-acls.sh", "--topic booking-system.tickets"]);
 }
 
 #[tokio::test]
