@@ -122,6 +122,7 @@ fn shown(letter: &Letter) -> Value {
         "operation": format!("{:?}", letter.op).to_lowercase(),
         "code": letter.error.code,
         "message": letter.error.message,
+        "schema_id": letter.error.schema_id,
         "attempt": letter.attempt,
         "transaction": letter.transaction.id,
         "commit_ts_us": letter.transaction.commit_ts_us,

@@ -28,6 +28,7 @@ pub struct Error {
     hint: Option<String>,
     state: Option<State>,
     code: Option<&'static str>,
+    schema: Option<u32>,
     strike: Option<Box<Strike>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -42,6 +43,7 @@ impl Error {
             hint: None,
             state: None,
             code: None,
+            schema: None,
             strike: None,
             source: None,
         }
@@ -70,6 +72,11 @@ impl Error {
     /// One word for what is wrong with a record, for machines.
     pub fn code(mut self, code: &'static str) -> Self {
         self.code = Some(code);
+        self
+    }
+    /// The id of the schema that a record does not fit.
+    pub fn schema(mut self, id: u32) -> Self {
+        self.schema = Some(id);
         self
     }
     /// The state that the connector shows because of it, where the kind alone does not say it.
@@ -104,6 +111,9 @@ impl Error {
     }
     pub fn code_text(&self) -> Option<&'static str> {
         self.code
+    }
+    pub fn schema_id(&self) -> Option<u32> {
+        self.schema
     }
     pub fn strike(&self) -> Option<&Strike> {
         self.strike.as_deref()

@@ -122,6 +122,7 @@ fn entry(letter: &Letter) -> Value {
         "relation": letter.relation.full_name(),
         "code": letter.error.code,
         "message": letter.error.message,
+        "schema_id": letter.error.schema_id,
         "attempt": letter.attempt,
     })
 }

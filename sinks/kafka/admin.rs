@@ -16,6 +16,7 @@ use rdkafka::error::KafkaError;
 use crate::config::Settings;
 use crate::errors::{self, Class, Code, Failure};
 use crate::native;
+use crate::rights::{self, On};
 
 /// One question. Short, because the asker shows that it waits and asks again.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,7 +69,7 @@ impl Admin {
             Some(Code(3 | -188)) => return Ok(Presence::Missing),
             // LEADER_NOT_AVAILABLE
             Some(Code(5)) => return Ok(Presence::Coming),
-            Some(code) => return Err(refused(about(), code)),
+            Some(code) => return Err(self.refused(&about(), code, "Describe", topic)),
         }
         let partitions = found.partitions();
         if partitions.is_empty() || partitions.iter().any(|partition| partition.leader() < 0) {
@@ -139,7 +140,7 @@ impl Admin {
                 let brokers = self.cluster().await?.brokers;
                 Err(too_few_brokers(&about(), replication, brokers))
             }
-            Some(Err((_, code))) => Err(refused(about(), Code(code as i32))),
+            Some(Err((_, code))) => Err(self.refused(&about(), Code(code as i32), "Create", topic)),
         }
     }
 
@@ -240,6 +241,14 @@ impl Admin {
         }
     }
 
+    /// The cluster's own answer: a missing right is the user's to give, here, before anything was begun.
+    fn refused(&self, about: &str, code: Code, operation: &str, topic: &str) -> Error {
+        match rights::lacking(&self.settings, about, code, operation, On::Topic(topic)) {
+            Some((message, hint)) => Error::config(message).source(plain(code)).hint(hint),
+            None => errors::error(about, plain(code)),
+        }
+    }
+
     /// The next call makes a client anew.
     fn give_up(&self) {
         let Some(client) = self.made().take() else { return };
@@ -284,14 +293,4 @@ fn too_few_brokers(about: &str, replication: Option<u32>, brokers: usize) -> Err
         "{about}: the replication factor cannot be had: {wanted}, and {brokers} of the brokers {are} up"
     ))
     .hint("start the missing brokers, or set replication in [sink.kafka.topic_defaults]; it is tried again")
-}
-
-/// The cluster's own answer: a missing right is the user's to give, here, before anything was begun.
-fn refused(about: String, code: Code) -> Error {
-    if errors::class(code) == Class::Authorisation {
-        return Error::config(about).source(plain(code)).hint(
-            "give this user the rights Describe, Write and Create on the topic, or create the topic beforehand",
-        );
-    }
-    errors::error(about, plain(code))
 }

@@ -9,10 +9,11 @@ use millrace_core::route;
 
 use crate::admin::Presence;
 use crate::config::{RETRY_BACKOFF, Settings};
-use crate::errors::{self, Class, Failure};
+use crate::errors::{self, Class, Code, Failure};
 use crate::native::{self, Client, Read, Role};
 use crate::opening::blocking;
 use crate::producer::{self, Sizes};
+use crate::rights::{self, On};
 use crate::topics::Topics;
 
 /// Such a topic is small, and an open transaction holds readers back for less.
@@ -35,7 +36,9 @@ pub async fn read(settings: &Settings, topic: &str) -> Result<Option<Newest>> {
 }
 
 fn read_all(settings: &Settings, name: &str, partitions: u32) -> Result<Newest> {
-    let failed = |failure: Failure| errors::error(format!("cannot read topic {name}"), failure);
+    let failed = |failure: Failure| {
+        rights::error(settings, format!("cannot read topic {name}"), failure, "Read", On::Topic(name))
+    };
     let client = |isolation: &str| {
         let mut config = settings.client_config()?;
         config.set("isolation.level", isolation);
@@ -111,8 +114,19 @@ pub async fn write(
                     fenced += 1
                 }
                 written => {
-                    return written
-                        .map_err(|failure| errors::error(format!("cannot write to topic {topic}"), failure));
+                    return written.map_err(|failure| {
+                        let on = match failure.code {
+                            Code::TOPIC_REFUSED => On::Topic(&topic),
+                            _ => On::TransactionalIds(&settings.transactional_id),
+                        };
+                        rights::error(
+                            &settings,
+                            format!("cannot write to topic {topic}"),
+                            failure,
+                            "Write",
+                            on,
+                        )
+                    });
                 }
             }
         }

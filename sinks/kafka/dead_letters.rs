@@ -23,6 +23,7 @@ use crate::errors::{self, Code, Failure};
 use crate::native::{self, Client, Role, Topic};
 use crate::opening::blocking;
 use crate::producer::{self, DOUBT, Sizes};
+use crate::rights::{self, On};
 use crate::topics::Topics;
 use crate::{KafkaTargets, compacted, registry};
 
@@ -129,9 +130,10 @@ impl Replay {
         let of_client = settings.clone();
         let client = blocking(move || {
             let client = Client::new(&config, Role::Producer).map_err(|why| of_client.refused(why))?;
-            client
-                .init_transactions(timeout)
-                .map_err(|failure| errors::error(format!("cannot open {id}"), failure))?;
+            client.init_transactions(timeout).map_err(|failure| {
+                let ids = On::TransactionalIds(&of_client.transactional_id);
+                rights::error(&of_client, format!("cannot open {id}"), failure, "Write", ids)
+            })?;
             Ok(client)
         })
         .await?;

@@ -17,6 +17,8 @@ impl Code {
     pub const INVALID: Code = Code(Err::RD_KAFKA_RESP_ERR__INVALID_ARG as i32);
     pub const CANCELLED: Code = Code(Err::RD_KAFKA_RESP_ERR__DESTROY as i32);
     pub const UNKNOWN_TOPIC: Code = Code(Err::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART as i32);
+    pub const TOPIC_REFUSED: Code = Code(Err::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as i32);
+    pub const ID_REFUSED: Code = Code(Err::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED as i32);
     pub const TIMED_OUT: Code = Code(Err::RD_KAFKA_RESP_ERR__TIMED_OUT as i32);
 }
 

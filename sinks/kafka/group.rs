@@ -23,6 +23,7 @@ use crate::config::Settings;
 use crate::errors::{self, Class, Code, Failure};
 use crate::login::{Login, Refused};
 use crate::opening::blocking;
+use crate::rights::{self, On};
 use crate::topics::Topics;
 
 /// Its turn is taken from an instance that was not heard of for so long. Brokers allow no less by default.
@@ -60,7 +61,7 @@ pub async fn members(settings: &Settings) -> Result<Vec<String>> {
     blocking(move || {
         let Settings { transactional_id: group, .. } = &settings;
         let what = format!("cannot ask for the members of group {group} of kafka at {}", settings.brokers());
-        let refused = |error: KafkaError| failed(what.clone(), &error);
+        let refused = |error: KafkaError| failed(&settings, what.clone(), &error);
         let quiet = Quiet { login: Refused::default() };
         let asking: BaseConsumer<Quiet> =
             settings.client_config()?.create_with_context(quiet).map_err(refused)?;
@@ -161,7 +162,7 @@ impl Membership {
         config.set("partition.assignment.strategy", "cooperative-sticky");
         config.set("enable.auto.commit", "false");
         config.set("topic.metadata.refresh.interval.ms", REFRESH_MS);
-        let refused = |error: KafkaError| failed("librdkafka refuses to stand by", &error);
+        let refused = |error: KafkaError| failed(&self.settings, "librdkafka refuses to stand by", &error);
         let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet { login }).map_err(refused)?;
         consumer.subscribe(&[topic]).map_err(refused)?;
         Ok(consumer)
@@ -183,7 +184,7 @@ impl Membership {
                     return Left::TopicGone;
                 }
                 if is_refused(&error) {
-                    refused = Some(failed(self.what("stand by"), &error));
+                    refused = Some(failed(&self.settings, self.what("stand by"), &error));
                 }
             }
             if looked.elapsed() >= ASK_EVERY {
@@ -257,7 +258,7 @@ impl Membership {
                 false
             }
             Err(error) => {
-                self.trouble(&failed(self.what("ask whose turn it is"), &error));
+                self.trouble(&failed(&self.settings, self.what("ask whose turn it is"), &error));
                 false
             }
         }
@@ -327,12 +328,14 @@ fn is_missing(error: &KafkaError) -> bool {
     code_of(error) == Code::UNKNOWN_TOPIC
 }
 
-fn failed(what: impl Into<String>, error: &KafkaError) -> Error {
+fn failed(settings: &Settings, what: impl Into<String>, error: &KafkaError) -> Error {
     let failure = Failure { code: code_of(error), text: error.to_string(), retriable: false };
-    errors::error(what, failure).hint(
-        "check the brokers, and that this user may Read and Describe the group and its topic \
-         (position_topic with -turn behind it)",
-    )
+    let turn = settings.turn_topic();
+    let on = match failure.code {
+        Code::TOPIC_REFUSED => On::Topic(&turn),
+        _ => On::Group(&settings.transactional_id),
+    };
+    rights::error(settings, what, failure, "Read", on)
 }
 
 /// What goes wrong here is told by the state of the connector.

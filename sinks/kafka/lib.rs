@@ -140,7 +140,7 @@ impl KafkaSink {
             return taken;
         }
         match self.stopped.take() {
-            Some(stop) => stop.into_error(),
+            Some(stop) => stop.into_error(&self.opening.settings),
             None => Error::transient("the sink is not open").hint("it is opened anew"),
         }
     }

@@ -13,8 +13,9 @@ use millrace_core::progress::State;
 use serde_json::{Map, Value};
 
 use crate::config::Settings;
-use crate::errors::{self, Failure};
+use crate::errors::Failure;
 use crate::native::{Client, Read, Role, Topic};
+use crate::rights::{self, On};
 
 /// The stream's position, and the claims.
 pub const STREAM: u32 = 0;
@@ -219,7 +220,12 @@ pub fn read_claim(settings: &Settings, keys: &Keys) -> Result<Option<Claim>> {
     Ok(found.claim)
 }
 
+fn unread(settings: &Settings, what: String, failure: Failure) -> Error {
+    rights::error(settings, what, failure, "Read", On::Topic(&settings.position_topic))
+}
+
 struct Reading<'a> {
+    settings: &'a Settings,
     keys: &'a Keys,
     topic_name: &'a str,
     /// Reads what is committed.
@@ -251,9 +257,10 @@ impl<'a> Reading<'a> {
         let handle = |client: &std::sync::Arc<Client>| {
             let left = deadline.saturating_duration_since(Instant::now()).max(READ_SLACK);
             let topic = client.topic(name).and_then(|topic| topic.look_up(left).map(|()| topic));
-            topic.map_err(|failure| errors::error(format!("cannot read topic {name}"), failure))
+            topic.map_err(|failure| unread(settings, format!("cannot read topic {name}"), failure))
         };
         Ok(Self {
+            settings,
             keys,
             topic_name: name,
             committed: handle(&committed_client)?,
@@ -363,7 +370,8 @@ impl<'a> Reading<'a> {
     }
 
     fn error(&self, partition: u32, failure: Failure) -> Error {
-        errors::error(format!("cannot read partition {partition} of topic {}", self.topic_name), failure)
+        let what = format!("cannot read partition {partition} of topic {}", self.topic_name);
+        unread(self.settings, what, failure)
     }
 
     fn corrupt(&self, partition: u32, offset: i64, why: &str) -> Error {

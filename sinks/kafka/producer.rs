@@ -18,6 +18,7 @@ use crate::errors::{self, Class, Code, Failure};
 use crate::login::Refused;
 use crate::native::{Client, Outstanding, Role, Topic, Undelivered};
 use crate::position;
+use crate::rights::{self, On};
 
 /// The initialisation that follows waits longer, and tells why.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -77,18 +78,24 @@ impl Trouble {
     }
 
     /// `what` names the call and its object.
-    pub fn into_error(self, what: &str) -> Error {
+    pub fn into_error(self, what: &str, settings: &Settings) -> Error {
         match self {
-            Trouble::Call(failure) => errors::error(what, failure),
+            Trouble::Call(failure) => {
+                let ids = On::TransactionalIds(&settings.transactional_id);
+                rights::error(settings, what, failure, "Write", ids)
+            }
             Trouble::Undelivered(Undelivered { failure, topic, partition, place }) => {
                 let place = match place {
                     0 => String::new(),
                     place => format!(", of the change at {:X}/{:X}", place >> 32, place & 0xFFFF_FFFF),
                 };
-                errors::error(
-                    format!("a record for partition {partition} of topic {topic}{place}, was not delivered"),
-                    failure,
-                )
+                let what =
+                    format!("a record for partition {partition} of topic {topic}{place}, was not delivered");
+                let on = match failure.code {
+                    Code::ID_REFUSED => On::TransactionalIds(&settings.transactional_id),
+                    _ => On::Topic(&topic),
+                };
+                rights::error(settings, what, failure, "Write", on)
             }
             Trouble::Predecessor => Error::transient(format!("{what}: the one before it is in doubt")),
         }
@@ -486,6 +493,11 @@ fn cause(client: &Client, undelivered: Undelivered) -> Trouble {
         && let Err(failure) = client.begin_transaction()
         && !matches!(errors::class(failure.code), Class::OutOfStep)
     {
+        // The broker says which topic it refuses to this user, and librdkafka does not: the first one, or another of the
+        // same transaction.
+        if failure.code == Code::TOPIC_REFUSED {
+            return Trouble::Undelivered(Undelivered { failure, ..undelivered });
+        }
         return Trouble::Call(failure);
     }
     Trouble::Undelivered(undelivered)

@@ -21,6 +21,8 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::config::{Settings, check_topic_name};
+use crate::errors::Code;
+use crate::rights::{self, On};
 
 /// A broker that answers at all answers within this.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -292,8 +294,13 @@ impl<T: Fn(Signal) -> bool> Ear<T> {
 
     fn error(&self, error: &KafkaError) -> Error {
         let Heard { topic, group } = &self.heard;
-        Error::transient(format!("cannot read topic {topic} as group {group}: {error}"))
-            .hint("check that the brokers run, and that the user may read the topic and the group")
+        let code = error.rdkafka_error_code().map_or(Code::CANCELLED, |code| Code(code as i32));
+        let on = if code == Code::TOPIC_REFUSED { On::Topic(topic) } else { On::Group(group) };
+        let what = format!("cannot read topic {topic} as group {group}");
+        match rights::lacking(&self.settings, &what, code, "Read", on) {
+            Some((message, hint)) => Error::transient(message).hint(hint),
+            None => Error::transient(format!("{what}: {error}")).hint("check that the brokers run"),
+        }
     }
 }
 

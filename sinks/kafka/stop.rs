@@ -2,6 +2,7 @@
 
 use millrace_core::error::Error;
 
+use crate::config::Settings;
 use crate::producer::{Committed, Trouble};
 
 /// Why a session is over. Every one of these means that the sink is opened anew.
@@ -38,10 +39,10 @@ impl Stop {
         matches!(self, Stop::Doubtful { .. })
     }
 
-    pub fn into_error(self) -> Error {
+    pub fn into_error(self, settings: &Settings) -> Error {
         match self {
             Stop::Error(error) => error,
-            Stop::Trouble { what, trouble } => trouble.into_error(&what),
+            Stop::Trouble { what, trouble } => trouble.into_error(&what, settings),
             Stop::Doubtful { id, committed } => Error::transient(format!(
                 "a commit of {id} took {} ms: its end may have been asked for twice, and the second may yet arrive",
                 committed.call.as_millis()

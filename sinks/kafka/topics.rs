@@ -139,11 +139,14 @@ impl Topics {
         let replication = self.settings.topic_defaults.replication;
         let present = self.present(name, Some(position::PARTITIONS), replication, &config).await;
         let (partitions, _, made) = present.map_err(|error| match error.kind() {
-            Kind::Config => error.hint(format!(
-                "give this user Create on topic {name}, or make it beforehand: kafka-topics.sh --create --topic \
-                 {name} --partitions {} --config cleanup.policy=compact; position_topic in [sink.kafka] names another",
-                position::PARTITIONS
-            )),
+            Kind::Config => {
+                let hint = error.hint_text().map(|hint| format!("{hint}; or ")).unwrap_or_default();
+                error.hint(format!(
+                    "{hint}make it beforehand: kafka-topics.sh --create --topic {name} --partitions {} --config \
+                     cleanup.policy=compact; position_topic in [sink.kafka] names another",
+                    position::PARTITIONS
+                ))
+            }
             Kind::Transient | Kind::Record | Kind::Fenced | Kind::Fatal => error,
         })?;
         if made {

@@ -1,5 +1,5 @@
-//! Columns whose text is not for every reader: masked, hashed, encrypted or cut off, decided once per column. Keys keep
-//! what they are made of.
+//! Columns whose text is not for every reader: masked, hashed, encrypted or cut off, decided once per column. Hashes hold
+//! for keys too, except in Debezium's dialect, whose keys keep what they are made of.
 
 mod cipher;
 

@@ -4,7 +4,7 @@
 use super::disguise::{self, Disguise, Disguised};
 use super::mapping::{is_shown, map};
 use super::steps::Made;
-use super::{Dialect, Format};
+use super::{Dialect, Envelope, Format};
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
 use crate::relation::{Column, Relation, Shape};
@@ -48,11 +48,11 @@ impl Worn {
     }
 
     /// Whether the column has yet to put on what the file asks for. A hash of a hash would be equal to nothing; every
-    /// other disguise that an old letter may wear is the same the second time.
-    pub(crate) fn lacks(&self, column: &str, disguise: &Disguise) -> bool {
+    /// other disguise that an old letter may wear is the same the second time, and columns of the key wear none there.
+    pub(crate) fn lacks(&self, column: &str, is_key: bool, disguise: &Disguise) -> bool {
         match self {
             Self::By(_) => !self.is_by(column),
-            Self::Unsaid => !matches!(disguise, Disguise::Hash { .. } | Disguise::Hmac { .. }),
+            Self::Unsaid => is_key || !matches!(disguise, Disguise::Hash { .. } | Disguise::Hmac { .. }),
         }
     }
 }
@@ -84,18 +84,18 @@ impl Hidden {
     }
 }
 
-/// Keys keep theirs, here as in the records.
+/// Keys are here as they are in the records.
 pub(crate) fn hidden(format: &Format, relation: &Relation, made: &Made) -> Vec<Hidden> {
     if relation.shape != Shape::Rows {
         return Vec::new();
     }
-    let is_key = |index: usize| made.key_columns.iter().any(|key| usize::from(*key) == index);
     let hidden = relation.columns.iter().enumerate().filter_map(|(index, column)| {
-        let member = made.row.iter().find(|member| member.index == index);
+        let of_key = made.key_columns.iter().find(|member| member.index == index);
+        let member = of_key.or_else(|| made.row.iter().find(|member| member.index == index));
         let how = match member.map(|member| &member.disguise) {
-            _ if is_key(index) || made.uses(index) => None,
+            _ if made.uses(index) => None,
             None => Some(How::LeftOut),
-            Some(Some(disguise)) if format.worn.lacks(&column.name, disguise) => {
+            Some(Some(disguise)) if format.worn.lacks(&column.name, of_key.is_some(), disguise) => {
                 Some(How::By(disguise.clone()))
             }
             Some(Some(_)) => Some(How::Worn),
@@ -106,6 +106,36 @@ pub(crate) fn hidden(format: &Format, relation: &Relation, made: &Made) -> Vec<H
         Some(Hidden { index, how })
     });
     hidden.collect()
+}
+
+/// Whoever hides a column wants it nowhere in the open. Its key is hashed with it; but a key that is another one each
+/// time has no order, and one that is the same for several rows is theirs together. Debezium's masks leave keys
+/// alone, and so do ours in its dialect. The key of an outbox is not that of its events.
+pub(crate) fn keeps_keys_apart(format: &Format, relation: &Relation, made: &Made) -> Result<()> {
+    let is_ours = format.dialect == Dialect::Millrace && format.envelope != Envelope::Outbox;
+    for key in &made.key_columns {
+        let Some(column) = relation.columns.get(key.index) else { continue };
+        let by_file = disguise(format, relation, column)?;
+        let in_row = made.row.iter().find(|member| member.index == key.index);
+        let by_step = in_row.and_then(|member| member.disguise.as_ref()).filter(|_| is_ours);
+        let what = match by_step.or(by_file.as_ref()) {
+            Some(Disguise::Encrypt(_)) => "encrypted",
+            Some(Disguise::Mask { .. }) if is_ours => "masked",
+            Some(Disguise::Truncate { .. }) if is_ours => "cut off",
+            Some(Disguise::Replace(_)) if is_ours => "replaced by a [[step]]",
+            _ => continue,
+        };
+        let instead = match is_ours {
+            true => "hide it with hash_columns or hmac_columns in [format], which keep keys apart",
+            false => "take it out of format.encrypt_columns",
+        };
+        let (table, name) = (relation.full_name(), &column.name);
+        return Err(Error::config(format!(
+            "column {table}.{name} is of the key, which orders records and cannot be {what}"
+        ))
+        .hint(format!("{instead}, or give the table another `key` in its [[route]]")));
+    }
+    Ok(())
 }
 
 /// What becomes of this column's text, if anything.

@@ -60,6 +60,9 @@ pub struct Reason {
     /// `bad_json`, `too_large`, ...
     pub code: String,
     pub message: String,
+    /// Of the schema that the change does not fit, or would have been written by, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_id: Option<u32>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -171,6 +174,7 @@ impl Pass<'_> {
             error: Reason {
                 code: error.code_text().unwrap_or("record").to_owned(),
                 message: error.to_string(),
+                schema_id: error.schema_id().or(context.plan.schema_id),
             },
             position: reject::place(change.mark),
             mark: change.mark,
@@ -200,13 +204,16 @@ impl Pass<'_> {
         let key_end = self.out.bytes.len();
         let table = context.plan.table.as_str();
         let attempt = letter.attempt.to_string();
-        for (name, value) in [
+        let schema_id = letter.error.schema_id.map(|id| id.to_string());
+        let schema_id = schema_id.as_ref().map(|id| ("error.schema_id", id.as_str()));
+        let headers = [
             ("position", letter.position.as_str()),
             ("relation", table),
             ("error.code", &letter.error.code),
             ("error.message", &letter.error.message),
             ("attempt", &attempt),
-        ] {
+        ];
+        for (name, value) in headers.into_iter().chain(schema_id) {
             header::put(&mut self.out.bytes, name, |out| out.extend_from_slice(value.as_bytes()));
         }
         let headers_end = self.out.bytes.len();

@@ -1,7 +1,7 @@
 //! What letters hide of rows, and what becomes of that when they are encoded again.
 
 use super::disguise::{Algorithm, Cipher, Disguise, Disguised, Hashed, Salt};
-use super::scene::{Desk, batch, column, insert, json, millrace, relation, route, t};
+use super::scene::{Desk, batch, column, debezium, insert, json, millrace, relation, route, t};
 use super::*;
 use crate::batch::EncodedBatch;
 use crate::pattern::Pattern;
@@ -116,4 +116,29 @@ fn a_letter_that_does_not_say_which_columns_it_hides_has_no_hash_of_a_hash_and_n
     let [iban, note, phone] = delivered(&format("*", vec![mask(), hash(), encrypt()]), &old);
     assert_eq!([note, phone], texts(&old)[1..]);
     assert_ne!(iban, SECRET);
+}
+
+#[test]
+fn a_hash_holds_for_the_key_and_is_put_on_once_except_in_debezium_s_dialect() {
+    let by = || vec![("public.t.code", hash().1)];
+    let mut batch = batch(&relation(vec![column("code", Kind::Text), column("size", Kind::Text)], &[0]));
+    insert(&mut batch, &[t(SECRET), t("huge")]);
+    let texts = |out: &EncodedBatch| {
+        let spans = [out.records[0].key, out.records[0].value].map(Option::unwrap);
+        spans.map(|span| String::from_utf8(out.slice(span).to_vec()).unwrap())
+    };
+    let [key, value] = texts(&encoded(format("*", by()), &batch));
+    assert!(!key.contains(SECRET) && !value.contains(SECRET), "{key} {value}");
+    let first = letter(&encoded(format("small", by()), &batch));
+    assert!(!serde_json::to_string(&first).unwrap().contains(SECRET));
+    // Of before hashes held for keys, and of before letters named what they hide.
+    let before = letter(&encoded(format("small", Vec::new()), &batch));
+    let mut old = before.clone();
+    (old.hidden, old.disguised) = (true, None);
+    for letter in [&first, &before, &old] {
+        assert_eq!(texts(&again(&format("*", by()), letter))[0], key);
+    }
+    let debezium = json(false, debezium());
+    let [key, value] = texts(&encoded(Format { disguised: format("*", by()).disguised, ..debezium }, &batch));
+    assert!(key.contains(SECRET) && !value.contains(SECRET), "{key} {value}");
 }

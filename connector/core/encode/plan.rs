@@ -16,7 +16,7 @@ use super::message::MessagePlan;
 use super::outbox::{self, Names as RowNames, OutboxPlan};
 use super::routed::RoutedPlan;
 use super::short::Lead;
-use super::steps::{Made, Member, SpreadPlan, is_unnamed_key, plain_members};
+use super::steps::{Made, Member, SpreadPlan, is_unnamed_key};
 use super::tail::Tail;
 use super::target::{Place, Target};
 use super::typed::Typed;
@@ -75,6 +75,8 @@ pub(crate) struct Plan {
     pub widened: Vec<usize>,
     /// A NULL was seen where this plan has none: to be compiled anew.
     pub is_stale: bool,
+    /// Of the schema that all its values are by, if there is one.
+    pub schema_id: Option<u32>,
     /// Of all its rows; those that choose a topic may have others.
     pub gate: Gate,
 }
@@ -178,9 +180,10 @@ impl<'a> Draft<'a> {
         row.extend(made.inserted.iter().map(constant));
         let key_field = |(name, text)| Inserted { name, text, optional: false };
         let key_fields: Vec<Inserted> = key_fields.into_iter().map(key_field).collect();
-        let key = columns_of(relation, &made.key);
-        let mut key: Vec<Field> =
-            key.map(|(member, column)| Field::new(&member.name, schema((member, column)))).collect();
+        let key_column = |(member, column): (&Member, &Column)| {
+            Field::new(&member.name, member.tell(schema((member, column))))
+        };
+        let mut key: Vec<Field> = columns_of(relation, &made.key).map(key_column).collect();
         if !key.is_empty() {
             key.extend(key_fields.iter().map(constant));
         }
@@ -317,8 +320,7 @@ impl<'a> Draft<'a> {
             let (head, foot) = frame(self.format.encoding, schema, ids.key);
             RowPlan::compile::<W>(&self, &self.made.key, &head).closed::<W>(&self.key_fields, foot)
         });
-        let key_columns = plain_members(self.format, relation, &self.made.key_columns);
-        let header_key = key.is_some().then(|| RowPlan::for_header(&self, &key_columns));
+        let header_key = key.is_some().then(|| RowPlan::for_header(&self, &self.made.key_columns));
         let (head, foot) = frame(self.format.encoding, &self.envelope, ids.value);
         // A flat value is the row with the frame around it; in an envelope the frame is the envelope's.
         let row_head: &[u8] = if self.flat_row.is_some() { &head } else { b"" };
@@ -348,7 +350,7 @@ impl<'a> Draft<'a> {
             },
             key,
             header_key,
-            key_columns: key_columns.iter().map(|member| member.index).collect(),
+            key_columns: self.made.key_columns.iter().map(|member| member.index).collect(),
             envelope: EnvelopePlan::compile::<W>(
                 relation,
                 &head,
@@ -371,6 +373,7 @@ impl<'a> Draft<'a> {
             filter: asks.filter,
             headers: asks.headers,
             widened: self.widened,
+            schema_id: (ids.value > 0).then_some(ids.value),
             is_stale: false,
             gate: Gate::Open,
         }
@@ -452,7 +455,8 @@ impl RowPlan {
                 plan.r#type.clone_from(r#type);
             }
             // Puts on the disguises that the file asks for.
-            let lacks = |disguise: &&Disguise| draft.format.worn.lacks(&column.name, disguise);
+            let is_key = draft.made.is_of_key(member.index);
+            let lacks = |disguise: &&Disguise| draft.format.worn.lacks(&column.name, is_key, disguise);
             if let Some(disguise) = member.disguise.as_ref().filter(lacks) {
                 let default = field(column, nullable, draft.format).2;
                 plan.disguise::<W>(disguise.clone(), draft.format, default);

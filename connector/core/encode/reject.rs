@@ -156,9 +156,10 @@ pub(crate) fn schema(plan: &Plan, mark: Mark, why: &Refusal) -> Error {
                     "register its schema, then replay the event; or name its text in [route.outbox.schemas]",
                 )
         }
-        Refusal::Misfit { subject, misfit } => {
+        Refusal::Misfit { subject, id, misfit } => {
             Error::record(format!("{event} does not fit the schema of subject {subject}: {misfit}"))
                 .code("schema_misfit")
+                .schema(*id)
                 .hint("correct the event, or register a schema that takes it and replay the event")
         }
     }

@@ -4,7 +4,7 @@
 
 use super::connect::Schema;
 use super::disguise::{Disguise, Stand};
-use super::hidden::{disguise, shown_columns};
+use super::hidden::{disguise, keeps_keys_apart, shown_columns};
 use super::lexical::number;
 use super::mapping::{map, zero};
 use super::outbox;
@@ -33,8 +33,8 @@ pub(crate) struct Member {
 #[derive(Debug)]
 pub(crate) struct Made {
     pub row: Vec<Member>,
-    /// The columns that tell keys apart, and the key as it is written.
-    pub key_columns: Vec<u16>,
+    /// The columns that tell keys apart, under their own names, and the key as it is written.
+    pub key_columns: Vec<Member>,
     pub key: Vec<Member>,
     /// A step says what the key is made of.
     pub is_keyed: bool,
@@ -60,10 +60,10 @@ impl Made {
             let disguise = disguise(format, relation, column)?;
             Ok(Member { disguise, ..Member::plain(format, index, column) })
         };
-        let key_columns = chosen_key(route, relation)?;
+        let key_columns = key_members(format, relation, &chosen_key(route, relation)?)?;
         let mut made = Self {
             row: shown_columns(format, relation).map(member).collect::<Result<_>>()?,
-            key: plain_members(format, relation, &key_columns),
+            key: key_columns.clone(),
             key_columns,
             is_keyed: false,
             inserted: Vec::new(),
@@ -75,7 +75,7 @@ impl Made {
         };
         // An outbox's events are what its route says.
         if format.envelope == Envelope::Outbox {
-            made.must_have_an_open_key(format, relation)?;
+            keeps_keys_apart(format, relation, &made)?;
             return Ok(made);
         }
         let name = relation.full_name();
@@ -86,26 +86,12 @@ impl Made {
             }
         }
         made.must_not_tell(relation)?;
-        made.must_have_an_open_key(format, relation)?;
+        keeps_keys_apart(format, relation, &made)?;
         Ok(made)
     }
 
-    /// A mask or a hash of a column leaves its key alone, and is not asked to hide more than that. Whoever encrypts one
-    /// wants it nowhere in the open; and a key that is another one each time has no order.
-    fn must_have_an_open_key(&self, format: &Format, relation: &Relation) -> Result<()> {
-        for index in &self.key_columns {
-            let Some(column) = relation.columns.get(usize::from(*index)) else { continue };
-            if matches!(disguise(format, relation, column)?, Some(Disguise::Encrypt(_))) {
-                let (table, name) = (relation.full_name(), &column.name);
-                return Err(Error::config(format!(
-                    "column {table}.{name} is of the key, which orders records and cannot be encrypted"
-                ))
-                .hint(
-                    "take it out of format.encrypt_columns, or give the table another `key` in its [[route]]",
-                ));
-            }
-        }
-        Ok(())
+    pub(crate) fn is_of_key(&self, index: usize) -> bool {
+        self.key_columns.iter().any(|member| member.index == index)
     }
 
     /// Dead letters hold what chooses a partition, to be replayed by: it must not be a secret behind that step.
@@ -172,23 +158,25 @@ impl Member {
     }
 }
 
-/// Columns under their own names.
-pub(crate) fn plain_members(format: &Format, relation: &Relation, indexes: &[u16]) -> Vec<Member> {
-    let known = indexes.iter().filter_map(|index| {
-        let index = usize::from(*index);
-        Some(Member::plain(format, index, relation.columns.get(index)?))
-    });
-    known.collect()
+/// Columns as keys have them: under their own names, and hashed where their rows' are.
+fn key_members(format: &Format, relation: &Relation, indexes: &[usize]) -> Result<Vec<Member>> {
+    let known = indexes.iter().filter_map(|index| Some((*index, relation.columns.get(*index)?)));
+    let member = |(index, column): (usize, &Column)| {
+        let is_disguised = format.dialect == Dialect::Millrace && relation.shape == Shape::Rows;
+        let disguise = if is_disguised { disguise(format, relation, column)? } else { None };
+        Ok(Member { disguise, ..Member::plain(format, index, column) })
+    };
+    known.map(member).collect()
 }
 
 /// The key that the route chooses, else the relation's own.
-fn chosen_key(route: Option<&Route>, relation: &Relation) -> Result<Vec<u16>> {
+fn chosen_key(route: Option<&Route>, relation: &Relation) -> Result<Vec<usize>> {
     let Some(route) = route.filter(|route| !route.key.is_empty() && route.outbox.is_none()) else {
-        return Ok(relation.key.clone());
+        return Ok(relation.key.iter().map(|index| usize::from(*index)).collect());
     };
     let find = |name: &String| {
         let at = relation.columns.iter().position(|column| column.name == *name);
-        at.and_then(|at| u16::try_from(at).ok()).ok_or_else(|| outbox::misfit(relation, name))
+        at.ok_or_else(|| outbox::misfit(relation, name))
     };
     route.key.iter().map(find).collect()
 }
@@ -249,8 +237,9 @@ impl Fields<'_> {
                 for member in &self.made.key {
                     self.must_be_told(member.index)?;
                 }
-                let indexes = self.made.key.iter().filter_map(|member| u16::try_from(member.index).ok());
-                (self.made.key_columns, self.made.is_keyed) = (indexes.collect(), true);
+                let indexes: Vec<usize> = self.made.key.iter().map(|member| member.index).collect();
+                self.made.key_columns = key_members(self.format, self.relation, &indexes)?;
+                self.made.is_keyed = true;
                 self.must_be_distinct(Part::Key)?;
             }
             Does::Partition(spread) => self.made.spread = self.spread(spread)?,

@@ -89,6 +89,15 @@ impl TopicRule {
         }
     }
 
+    /// Whether some row may have this topic.
+    fn may_choose(&self, topic: &str) -> bool {
+        match self {
+            Self::Fixed(_) | Self::Map { .. } => self.topics().contains(&topic),
+            Self::Template(template) => Pattern::new(template.fill(std::iter::repeat("*"))).matches(topic),
+            Self::Replace { .. } => true,
+        }
+    }
+
     /// The topic for these values of `columns`; `None` where no pattern fits and there is no fallback.
     pub fn topic(&self, values: &[&str]) -> Option<String> {
         let value = values.first().copied().unwrap_or_default();
@@ -365,6 +374,12 @@ impl Route {
         }
     }
 
+    /// Whether the topic may be one of its rows', as far as the file tells; of a table whose topic is its own it does
+    /// not.
+    pub fn may_choose(&self, topic: &str) -> bool {
+        self.rule().is_some_and(|rule| rule.may_choose(topic)) && self.allows(topic)
+    }
+
     /// Whether rows may choose this topic.
     pub fn allows(&self, topic: &str) -> bool {
         is_topic_name(topic) && (self.allow.is_empty() || self.allow.iter().any(|p| p.matches(topic)))
@@ -389,6 +404,16 @@ mod tests {
         assert_eq!(map(None).topic(&["order.created"]).as_deref(), Some("order-events"));
         assert_eq!(map(None).topic(&["user"]).as_deref(), Some("rest"));
         assert_eq!(map(Some("unknown.events")).topic(&["user"]).as_deref(), Some("unknown.events"));
+    }
+
+    #[test]
+    fn the_topics_that_rows_may_have_are_told_by_the_rule() {
+        let template = TopicRule::Template(Template::parse("shop.{type}.events").unwrap());
+        assert!(template.may_choose("shop.order.events") && !template.may_choose("shop.order"));
+        assert!(map(None).may_choose("rest") && !map(None).may_choose("user"));
+        assert!(
+            TopicRule::Fixed("a".into()).may_choose("a") && !TopicRule::Fixed("a".into()).may_choose("b")
+        );
     }
 
     #[test]

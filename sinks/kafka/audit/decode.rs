@@ -1,11 +1,12 @@
 //! What a record's bytes say about its change, and why they may say nothing. Start at `Decoder::op`.
 
 use std::collections::HashMap;
+use std::io::{self, Read};
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
-use millrace_core::encode::Encoding;
+use millrace_core::encode::{Encoding, Envelope, Format};
 use millrace_core::error::Result;
 use tokio::runtime::Handle;
 
@@ -28,8 +29,30 @@ pub enum Unreadable {
     Foreign(&'static str),
 }
 
+/// In what a connector's relations are encoded: its routes may differ.
+#[derive(Clone, Copy, Debug)]
+struct Encodings {
+    avro: bool,
+    json: bool,
+}
+
+impl Encodings {
+    fn of(format: &Format) -> Self {
+        let is_json = |format: &Format| matches!(format.encoding, Encoding::Json { .. });
+        Self {
+            avro: format.is_somewhere(|format| format.encoding == Encoding::Avro),
+            json: format.is_somewhere(is_json),
+        }
+    }
+
+    /// Where both are written, the bytes tell: Confluent's frame begins with a zero, and no JSON does.
+    fn is_avro(self, bytes: &[u8]) -> bool {
+        self.avro && (!self.json || bytes.first() == Some(&0))
+    }
+}
+
 pub struct Decoder {
-    encoding: Encoding,
+    encodings: Encodings,
     /// Some records are rows or documents without the envelope around them.
     has_flat: bool,
     registry: Option<Registry>,
@@ -40,21 +63,23 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub fn new(encoding: Encoding, has_flat: bool, registry: Option<Registry>, runtime: Handle) -> Self {
-        Self { encoding, has_flat, registry, runtime, readers: HashMap::new() }
+    pub fn new(format: &Format, registry: Option<Registry>, runtime: Handle) -> Self {
+        let encodings = Encodings::of(format);
+        let has_flat = format.is_somewhere(|format| format.envelope == Envelope::Flat);
+        Self { encodings, has_flat, registry, runtime, readers: HashMap::new() }
     }
 
     /// Reads key and value whole; the outer error is the registry's.
     pub fn op(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Result<Op, Unreadable>> {
-        if self.encoding == Encoding::Avro
-            && let Some(Err(unreadable)) = key.map(|key| self.avro(key)).transpose()?
-        {
+        // A key is encoded as its value is.
+        let is_avro = value.or(key).is_some_and(|bytes| self.encodings.is_avro(bytes));
+        if is_avro && let Some(Err(unreadable)) = key.map(|key| self.avro(key)).transpose()? {
             return Ok(Err(unreadable));
         }
         let Some(value) = value else { return Ok(Ok(Op::Tombstone)) };
-        let letter = match self.encoding {
-            Encoding::Avro => self.avro(value)?.map(|value| letter_of(&value)),
-            Encoding::Json { .. } => Ok(json_letter(value)),
+        let letter = match is_avro {
+            true => self.avro(value)?.map(|value| letter_of(&value)),
+            false => Ok(json_letter(value)),
         };
         Ok(letter.and_then(|letter| match letter.as_deref() {
             Some("d") => Ok(Op::Delete),
@@ -64,8 +89,13 @@ impl Decoder {
         }))
     }
 
+    /// Reads the value of an event whole, by the schema of its id; the outer error is the registry's.
+    pub fn event(&mut self, value: &[u8]) -> Result<Result<Op, Unreadable>> {
+        Ok(self.avro(value)?.map(|_| Op::Other))
+    }
+
     fn avro(&mut self, frame: &[u8]) -> Result<Result<Value, Unreadable>> {
-        let Some((id, mut body)) = unframed(frame) else {
+        let Some((id, body)) = unframed(frame) else {
             return Ok(Err(Unreadable::Foreign("it does not begin as Avro with a schema does")));
         };
         if !self.readers.contains_key(&id) {
@@ -78,9 +108,29 @@ impl Decoder {
         let Some(Some(reader)) = self.readers.get(&id) else {
             return Ok(Err(Unreadable::SchemaMissing(id)));
         };
-        let value = reader.read_value(&mut body).ok();
-        let whole = value.filter(|_| body.is_empty());
-        Ok(whole.ok_or(Unreadable::Foreign("its bytes do not fit its schema")))
+        Ok(whole(reader, body).ok_or(Unreadable::Foreign("its bytes do not fit its schema")))
+    }
+}
+
+/// The value of all these bytes, and of no more than there are.
+fn whole(reader: &GenericDatumReader<'static>, rest: &[u8]) -> Option<Value> {
+    let mut body = Body { rest, fell_short: false };
+    let value = reader.read_value(&mut body).ok()?;
+    (body.rest.is_empty() && !body.fell_short).then_some(value)
+}
+
+/// Bytes that remember whether more of them were wanted: apache-avro takes their end for a null where a text or a
+/// number is due.
+struct Body<'a> {
+    rest: &'a [u8],
+    fell_short: bool,
+}
+
+impl Read for Body<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.rest.read(out)?;
+        self.fell_short |= count < out.len();
+        Ok(count)
     }
 }
 
@@ -148,6 +198,29 @@ mod tests {
             assert_eq!(letter_of(&Value::Record(event.split_off(1))), None, "a flat row with such a column");
         }
         assert_eq!(letter_of(&letter()), None);
+    }
+
+    #[test]
+    fn bytes_tell_their_encoding_only_where_a_connector_has_both() {
+        let (avro, json) = (b"\0\0\0\0\x01x", b"{}");
+        let mut format = Format::new("shop");
+        assert!(Encodings::of(&format).is_avro(avro) && Encodings::of(&format).is_avro(json));
+        format.encoding = Encoding::Json { schemas: false };
+        assert!(!Encodings::of(&format).is_avro(avro) && !Encodings::of(&format).is_avro(json));
+        let both = Encodings { avro: true, json: true };
+        assert!(both.is_avro(avro) && !both.is_avro(json));
+    }
+
+    #[test]
+    fn a_value_is_read_whole_or_not_at_all() {
+        let fields = r#"[{"name": "a", "type": "long"}, {"name": "b", "type": "string"}]"#;
+        let reader = reader_of(&format!(r#"{{"type": "record", "name": "r", "fields": {fields}}}"#)).unwrap();
+        let bytes = b"\x02\x06abc";
+        assert!(whole(&reader, bytes).is_some());
+        for end in 0..bytes.len() {
+            assert_eq!(whole(&reader, &bytes[..end]), None, "{end}");
+        }
+        assert_eq!(whole(&reader, b"\x02\x06abcd"), None);
     }
 
     #[test]

@@ -10,13 +10,15 @@ mod decode;
 mod judge;
 pub(crate) mod reading;
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use millrace_core::encode::{Dialect, Envelope, Format};
+use millrace_core::encode::{Dialect, Format};
 use millrace_core::error::{Error, Result};
 use millrace_core::progress::Progress;
 use millrace_core::report::Report;
+use millrace_core::sink::SchemaType;
 
 use crate::config::Settings;
 use crate::registry::{self, Registry};
@@ -33,6 +35,9 @@ struct Pass {
     /// Of each kind the first, and how many.
     foreign: Option<(At, &'static str, u64)>,
     schemaless: Option<(At, u32, u64)>,
+    /// Values of events that were read by their registered schemas, and the topics whose events go by such.
+    events: u64,
+    by_schema: HashMap<Arc<str>, bool>,
     /// Values that this connector's key has signed, the first one that it has not, and the first without a
     /// signature.
     signed: u64,
@@ -68,6 +73,9 @@ pub async fn audit(
     }
     scope(&mut report, &scopes);
     strangers(&mut report, &pass);
+    if pass.events > 0 {
+        report.pass("events", format!("{} values, each read whole by the schema of its id", pass.events));
+    }
     if format.signature.is_some() {
         signatures(&mut report, &pass);
     }
@@ -117,9 +125,8 @@ async fn pass(
     let seen = Arc::new(Mutex::new(Pass::default()));
     let scopes = {
         let (seen, runtime) = (seen.clone(), tokio::runtime::Handle::current());
-        let (encoding, mut judge) = (format.encoding, Judge::new(format.tombstones, !format.spreads()));
-        let has_flat = format.is_somewhere(|format| format.envelope == Envelope::Flat);
-        let mut decoder = Decoder::new(encoding, has_flat, registry, runtime);
+        let mut judge = Judge::new(format.tombstones, !format.spreads());
+        let mut decoder = Decoder::new(format, registry, runtime);
         let of = format.clone();
         let with = move |next: Option<Sighted>| {
             let mut pass = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,11 +169,16 @@ impl Pass {
             *count += 1;
             return ControlFlow::Continue(());
         };
-        // What services write is theirs to read.
         let is_event = sighted.is_event && format.routes.iter().any(|route| route.outbox.is_some());
-        let op = match is_event {
-            true => Ok(Ok(Op::Other)),
-            false => decoder.op(sighted.key.as_deref(), sighted.value.as_deref()),
+        let op = match (is_event, &sighted.value) {
+            (false, value) => decoder.op(sighted.key.as_deref(), value.as_deref()),
+            (true, Some(value)) if self.is_by_schema(&sighted.topic, format) => {
+                let read = decoder.event(value);
+                self.events += u64::from(matches!(read, Ok(Ok(_))));
+                read
+            }
+            // What services write without a schema is theirs to read.
+            (true, _) => Ok(Ok(Op::Other)),
         };
         match op {
             Err(error) => {
@@ -195,6 +207,22 @@ impl Pass {
 }
 
 impl Pass {
+    /// Whether every event of this topic is in Avro, by a schema that is registered and whose id it begins with.
+    fn is_by_schema(&mut self, topic: &Arc<str>, format: &Format) -> bool {
+        if let Some(known) = self.by_schema.get(topic) {
+            return *known;
+        }
+        let outboxes = format.routes.iter().filter(|route| route.may_choose(topic));
+        let mut outboxes = outboxes.filter_map(|route| route.outbox.as_ref()).peekable();
+        let is_it = outboxes.peek().is_some()
+            && outboxes.all(|outbox| {
+                let schemas = outbox.schemas.as_ref();
+                schemas.is_some_and(|it| it.of == SchemaType::Avro && it.id_header.is_none())
+            });
+        self.by_schema.insert(topic.clone(), is_it);
+        is_it
+    }
+
     fn verify(&mut self, sighted: &Sighted, format: &Format) {
         let (Some(key), Some(value)) = (&format.signature, &sighted.value) else { return };
         let found = match &sighted.signature {

@@ -20,10 +20,11 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::admin::Presence;
 use crate::config::Settings;
-use crate::errors::{self, Code, Failure};
+use crate::errors::{Code, Failure};
 use crate::native;
 use crate::opening::blocking;
 use crate::position::{self, Keys};
+use crate::rights::{self, On};
 use crate::topics::Topics;
 
 /// Brokers that answer at all answer within this.
@@ -149,7 +150,7 @@ pub async fn of_topics(
 
 struct Reading {
     consumer: Arc<BaseConsumer>,
-    brokers: String,
+    settings: Settings,
 }
 
 /// One partition on its way.
@@ -177,7 +178,7 @@ impl Reading {
         // librdkafka wants a name; no group is joined and no offset stored.
         config.set("group.id", format!("{}-audit", settings.transactional_id));
         let consumer: BaseConsumer = config.create().map_err(|why| settings.refused(why))?;
-        Ok(Self { consumer: Arc::new(consumer), brokers: settings.brokers() })
+        Ok(Self { consumer: Arc::new(consumer), settings: settings.clone() })
     }
 
     /// 0 where the topic is gone. One whose leader is being chosen has no partitions to show either, and is there.
@@ -223,7 +224,7 @@ impl Reading {
                 if waits && heard.elapsed() > SILENCE {
                     return Err(Error::transient(format!(
                         "kafka at {} gave no record for {} s",
-                        self.brokers,
+                        self.settings.brokers(),
                         SILENCE.as_secs()
                     ))
                     .hint("check the brokers, and look for a transaction that hangs"));
@@ -294,7 +295,8 @@ impl Reading {
 
     fn failed(&self, what: &str, code: Code, text: String) -> Error {
         let failure = Failure { code, text, retriable: false };
-        errors::error(format!("cannot read {what} from kafka at {}", self.brokers), failure)
+        let about = format!("cannot read {what} from kafka at {}", self.settings.brokers());
+        rights::error(&self.settings, about, failure, "Read", On::Topic(what))
     }
 }
 

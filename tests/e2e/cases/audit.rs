@@ -1,9 +1,11 @@
 //! `millrace audit`: sound topics pass, planted violations are told with their offsets, and what cannot be
 //! proved is never called passed.
 
-use millrace_e2e::{Ended, Shop, run_to_end, wait_for_records};
+use millrace_e2e::{Ended, Shop, openssl, run_to_end, wait_for_records};
 use millrace_ledger::reader::{Isolation, Reader, Record};
 use std::time::Duration;
+
+const SECRET: &str = "of a test, and long enough for a hash";
 
 /// Three rows, one of which changes its note and then its key, and one of which is deleted.
 async fn sound(name: &str) -> Shop {
@@ -66,6 +68,7 @@ fn is_delete(record: &&Record) -> bool {
 async fn an_audit_of_flat_rows_passes_and_one_that_is_there_twice_is_found() {
     let mut shop = Shop::open("audit-flat").await;
     shop.file.set("format/envelope", "flat").set("format/flat/deletes", "rewrite_with_tombstone");
+    shop.file.set("signature/key_id", "k").set("signature/hmac_sha256_secret", SECRET);
     // Not an operation, though it is called so.
     shop.sql.run("ALTER TABLE orders ADD COLUMN op text DEFAULT 'd'").await;
     shop.start().await.rows(1..=3).await;
@@ -76,6 +79,23 @@ async fn an_audit_of_flat_rows_passes_and_one_that_is_there_twice_is_found() {
     assert_eq!(ended.code, Some(0), "{}", ended.text());
     assert!(ended.stdout.contains("8 records of 5 changes"), "{}", ended.stdout);
     let first = raw(&shop).await.remove(0);
+    assert!(ended.stdout.contains("6 values, all signed by the connector's key"), "{}", ended.stdout);
+    let dir = shop.dir();
+    std::fs::write(dir.join("value"), first.value.as_deref().expect("a row")).expect("a file");
+    openssl(dir, &["dgst", "-sha256", "-hmac", SECRET, "-binary", "-out", "mac", "value"]);
+    openssl(dir, &["base64", "-A", "-in", "mac", "-out", "mac.base64"]);
+    let mac = std::fs::read_to_string(dir.join("mac.base64")).expect("a file");
+    let header = format!("hmac-sha256:k:{mac}");
+    assert_eq!(first.header("signature").map(<[u8]>::to_vec), Some(header.into_bytes()));
+    // Somebody else's value under a signature that was for another.
+    let mut forged = first.clone();
+    forged.value = Some("{}".into());
+    forged.headers.retain(|(name, _)| name != "position");
+    let at = next_place(&shop, &forged).await;
+    write(&shop, &forged).await;
+    let ended = audit(&shop);
+    let found = format!("1 values, the first at {at}, are not what the connector's key has signed");
+    assert!(ended.code == Some(1) && ended.text().contains(&found), "{}", ended.text());
     let (at, copy) = (place(&first), next_place(&shop, &first).await);
     write(&shop, &first).await;
     let ended = audit(&shop);

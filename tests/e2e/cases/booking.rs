@@ -304,6 +304,13 @@ async fn every_event_of_the_booking_system_arrives_by_its_schema_signed_and_with
     let letters = booking.topic("booking-system.payments.dead-letters", 3).await;
     let codes: Vec<_> = letters.iter().filter_map(|letter| letter.header("error.code")).collect();
     assert_eq!(codes, ["schema_misfit", "schema_misfit", "topic_not_allowed"]);
+    // The schemas that the first two do not fit; nobody declared one for the third.
+    let ids =
+        letters.iter().map(|letter| letter.json()["error"]["schema_id"].as_u64().map(|id| id.to_string()));
+    let ids: Vec<Option<String>> = ids.collect();
+    assert!(ids[0].is_some() && ids[1].is_some() && ids[0] != ids[1] && ids[2].is_none(), "{ids:?}");
+    let headers = letters.iter().map(|letter| letter.header("error.schema_id").map(str::to_owned));
+    assert_eq!(headers.collect::<Vec<_>>(), ids);
     let message = letters[0].header("error.message").unwrap_or_default();
     assert!(message.contains("data.amount") && !message.contains("1.001"), "{message}");
     let subjects = Subjects::at(&booking.servers.registry.url());
@@ -318,11 +325,20 @@ async fn every_event_of_the_booking_system_arrives_by_its_schema_signed_and_with
 
     let (code, said) = booking.run("payments", &["audit"]);
     assert!(code == Some(0) && said.contains("all signed by the connector's key"), "{said}");
+    let events = 3 * numbers.len();
+    assert!(said.contains(&format!("{events} values, each read whole by the schema of its id")), "{said}");
     let broker = Broker::at(&booking.servers.kafka.bootstrap());
+    // An event that lacks its end: no consumer can read it by its schema.
+    let topic = "booking-system.payments";
+    let mut lacking = booking.topic(topic, events).await.swap_remove(0).bytes.expect("a value");
+    lacking.pop();
+    let headers = [("id", "x"), ("position", "FFFFFFFF00000001/FFFFFFFF00000001/0/0")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), Some(value.into())));
+    broker.produce_record(topic, 0, Some("b".into()), Some(lacking.into()), &headers).await;
+    let (code, said) = booking.run("payments", &["audit"]);
+    assert!(code == Some(2) && said.contains("its bytes do not fit its schema"), "{said}");
     let forged = [("signature".to_owned(), Some("ed25519:booking-payments-1:AAAA".into()))];
-    broker
-        .produce_record("booking-system.payments", 0, Some("b".into()), Some("forged".into()), &forged)
-        .await;
+    broker.produce_record(topic, 0, Some("b".into()), Some("forged".into()), &forged).await;
     let (code, said) = booking.run("payments", &["audit"]);
     assert!(code != Some(0) && said.contains("FAIL  signatures"), "{said}");
 }

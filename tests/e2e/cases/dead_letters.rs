@@ -115,12 +115,26 @@ async fn a_daemon_that_dies_with_letters_placed_delivers_them_and_their_neighbou
     assert_eq!(numbers, [1, 2]);
 }
 
+const SECRET: &str = "4111111111111111";
+const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+async fn write_cards(shop: &Shop) {
+    shop.sql
+        .run(&format!(
+            "INSERT INTO cards VALUES (1, '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', 'small', '{SECRET}');
+             INSERT INTO cards VALUES (2, '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', 'huge', '{SECRET}');
+             UPDATE cards SET number = '{SECRET}', size = 'huge' WHERE id = 1;
+             INSERT INTO cards VALUES (3, '', '', '', '', 'small', '{SECRET}');
+             UPDATE cards SET id = 4 WHERE id = 3"
+        ))
+        .await;
+}
+
 #[tokio::test]
 async fn a_masked_value_is_nowhere_not_in_a_letter_nor_in_the_log_and_a_replay_keeps_it_masked() {
-    const SECRET: &str = "4111111111111111";
-    const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
     let mut shop = Shop::open("masked-letters").await;
-    shop.table("cards", "id int PRIMARY KEY, number text, note text, hint text, iban text, size text").await;
+    let columns = "id int, number text, note text, hint text, iban text, size text, owner text";
+    shop.table("cards", &format!("{columns}, PRIMARY KEY (id, owner)")).await;
     shop.sql.run("ALTER TABLE cards REPLICA IDENTITY FULL").await;
     shop.capture(&["public.cards"]);
     let name = shop.name.clone();
@@ -133,31 +147,31 @@ async fn a_masked_value_is_nowhere_not_in_a_letter_nor_in_the_log_and_a_replay_k
     shop.file.remove("format/registry").set("format/encoding", "json").lay(&route("small"));
     shop.file
         .set("format/mask_columns/public.cards.number", 4)
-        .set("format/hash_columns", vec!["public.cards.note".to_owned()])
+        .set("format/hash_columns", vec!["public.cards.note".to_owned(), "public.cards.owner".to_owned()])
         .set("format/hash_salt", "salt of this test")
         .set("format/exclude_columns", vec!["public.cards.hint".to_owned()])
         .set("format/encrypt_columns", vec!["public.cards.iban".to_owned()])
         .set("format/encrypt_secret", KEY)
         .set("format/encrypt_key_id", "2026");
     shop.start().await;
-    shop.sql
-        .run(&format!(
-            "INSERT INTO cards VALUES (1, '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', 'small');
-             INSERT INTO cards VALUES (2, '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', 'huge');
-             UPDATE cards SET number = '{SECRET}', size = 'huge' WHERE id = 1"
-        ))
-        .await;
+    write_cards(&shop).await;
     let bootstrap = shop.servers.kafka.bootstrap();
     let [small, huge, dead] = ["small", "huge", "dead-letters"].map(|end| format!("{name}.{end}"));
     let letters = wait_for_records(&bootstrap, &[&dead], 2).await;
-    let row = wait_for_records(&bootstrap, &[&small], 1).await[0].json();
+    // The third row, which takes another key, is a row, its end, a tombstone and the row again.
+    let open = wait_for_records(&bootstrap, &[&small], 5).await;
+    let row = open.iter().map(Bare::json).find(|row| row["after"]["id"] == 1).expect("the first row");
     let hash = row["after"]["note"].clone();
+    let key = |id: i32| json!({"id": id, "owner": hash}).to_string();
+    let moved = open.iter().find_map(|record| record.header("__debezium.newkey"));
+    assert_eq!(moved, Some(key(4).as_str()), "{open:?}");
     assert_eq!(row["after"]["number"], "****");
     assert_eq!(opened(&row["after"]["iban"], KEY), SECRET);
     let sealed: Vec<Json> = letters.iter().map(|letter| letter.json()["after"][4].clone()).collect();
     for letter in &letters {
         let after = letter.json()["after"].clone();
         assert_eq!((&after[1], &after[2], &after[3]), (&json!("****"), &hash, &json!(false)), "{after}");
+        assert_eq!(after[6], hash);
     }
     // Refused once more, and disguised no second time.
     let refused = dead_letters(&shop, &["replay", "--yes"]);
@@ -166,7 +180,10 @@ async fn a_masked_value_is_nowhere_not_in_a_letter_nor_in_the_log_and_a_replay_k
     let replayed = dead_letters(&shop, &["replay", "--yes"]);
     assert_eq!(replayed.matches("delivered").count(), 2, "{replayed}");
     let rows = wait_for_records(&bootstrap, &[&huge], 2).await;
-    let all = rows.iter().chain(&letters).map(|record| format!("{record:?}")).collect::<String>();
+    let keys: Vec<_> = open.iter().chain(&rows).filter_map(|record| record.key.clone()).collect();
+    assert!(keys.len() == 7 && keys.iter().all(|found| (1..5).any(|id| *found == key(id))), "{keys:?}");
+    let all =
+        open.iter().chain(&rows).chain(&letters).map(|record| format!("{record:?}")).collect::<String>();
     assert!(!all.contains(SECRET) && !shop.daemon().log().contains(SECRET) && !replayed.contains(SECRET));
     for row in &rows {
         let row = row.json();

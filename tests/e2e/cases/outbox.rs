@@ -464,7 +464,7 @@ async fn events_written_while_kafka_is_stopped_stay_in_the_outbox_and_arrive_onc
     let mut expected: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for (writer, written) in writers.into_iter().enumerate() {
         let written = written.await.expect("a writer ends");
-        assert!(written > 50, "writer {writer} wrote {written} transactions");
+        assert!(written > 10, "writer {writer} wrote {written} transactions");
         expected.extend((0..AGGREGATES).map(|nth| (format!("w-{writer}-{nth}"), (0..written).collect())));
     }
     let count: usize = expected.values().map(Vec::len).sum();

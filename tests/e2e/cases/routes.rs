@@ -1,6 +1,6 @@
 //! Where the rows of tables go when a route says so, and how they look there.
 
-use millrace_e2e::{Bare, Shop, expect_one_transaction, wait_for_records};
+use millrace_e2e::{Bare, Shop, expect_one_transaction, run_to_end, wait_for_records};
 use serde_json::json;
 
 const ROUTES: &str = r#"
@@ -86,6 +86,10 @@ async fn rows_choose_their_topic_key_and_headers_beside_tables_in_another_encodi
     let broker = shop.broker();
     assert_eq!(broker.partitions("routes-eu").await, 5);
     assert_eq!(broker.topic_config("routes-eu", "retention.ms").await.as_deref(), Some("259200000"));
+    // Each record is read as its own route writes it.
+    let file = shop.write_file().display().to_string();
+    let audit = run_to_end(&["audit", &file], shop.dir());
+    assert!(audit.code == Some(0) && !audit.stdout.contains("foreign"), "{}", audit.text());
 }
 
 #[tokio::test]

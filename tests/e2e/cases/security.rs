@@ -97,6 +97,13 @@ fn certificates(dir: &Path, ca: &str) {
     std::fs::write(dir.join("broker.all.pem"), read("broker.key") + &read("broker.pem")).expect("a file");
 }
 
+/// Gives a right by a command as it is printed, from behind its program on.
+async fn give(servers: &Servers, command: &str) {
+    // The test has a way of its own to the brokers.
+    let words: Vec<&str> = command.split_whitespace().skip(2).collect();
+    servers.kafka.tool(ACLS, &words).await.expect("the right is given");
+}
+
 struct Bank {
     service: Service,
     servers: Arc<Servers>,
@@ -157,21 +164,30 @@ impl Bank {
     async fn allow_all(&self) {
         let file = self.write_file().display().to_string();
         let told = run_to_end(&["check", &file], self.dir.path()).text();
-        let commands = told.lines().filter_map(|line| line.split_once("kafka-acls.sh "));
-        // The test has a way of its own to the brokers.
-        let commands: Vec<Vec<String>> = commands
-            .map(|(_, words)| words.split_whitespace().skip(2).map(str::to_owned).collect())
-            .collect();
+        let (_, rights) = told.split_once("[rights on kafka]").expect("the rights that it needs");
+        let commands = rights.lines().filter_map(|line| line.split_once("kafka-acls.sh "));
+        let commands: Vec<String> = commands.map(|(_, words)| words.to_owned()).collect();
         assert_eq!(commands.len(), self.service.rights, "{told}");
         let mut given = JoinSet::new();
-        for words in commands {
+        for command in commands {
             let servers = self.servers.clone();
-            given.spawn(async move {
-                let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                servers.kafka.tool(ACLS, &words).await.expect("the right is given");
-            });
+            given.spawn(async move { give(&servers, &command).await });
         }
         given.join_all().await;
+    }
+
+    async fn take(&self, operation: &str, on: &[&str]) {
+        let principal = format!("User:{NAME}");
+        let right = ["--remove", "--force", "--allow-principal", &principal, "--operation", operation];
+        self.servers.kafka.tool(ACLS, &[&right[..], on].concat()).await.expect("the right is taken");
+    }
+
+    /// Waits until the status says that this is missing, and does what it says to type.
+    async fn mend(&self, daemon: &Daemon, missing: &str) {
+        let refusal = daemon.degraded(NAME, &[&format!("User:{NAME} may not {missing}")]).await;
+        let command = refusal.hint.split_once("kafka-acls.sh ").and_then(|(_, rest)| rest.split_once(';'));
+        let (command, _) = command.unwrap_or_else(|| panic!("no command: {refusal:?}"));
+        give(&self.servers, command).await;
     }
 
     fn write_file(&self) -> PathBuf {
@@ -208,13 +224,35 @@ impl Bank {
             })
             .await;
         }
+        if principal == NAME {
+            self.expect_words_for_what_is_missing(&daemon).await;
+        }
         daemon.term().await;
         self.file.lay(&format!(
             "[[route]]\nrelations = \"public.outbox\"\nenvelope = \"outbox\"\ntopic = \"{foreign}\"\n"
         ));
         let daemon = self.start(&format!("{principal}-elsewhere")).await;
         self.tell("of-another").await;
-        daemon.not_ready(principal, "FAILED").await.expect_reason(&[foreign]);
+        let refusal = daemon.not_ready(principal, "FAILED").await;
+        let told = format!("User:{principal} may not Describe on topic {foreign}");
+        refusal.expect_reason(&[&told]).expect_hint(&["kafka-acls.sh", &format!("--topic {foreign}")]);
+    }
+
+    /// What is taken away while it runs is named, and given back by what the status says to type.
+    async fn expect_words_for_what_is_missing(&self, daemon: &Daemon) {
+        let (topic, position) = (self.service.topics[0], format!("millrace-{NAME}-position"));
+        self.take("Read", &["--topic", &position]).await;
+        self.take("Write", &["--topic", topic]).await;
+        self.tell("b-2").await;
+        self.mend(daemon, &format!("Read on topic {position}")).await;
+        self.mend(daemon, &format!("Write on topic {topic}")).await;
+        let bootstrap = self.servers.kafka.bootstrap();
+        wait_for_records(&bootstrap, &[topic], 2).await;
+        let ids = format!("millrace-{NAME}");
+        self.take("Write", &["--transactional-id", &ids, "--resource-pattern-type", "prefixed"]).await;
+        self.tell("b-3").await;
+        self.mend(daemon, &format!("Write on transactional ids {ids}-*")).await;
+        assert_eq!(wait_for_records(&bootstrap, &[topic], 3).await.len(), 3);
     }
 }
 

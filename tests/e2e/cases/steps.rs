@@ -102,7 +102,7 @@ async fn a_keyed_hash_hides_a_column_before_and_after_a_change() {
 }
 
 #[tokio::test]
-async fn a_column_of_the_key_or_one_that_a_step_shows_is_not_encrypted_which_check_says() {
+async fn a_column_of_the_key_or_one_that_a_step_shows_is_neither_encrypted_nor_masked_which_check_says() {
     let mut shop = shop("encrypted").await;
     shop.sql.run("CREATE TABLE codes (code text PRIMARY KEY, note text)").await;
     shop.capture(&["public.codes"]);
@@ -113,6 +113,15 @@ async fn a_column_of_the_key_or_one_that_a_step_shows_is_not_encrypted_which_che
     assert_eq!(ended.code, Some(2), "{}", ended.text());
     assert!(ended.text().contains("column public.codes.code is of the key"), "{}", ended.text());
     shop.file.set("format/encrypt_columns", vec!["public.codes.note"]);
+    for key in ["mask_columns", "truncate_columns"] {
+        shop.file.set(&format!("format/{key}/public.codes.code"), 4);
+        let ended = check(&shop);
+        assert_eq!(ended.code, Some(2), "{key}: {}", ended.text());
+        for part in ["column public.codes.code is of the key", "hash_columns or hmac_columns"] {
+            assert!(ended.text().contains(part), "{key}: {}", ended.text());
+        }
+        shop.file.remove(&format!("format/{key}"));
+    }
     for (step, part) in [
         ("headers = { note = 'note' }", "is masked, and the step shows it"),
         ("partition_by = ['note']", "is masked, and the step shows it"),

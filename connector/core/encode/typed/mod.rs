@@ -98,6 +98,7 @@ pub(crate) enum Refusal {
     },
     Misfit {
         subject: String,
+        id: u32,
         misfit: String,
     },
 }
@@ -147,7 +148,7 @@ impl Typed {
             Err(misfit) => {
                 out.truncate(start);
                 match is_fresh {
-                    true => Outcome::Refused(Refusal::Misfit { subject: subject(), misfit }),
+                    true => Outcome::Refused(Refusal::Misfit { subject: subject(), id: found.id, misfit }),
                     false => Outcome::Unknown,
                 }
             }
